@@ -1,0 +1,39 @@
+# `make demo` and `make test` work from a bare clone with Python 3.11 or newer: they make the virtual environment
+# themselves. Everything that is installed is named in pyproject.toml.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: help install demo test lint format clean
+
+help:  ## show this list
+	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
+
+$(READY): pyproject.toml spectro/__init__.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]'
+	@touch $(READY)
+
+install: $(READY)  ## make the virtual environment .venv with everything in it
+
+demo: $(READY)  ## render, fine-tune, evaluate and classify on the embedded corpus
+	$(BIN)/python scripts/demo.py
+
+lint: $(READY)  ## format, lint, types, and which room imports which
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test: lint  ## lint, then all tests
+	$(BIN)/python -m pytest
+
+format: $(READY)  ## format the code in place
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:  ## remove the virtual environment and what the demo made
+	rm -rf $(VENV) data/demo checkpoints/demo

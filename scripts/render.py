@@ -1,0 +1,8 @@
+"""Render a corpus to spectrogram pictures; `python scripts/render.py --help`."""
+
+import sys
+
+from spectro.cli import run_verb
+
+if __name__ == "__main__":
+    sys.exit(run_verb("render"))

@@ -1,0 +1,51 @@
+"""spectro recognises emotion in speech by looking at it.
+
+    >>> import spectro
+    >>> predictor = spectro.load()                       # the shipped checkpoint, or load("checkpoints/NAME")
+    >>> predictor.predict_wav("clip.wav").label
+    'happy'
+    >>> predictor.predict_image("clip.png").probabilities["happy"]
+    0.93
+    >>> for row in predictor.predict_folder("calls/"): ...
+
+Everything here is imported when it is first used: `import spectro` alone brings neither torch nor librosa.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from spectro.errors import SpectroError
+    from spectro.predict.predictor import Prediction, Predictor, load
+    from spectro.predict.shortcuts import predict_folder, predict_image, predict_wav
+    from spectro.signal.spectrogram import SpectrogramSpec
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Prediction",
+    "Predictor",
+    "SpectroError",
+    "SpectrogramSpec",
+    "load",
+    "predict_folder",
+    "predict_image",
+    "predict_wav",
+]
+
+_HOMES = {
+    "Prediction": "spectro.predict.predictor",
+    "Predictor": "spectro.predict.predictor",
+    "SpectroError": "spectro.errors",
+    "SpectrogramSpec": "spectro.signal.spectrogram",
+    "load": "spectro.predict.predictor",
+    "predict_folder": "spectro.predict.shortcuts",
+    "predict_image": "spectro.predict.shortcuts",
+    "predict_wav": "spectro.predict.shortcuts",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'spectro' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)

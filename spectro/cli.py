@@ -1,0 +1,116 @@
+"""The commands: each verb is a settings dataclass and a `run` in the room that it belongs to.
+
+Exit codes: 0 done; 1 done, but some clips failed; 2 nothing could be done, with one line that says what is wrong.
+"""
+
+import importlib
+import os
+import sys
+import warnings
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from spectro.errors import SpectroError
+
+VERBS = {
+    "download": ("spectro.corpora.download", "DownloadSettings"),
+    "render": ("spectro.render", "RenderSettings"),
+    "finetune": ("spectro.learn.finetune", "FinetuneSettings"),
+    "evaluate": ("spectro.evaluate.report", "EvaluateSettings"),
+    "predict": ("spectro.predict.command", "PredictSettings"),
+}
+"""Module and settings of each verb; a module is imported when its verb is used."""
+
+POSITIONAL = {"predict": "inputs"}
+"""The field of a verb's settings that is given without a name."""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run `spectro VERB ...`; returns the exit code.
+
+    Args:
+        arguments: the verb and its options; None takes the process's own.
+    """
+    given = sys.argv[1:] if arguments is None else arguments
+    if not given or given[0] in ("-h", "--help") or given[0] not in VERBS:
+        stream = sys.stdout if given and given[0] in ("-h", "--help") else sys.stderr
+        print(f"usage: spectro {{{','.join(VERBS)}}} ...\n`spectro VERB --help` explains each verb.", file=stream)
+        return 0 if stream is sys.stdout else 2
+    return run_verb(given[0], given[1:])
+
+
+def run_verb(verb: str, arguments: list[str] | None = None) -> int:
+    """Run one verb; returns the exit code.
+
+    Args:
+        verb: a name in `VERBS`.
+        arguments: its options; None takes the process's own.
+    """
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for a newer version
+    module_name, class_name = VERBS[verb]
+    try:
+        module = importlib.import_module(module_name)
+        settings = parse(verb, getattr(module, class_name), sys.argv[1:] if arguments is None else arguments)
+        return int(module.run(settings))
+    except SpectroError as error:
+        print(f"spectro {verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"spectro {verb}: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+
+
+def parse(verb: str, settings_class: type[Any], arguments: list[str]) -> Any:
+    """Read a verb's settings from options and from `--config FILE.yaml`.
+
+    Raises:
+        SpectroError: a value contradicts another.
+        SystemExit: an option is unknown or its value does not fit (2), or help was asked for (0).
+    """
+    from jsonargparse import ArgumentParser
+
+    summary = (settings_class.__doc__ or "").partition("\n    Args:")[0]
+    parser = ArgumentParser(prog=f"spectro {verb}", description=" ".join(summary.split()))
+    parser.add_argument("--config", action="config")
+    positional = POSITIONAL.get(verb)
+    if positional:
+        parser.add_argument(positional, nargs="+", type=str, help="recordings, folders, or lists (.txt, .csv)")
+    parser.add_class_arguments(settings_class, skip={positional} if positional else None)
+    arguments = _take_spec_file(parser, arguments)
+    try:
+        chosen = parser.instantiate(parser.parse_args(arguments))
+    except ValueError as error:
+        raise _root_cause(error) from error
+    return settings_class(**{field.name: chosen[field.name] for field in fields(settings_class)})
+
+
+def _take_spec_file(parser: Any, arguments: list[str]) -> list[str]:
+    """Make `--spec FILE` the default of all `--spec.FIELD`; FILE may be a checkpoint's spectro.json."""
+    from spectro.signal.spectrogram import SpectrogramSpec
+
+    kept: list[str] = []
+    rest = iter(arguments)
+    for argument in rest:
+        name, _, value = argument.partition("=")
+        if name != "--spec":
+            kept.append(argument)
+            continue
+        spec = SpectrogramSpec.from_file(Path(value or next(rest, "")))
+        parser.set_defaults({f"spec.{key}": value for key, value in spec.to_dict().items()})
+    return kept
+
+
+def _root_cause(error: BaseException) -> Exception:
+    """Return the error of ours that made the parser fail, or the parser's own as one of ours."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, SpectroError):
+            return cause
+        cause = cause.__cause__ or cause.__context__
+    return SpectroError(str(error))
+
+
+def silence_known_warnings() -> None:
+    """Hide the warnings of libraries that a user can do nothing about; nothing else is hidden."""
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")

@@ -1,0 +1,105 @@
+"""Label schemes: from a clip's emotion and gender to a label, or to "left out".
+
+The labels of a scheme follow from what the corpora declare, not from which clips happen to be there, so that a missing
+class shifts no other.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+
+from spectro.corpora import find
+from spectro.corpora.table import EMOTIONS
+from spectro.errors import CorpusError
+
+GENDERS = ("female", "male")
+FIVE = ("angry", "calm", "fearful", "happy", "sad")
+VALENCES = {
+    "negative": ("sad", "angry", "fearful", "disgust", "bored"),
+    "neutral": ("neutral", "calm"),
+    "positive": ("happy", "surprised"),
+}
+VALENCE_OF = {emotion: valence for valence, emotions in VALENCES.items() for emotion in emotions}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelScheme:
+    """A mapping from emotion and gender to a label.
+
+    Args:
+        name: name on the command line.
+        needs_gender: whether clips must tell the speaker's gender.
+        label: takes emotion and gender, returns the label, or None for a clip that is left out.
+    """
+
+    name: str
+    label: Callable[[str, str], str | None]
+    needs_gender: bool = False
+
+
+def _five(emotion: str) -> str | None:
+    return emotion if emotion in FIVE else None
+
+
+def _five_gender(emotion: str, gender: str) -> str | None:
+    return f"{gender}_{emotion}" if emotion in FIVE else None
+
+
+SCHEMES = {
+    scheme.name: scheme
+    for scheme in (
+        LabelScheme(name="emotion", label=lambda emotion, _gender: emotion),
+        LabelScheme(name="emotion5", label=lambda emotion, _gender: _five(emotion)),
+        LabelScheme(name="valence", label=lambda emotion, _gender: VALENCE_OF.get(emotion)),
+        LabelScheme(name="gender", label=lambda _emotion, gender: gender, needs_gender=True),
+        LabelScheme(name="emotion-gender", label=lambda emotion, gender: f"{gender}_{emotion}", needs_gender=True),
+        LabelScheme(name="emotion5-gender", label=_five_gender, needs_gender=True),
+    )
+}
+"""The label schemes by name."""
+
+
+def label_clips(clips: pd.DataFrame, scheme_name: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    """Add a column `label` to clips, and leave out those that the scheme has no label for.
+
+    Args:
+        clips: a clip table or image index.
+        scheme_name: a name in `SCHEMES`.
+
+    Returns:
+        the table with its `label`, and all labels of the scheme for these corpora, in fixed order.
+
+    Raises:
+        CorpusError: no such scheme; a gender is needed and missing; or fewer than two labels remain.
+    """
+    if scheme_name not in SCHEMES:
+        raise CorpusError(f"unknown label scheme {scheme_name!r}; there are {', '.join(SCHEMES)}")
+    scheme = SCHEMES[scheme_name]
+    if scheme.needs_gender and not clips["gender"].isin(GENDERS).all():
+        raise CorpusError(f"label scheme {scheme_name!r} needs every speaker's gender, and some clips do not tell it")
+    labels = _ordered(scheme, _emotions(clips))
+    if len(labels) < 2:
+        raise CorpusError(f"label scheme {scheme_name!r} has {len(labels)} label for these clips; two are needed")
+    genders = clips["gender"].fillna("")
+    given = [scheme.label(emotion, gender) for emotion, gender in zip(clips["emotion"], genders, strict=True)]
+    labelled = clips.assign(label=pd.array(given, dtype="string"))
+    return labelled[labelled["label"].notna()].reset_index(drop=True), labels
+
+
+def _emotions(clips: pd.DataFrame) -> list[str]:
+    """Return the emotions that the clips' corpora declare, in the order of `EMOTIONS`, then others by name."""
+    declared: set[str] = set()
+    for name in clips["corpus"].unique():
+        of_corpus = clips["emotion"][clips["corpus"] == name]
+        declared |= set(find(str(name)).emotions or of_corpus.unique())
+    return [emotion for emotion in EMOTIONS if emotion in declared] + sorted(declared - set(EMOTIONS))
+
+
+def _ordered(scheme: LabelScheme, emotions: Iterable[str]) -> tuple[str, ...]:
+    genders = GENDERS if scheme.needs_gender else ("",)
+    found = [scheme.label(emotion, gender) for gender in genders for emotion in emotions]
+    ordered = tuple(dict.fromkeys(label for label in found if label is not None))
+    if scheme.name == "valence":
+        return tuple(valence for valence in VALENCES if valence in ordered)
+    return ordered

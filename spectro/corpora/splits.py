@@ -1,0 +1,211 @@
+"""Protocols: named ways of splitting clips into training, validation and test.
+
+Speakers are split, never clips, except under `random-leaky`, which is there to show what that is worth. Validation
+speakers choose the epoch; test speakers are looked at once.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import pandas as pd
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+
+from spectro.errors import SplitError
+
+Part: TypeAlias = Literal["train", "valid", "test"]
+PARTS: tuple[Part, ...] = ("train", "valid", "test")
+
+K = 5
+VALID_SHARE = 0.15
+LEAKY = "random-leaky"
+LEAK = "speakers, and often sentences, are shared between training and test: the figures say nothing about new speakers"
+
+LUNA_JIMENEZ_TEST = ((2, 5, 14, 15, 16), (3, 6, 7, 13, 18), (10, 11, 12, 19, 20), (8, 17, 21, 23, 24), (1, 4, 9, 22))
+LUNA_JIMENEZ_VALID = ((3, 6), (10, 11), (8, 17), (1, 14), (2, 5))
+"""Source: Luna-Jimenez et al., Sensors 21 (2021) 7665, for the test actors; validation actors taken from training."""
+EMOBOX_TEST = ((1, 11, 20, 21), (4, 10, 12, 14), (8, 9, 19, 23), (3, 5, 7, 24), (2, 15, 16, 18), (6, 13, 17, 22))
+"""Source: Ma et al., EmoBox, Interspeech 2024."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """One fold of a protocol.
+
+    Args:
+        protocol: the protocol's name.
+        fold: number of the fold, from 0.
+        folds: how many there are.
+        part: part of each clip, by `clip_id`.
+        speakers: speakers of each part, sorted.
+        leak: what leaks from training to test; empty if nothing does.
+    """
+
+    protocol: str
+    fold: int
+    folds: int
+    part: dict[str, Part]
+    speakers: dict[Part, tuple[str, ...]]
+    leak: str = ""
+
+    def describe(self) -> dict[str, Any]:
+        """Return what a checkpoint or a report must say of the split, as JSON values."""
+        return {
+            "protocol": self.protocol,
+            "fold": self.fold,
+            "folds": self.folds,
+            "speakers": {part: list(names) for part, names in self.speakers.items()},
+            "leak": self.leak,
+        }
+
+
+Folds: TypeAlias = list[tuple[set[str], set[str]]]  # validation and test speakers of each fold
+Protocol: TypeAlias = Callable[[pd.DataFrame], Folds]
+
+
+def split(clips: pd.DataFrame, protocol: str, fold: int) -> Split:
+    """Split clips by one fold of a protocol.
+
+    Args:
+        clips: a clip table with a column `label`; several rows a clip (copies) are split together.
+        protocol: a name in `PROTOCOLS`, or `random-leaky`.
+        fold: number of the fold, from 0.
+
+    Raises:
+        SplitError: no such protocol or fold; speakers are not told; or a part or a training class would be empty.
+    """
+    unique = clips.drop_duplicates("clip_id")
+    if protocol == LEAKY:
+        parts, folds = _leaky(unique, fold)
+    elif protocol in PROTOCOLS:
+        parts, folds = _by_speaker(unique, protocol, fold)
+    else:
+        raise SplitError(f"unknown protocol {protocol!r}; there are {', '.join(PROTOCOLS)} and {LEAKY}")
+    speakers = unique["speaker"].fillna("").to_numpy(dtype=str)
+    missing = sorted(set(unique["label"]) - set(unique["label"][parts == "train"]))
+    if missing:
+        raise SplitError(f"{protocol} fold {fold}: no training clip is labelled {', '.join(missing)}")
+    return Split(
+        protocol=protocol,
+        fold=fold,
+        folds=folds,
+        part=dict(zip(unique["clip_id"], parts.tolist(), strict=True)),
+        speakers={part: tuple(_natural(set(speakers[parts == part]))) for part in PARTS},
+        leak=LEAK if protocol == LEAKY else "",
+    )
+
+
+def _by_speaker(clips: pd.DataFrame, protocol: str, fold: int) -> tuple[np.ndarray[Any, Any], int]:
+    if clips["speaker"].isna().any():
+        raise SplitError(
+            f"{protocol} needs every clip's speaker, and {int(clips['speaker'].isna().sum())} clips do not tell it: "
+            "list them in a CSV with the columns path, label, speaker"
+        )
+    folds = PROTOCOLS[protocol](clips)
+    _check_fold(protocol, fold, len(folds))
+    valid, test = folds[fold]
+    named = speaker_names(clips)
+    parts = np.where(named.isin(test), "test", np.where(named.isin(valid), "valid", "train"))
+    for part in PARTS:
+        if not (parts == part).any():
+            raise SplitError(f"{protocol} fold {fold}: no {part} speaker is among these clips")
+    return parts, len(folds)
+
+
+def speaker_names(clips: pd.DataFrame) -> pd.Series:
+    """Return the speakers' names, made unique by the corpus where there are several corpora."""
+    if clips["corpus"].nunique() == 1:
+        return clips["speaker"]
+    return clips["corpus"] + "/" + clips["speaker"]
+
+
+def _leaky(clips: pd.DataFrame, fold: int) -> tuple[np.ndarray[Any, Any], int]:
+    _check_fold(LEAKY, fold, K)
+    labels = clips["label"].to_numpy(dtype=str)
+    if np.unique(labels, return_counts=True)[1].min() < 2 * K:
+        raise SplitError(f"{LEAKY} needs {2 * K} clips of every label")
+    parts = np.full(len(clips), "train", dtype="<U5")
+    rest, test = list(StratifiedKFold(K, shuffle=True, random_state=0).split(labels, labels))[fold]
+    inner = StratifiedKFold(round(1 / VALID_SHARE), shuffle=True, random_state=0).split(rest, labels[rest])
+    parts[rest[next(iter(inner))[1]]] = "valid"
+    parts[test] = "test"
+    return parts, K
+
+
+def _check_fold(protocol: str, fold: int, folds: int) -> None:
+    if not 0 <= fold < folds:
+        raise SplitError(f"{protocol} has folds 0 to {folds - 1}; fold {fold} was asked for")
+
+
+def _luna_jimenez(clips: pd.DataFrame) -> Folds:
+    _only_ravdess(clips, "luna-jimenez")
+    return [(_texts(valid), _texts(test)) for valid, test in zip(LUNA_JIMENEZ_VALID, LUNA_JIMENEZ_TEST, strict=True)]
+
+
+def _emobox(clips: pd.DataFrame) -> Folds:
+    _only_ravdess(clips, "emobox")
+    return [(_draw(clips, _texts(test), fold), _texts(test)) for fold, test in enumerate(EMOBOX_TEST)]
+
+
+def _leave_one_out(clips: pd.DataFrame) -> Folds:
+    speakers = _natural(set(speaker_names(clips)))
+    if len(speakers) < 3:
+        raise SplitError(f"loso needs three speakers (test, validation, training); there are {len(speakers)}")
+    return [(_draw(clips, {speaker}, fold), {speaker}) for fold, speaker in enumerate(speakers)]
+
+
+def _group_kfold(clips: pd.DataFrame) -> Folds:
+    speakers = speaker_names(clips).to_numpy(dtype=str)
+    if (count := len(set(speakers))) < K + 1:
+        raise SplitError(f"group-kfold needs {K + 1} speakers; there are {count}: use loso")
+    labels = clips["label"].to_numpy(dtype=str)
+    folds = StratifiedGroupKFold(K, shuffle=True, random_state=0).split(labels, labels, speakers)
+    tests = [set(speakers[test]) for _rest, test in folds]
+    return [(_draw(clips, test, fold), test) for fold, test in enumerate(tests)]
+
+
+def _draw(clips: pd.DataFrame, test: set[str], fold: int) -> set[str]:
+    """Draw validation speakers, about a seventh of those that are not tested, as many women as men where told.
+
+    The draw depends on the fold alone, so that a protocol is the same for everyone.
+    """
+    named = clips.assign(name=speaker_names(clips)).drop_duplicates("name")
+    named = named[~named["name"].isin(test)]
+    groups = [_natural(set(names)) for _gender, names in named.groupby(named["gender"].fillna(""))["name"]]
+    generator = np.random.default_rng(fold)
+    shuffled = [[str(name) for name in generator.permutation(group)] for group in groups]
+    shuffled.sort(key=len, reverse=True)
+    alternating = [name for turn in zip_longest(*shuffled) for name in turn if name is not None]
+    return set(alternating[: max(1, round(VALID_SHARE * len(named)))])
+
+
+def _only_ravdess(clips: pd.DataFrame, protocol: str) -> None:
+    corpora = set(clips["corpus"])
+    if not corpora <= {"ravdess", "ravdess-song"}:
+        raise SplitError(
+            f"{protocol} is a protocol of RAVDESS; these clips are of {', '.join(sorted(corpora))}: "
+            "use group-kfold or loso"
+        )
+
+
+def _texts(actors: tuple[int, ...]) -> set[str]:
+    return {str(actor) for actor in actors}
+
+
+def _natural(names: set[str]) -> list[str]:
+    """Sort names, numbers by value."""
+    return sorted(
+        (str(name) for name in names),
+        key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name),
+    )
+
+
+PROTOCOLS: dict[str, Protocol] = {
+    "luna-jimenez": _luna_jimenez,
+    "emobox": _emobox,
+    "loso": _leave_one_out,
+    "group-kfold": _group_kfold,
+}
+"""The protocols that keep speakers apart, by name."""

@@ -1,0 +1,1 @@
+"""Probabilities in, numbers and pictures for people out."""

@@ -1,0 +1,159 @@
+"""Figures of a classifier, with bootstrap intervals over speakers.
+
+All figures follow from one confusion matrix a speaker. Clips of one speaker are alike, so intervals are had by drawing
+speakers, not clips, with replacement (Bisani & Ney, ICASSP 2004, draw speakers for the same reason).
+"""
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+Counts: TypeAlias = npt.NDArray[np.int64]
+Floats: TypeAlias = npt.NDArray[np.float64]
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What a confusion matrix says.
+
+    Args:
+        wa: accuracy (weighted accuracy, in the field's words).
+        uar: unweighted average recall, the mean of the recalls of the labels that occur.
+        f1: macro-F1 over the labels that occur or are predicted.
+        precision: of each label, float64 (labels,); 0 where a label was never predicted.
+        recall: of each label; NaN where a label does not occur.
+        f1_of_label: of each label.
+    """
+
+    wa: float
+    uar: float
+    f1: float
+    precision: Floats
+    recall: Floats
+    f1_of_label: Floats
+
+
+def confusion(targets: Counts, predicted: Counts, labels: int) -> Counts:
+    """Return the confusion matrix, int64 of shape (labels, labels): rows are true, columns predicted labels."""
+    flat = np.bincount(targets * labels + predicted, minlength=labels * labels)
+    return flat.reshape(labels, labels)
+
+
+def figures(matrix: Counts) -> Figures:
+    """Return the figures of a confusion matrix of shape (labels, labels); equal to scikit-learn's.
+
+    Raises:
+        ValueError: the matrix is empty.
+    """
+    if matrix.sum() == 0:
+        raise ValueError("no clip was classified: there is nothing to measure")
+    hits, true, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        recall = hits / true
+        precision = np.where(predicted > 0, hits / predicted, 0.0)
+        f1 = np.where(true + predicted > 0, 2 * hits / (true + predicted), 0.0)
+    return Figures(
+        wa=float(hits.sum() / matrix.sum()),
+        uar=float(recall[true > 0].mean()),
+        f1=float(f1[true + predicted > 0].mean()),
+        precision=precision,
+        recall=recall,
+        f1_of_label=f1,
+    )
+
+
+def by_group(targets: Counts, predicted: Counts, groups: npt.NDArray[np.str_], labels: int) -> dict[str, Counts]:
+    """Return one confusion matrix for each group (speaker, gender), by name."""
+    return {
+        str(group): confusion(targets[groups == group], predicted[groups == group], labels)
+        for group in np.unique(groups)
+    }
+
+
+def bootstrap(matrices: dict[str, Counts], *, rounds: int = 1000, seed: int = 0) -> list[Figures]:
+    """Return the figures of `rounds` samples of speakers, drawn with replacement.
+
+    Args:
+        matrices: one confusion matrix for each speaker.
+        rounds: number of samples.
+        seed: seed of the drawing.
+    """
+    stacked = np.stack(list(matrices.values()))
+    generator = np.random.default_rng(seed)
+    drawn = generator.integers(0, len(stacked), (rounds, len(stacked)))
+    return [figures(stacked[speakers].sum(axis=0)) for speakers in drawn]
+
+
+def interval(samples: Floats | list[float]) -> list[float | None]:
+    """Return the middle 95 % of samples as [low, high]; [None, None] where a sample set is empty."""
+    values = np.asarray(samples, dtype=np.float64)
+    values = values[~np.isnan(values)]
+    if not len(values):
+        return [None, None]
+    edges = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return [round(float(edge), 4) for edge in edges]
+
+
+def summarise(
+    targets: Counts,
+    predicted: Counts,
+    speakers: npt.NDArray[np.str_],
+    genders: npt.NDArray[np.str_],
+    labels: tuple[str, ...],
+    *,
+    rounds: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Return all figures as JSON values, with intervals.
+
+    Args:
+        targets: true labels' numbers, int64 of shape (clips,).
+        predicted: predicted labels' numbers, likewise.
+        speakers: speaker of each clip.
+        genders: gender of each clip; empty where it is not told.
+        labels: names of the labels.
+        rounds: samples of the bootstrap.
+        seed: seed of the bootstrap.
+    """
+    matrix = confusion(targets, predicted, len(labels))
+    whole = figures(matrix)
+    of_speaker = by_group(targets, predicted, speakers, len(labels))
+    of_gender = by_group(targets[genders != ""], predicted[genders != ""], genders[genders != ""], len(labels))
+    samples = bootstrap(of_speaker, rounds=rounds, seed=seed)
+    return {
+        "clips": len(targets),
+        "interval": f"middle {LEVEL:.0%} of {rounds} samples of {len(of_speaker)} speakers, seed {seed}",
+        **{
+            name: {"value": round(getattr(whole, name), 4), "interval": interval([getattr(s, name) for s in samples])}
+            for name in ("uar", "wa", "f1")
+        },
+        "labels": {
+            label: {
+                "clips": int(matrix[place].sum()),
+                "precision": _with_interval(whole, samples, "precision", place),
+                "recall": _with_interval(whole, samples, "recall", place),
+                "f1": _with_interval(whole, samples, "f1_of_label", place),
+            }
+            for place, label in enumerate(labels)
+        },
+        "speakers": {name: _short(one) for name, one in of_speaker.items()},
+        "genders": {name: _short(one) for name, one in of_gender.items()},
+        "confusion": matrix.tolist(),
+    }
+
+
+def _with_interval(whole: Figures, samples: list[Figures], name: str, place: int) -> dict[str, Any]:
+    value = float(getattr(whole, name)[place])
+    return {
+        "value": None if np.isnan(value) else round(value, 4),
+        "interval": interval([float(getattr(sample, name)[place]) for sample in samples]),
+    }
+
+
+def _short(matrix: Counts) -> dict[str, Any]:
+    found = figures(matrix)
+    return {"clips": int(matrix.sum()), "uar": round(found.uar, 4), "wa": round(found.wa, 4)}

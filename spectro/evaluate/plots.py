@@ -1,0 +1,63 @@
+"""Pictures of a report: the confusion matrix, and recalls by label and speaker."""
+
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from spectro.files import write_bytes
+
+DPI = 120
+BLUE, GRAY = "#0072B2", "0.6"  # of the colour-blind-safe palette of Okabe & Ito (2008)
+
+
+def confusion(report: dict[str, Any], path: Path) -> None:
+    """Draw the confusion matrix of a report: shares of each true label, with counts."""
+    labels, counts = list(report["labels"]), np.array(report["confusion"])
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    size = 2.2 + 0.62 * len(labels)
+    figure = Figure(figsize=(size + 0.8, size), layout="constrained")
+    axes = figure.subplots()
+    drawn = axes.imshow(shares, cmap="cividis", vmin=0, vmax=1)
+    axes.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set(xlabel="predicted", ylabel="true", title=_title(report))
+    for row, column in np.ndindex(*counts.shape):
+        if counts[row, column]:
+            colour = "black" if shares[row, column] > 0.6 else "white"
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=9)
+    figure.colorbar(drawn, ax=axes, label="share of the true label", shrink=0.8)
+    _save(figure, path)
+
+
+def recall(report: dict[str, Any], path: Path) -> None:
+    """Draw recall by label with intervals, and UAR by speaker."""
+    labels = {name: values for name, values in report["labels"].items() if values["recall"]["value"] is not None}
+    speakers = report["speakers"]
+    figure = Figure(figsize=(10, 1.5 + 0.3 * max(len(labels), len(speakers))), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    values = np.array([one["recall"]["value"] for one in labels.values()])
+    edges = np.array([one["recall"]["interval"] for one in labels.values()], dtype=float)
+    errors = np.abs(np.stack([values - edges[:, 0], edges[:, 1] - values]))
+    left.barh(list(labels), values, color=BLUE, xerr=errors, error_kw={"ecolor": "0.3", "capsize": 3})
+    left.set(xlabel="recall, and 95 % interval over speakers", xlim=(0, 1), title=_title(report))
+    right.barh(list(speakers), [one["uar"] for one in speakers.values()], color=GRAY)
+    right.axvline(report["uar"]["value"], color=BLUE, label=f"all: {report['uar']['value']:.3f}")
+    right.set(xlabel="UAR", ylabel="speaker", xlim=(0, 1), title="by speaker")
+    right.legend(loc="lower right")
+    for axes in (left, right):
+        axes.invert_yaxis()
+    _save(figure, path)
+
+
+def _title(report: dict[str, Any]) -> str:
+    leaky = " (leaky)" if report["leak"] or report["speakers_heard_in_training"] else ""
+    return f"{report['checkpoint']}, {report['part']}: UAR {report['uar']['value']:.3f}{leaky}"
+
+
+def _save(figure: Figure, path: Path) -> None:
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI)
+    write_bytes(path, buffer.getvalue())

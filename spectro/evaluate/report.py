@@ -1,0 +1,164 @@
+"""The evaluate verb: a checkpoint measured on speakers that it has not heard, in numbers and pictures."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from spectro.corpora.labels import label_clips
+from spectro.corpora.splits import LEAKY, speaker_names, split
+from spectro.errors import EvaluationError
+from spectro.evaluate import plots
+from spectro.evaluate.metrics import summarise
+from spectro.files import printable, write_bytes, write_json
+from spectro.learn.checkpoint import Checkpoint
+from spectro.predict.folder import predict_rows
+from spectro.predict.predictor import Predictor, default_checkpoint
+from spectro.render import read_index
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """Measure a checkpoint on rendered pictures: UAR, WA, F1 with intervals, per label, speaker and gender.
+
+    Writes metrics.json, predictions.csv, confusion.png and recall.png.
+
+    Args:
+        checkpoint: a checkpoint folder; null for the shipped one.
+        index: folder of a rendering that has the checkpoint's spec.
+        part: test or valid: the speakers that the checkpoint's own split holds out; all: every untouched clip, for
+            another corpus; the report then names speakers that were trained on.
+        out: folder for the report; null for CHECKPOINT/evaluation-PART.
+        rounds: samples of the bootstrap over speakers.
+        seed: seed of the bootstrap.
+        batch_size: pictures that the network takes at a time.
+        device: cpu, cuda, ...; null takes a GPU where there is one.
+    """
+
+    checkpoint: Path | None = None
+    index: Path = Path("data/images/synthetic")
+    part: Literal["test", "valid", "all"] = "test"
+    out: Path | None = None
+    rounds: int = 1000
+    seed: int = 0
+    batch_size: int = 32
+    device: str | None = None
+
+
+def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
+    """Measure a checkpoint, and write the report.
+
+    Returns:
+        the content of `metrics.json`.
+
+    Raises:
+        EvaluationError: the pictures have another spec, or hold no clip to measure on.
+        CheckpointError, RenderError: the checkpoint or the index cannot be read.
+    """
+    folder = settings.checkpoint or default_checkpoint()
+    predictor = Predictor(folder, device=settings.device)
+    checkpoint = predictor.checkpoint
+    index, spec = read_index(settings.index)
+    if spec.fingerprint != checkpoint.spec.fingerprint:
+        raise EvaluationError(
+            f"{printable(settings.index)}: was rendered by spec {spec.fingerprint}, the checkpoint reads "
+            f"{checkpoint.spec.fingerprint}; render with --spec {folder}/spectro.json"
+        )
+    clips = _clips(index[index["copy"] == 0], checkpoint, settings.part)
+    predicted = _predict(predictor, settings, clips)
+    report = _describe(folder, checkpoint, clips, settings) | summarise(
+        targets=clips["target"].to_numpy(np.int64),
+        predicted=predicted["predicted"].map(predictor.labels.index).to_numpy(np.int64),
+        speakers=speaker_names(clips).fillna("unknown").to_numpy(str),
+        genders=clips["gender"].fillna("").to_numpy(str),
+        labels=predictor.labels,
+        rounds=settings.rounds,
+        seed=settings.seed,
+    )
+    out = settings.out or folder / f"evaluation-{settings.part}"
+    write_json(out / "metrics.json", report)
+    write_bytes(out / "predictions.csv", predicted.to_csv(index=False, float_format="%.6g").encode())
+    plots.confusion(report, out / "confusion.png")
+    plots.recall(report, out / "recall.png")
+    return report
+
+
+def _clips(index: pd.DataFrame, checkpoint: Checkpoint, part: str) -> pd.DataFrame:
+    """Return the clips of a part with the checkpoint's numbers of their labels."""
+    data, own = checkpoint.origin["data"], checkpoint.origin["split"]
+    labelled, _labels = label_clips(index, data["labels"])
+    if part != "all":
+        if not set(labelled["corpus"]) <= set(data["corpora"]):
+            raise EvaluationError(
+                f"the checkpoint's split is of {', '.join(data['corpora'])}, these clips are of "
+                f"{', '.join(sorted(set(labelled['corpus'])))}: measure on all of them with --part all"
+            )
+        if own["protocol"] == LEAKY:
+            parts = labelled["clip_id"].map(split(labelled, LEAKY, own["fold"]).part)
+            labelled = labelled[parts == part]
+        else:
+            labelled = labelled[speaker_names(labelled).isin(own["speakers"][part])]
+    labelled = labelled[labelled["label"].isin(checkpoint.labels)]
+    if not len(labelled):
+        raise EvaluationError(f"no clip of the {part} speakers, with a label of this checkpoint, is in the index")
+    numbers = {label: number for number, label in enumerate(checkpoint.labels)}
+    return labelled.assign(target=labelled["label"].map(numbers).astype("int64")).reset_index(drop=True)
+
+
+def _predict(predictor: Predictor, settings: EvaluateSettings, clips: pd.DataFrame) -> pd.DataFrame:
+    paths = [settings.index / name for name in clips["image"]]
+    rows = predict_rows(predictor, paths, batch_size=settings.batch_size)
+    found = list(tqdm(rows, total=len(paths), desc="evaluating", unit="clip"))
+    broken = [row for row in found if row.error]
+    if broken:
+        raise EvaluationError(f"{broken[0].path}: {broken[0].error}; render again")
+    table = clips[["clip_id", "path", "corpus", "speaker", "gender", "label"]].copy()
+    table["predicted"] = [row.label for row in found]
+    table["confidence"] = [row.confidence for row in found]
+    for label in predictor.labels:
+        table[f"p_{label}"] = [row.probabilities[label] for row in found]
+    return table
+
+
+def _describe(folder: Path, checkpoint: Checkpoint, clips: pd.DataFrame, settings: EvaluateSettings) -> dict[str, Any]:
+    """Return under which conditions the figures were had, and what makes them flatter."""
+    own = checkpoint.origin["split"]
+    heard: list[str] = []
+    if set(clips["corpus"]) & set(checkpoint.origin["data"]["corpora"]):
+        trained = {*own["speakers"]["train"], *own["speakers"]["valid"]}
+        heard = sorted(trained & set(speaker_names(clips)) - {""}) if settings.part != "valid" else []
+    return {
+        "checkpoint": folder.name,
+        "corpora": sorted(set(clips["corpus"])),
+        "part": settings.part,
+        "protocol": own["protocol"],
+        "fold": own["fold"],
+        "leak": own["leak"],
+        "speakers_heard_in_training": heard,
+    }
+
+
+def run(settings: EvaluateSettings) -> int:
+    """Run the verb; returns its exit code."""
+    report = evaluate(settings)
+    out = settings.out or (settings.checkpoint or default_checkpoint()) / f"evaluation-{settings.part}"
+    print(
+        f"{report['checkpoint']} on {report['clips']} clips of {len(report['speakers'])} speakers "
+        f"({', '.join(report['corpora'])}, {report['part']}; {report['protocol']} fold {report['fold']})"
+    )
+    for name in ("uar", "wa", "f1"):
+        value, (low, high) = report[name]["value"], report[name]["interval"]
+        print(f"  {name.upper():<4} {value:.3f}   95 % over speakers: {low:.3f} to {high:.3f}")
+    for label, values in report["labels"].items():
+        recall, precision = values["recall"]["value"], values["precision"]["value"]
+        shown = "   -  " if recall is None else f"{recall:.3f}"
+        print(f"  {label:<18} recall {shown}  precision {precision:.3f}  ({values['clips']} clips)")
+    if report["leak"]:
+        print(f"these figures leak: {report['leak']}")
+    elif report["speakers_heard_in_training"]:
+        print(f"not new speakers: {', '.join(report['speakers_heard_in_training'])} were heard in training")
+    print(f"report in {out}: metrics.json, predictions.csv, confusion.png, recall.png")
+    return 0

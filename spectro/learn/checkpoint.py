@@ -1,0 +1,192 @@
+"""The checkpoint folder: `model.safetensors`, `spectro.json` and `card.md`; nothing in it is unpickled.
+
+`spectro.json` says all that is needed to make the network again and to draw the pictures that it reads, and where it
+comes from: backbone, labels in order, spec, temperature, split, metrics, package versions, licence of the data.
+"""
+
+import json
+import platform
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from spectro.errors import CheckpointError, SpectroError
+from spectro.files import printable, replacing, write_bytes, write_json
+from spectro.learn.backbones import WEIGHTS_FILE, SpectrogramNet
+from spectro.signal.spectrogram import SpectrogramSpec
+
+FORMAT = 1
+DESCRIPTION_FILE, CARD_FILE = "spectro.json", "card.md"
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "timm",
+    "pytorch-lightning",
+    "librosa",
+    "soxr",
+    "soundfile",
+    "numpy",
+    "scipy",
+    "pillow",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A network and what must be known of it.
+
+    Args:
+        net: the network, in evaluation mode.
+        labels: labels in the order of the network's outputs.
+        spec: the spec of the pictures that it reads.
+        temperature: what logits are divided by before the softmax.
+        origin: JSON values on where it comes from: `weights`, `data`, `split`, `training`, `metrics`, `versions`.
+
+    Raises:
+        CheckpointError: the number of labels is not the network's number of outputs.
+    """
+
+    net: SpectrogramNet
+    labels: tuple[str, ...]
+    spec: SpectrogramSpec
+    temperature: float = 1.0
+    origin: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if len(self.labels) != self.net.classes:
+            raise CheckpointError(f"{len(self.labels)} labels are given for a network with {self.net.classes} outputs")
+
+    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return float64 probabilities of shape (batch, labels), calibrated by the temperature."""
+        return torch.softmax(logits.double() / self.temperature, dim=-1)
+
+
+def save(checkpoint: Checkpoint, folder: Path, *, dtype: Literal["float32", "float16"] = "float32") -> None:
+    """Write a checkpoint folder; each file is there whole or not at all.
+
+    Args:
+        checkpoint: what to write.
+        folder: where; made if it is not there.
+        dtype: kind of number that weights are kept as.
+    """
+    net = checkpoint.net
+    description = {
+        "format": FORMAT,
+        "backbone": net.backbone_name,
+        "hidden": net.hidden,
+        "labels": list(checkpoint.labels),
+        "spec": checkpoint.spec.to_dict(),
+        "normalisation": {"mean": list(net.config["mean"]), "std": list(net.config["std"])},
+        "temperature": checkpoint.temperature,
+        "dtype": dtype,
+        "parameters": sum(parameter.numel() for parameter in net.parameters()),
+        **checkpoint.origin,
+    }
+    state = {name: _cast(tensor, dtype) for name, tensor in net.state_dict().items()}
+    with replacing(folder / WEIGHTS_FILE) as temporary:
+        save_file(state, temporary)
+    write_json(folder / DESCRIPTION_FILE, description)
+    write_bytes(folder / CARD_FILE, card(description, folder.name).encode())
+
+
+def load(folder: Path) -> Checkpoint:
+    """Read a checkpoint folder.
+
+    Raises:
+        CheckpointError: the folder is missing or damaged, or its parts do not fit together; the text says which.
+    """
+    try:
+        description = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
+        state = load_file(folder / WEIGHTS_FILE)
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"{printable(folder)}: holds no checkpoint ({Path(str(error.filename or WEIGHTS_FILE)).name} is missing); "
+            "make one with scripts/finetune.py"
+        ) from error
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(f"{printable(folder)}: cannot be read ({error})") from error
+    if not isinstance(description, dict) or description.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{printable(folder)}: is not a checkpoint of format {FORMAT}; update spectro, or train again"
+        )
+    try:
+        labels = tuple(description["labels"])
+        net = SpectrogramNet(description["backbone"], len(labels), hidden=description["hidden"])
+        missing, extra = net.load_state_dict(
+            {name: _cast(value, "float32") for name, value in state.items()}, strict=False
+        )
+        spec = SpectrogramSpec.from_dict(description["spec"])
+        temperature = float(description["temperature"])
+    except (KeyError, TypeError, RuntimeError, SpectroError) as error:
+        raise CheckpointError(f"{printable(folder)}: its parts do not fit together ({error})") from error
+    if missing or extra:
+        raise CheckpointError(
+            f"{printable(folder)}: {WEIGHTS_FILE} lacks {len(missing)} and has {len(extra)} other tensors than its "
+            f"{net.backbone_name} with {len(labels)} labels, such as {[*missing, *extra][0]}"
+        )
+    own = ("format", "backbone", "hidden", "labels", "spec", "normalisation", "temperature", "dtype", "parameters")
+    origin = {key: value for key, value in description.items() if key not in own}
+    net.eval().to(memory_format=torch.channels_last)
+    return Checkpoint(net=net, labels=labels, spec=spec, temperature=temperature, origin=origin)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages that a result depends on."""
+    return {"python": platform.python_version(), "spectro": version("spectro")} | {
+        package: version(package) for package in PACKAGES
+    }
+
+
+def card(description: dict[str, Any], name: str) -> str:
+    """Return the checkpoint's card: what it is, what it was trained on, how well it does, what it is not for."""
+    spec = SpectrogramSpec.from_dict(description["spec"])
+    data, split, metrics = (description.get(key, {}) for key in ("data", "split", "metrics"))
+    speakers = split.get("speakers", {})
+    figures = "\n".join(
+        f"| {part} | {', '.join(speakers.get(part, [])) or 'none'} | {values['clips']} | "
+        f"{values['uar']:.3f} | {values['wa']:.3f} | {values['f1']:.3f} |"
+        for part, values in metrics.items()
+    )
+    leak = f"\n**These figures leak:** {split['leak']}.\n" if split.get("leak") else ""
+    return f"""# {name}
+
+{description["backbone"]} ({description["parameters"] / 1e6:.2f} million parameters, kept as {description["dtype"]}),
+fine-tuned to tell {len(description["labels"])} labels from log-mel spectrogram pictures:
+{", ".join(description["labels"])}.
+
+## Data
+Trained on {data.get("title", "unknown")} ({data.get("homepage") or "made by this project"}).
+Licence of the recordings: {data.get("licence", "unknown")}; it binds what may be done with this checkpoint too.
+Starting weights: {description.get("weights", "unknown")}.
+
+## Figures
+Protocol `{split.get("protocol", "unknown")}`, fold {split.get("fold", "?")} of {split.get("folds", "?")}, label scheme
+`{data.get("labels", "emotion")}`, seed {description.get("training", {}).get("seed", "?")}. The epoch
+({description.get("training", {}).get("epoch", "?")}) was chosen on the validation speakers; the test speakers were
+measured once. UAR is the mean of the recalls, WA is accuracy, F1 is macro-F1.
+{leak}
+| part | speakers | clips | UAR | WA | F1 |
+| --- | --- | --- | --- | --- | --- |
+{figures}
+
+## What it reads
+Pictures of {spec.width} x {spec.height} pixels: {spec.height} mel bands from {spec.fmin:g} to {spec.fmax:g} Hz,
+{spec.duration_s:g} s at {spec.sample_rate} Hz, spec `{spec.fingerprint}`. Longer recordings show their middle.
+Probabilities are calibrated with the temperature {description["temperature"]:.3f}, fitted on the validation speakers.
+
+## Use and limits
+For research on, and demonstrations of, speech emotion recognition, and as a start for fine-tuning on recordings of
+one's own. Acted emotion is not felt emotion: the figures hold for this corpus's kind of speech, language and
+recording, and fall on others. Not for decisions about people, such as hiring, credit, policing or health; in the
+European Union, emotion recognition at work and in education is prohibited with few exceptions (Regulation 2024/1689,
+article 5).
+"""
+
+
+def _cast(tensor: torch.Tensor, dtype: Literal["float32", "float16"]) -> torch.Tensor:
+    return tensor.to(getattr(torch, dtype)).contiguous() if tensor.is_floating_point() else tensor.contiguous()

@@ -1,0 +1,147 @@
+"""The LightningModule: loss, optimiser, metrics, and which layers are trained when."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import LRSchedulerConfigType, OptimizerLRSchedulerConfig
+from torch import nn
+from torchmetrics import MetricCollection
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchvision.transforms import v2
+
+from spectro.errors import TrainingError
+from spectro.learn.backbones import Plan, SpectrogramNet, layers, trainable
+from spectro.learn.datamodule import Batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How a network is trained.
+
+    Args:
+        epochs: passes over the training clips at most.
+        learning_rate: highest learning rate of the head, which AdamW reaches after `warmup` of the run and then lowers
+            to nothing along a cosine (one-cycle).
+        warmup: share of the run in which the rate rises.
+        layer_decay: factor of the rate from each layer to the one before it, towards the input; 1 for one rate.
+        weight_decay: AdamW's, on weights; not on biases and normalisation.
+        label_smoothing: share of a target that is spread over all labels.
+        mixup: alpha of the beta distribution that two pictures are mixed by (Zhang et al., 2018); 0 for none.
+        cutmix: alpha for patches cut from one picture into another (Yun et al., 2019); 0 for none.
+        plan: what is trained: `head`, `last-block`, `all`, or `gradual` (from the head towards the input).
+    """
+
+    epochs: int = 24
+    learning_rate: float = 1e-3
+    warmup: float = 0.2
+    layer_decay: float = 1.0
+    weight_decay: float = 0.02
+    label_smoothing: float = 0.1
+    mixup: float = 0.3
+    cutmix: float = 0.0
+    plan: Plan = "all"
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise TrainingError(f"train.epochs is {self.epochs}; at least 1 is needed")
+        if self.learning_rate <= 0 or not 0 < self.layer_decay <= 1 or not 0 < self.warmup < 1:
+            raise TrainingError("train needs learning_rate > 0, 0 < layer_decay <= 1 and 0 < warmup < 1")
+        if not 0 <= self.label_smoothing < 1 or min(self.mixup, self.cutmix, self.weight_decay) < 0:
+            raise TrainingError("train needs 0 <= label_smoothing < 1, and mixup, cutmix, weight_decay of 0 or more")
+
+
+class Classifier(pl.LightningModule):
+    """Trains a `SpectrogramNet`; logs `valid_uar`, `valid_wa`, `valid_f1`, `valid_loss` and `train_loss` each epoch.
+
+    Args:
+        net: the network.
+        settings: how to train it.
+        seed: seed of what is random in a training step; each epoch starts from (seed, epoch), so that a resumed run
+            goes on as it would have.
+        class_weights: float32 of shape (labels,) for the loss, or None.
+    """
+
+    def __init__(
+        self, net: SpectrogramNet, settings: TrainingSettings, seed: int = 0, class_weights: torch.Tensor | None = None
+    ) -> None:
+        super().__init__()
+        self.net, self.settings, self.seed = net, settings, seed
+        self.criterion = nn.CrossEntropyLoss(weight=class_weights, label_smoothing=settings.label_smoothing)
+        self.mixes = [
+            mix(alpha=alpha, num_classes=net.classes)
+            for mix, alpha in ((v2.MixUp, settings.mixup), (v2.CutMix, settings.cutmix))
+            if alpha > 0
+        ]
+        self.valid_metrics = metrics(net.classes, "valid")
+
+    def on_train_epoch_start(self) -> None:
+        """Seed the epoch, and freeze what the plan does not train yet; frozen batch norms keep their statistics."""
+        torch.manual_seed((self.seed << 16) + self.current_epoch)
+        progress = self.current_epoch / self.settings.epochs
+        chosen = trainable(self.net, self.settings.plan, progress)
+        for name, parameter in self.net.named_parameters():
+            parameter.requires_grad_(name in chosen)
+        self.net.train()
+        for module in self.net.modules():
+            own = list(module.parameters(recurse=False))
+            if own and not any(parameter.requires_grad for parameter in own):
+                module.eval()
+
+    def training_step(self, batch: Batch, _index: int) -> torch.Tensor:
+        """Return the loss of a batch, mixed or not."""
+        pictures, targets = batch
+        pictures = pictures.float()
+        if self.mixes:
+            chosen = int(torch.randint(len(self.mixes), ()))
+            pictures, targets = self.mixes[chosen](pictures, targets)
+        loss: torch.Tensor = self.criterion(self.net(pictures), targets)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(pictures))
+        return loss
+
+    def validation_step(self, batch: Batch, _index: int) -> None:
+        """Measure a batch of validation speakers."""
+        pictures, targets = batch
+        logits = self.net(pictures).float()
+        self.valid_metrics.update(logits, targets)
+        loss = nn.functional.cross_entropy(logits, targets)
+        self.log("valid_loss", loss, on_step=False, on_epoch=True, batch_size=len(pictures), sync_dist=True)
+        self.log_dict(self.valid_metrics, on_step=False, on_epoch=True)
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Return AdamW with a rate for each layer, and its one-cycle schedule."""
+        settings = self.settings
+        parameters = dict(self.net.named_parameters())
+        possible = trainable(self.net, settings.plan)
+        groups: list[dict[str, Any]] = []
+        for distance, names in enumerate(reversed(layers(self.net))):
+            rate = settings.learning_rate * settings.layer_decay**distance
+            for decays in (True, False):
+                chosen = [
+                    parameters[name] for name in names if name in possible and (parameters[name].ndim > 1) == decays
+                ]
+                if chosen:
+                    weight_decay = settings.weight_decay if decays else 0.0
+                    groups.append({"params": chosen, "lr": rate, "weight_decay": weight_decay})
+        optimiser = torch.optim.AdamW(groups)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser,
+            max_lr=[group["lr"] for group in groups],
+            total_steps=int(self.trainer.estimated_stepping_batches),
+            pct_start=settings.warmup,
+        )
+        return OptimizerLRSchedulerConfig(
+            optimizer=optimiser, lr_scheduler=LRSchedulerConfigType(scheduler=schedule, interval="step")
+        )
+
+
+def metrics(classes: int, part: str) -> MetricCollection:
+    """Return UAR (mean of the recalls), WA (accuracy) and macro-F1, named `PART_uar` and so on."""
+    return MetricCollection(
+        {
+            f"{part}_uar": MulticlassAccuracy(classes, average="macro"),
+            f"{part}_wa": MulticlassAccuracy(classes, average="micro"),
+            f"{part}_f1": MulticlassF1Score(classes, average="macro"),
+        }
+    )

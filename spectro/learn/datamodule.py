@@ -1,0 +1,208 @@
+"""Rendered pictures -> batches, split by a protocol.
+
+Pictures are read when they are needed; what is kept in memory is their names and labels. All that is random is drawn
+by the sampler from (seed, epoch), so that an epoch is the same whatever the number of workers and after a resumption.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from spectro.corpora.labels import label_clips
+from spectro.corpora.splits import PARTS, Part, Split, split
+from spectro.errors import TrainingError
+from spectro.learn.masking import Masker, MaskingSettings
+from spectro.render import read_index
+from spectro.signal import image
+
+Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+Copies: TypeAlias = Literal["one", "all", "none"]
+Balance: TypeAlias = Literal["none", "sampling", "loss"]
+
+
+class Draw(NamedTuple):
+    """A training picture to load: its row, and the seed of its masking."""
+
+    row: int
+    seed: int
+
+
+class PictureDataset(Dataset[tuple[torch.Tensor, int]]):
+    """Pictures of an index, read one by one.
+
+    Args:
+        folder: the rendering's folder.
+        rows: rows of the image index with the columns `image` and `target`.
+        masker: alters pictures that are asked for with a seed; None leaves all as they are.
+    """
+
+    def __init__(self, folder: Path, rows: pd.DataFrame, masker: Masker | None = None) -> None:
+        self._folder = folder
+        # An array of plain bytes: counting references to Python strings would copy them into every worker.
+        self._images = rows["image"].to_numpy(dtype=bytes)
+        self._targets = rows["target"].to_numpy(dtype=np.int64)
+        self._masker = masker
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, draw: Draw | int) -> tuple[torch.Tensor, int]:
+        """Return a picture as uint8 of shape (channels, height, width), and its target."""
+        row, seed = draw if isinstance(draw, tuple) else (draw, None)
+        pixels = image.read(self._folder / self._images[row].decode()).pixels
+        if self._masker is not None and seed is not None:
+            pixels = self._masker(pixels, seed)
+        planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        return torch.from_numpy(np.array(planes, order="C")), int(self._targets[row])
+
+
+class ClipSampler(Sampler[Draw]):
+    """Draws an epoch's pictures: which clips, which copy of each, and the seed of each one's masking.
+
+    Args:
+        rows: training rows with the columns `clip_id` and `target`.
+        copies: `one`: every clip once, as one of its copies; `all`: every copy of every clip.
+        balanced: draw clips so that labels come equally often, with replacement.
+        seed: seed of the run.
+    """
+
+    def __init__(self, rows: pd.DataFrame, copies: Copies, balanced: bool, seed: int) -> None:
+        groups = rows.groupby("clip_id", sort=False).indices
+        self._rows_of_clip = [np.asarray(indices) for indices in groups.values()]
+        self._all_rows = copies == "all"
+        targets = rows["target"].to_numpy(dtype=np.int64)
+        clip_targets = np.array([targets[indices[0]] for indices in self._rows_of_clip])
+        counts = np.bincount(clip_targets)
+        weights = 1.0 / counts[clip_targets]
+        self._weights = weights / weights.sum() if balanced else None
+        self._seed = seed
+        self._epoch = 0
+        self._count = len(rows) if self._all_rows else len(self._rows_of_clip)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that is drawn next; Lightning calls this."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._count // _world_size()
+
+    def __iter__(self) -> Iterator[Draw]:
+        generator = np.random.default_rng([self._seed, self._epoch])
+        if self._weights is not None:
+            clips = generator.choice(len(self._rows_of_clip), self._count, p=self._weights)
+            rows = np.array([generator.choice(self._rows_of_clip[clip]) for clip in clips])
+        elif self._all_rows:
+            rows = generator.permutation(np.concatenate(self._rows_of_clip))
+        else:
+            rows = generator.permutation([generator.choice(indices) for indices in self._rows_of_clip])
+        seeds = generator.integers(0, 2**32, self._count, dtype=np.uint64)
+        for place in range(_rank(), len(self) * _world_size(), _world_size()):
+            yield Draw(int(rows[place]), int(seeds[place]))
+
+
+class PictureDataModule(pl.LightningDataModule):
+    """Training, validation and test batches of a rendering.
+
+    Batches are `(pictures, targets)`: uint8 of shape (batch, channels, height, width), and int64 of shape (batch,).
+    Validation and test see untouched clips only, training those of its own speakers and their copies.
+
+    Args:
+        folder: a rendering's folder.
+        label_scheme: a name in `corpora.labels.SCHEMES`.
+        protocol: a name in `corpora.splits.PROTOCOLS`, or `random-leaky`.
+        fold: fold of the protocol.
+        batch_size: pictures a batch.
+        copies: `one`: an epoch sees every training clip once, as one of its copies drawn anew; `all`: every copy;
+            `none`: untouched clips only.
+        balance: `sampling`: labels are drawn equally often; `loss`: rare labels weigh more in the loss.
+        masking: how training pictures are altered; None for not at all.
+        seed: seed of the run.
+        workers: processes that read pictures.
+
+    Raises:
+        RenderError: `folder` holds no complete rendering.
+        CorpusError: the labels or the split cannot be had from these clips.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        label_scheme: str = "emotion",
+        protocol: str = "group-kfold",
+        fold: int = 0,
+        batch_size: int = 32,
+        copies: Copies = "one",
+        balance: Balance = "none",
+        masking: MaskingSettings | None = None,
+        seed: int = 0,
+        workers: int = 0,
+    ) -> None:
+        super().__init__()
+        index, self.spec = read_index(folder)
+        labelled, self.labels = label_clips(index, label_scheme)
+        labelled["target"] = [self.labels.index(label) for label in labelled["label"]]
+        self.split: Split = split(labelled, protocol, fold)
+        self.rows: dict[Part, pd.DataFrame] = {part: self._part(labelled, part, copies) for part in PARTS}
+        self.corpora = tuple(sorted(labelled["corpus"].unique()))
+        if len(self.rows["train"]) < batch_size:
+            raise TrainingError(f"{len(self.rows['train'])} training pictures do not fill one batch of {batch_size}")
+        self._folder = folder
+        self._batch_size = batch_size
+        self._copies, self._balance = copies, balance
+        self._masker = Masker(masking, self.spec.height, self.spec.width) if masking else None
+        self._seed, self._workers = seed, workers
+
+    def _part(self, labelled: pd.DataFrame, part: Part, copies: Copies) -> pd.DataFrame:
+        rows = labelled[labelled["clip_id"].map(self.split.part) == part]
+        if part != "train" or copies == "none":
+            rows = rows[rows["copy"] == 0]
+        return rows.reset_index(drop=True)
+
+    def class_weights(self) -> torch.Tensor | None:
+        """Return float32 weights of shape (labels,) for the loss, of mean 1 over the clips; None for equal ones."""
+        if self._balance != "loss":
+            return None
+        counts = np.bincount(self.rows["train"]["target"], minlength=len(self.labels))
+        weights: npt.NDArray[Any] = np.where(counts > 0, counts.sum() / np.maximum(counts, 1) / (counts > 0).sum(), 0.0)
+        return torch.tensor(weights, dtype=torch.float32)
+
+    def train_dataloader(self) -> DataLoader[tuple[torch.Tensor, int]]:
+        """Return the training batches; a last batch that is not full is dropped."""
+        rows = self.rows["train"]
+        sampler = ClipSampler(rows, self._copies, self._balance == "sampling", self._seed)
+        dataset = PictureDataset(self._folder, rows, self._masker)
+        return self._loader(dataset, sampler=sampler, drop_last=True)
+
+    def val_dataloader(self) -> DataLoader[tuple[torch.Tensor, int]]:
+        """Return the validation batches, in the order of `rows["valid"]`."""
+        return self._loader(PictureDataset(self._folder, self.rows["valid"]))
+
+    def test_dataloader(self) -> DataLoader[tuple[torch.Tensor, int]]:
+        """Return the test batches, in the order of `rows["test"]`."""
+        return self._loader(PictureDataset(self._folder, self.rows["test"]))
+
+    def _loader(self, dataset: PictureDataset, **options: Any) -> DataLoader[tuple[torch.Tensor, int]]:
+        return DataLoader(
+            dataset,
+            batch_size=self._batch_size,
+            num_workers=self._workers,
+            persistent_workers=self._workers > 0,
+            pin_memory=torch.cuda.is_available(),
+            **options,
+        )
+
+
+def _rank() -> int:
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+def _world_size() -> int:
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1

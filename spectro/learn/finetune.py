@@ -1,0 +1,369 @@
+"""Fine-tuning: an image index and a backbone in, a checkpoint folder out.
+
+The epoch is chosen on validation speakers; test speakers are measured once, at the end. A run can be killed at any
+moment and started again with the same settings: it goes on from the last whole epoch and ends with the same weights.
+
+In the output folder: the checkpoint (`model.safetensors`, `spectro.json`, `card.md`), `curves.csv` and `curves.png`,
+and `training/` with what resuming needs and TensorBoard's events.
+"""
+
+import json
+import logging
+import shutil
+import time
+import warnings
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import pytorch_lightning as pl
+import scipy.optimize
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks.weight_averaging import EMAWeightAveraging
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from spectro.corpora import find
+from spectro.errors import TrainingError
+from spectro.files import printable, write_bytes, write_json
+from spectro.learn import checkpoint as checkpoints
+from spectro.learn.backbones import SpectrogramNet, load_weights
+from spectro.learn.checkpoint import Checkpoint
+from spectro.learn.classifier import Classifier, TrainingSettings, metrics
+from spectro.learn.datamodule import Balance, Copies, PictureDataModule
+from spectro.learn.masking import MaskingSettings
+
+TRAINING = "training"
+CURVES = ("epoch", "train_loss", "valid_loss", "valid_uar", "valid_wa", "valid_f1", "learning_rate", "seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings:
+    """Fine-tune an ImageNet backbone on rendered pictures, with whole speakers held out.
+
+    Run it again after an interruption: it goes on from the last whole epoch, to the same result.
+
+    Args:
+        index: folder of a rendering.
+        backbone: mobilenet, vgg16, vgg19, inceptionv3, or any timm name.
+        weights: auto fetches the published ImageNet weights; none starts from random ones; or a file (.safetensors, or
+            a state dict with timm's or torchvision's names) or a checkpoint folder of ours.
+        out: folder for the checkpoint; null for checkpoints/BACKBONE-NAME_OF_INDEX.
+        labels: label scheme: emotion, emotion5, valence, gender, emotion-gender, emotion5-gender.
+        protocol: how speakers are split: luna-jimenez, emobox (both for RAVDESS), group-kfold, loso, or random-leaky,
+            which mixes speakers as tutorials do and says so.
+        fold: fold of the protocol, from 0.
+        train: how the network is trained.
+        masking: SpecAugment on training pictures.
+        mask: whether training pictures are masked and warped at all.
+        batch_size: pictures a batch.
+        copies: one: an epoch sees every training clip once, as one of its rendered copies; all: every copy; none:
+            untouched clips only.
+        balance: sampling draws labels equally often; loss weighs rare labels more; none does neither.
+        hidden: width of a second dense layer in the head; 0 for none.
+        dropout: share of features dropped before each dense layer.
+        ema: decay of an exponential moving average of the weights, which is then what is validated and kept; 0 for
+            none.
+        monitor: what the epoch is chosen by, on validation speakers: valid_uar (highest) or valid_loss (lowest).
+        patience: epochs without improvement after which training stops; 0 for never.
+        seed: seed of all that is random.
+        precision: auto takes bfloat16 where the processor or GPU computes with it, else float32.
+        dtype: kind of number that the checkpoint keeps its weights as; the figures are those of what is kept.
+        accelerator: Lightning's: auto, cpu, gpu, ...
+        devices: how many devices; auto for all.
+        strategy: how several devices share the work, Lightning's: auto, ddp, fsdp, ...
+        workers: processes that read pictures; -1 for as many as help.
+        overwrite: start anew over a run with other settings, instead of refusing.
+    """
+
+    index: Path = Path("data/images/synthetic")
+    backbone: str = "mobilenet"
+    weights: str = "auto"
+    out: Path | None = None
+    labels: str = "emotion"
+    protocol: str = "group-kfold"
+    fold: int = 0
+    train: TrainingSettings = field(default_factory=TrainingSettings)
+    masking: MaskingSettings = field(default_factory=MaskingSettings)
+    mask: bool = True
+    batch_size: int = 32
+    copies: Copies = "one"
+    balance: Balance = "none"
+    hidden: int = 0
+    dropout: float = 0.2
+    ema: float = 0.0
+    monitor: Literal["valid_uar", "valid_loss"] = "valid_uar"
+    patience: int = 0
+    seed: int = 0
+    precision: str = "auto"
+    dtype: Literal["float32", "float16"] = "float32"
+    accelerator: str = "auto"
+    devices: str = "auto"
+    strategy: str = "auto"
+    workers: int = -1
+    overwrite: bool = False
+
+
+def finetune(settings: FinetuneSettings) -> Checkpoint:
+    """Fine-tune a backbone, and write its checkpoint folder.
+
+    Returns:
+        the checkpoint of the epoch that was best on the validation speakers.
+
+    Raises:
+        TrainingError: the output folder holds another run, or the settings contradict each other.
+        RenderError, CorpusError, WeightsError: the pictures, labels, split or weights cannot be had.
+    """
+    out = settings.out or Path("checkpoints") / f"{settings.backbone}-{settings.index.name}"
+    data = _data(settings)
+    pl.seed_everything(settings.seed, verbose=False)
+    net = SpectrogramNet(settings.backbone, len(data.labels), hidden=settings.hidden, dropout=settings.dropout)
+    net.check_size(data.spec.height, data.spec.width)
+    resume = _prepare(out, settings, data)
+    weights = load_weights(net, settings.weights)
+    net.to(memory_format=torch.channels_last)
+    model = Classifier(net, settings.train, settings.seed, data.class_weights())
+    with warnings.catch_warnings():
+        _silence()
+        trainer, best = _trainer(settings, out)
+        trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=False if resume else None)
+        if not trainer.is_global_zero:
+            return Checkpoint(net=net, labels=data.labels, spec=data.spec)
+        return _finish(settings, out, data, model, Path(best.best_model_path), weights)
+
+
+def _data(settings: FinetuneSettings) -> PictureDataModule:
+    workers = settings.workers if settings.workers >= 0 else min(4, (torch.get_num_threads() + 1) // 4)
+    return PictureDataModule(
+        settings.index,
+        label_scheme=settings.labels,
+        protocol=settings.protocol,
+        fold=settings.fold,
+        batch_size=settings.batch_size,
+        copies=settings.copies,
+        balance=settings.balance,
+        masking=settings.masking if settings.mask else None,
+        seed=settings.seed,
+        workers=workers,
+    )
+
+
+def _prepare(out: Path, settings: FinetuneSettings, data: PictureDataModule) -> Path | None:
+    """Return the state to resume from, if the folder holds a run with these settings; refuse to mix two runs."""
+    path = out / TRAINING / "settings.json"
+    free = ("out", "overwrite", "workers", "index", "devices", "accelerator", "strategy")
+    fields = {key: value for key, value in asdict(settings).items() if key not in free}
+    fields |= {"spec": data.spec.fingerprint, "clips": len(data.rows["train"])}
+    wanted = json.loads(json.dumps(fields))
+    last = out / TRAINING / "last.ckpt"
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) == wanted:
+        return last if last.exists() else None
+    if not settings.overwrite and (path.exists() or (out / checkpoints.DESCRIPTION_FILE).exists()):
+        raise TrainingError(
+            f"{printable(out)}: holds a run with other settings; choose another --out, or --overwrite true"
+        )
+    shutil.rmtree(out / TRAINING, ignore_errors=True)
+    write_json(path, wanted)
+    return None
+
+
+def _trainer(settings: FinetuneSettings, out: Path) -> tuple[pl.Trainer, ModelCheckpoint]:
+    mode = "max" if settings.monitor == "valid_uar" else "min"
+    folder = out / TRAINING
+    best = ModelCheckpoint(
+        folder, filename="best", monitor=settings.monitor, mode=mode, enable_version_counter=False, save_last=True
+    )
+    callbacks: list[pl.Callback] = [Curves(out), TQDMProgressBar(refresh_rate=5), best]
+    if settings.patience > 0:
+        callbacks.insert(0, EarlyStopping(settings.monitor, mode=mode, patience=settings.patience))
+    if settings.ema > 0:
+        callbacks.insert(0, EMAWeightAveraging(decay=settings.ema))
+    trainer = pl.Trainer(
+        max_epochs=settings.train.epochs,
+        accelerator=settings.accelerator,
+        devices=settings.devices,
+        strategy=settings.strategy,
+        precision=_precision(settings),
+        callbacks=callbacks,
+        logger=TensorBoardLogger(folder, name="", version=""),
+        default_root_dir=folder,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        deterministic="warn",
+    )
+    return trainer, best
+
+
+def _precision(settings: FinetuneSettings) -> Any:
+    """Return Lightning's name of the precision; `auto` is bfloat16 where the hardware computes with it."""
+    if settings.precision != "auto":
+        return settings.precision
+    if settings.accelerator != "cpu" and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bf16-mixed" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "32-true"
+
+
+def _finish(
+    settings: FinetuneSettings, out: Path, data: PictureDataModule, model: Classifier, best: Path, weights: str
+) -> Checkpoint:
+    """Take the best epoch's weights as they will be kept, fit the temperature, measure, and write the folder."""
+    state = torch.load(best, map_location="cpu", weights_only=False)  # written by this run
+    model.load_state_dict(state["state_dict"])
+    net = model.net.cpu()
+    if settings.dtype == "float16":
+        net.half().float()
+    net.eval()
+    valid, test = (predict_part(net, loader) for loader in (data.val_dataloader(), data.test_dataloader()))
+    temperature = fit_temperature(*valid)
+    curves = pd.read_csv(out / "curves.csv")
+    titles = [find(name) for name in data.corpora]
+    origin = {
+        "weights": weights,
+        "data": {
+            "title": ", ".join(corpus.title for corpus in titles),
+            "corpora": list(data.corpora),
+            "licence": ", ".join(dict.fromkeys(corpus.licence for corpus in titles)),
+            "homepage": ", ".join(corpus.homepage for corpus in titles if corpus.homepage),
+            "labels": settings.labels,
+            "training_pictures": len(data.rows["train"]),
+        },
+        "split": data.split.describe(),
+        "training": {
+            "seed": settings.seed,
+            "epoch": int(state["epoch"]),
+            "seconds": round(float(curves["seconds"].sum()), 1),
+            "settings": json.loads((out / TRAINING / "settings.json").read_text(encoding="utf-8")),
+        },
+        "metrics": {"valid": measure(*valid), "test": measure(*test)},
+        "versions": checkpoints.versions(),
+    }
+    checkpoint = Checkpoint(net=net, labels=data.labels, spec=data.spec, temperature=temperature, origin=origin)
+    checkpoints.save(checkpoint, out, dtype=settings.dtype)
+    plot_curves(curves, int(state["epoch"]), out / "curves.png")
+    return checkpoint
+
+
+@torch.inference_mode()
+def predict_part(net: SpectrogramNet, loader: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits float32 (clips, labels) and targets int64 (clips,) of a part, in float32 arithmetic."""
+    logits, targets = zip(*((net(pictures), wanted) for pictures, wanted in loader), strict=True)
+    return torch.cat(logits), torch.cat(targets)
+
+
+def measure(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+    """Return `uar`, `wa`, `f1` and the number of `clips`."""
+    found = metrics(logits.shape[1], "part")(logits, targets)
+    return {"clips": len(targets)} | {
+        name.removeprefix("part_"): round(float(value), 4) for name, value in found.items()
+    }
+
+
+def fit_temperature(logits: torch.Tensor, targets: torch.Tensor) -> float:
+    """Return the temperature that makes the targets most likely (Guo et al., ICML 2017), between 0.05 and 20."""
+
+    def loss(log_temperature: float) -> float:
+        return float(torch.nn.functional.cross_entropy(logits.double() / np.exp(log_temperature), targets))
+
+    fitted = scipy.optimize.minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
+    return round(float(np.exp(fitted.x)), 4)
+
+
+class Curves(pl.Callback):
+    """Writes `curves.csv`, a row an epoch, and prints it; its rows are part of the state that resuming restores.
+
+    Args:
+        out: folder of the file.
+    """
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self._rows: list[dict[str, float]] = []
+        self._started = 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rows so far."""
+        return {"rows": self._rows}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the rows of the run that is resumed."""
+        self._rows = list(state_dict["rows"])
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write and print the epoch's row."""
+        values = {name: float(trainer.callback_metrics[name]) for name in CURVES if name in trainer.callback_metrics}
+        row = {
+            "epoch": trainer.current_epoch,
+            **{name: round(value, 5) for name, value in values.items()},
+            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
+            "seconds": round(time.perf_counter() - self._started, 2),
+        }
+        self._rows = [*self._rows, row]
+        if trainer.is_global_zero:
+            table = pd.DataFrame(self._rows, columns=list(CURVES))
+            write_bytes(self._out / "curves.csv", table.to_csv(index=False).encode())
+            print(
+                f"epoch {row['epoch'] + 1}/{trainer.max_epochs}: train loss {row['train_loss']:.3f}, "
+                f"valid loss {row['valid_loss']:.3f}, valid UAR {row['valid_uar']:.3f}, {row['seconds']:.1f} s",
+                flush=True,
+            )
+
+
+def plot_curves(curves: pd.DataFrame, chosen: int, path: Path) -> None:
+    """Draw the learning curves, with the chosen epoch marked, to a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.5), layout="constrained")
+    losses, scores = figure.subplots(1, 2)
+    for name, axes, label in (
+        ("train_loss", losses, "training (masked, mixed)"),
+        ("valid_loss", losses, "validation"),
+        ("valid_uar", scores, "UAR"),
+        ("valid_wa", scores, "WA"),
+    ):
+        axes.plot(curves["epoch"], curves[name], label=label)
+    for axes, title in ((losses, "cross-entropy"), (scores, "validation speakers")):
+        axes.axvline(chosen, color="0.5", linestyle=":", label="chosen epoch")
+        axes.set(xlabel="epoch", title=title)
+        axes.legend()
+    scores.set_ylim(0, 1)
+    figure.savefig(path, dpi=120)
+
+
+def _silence() -> None:
+    """Hide what Lightning says of its own code, and of what is meant: few reading processes, resuming in place."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*isinstance.treespec, LeafSpec.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)
+
+
+def run(settings: FinetuneSettings) -> int:
+    """Run the verb; returns its exit code."""
+    out = settings.out or Path("checkpoints") / f"{settings.backbone}-{settings.index.name}"
+    checkpoint = finetune(settings)
+    if "metrics" not in checkpoint.origin:
+        return 0  # one of several processes; the first one reports
+    split, figures = checkpoint.origin["split"], checkpoint.origin["metrics"]
+    print(f"protocol {split['protocol']}, fold {split['fold']}, epoch {checkpoint.origin['training']['epoch']} chosen")
+    for part, values in figures.items():
+        speakers = ", ".join(split["speakers"][part])
+        print(
+            f"{part:>5} speakers {speakers}: UAR {values['uar']:.3f}, WA {values['wa']:.3f}, F1 {values['f1']:.3f} "
+            f"({values['clips']} clips)"
+        )
+    if split["leak"]:
+        print(f"these figures leak: {split['leak']}")
+    print(f"checkpoint in {out}")
+    return 0

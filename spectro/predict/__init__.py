@@ -1,0 +1,1 @@
+"""Checkpoint and audio in, probabilities out."""

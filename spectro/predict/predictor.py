@@ -1,0 +1,182 @@
+"""Recordings and pictures -> labels with probabilities, through the same picture-making as training."""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from spectro.errors import CheckpointError
+from spectro.learn import checkpoint as checkpoints
+from spectro.learn.checkpoint import Checkpoint
+from spectro.predict.folder import Row, expand, predict_rows
+from spectro.signal import audio, image, spectrogram
+from spectro.signal.spectrogram import Image
+
+Source: TypeAlias = str | os.PathLike[str] | BinaryIO
+
+DEFAULT_CHECKPOINT = "mobilenet-ravdess"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the network makes of one clip.
+
+    Args:
+        label: the most likely label.
+        confidence: its probability, 0 to 1, calibrated on validation speakers.
+        probabilities: probability of every label, in the checkpoint's order; they add up to 1.
+    """
+
+    label: str
+    confidence: float
+    probabilities: dict[str, float]
+
+
+class Predictor:
+    """Classifies recordings and pictures with one checkpoint.
+
+    Args:
+        checkpoint: a checkpoint, or its folder.
+        device: `cpu`, `cuda`, ...; None takes a GPU where there is one.
+        max_duration_s: recordings longer than this are refused, in seconds; None for no limit. What is shown to the
+            network is `checkpoint.spec.duration_s` long: the middle (or the start, as the spec says).
+
+    Raises:
+        CheckpointError: the folder holds no checkpoint that can be used.
+
+    Example:
+        >>> predictor = Predictor("checkpoints/mobilenet-ravdess")
+        >>> predictor.predict_wav("clip.wav").label
+        'happy'
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint | str | os.PathLike[str],
+        *,
+        device: str | None = None,
+        max_duration_s: float | None = audio.DEFAULT_MAX_DURATION_S,
+    ) -> None:
+        self.checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else checkpoints.load(Path(checkpoint))
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.max_duration_s = max_duration_s
+        self._net = self.checkpoint.net.to(self.device).eval()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels, in the order of the probabilities."""
+        return self.checkpoint.labels
+
+    def predict_wav(self, source: Source) -> Prediction:
+        """Classify a recording: WAV, FLAC, OGG, MP3 or whatever else libsndfile reads.
+
+        Args:
+            source: a path, or a seekable binary file.
+
+        Raises:
+            AudioError: the recording cannot be used; the text names it and the reason.
+        """
+        return self.predict_pixels([self.draw(source)])[0]
+
+    def predict_image(self, source: Source) -> Prediction:
+        """Classify a picture that was rendered by this checkpoint's spec.
+
+        Args:
+            source: a path, or a binary file.
+
+        Raises:
+            ImageError: not a whole PNG, or not rendered by this spec.
+        """
+        return self.predict_pixels([image.read(source, self.checkpoint.spec).pixels])[0]
+
+    def predict_folder(self, *inputs: str | os.PathLike[str], batch_size: int = 32) -> Iterator[Row]:
+        """Classify recordings, folders of them (with all folders below), and lists, in batches.
+
+        Args:
+            inputs: recordings, pictures (.png), folders, or lists: a .txt with a path a line, a .csv with a column
+                `path`.
+            batch_size: pictures that the network takes at a time.
+
+        Yields:
+            a row for each recording, in order; one that cannot be used has an `error` and no label.
+
+        Raises:
+            PredictionError: an input is not there, or a list cannot be read.
+        """
+        return predict_rows(self, expand(inputs), batch_size=batch_size)
+
+    def draw(self, source: Source) -> Image:
+        """Draw the picture that the network sees of a recording: uint8 of shape `checkpoint.spec.shape`.
+
+        Raises:
+            AudioError: the recording cannot be used.
+        """
+        spec = self.checkpoint.spec
+        samples = audio.read(
+            source,
+            sample_rate=spec.sample_rate,
+            trim_db=spec.trim_db,
+            min_duration_s=spec.win_length / spec.sample_rate,
+            max_duration_s=self.max_duration_s,
+        )
+        return spectrogram.render(samples, spec)
+
+    def predict_pixels(self, pictures: Sequence[Image]) -> list[Prediction]:
+        """Classify a batch of pictures.
+
+        Args:
+            pictures: uint8 arrays of shape `checkpoint.spec.shape`.
+        """
+        return [self._prediction(row) for row in self.probabilities(pictures)]
+
+    @torch.inference_mode()
+    def probabilities(self, pictures: Sequence[Image]) -> npt.NDArray[np.float64]:
+        """Return the probabilities of a batch of pictures, float64 of shape (pictures, labels)."""
+        if not pictures:
+            return np.zeros((0, len(self.labels)))
+        stacked = np.stack([p[..., None] if p.ndim == 2 else p for p in pictures]).transpose(0, 3, 1, 2)
+        batch = torch.from_numpy(np.ascontiguousarray(stacked)).to(self.device)
+        logits = self._net(batch).float().cpu()
+        found: npt.NDArray[np.float64] = self.checkpoint.probabilities(logits).numpy()
+        return found
+
+    def _prediction(self, row: npt.NDArray[np.float64]) -> Prediction:
+        best = int(row.argmax())
+        return Prediction(self.labels[best], float(row[best]), dict(zip(self.labels, row.tolist(), strict=True)))
+
+
+def load(checkpoint: str | os.PathLike[str] | None = None, *, device: str | None = None) -> Predictor:
+    """Load a checkpoint for prediction.
+
+    Args:
+        checkpoint: its folder; None for the shipped default.
+        device: `cpu`, `cuda`, ...; None takes a GPU where there is one.
+
+    Raises:
+        CheckpointError: there is no checkpoint that can be used.
+    """
+    return Predictor(default_checkpoint() if checkpoint is None else checkpoint, device=device)
+
+
+def default_checkpoint() -> Path:
+    """Return the folder of the shipped checkpoint: SPECTRO_CHECKPOINT, or the repository's, or the working folder's.
+
+    Raises:
+        CheckpointError: none of them is there.
+    """
+    if named := os.environ.get("SPECTRO_CHECKPOINT"):
+        return Path(named)
+    roots = (Path(__file__).resolve().parents[2], Path.cwd())
+    for root in roots:
+        folder = root / "checkpoints" / DEFAULT_CHECKPOINT
+        if (folder / checkpoints.DESCRIPTION_FILE).exists():
+            return folder
+    raise CheckpointError(
+        f"the shipped checkpoint checkpoints/{DEFAULT_CHECKPOINT} is not in {' or '.join(map(str, roots))}; "
+        "run from a clone of the repository, name a checkpoint, or set SPECTRO_CHECKPOINT"
+    )

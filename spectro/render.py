@@ -1,0 +1,351 @@
+"""The rendering stage: clips x copies -> PNGs and their index.
+
+A rendering can be killed at any moment and run again: every PNG comes to its place whole, says by which settings it was
+made, and bears the modification time of the recording that it shows. A PNG that agrees with settings, size and time
+is kept; any other is made anew. The index is written last, from what the PNGs say, so it is the same whether or not
+there was a kill, and whatever the number of workers.
+
+In the output folder: `images/CLIP_COPY.png`, `index.parquet` (the clips' columns, `image`, `copy`, `augmentation`,
+`parameters`, `spec`), `spec.json`, `render.json` (all settings), `failures.csv` (clips that could not be rendered, with
+the reason) and `rejected.csv` (recordings that do not belong to the corpus, or stand in it twice).
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import joblib
+import pandas as pd
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+from tqdm import tqdm
+
+from spectro.corpora import find, scan, splits, synthetic
+from spectro.corpora.labels import label_clips
+from spectro.errors import RenderError, SpectroError
+from spectro.files import TEMPORARY_SUFFIX, fingerprint, printable, replacing, write_bytes, write_json
+from spectro.signal import audio, augment, image, spectrogram
+from spectro.signal.augment import Augmentation, AugmentSettings
+from spectro.signal.spectrogram import SpectrogramSpec
+
+INDEX, SPEC, SETTINGS, FAILURES, REJECTED = "index.parquet", "spec.json", "render.json", "failures.csv", "rejected.csv"
+IMAGES = "images"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderSettings:
+    """Turn every clip of a corpus, and augmented copies of it, into a log-mel spectrogram PNG.
+
+    Run it again after an interruption: what is done is kept. Exit code 1 means that some clips could not be rendered;
+    failures.csv says which and why, and the rest is complete.
+
+    Args:
+        corpus: synthetic, ravdess, ravdess-song, crema-d, tess, savee, emodb, anad, urdu, or folder for any folder of
+            CLASS/clip.wav or a CSV with the columns path, label, speaker.
+        source: folder (or CSV) of the corpus; null for data/corpora/CORPUS. The synthetic corpus makes itself.
+        out: folder for pictures and index; null for data/images/CORPUS.
+        copies: augmented copies of each clip, beside the untouched one.
+        augment: how copies are altered.
+        spec: what a picture looks like; --spec FILE takes a spec.json, or a checkpoint's spectro.json to render as it
+            expects, and --spec.FIELD changes one field.
+        protocol: if given, copies are made of this protocol's training clips only; null makes them of all clips, and
+            training takes those of its own training clips.
+        fold: fold of that protocol.
+        workers: processes; 0 is one a core.
+        max_duration_s: recordings longer than this are failures, in seconds.
+        overwrite: render anew what was rendered with other settings, instead of refusing.
+    """
+
+    corpus: str = "synthetic"
+    source: Path | None = None
+    out: Path | None = None
+    copies: int = 0
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    spec: SpectrogramSpec = field(default_factory=SpectrogramSpec)
+    protocol: str | None = None
+    fold: int = 0
+    workers: int = 0
+    max_duration_s: float = audio.DEFAULT_MAX_DURATION_S
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What a rendering did.
+
+    Args:
+        out: the output folder.
+        images: pictures in the index.
+        reused: how many of them were there already.
+        failures: rows of `failures.csv`.
+        rejected: rows of `rejected.csv`.
+    """
+
+    out: Path
+    images: int
+    reused: int
+    failures: int
+    rejected: int
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One clip and all its copies: decoded once."""
+
+    clip_id: str
+    path: str
+    copies: int
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What became of one copy: either it has an image, or an error."""
+
+    clip_id: str
+    copy: int
+    image: str = ""
+    augmentation: str = ""
+    parameters: str = "{}"
+    error: str = ""
+    reused: bool = False
+
+
+def render(settings: RenderSettings) -> Rendering:
+    """Render a corpus.
+
+    Returns:
+        what was done.
+
+    Raises:
+        RenderError: the output folder holds pictures made with other settings, or a worker died.
+        CorpusError: the corpus cannot be read.
+        SpecError: the spec contradicts itself.
+    """
+    if settings.copies < 0:
+        raise RenderError(f"copies is {settings.copies}; it must be 0 or more")
+    source = settings.source or Path("data/corpora") / settings.corpus
+    out = settings.out or Path("data/images") / settings.corpus
+    if settings.corpus == "synthetic" and settings.source is None:
+        synthetic.write(source)
+    found = scan(settings.corpus, source)
+    _check_settings(settings, out)
+    jobs = _jobs(found.clips, settings)
+    outcomes = sorted(_work(jobs, settings, out), key=lambda outcome: (outcome.clip_id, outcome.copy))
+    return _write_index(found.clips, found.rejected, outcomes, settings, out)
+
+
+def read_index(folder: Path) -> tuple[pd.DataFrame, SpectrogramSpec]:
+    """Read the image index of a rendering.
+
+    Args:
+        folder: a rendering's output folder.
+
+    Returns:
+        the index, and the spec of its pictures.
+
+    Raises:
+        RenderError: there is no complete rendering in `folder`.
+    """
+    try:
+        index = pd.read_parquet(folder / INDEX)
+    except (OSError, ValueError) as error:
+        hint = "run scripts/render.py first" if not (folder / INDEX).exists() else "render again"
+        raise RenderError(f"{printable(folder)}: holds no readable {INDEX}; {hint}") from error
+    spec = SpectrogramSpec.from_file(folder / SPEC)
+    if set(index["spec"]) != {spec.fingerprint}:
+        raise RenderError(f"{printable(folder)}: {INDEX} and {SPEC} disagree; render again")
+    return index, spec
+
+
+def _settings_dict(settings: RenderSettings) -> dict[str, Any]:
+    """What pictures depend on."""
+    return {"spec": settings.spec.to_dict(), "augment": augment.settings_dict(settings.augment)}
+
+
+def _check_settings(settings: RenderSettings, out: Path) -> None:
+    """Refuse to mix two kinds of pictures, and write the settings down."""
+    path, wanted = out / SETTINGS, json.loads(json.dumps(_settings_dict(settings)))
+    if path.exists() and not settings.overwrite:
+        before = json.loads(path.read_text(encoding="utf-8"))
+        changes = [
+            f"{part}.{key} {before[part].get(key)!r} -> {value!r}"
+            for part in wanted
+            for key, value in wanted[part].items()
+            if before[part].get(key) != value
+        ]
+        if changes:
+            raise RenderError(
+                f"{printable(out)}: was rendered with other settings ({', '.join(changes)}); "
+                "choose another --out, or render it anew with --overwrite true"
+            )
+    write_json(path, wanted)
+    write_json(out / SPEC, settings.spec.to_dict())
+
+
+def _jobs(clips: pd.DataFrame, settings: RenderSettings) -> list[_Job]:
+    copied = set(clips["clip_id"])
+    if settings.protocol is not None:
+        labelled, _labels = label_clips(clips, "emotion")
+        part = splits.split(labelled, settings.protocol, settings.fold).part
+        copied = {clip_id for clip_id in copied if part.get(clip_id) == "train"}
+    return [
+        _Job(clip_id, path, settings.copies if clip_id in copied else 0)
+        for clip_id, path in zip(clips["clip_id"], clips["path"], strict=True)
+    ]
+
+
+def _work(jobs: list[_Job], settings: RenderSettings, out: Path) -> Iterator[_Outcome]:
+    """Render in processes, showing progress; yield outcomes as they come."""
+    (out / IMAGES).mkdir(parents=True, exist_ok=True)
+    for leftover in (out / IMAGES).glob(f".*{TEMPORARY_SUFFIX}"):
+        leftover.unlink()  # of a run that was killed
+    mark = fingerprint(_settings_dict(settings))
+    parallel = joblib.Parallel(
+        n_jobs=settings.workers or os.cpu_count() or 1, return_as="generator_unordered", pre_dispatch="4*n_jobs"
+    )
+    rounds = parallel(joblib.delayed(_render_clip)(job, settings, out, mark) for job in jobs)
+    failed = 0
+    with tqdm(total=len(jobs), desc="rendering", unit="clip") as progress:
+        try:
+            for outcomes in rounds:
+                failed += any(outcome.error for outcome in outcomes)
+                progress.set_postfix(failed=failed, refresh=False)
+                progress.update()
+                yield from outcomes
+        except TerminatedWorkerError as error:
+            raise RenderError(
+                "a worker process was killed, most likely for want of memory; "
+                "run the same command again to go on (with fewer --workers)"
+            ) from error
+
+
+def _render_clip(job: _Job, settings: RenderSettings, out: Path, mark: str) -> list[_Outcome]:
+    """Render one clip and its copies, or find them rendered."""
+    try:
+        status = Path(job.path).stat()
+        identity, modified = f"{mark}:{status.st_size}", status.st_mtime_ns
+    except OSError:
+        identity, modified = "", 0  # reading it will say what is wrong
+    outcomes: list[_Outcome] = []
+    samples: audio.Waveform | None = None
+    for copy in range(job.copies + 1):
+        name = f"{IMAGES}/{job.clip_id}_{copy}.png"
+        text = _finished(out / name, job, copy, identity, modified)
+        if text is not None:
+            outcomes.append(_outcome(job, copy, name, text, reused=True))
+            continue
+        try:
+            if samples is None:
+                samples = _read(job, settings)
+            text = {"identity": identity, "copy": str(copy), **_draw(job, copy, settings)}
+            content = _picture(samples, job, copy, settings, text)
+        except SpectroError as error:
+            outcomes.append(_Outcome(job.clip_id, copy, error=str(error)))
+            if samples is None:
+                break  # no copy can do better
+            continue
+        with replacing(out / name) as temporary:
+            temporary.write_bytes(content)
+            os.utime(temporary, ns=(modified, modified))
+        outcomes.append(_outcome(job, copy, name, text))
+    return outcomes
+
+
+def _finished(path: Path, job: _Job, copy: int, identity: str, modified: int) -> dict[str, str] | None:
+    """Return what the PNG says of itself if it shows this copy of this very file by these settings."""
+    try:
+        if path.stat().st_mtime_ns != modified:
+            return None
+    except OSError:
+        return None
+    text = image.read_text(path)
+    expected = {"identity": identity, "clip": job.clip_id, "copy": str(copy)}
+    return text if all(text.get(key) == value for key, value in expected.items()) else None
+
+
+def _read(job: _Job, settings: RenderSettings) -> audio.Waveform:
+    spec = settings.spec
+    return audio.read(
+        job.path,
+        sample_rate=spec.sample_rate,
+        trim_db=spec.trim_db,
+        min_duration_s=spec.win_length / spec.sample_rate,
+        max_duration_s=settings.max_duration_s,
+    )
+
+
+def _draw(job: _Job, copy: int, settings: RenderSettings) -> dict[str, str]:
+    if copy == 0:
+        return {}
+    drawn = augment.draw(settings.augment, job.clip_id, copy)
+    return {"augmentation": drawn.name, "parameters": drawn.to_json()}
+
+
+def _picture(samples: audio.Waveform, job: _Job, copy: int, settings: RenderSettings, text: dict[str, str]) -> bytes:
+    altered = samples
+    if copy > 0:
+        drawn: Augmentation = augment.draw(settings.augment, job.clip_id, copy)
+        altered = augment.apply(samples, settings.spec.sample_rate, drawn)
+    pixels = spectrogram.render(altered, settings.spec)
+    return image.encode(pixels, settings.spec, job.clip_id, **text)
+
+
+def _outcome(job: _Job, copy: int, name: str, text: dict[str, str], *, reused: bool = False) -> _Outcome:
+    return _Outcome(
+        clip_id=job.clip_id,
+        copy=copy,
+        image=name,
+        augmentation=text.get("augmentation", ""),
+        parameters=text.get("parameters", "{}"),
+        reused=reused,
+    )
+
+
+def _write_index(
+    clips: pd.DataFrame, rejected: pd.DataFrame, outcomes: list[_Outcome], settings: RenderSettings, out: Path
+) -> Rendering:
+    done = [outcome for outcome in outcomes if not outcome.error]
+    failed = [outcome for outcome in outcomes if outcome.error]
+    paths = dict(zip(clips["clip_id"], clips["path"], strict=True))
+    failures = pd.DataFrame(
+        [(printable(paths[o.clip_id]), o.clip_id, o.copy, o.error) for o in failed],
+        columns=["path", "clip_id", "copy", "reason"],
+    )
+    write_bytes(out / FAILURES, failures.to_csv(index=False).encode())
+    write_bytes(out / REJECTED, rejected.to_csv(index=False).encode())
+    if not done:
+        raise RenderError(f"none of {len(clips)} clips could be rendered, such as: {failed[0].error}")
+    images = pd.DataFrame(
+        {
+            "clip_id": pd.array([o.clip_id for o in done], dtype="string"),
+            "image": pd.array([o.image for o in done], dtype="string"),
+            "copy": [o.copy for o in done],
+            "augmentation": pd.array([o.augmentation for o in done], dtype="string"),
+            "parameters": pd.array([o.parameters for o in done], dtype="string"),
+            "spec": pd.array([settings.spec.fingerprint] * len(done), dtype="string"),
+        }
+    )
+    printed = clips.assign(path=[printable(path) for path in clips["path"]])
+    index = images.merge(printed, on="clip_id", validate="many_to_one", sort=False)
+    columns = [*clips.columns, *(column for column in images.columns if column != "clip_id")]
+    with replacing(out / INDEX) as temporary:
+        index[columns].to_parquet(temporary, index=False)
+    reused = sum(outcome.reused for outcome in done)
+    return Rendering(out, len(done), reused, len(failures), len(rejected))
+
+
+def run(settings: RenderSettings) -> int:
+    """Run the verb; returns its exit code."""
+    rendering = render(settings)
+    print(
+        f"{rendering.images} pictures in {rendering.out / IMAGES} ({rendering.reused} were there already), "
+        f"index in {rendering.out / INDEX}"
+    )
+    if rendering.rejected:
+        print(f"{rendering.rejected} recordings left out, see {rendering.out / REJECTED}")
+    if rendering.failures:
+        print(f"{rendering.failures} failures, see {rendering.out / FAILURES}")
+    print(f"licence of the recordings: {find(settings.corpus).licence}")
+    return 1 if rendering.failures else 0

@@ -1,0 +1,1 @@
+"""Waveform in, picture out; knows no corpus and does not import torch."""

@@ -1,0 +1,184 @@
+"""A file -> a mono float32 waveform at the working rate, checked."""
+
+import os
+import re
+import stat
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+import soxr
+
+from spectro.errors import AudioError
+from spectro.files import printable
+
+Waveform: TypeAlias = npt.NDArray[np.float32]
+Source: TypeAlias = str | os.PathLike[str] | BinaryIO
+
+SUFFIXES = frozenset(
+    [
+        ".wav",
+        ".wave",
+        ".flac",
+        ".ogg",
+        ".oga",
+        ".opus",
+        ".mp3",
+        ".aif",
+        ".aiff",
+        ".aifc",
+        ".au",
+        ".snd",
+        ".w64",
+        ".rf64",
+        ".caf",
+        ".voc",
+        ".wve",
+        ".nist",
+        ".sph",
+    ]
+)
+"""File endings that are taken for recordings when a folder is searched."""
+
+MIN_RATE, MAX_RATE = 4_000, 768_000  # Hz; outside of these a header is wrong rather than exotic
+SILENT_PEAK = 1e-4  # of full scale, -80 dB: three steps of 16-bit audio
+DEFAULT_MAX_DURATION_S = 60.0
+TRIM_WINDOW_S, TRIM_HOP_S = 0.032, 0.008
+STREAMED_SIZES = {0, 0x7FFFFFFF, 0x7FFFFFFF + 1, 0xFFFFFFFF}  # what writers to a pipe put for "not known yet"
+
+
+def read(
+    source: Source,
+    *,
+    sample_rate: int,
+    trim_db: float | None = None,
+    min_duration_s: float = 0.0,
+    max_duration_s: float | None = DEFAULT_MAX_DURATION_S,
+) -> Waveform:
+    """Read a recording as mono at `sample_rate`.
+
+    Channels are averaged; the rate is converted by soxr at its high quality. Whatever libsndfile reads is read: WAV
+    (8, 16, 24, 32 bit and float), FLAC, OGG, Opus, MP3, AIFF, AU, CAF, ...
+
+    Args:
+        source: a path, or a seekable binary file.
+        sample_rate: wanted sampling rate, in Hz.
+        trim_db: cut leading and trailing parts that lie this many dB below the loudest frame; None keeps everything.
+        min_duration_s: shortest duration accepted after trimming, in seconds.
+        max_duration_s: longest duration accepted before trimming, in seconds; None for no limit.
+
+    Returns:
+        float32 array of shape (samples,), full scale at -1 and 1, never empty, all finite.
+
+    Raises:
+        AudioError: the file is missing, not audio, truncated, empty, silent, shorter or longer than allowed, holds
+            values that are not finite, or its header names an impossible sampling rate.
+    """
+    name = _name(source)
+    samples, file_rate = _decode(source, name, max_duration_s)
+    if not np.isfinite(samples).all():
+        raise AudioError(f"{name}: holds NaN or infinite samples; export it again from its source")
+    if float(np.abs(samples).max()) < SILENT_PEAK:
+        raise AudioError(f"{name}: is silent (its peak lies below -80 dB of full scale)")
+    if file_rate != sample_rate:
+        samples = soxr.resample(samples, file_rate, sample_rate, quality="HQ")
+    if trim_db is not None:
+        samples = trim(samples, sample_rate=sample_rate, top_db=trim_db)
+    if len(samples) < max(1, round(min_duration_s * sample_rate)):
+        raise AudioError(
+            f"{name}: is too short: {len(samples) / sample_rate:.3f} s of sound, at least {min_duration_s:.3f} s needed"
+        )
+    return samples
+
+
+def duration_s(source: str | os.PathLike[str]) -> float:
+    """Return the duration that a recording's header tells, in seconds; 0 if it tells none."""
+    try:
+        return float(soundfile.info(os.fspath(source)).duration)
+    except (soundfile.SoundFileError, RuntimeError, OSError):
+        return 0.0
+
+
+def trim(samples: Waveform, *, sample_rate: int, top_db: float) -> Waveform:
+    """Cut leading and trailing frames whose power lies more than `top_db` below the loudest frame's.
+
+    The frames are 32 ms long, 8 ms apart and centred, and the cut falls where `librosa.effects.trim` puts it for
+    the same frame and hop. At least one hop is kept.
+
+    Args:
+        samples: float32 array of shape (samples,).
+        sample_rate: in Hz.
+        top_db: threshold below the loudest frame, in dB, positive.
+
+    Returns:
+        a view of `samples`, of shape (kept samples,).
+    """
+    window, hop = round(TRIM_WINDOW_S * sample_rate), round(TRIM_HOP_S * sample_rate)
+    energy = np.pad(samples.astype(np.float64) ** 2, window // 2)
+    total = np.concatenate(([0.0], np.cumsum(energy)))
+    starts = np.arange(0, len(energy) - window + 1, hop)
+    power = np.maximum(total[starts + window] - total[starts], 0.0)
+    loud = np.flatnonzero(power > power.max(initial=0.0) * 10 ** (-top_db / 10))
+    if not len(loud):
+        return samples
+    return samples[loud[0] * hop : min(len(samples), (loud[-1] + 1) * hop)]
+
+
+def _name(source: Source) -> str:
+    if isinstance(source, str | os.PathLike):
+        return printable(source)
+    return printable(str(getattr(source, "name", "audio")))
+
+
+def _decode(source: Source, name: str, max_duration_s: float | None) -> tuple[Waveform, int]:
+    """Return the channels' mean as float32 (samples,), and the file's rate in Hz."""
+    if isinstance(source, str | os.PathLike):
+        _check_readable(Path(source), name)
+        source = os.fspath(source)
+    try:
+        with soundfile.SoundFile(source) as file:
+            _check_header(file, name, max_duration_s)
+            frames = -1 if max_duration_s is None else int(max_duration_s * file.samplerate) + 1
+            samples = file.read(frames, dtype="float32", always_2d=True)
+            rate = int(file.samplerate)
+    except (soundfile.SoundFileError, RuntimeError, ValueError, MemoryError) as error:
+        reason = str(error).rsplit("': ", 1)[-1].rstrip(".")
+        raise AudioError(f"{name}: is not a recording that can be read ({reason or type(error).__name__})") from error
+    if not len(samples):
+        raise AudioError(f"{name}: holds no samples")
+    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
+    return np.ascontiguousarray(mono), rate
+
+
+def _check_readable(path: Path, name: str) -> None:
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            next(path.iterdir(), None)  # fails where it may not be listed
+            raise AudioError(f"{name}: is a folder, not a recording")
+        if not stat.S_ISREG(status.st_mode):
+            raise AudioError(f"{name}: is not a regular file")
+        if status.st_size == 0:
+            raise AudioError(f"{name}: is empty (0 bytes)")
+        path.open("rb").close()
+    except (OSError, ValueError) as error:
+        broken_link = isinstance(error, FileNotFoundError) and path.is_symlink()
+        reason = "broken link" if broken_link else getattr(error, "strerror", None) or str(error)
+        raise AudioError(f"{name}: cannot be opened ({reason})") from error
+
+
+def _check_header(file: soundfile.SoundFile, name: str, max_duration_s: float | None) -> None:
+    if not MIN_RATE <= file.samplerate <= MAX_RATE:
+        raise AudioError(
+            f"{name}: its header says {file.samplerate} Hz; speech needs a sampling rate of {MIN_RATE} to {MAX_RATE} Hz"
+        )
+    if max_duration_s is not None and file.frames > max_duration_s * file.samplerate:
+        raise AudioError(
+            f"{name}: lasts {file.frames / file.samplerate:.1f} s, more than the limit of {max_duration_s:g} s; "
+            "cut it into clips, or raise the limit"
+        )
+    sizes = re.search(r"^\s*data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
+    if sizes and int(sizes[1]) > int(sizes[2]) and int(sizes[1]) not in STREAMED_SIZES:
+        raise AudioError(f"{name}: is cut off: its header promises {sizes[1]} bytes of sound, it holds {sizes[2]}")

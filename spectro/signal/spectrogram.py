@@ -1,0 +1,307 @@
+"""A waveform -> a fixed-size uint8 log-mel image, as a SpectrogramSpec says.
+
+The image is as high as there are mel bands and as wide as there are frames: nothing is ever resized. Row 0 is the
+highest band, column 0 the earliest frame.
+"""
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Literal, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import scipy.fft
+import scipy.signal
+import scipy.sparse
+
+from spectro.errors import SpecError
+from spectro.files import fingerprint
+from spectro.signal.audio import Waveform
+
+Image: TypeAlias = npt.NDArray[np.uint8]
+FloatArray: TypeAlias = npt.NDArray[np.float32]
+
+POWER_FLOOR = 1e-10  # the quietest mel power that is told apart, -100 dB; librosa's `amin`
+DELTA_WIDTH = 9  # frames; librosa's default
+DELTA_RANGES = (
+    0.05,
+    0.02,
+)  # of the whole gray scale per frame, and per frame squared: what maps to black and to white
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpectrogramSpec:
+    """What a picture of sound looks like: everything between waveform and pixel.
+
+    Two pictures can be compared, and a network can read a picture, only if their specs have the same `fingerprint`.
+
+    Args:
+        sample_rate: working sampling rate, in Hz.
+        n_fft: size of the Fourier transform, in samples.
+        win_length: length of the Hann window, in samples, at most `n_fft`.
+        hop_length: distance between frames, in samples; the image shows `width * hop_length` samples.
+        height: image height in pixels, which is the number of mel bands.
+        width: image width in pixels, which is the number of frames.
+        fmin: lower edge of the lowest mel band, in Hz.
+        fmax: upper edge of the highest mel band, in Hz, at most half of `sample_rate`.
+        scale: what a gray value means. `full_scale`: dB against a power of 1 (a full-scale waveform). `clip_peak`:
+            dB against the clip's loudest mel value. `clip_norm`: standard deviations from the clip's mean log-mel.
+        low: what is black, in dB (`full_scale`, `clip_peak`) or in standard deviations (`clip_norm`).
+        high: what is white, in the same unit.
+        channels: `gray`: one channel. `colormap`: the gray value through a matplotlib colour map. `deltas`: log-mel,
+            its first and its second difference as R, G, B. `windows`: log-mel with half, once and twice `win_length`
+            as R, G, B.
+        colormap: name of the matplotlib colour map for `channels="colormap"`.
+        trim_db: cut leading and trailing parts this many dB below the loudest frame; null keeps them.
+        placement: where a clip shorter than the image stands, and which part of a longer one shows: `center`, `start`.
+
+    Raises:
+        SpecError: the fields contradict each other; the text names them.
+    """
+
+    sample_rate: int = 16_000
+    n_fft: int = 1024
+    win_length: int = 640
+    hop_length: int = 200
+    height: int = 128
+    width: int = 224
+    fmin: float = 30.0
+    fmax: float = 8_000.0
+    scale: Literal["full_scale", "clip_peak", "clip_norm"] = "clip_norm"
+    low: float = -2.5
+    high: float = 2.5
+    channels: Literal["gray", "colormap", "deltas", "windows"] = "gray"
+    colormap: str = "magma"
+    trim_db: float | None = 30.0
+    placement: Literal["center", "start"] = "center"
+
+    def __post_init__(self) -> None:
+        for name in ("sample_rate", "n_fft", "win_length", "hop_length", "height", "width"):
+            if getattr(self, name) < 1:
+                raise SpecError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.low < self.high:
+            raise SpecError(f"low is {self.low} and high is {self.high}; low must lie below high")
+        if not 0 <= self.fmin < self.fmax <= self.sample_rate / 2:
+            raise SpecError(
+                f"fmin is {self.fmin} Hz and fmax {self.fmax} Hz; 0 <= fmin < fmax <= {self.sample_rate / 2} Hz "
+                f"(half of sample_rate) must hold"
+            )
+        if max(self.win_lengths) > self.n_fft:
+            raise SpecError(
+                f"the longest window is {max(self.win_lengths)} samples; n_fft is {self.n_fft}: raise n_fft"
+            )
+        if self.trim_db is not None and self.trim_db <= 0:
+            raise SpecError(f"trim_db is {self.trim_db}; it must be positive, or null to keep silence")
+        if self.channels == "colormap":
+            colormap_table(self.colormap)
+        empty = np.flatnonzero(mel_filterbank(self).sum(axis=1) == 0)
+        if len(empty):
+            raise SpecError(
+                f"{len(empty)} of {self.height} mel bands hold no FFT bin; raise n_fft ({self.n_fft}) or lower height"
+            )
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """16 hexadecimal digits that change when, and only when, a field changes that changes pictures."""
+        fields = self.to_dict()
+        if self.channels != "colormap":
+            del fields["colormap"]
+        return fingerprint(fields)
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds of sound that one image shows."""
+        return self.width * self.hop_length / self.sample_rate
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the image array: (height, width), or (height, width, 3) when it has colours."""
+        return (self.height, self.width) if self.channels == "gray" else (self.height, self.width, 3)
+
+    @property
+    def win_lengths(self) -> tuple[int, ...]:
+        """The window lengths that are used, in samples."""
+        if self.channels != "windows":
+            return (self.win_length,)
+        return (self.win_length // 2, self.win_length, self.win_length * 2)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Self:
+        """Make a spec from `to_dict`'s result.
+
+        Raises:
+            SpecError: a field is unknown or has a value that does not fit.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        if unknown := sorted(set(fields) - known):
+            raise SpecError(f"unknown fields {', '.join(unknown)}; a spec has {', '.join(sorted(known))}")
+        try:
+            return cls(**fields)
+        except TypeError as error:
+            raise SpecError(f"a field has a value of the wrong type: {error}") from error
+
+    @classmethod
+    def from_file(cls, path: Path) -> Self:
+        """Read a spec from a `spec.json`, or from a checkpoint's `spectro.json` (its `spec` entry).
+
+        Raises:
+            SpecError: the file cannot be read or holds no spec.
+        """
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise SpecError(f"{path}: is not a readable spec ({error})") from error
+        if not isinstance(content, dict):
+            raise SpecError(f"{path}: holds no spec; expected a spec.json or a checkpoint's spectro.json")
+        return cls.from_dict(content.get("spec", content))
+
+
+def render(samples: Waveform, spec: SpectrogramSpec) -> Image:
+    """Draw the log-mel image of a waveform.
+
+    Args:
+        samples: float32 array of shape (samples,) at `spec.sample_rate`, as `audio.read` returns it.
+        spec: how to draw.
+
+    Returns:
+        uint8 array of shape `spec.shape`. Where the clip does not fill the width, columns are black.
+    """
+    shown = _place(samples, spec)
+    planes = [_scale(log_mel(shown, spec, win_length), spec) for win_length in spec.win_lengths]
+    if spec.channels == "deltas":
+        planes += [_delta(planes[0], order) for order in (1, 2)]
+    image = np.stack([_fill(_quantise(plane), spec) for plane in planes], axis=-1)
+    if spec.channels == "colormap":
+        return colormap_table(spec.colormap)[image[..., 0]]
+    return image[..., 0] if spec.channels == "gray" else image
+
+
+def log_mel(samples: Waveform, spec: SpectrogramSpec, win_length: int | None = None) -> FloatArray:
+    """Compute the mel power spectrogram in dB against a power of 1, floored at -100 dB.
+
+    Frames are centred on multiples of the hop, the ends padded with zeros; Slaney's mel scale and area normalisation.
+    These are the values of `librosa.feature.melspectrogram` and `librosa.power_to_db(top_db=None)`: within 0.01 dB down
+    to 70 dB below the clip's loudest, and within 0.2 dB below that, where single precision ends.
+
+    Args:
+        samples: float32 array of shape (samples,).
+        spec: how to draw.
+        win_length: overrides the spec's window length, in samples.
+
+    Returns:
+        float32 array of shape (mel bands, 1 + samples // hop_length), lowest band first.
+    """
+    window = _window(spec.n_fft, win_length or spec.win_length)
+    padded = np.pad(samples.astype(np.float32, copy=False), spec.n_fft // 2)
+    padded = np.pad(padded, (0, max(0, spec.n_fft - len(padded))))
+    frames = np.lib.stride_tricks.sliding_window_view(padded, spec.n_fft)[:: spec.hop_length]
+    frames = frames[: 1 + len(samples) // spec.hop_length]
+    spectrum = scipy.fft.rfft(frames * window, axis=1)
+    power = spectrum.real**2 + spectrum.imag**2
+    mel = _sparse_filterbank(spec) @ power.T
+    decibels: FloatArray = 10 * np.log10(np.maximum(mel, np.float32(POWER_FLOOR)))
+    return decibels
+
+
+@lru_cache(maxsize=16)
+def mel_filterbank(spec: SpectrogramSpec) -> FloatArray:
+    """Return Slaney's triangular mel filters, float32 of shape (mel bands, 1 + n_fft // 2), each of unit area.
+
+    Source: M. Slaney, Auditory Toolbox, Technical Report 1998-010; equal to `librosa.filters.mel`.
+    """
+    edges = _mel_to_hz(np.linspace(_hz_to_mel(spec.fmin), _hz_to_mel(spec.fmax), spec.height + 2))
+    bins = np.linspace(0, spec.sample_rate / 2, 1 + spec.n_fft // 2)
+    slopes = edges[:, None] - bins[None, :]
+    widths = np.diff(edges)[:, None]
+    rising, falling = -slopes[:-2] / widths[:-1], slopes[2:] / widths[1:]
+    triangles = np.maximum(0, np.minimum(rising, falling))
+    normalised: FloatArray = (triangles * (2 / (edges[2:] - edges[:-2]))[:, None]).astype(np.float32)
+    return normalised
+
+
+@lru_cache(maxsize=8)
+def colormap_table(name: str) -> Image:
+    """Return matplotlib's colour map `name` as uint8 of shape (256, 3).
+
+    Raises:
+        SpecError: matplotlib has no such map.
+    """
+    import matplotlib
+
+    try:
+        table: Image = matplotlib.colormaps[name](np.arange(256), bytes=True)[:, :3]
+    except KeyError as error:
+        raise SpecError(f"colormap {name!r} is not one of matplotlib's, such as magma, viridis or gray") from error
+    return np.ascontiguousarray(table)
+
+
+def _place(samples: Waveform, spec: SpectrogramSpec) -> Waveform:
+    """Cut a waveform that is longer than the image to the part that is shown."""
+    length = spec.width * spec.hop_length - 1  # gives `width` centred frames
+    excess = max(0, len(samples) - length)
+    start = excess // 2 if spec.placement == "center" else 0
+    return samples[start : start + length]
+
+
+def _scale(decibels: FloatArray, spec: SpectrogramSpec) -> FloatArray:
+    """Map log-mel values so that the spec's `low` becomes 0 and its `high` 1, not clipped."""
+    values = decibels
+    if spec.scale == "clip_peak":
+        values = decibels - decibels.max()
+    elif spec.scale == "clip_norm":
+        deviation = float(decibels.std())
+        values = (decibels - decibels.mean()) / (deviation or 1.0)
+    return (values - np.float32(spec.low)) / np.float32(spec.high - spec.low)
+
+
+def _delta(plane: FloatArray, order: Literal[1, 2]) -> FloatArray:
+    """Return the local slope (order 1) or curvature (2) along time, 0 mapped to 0.5; librosa's `feature.delta`."""
+    width = min(DELTA_WIDTH, plane.shape[1] - 1 + plane.shape[1] % 2)
+    if width <= order:
+        return np.full_like(plane, 0.5)
+    slope = scipy.signal.savgol_filter(plane, width, polyorder=order, deriv=order, axis=1, mode="interp")
+    mapped: FloatArray = (0.5 + slope / (2 * DELTA_RANGES[order - 1])).astype(np.float32)
+    return mapped
+
+
+def _quantise(plane: FloatArray) -> Image:
+    return np.rint(np.clip(plane, 0, 1) * 255).astype(np.uint8)
+
+
+def _fill(plane: Image, spec: SpectrogramSpec) -> Image:
+    """Turn the lowest band downwards and put the frames into the full width."""
+    missing = spec.width - plane.shape[1]
+    before = missing // 2 if spec.placement == "center" else 0
+    return np.pad(plane[::-1], ((0, 0), (before, missing - before)))
+
+
+@lru_cache(maxsize=16)
+def _window(n_fft: int, win_length: int) -> FloatArray:
+    """Return a periodic Hann window of `win_length` in the middle of `n_fft` zeros."""
+    before = (n_fft - win_length) // 2
+    window = scipy.signal.get_window("hann", win_length, fftbins=True).astype(np.float32)
+    padded: FloatArray = np.pad(window, (before, n_fft - win_length - before))
+    return padded
+
+
+@lru_cache(maxsize=16)
+def _sparse_filterbank(spec: SpectrogramSpec) -> scipy.sparse.csr_array:
+    """A band touches few bins: the sparse product is more than twice as fast as the dense one."""
+    return scipy.sparse.csr_array(mel_filterbank(spec))
+
+
+def _hz_to_mel(frequency: float) -> float:
+    """Slaney's scale: linear to 1 kHz (15 mel), then logarithmic, 27 mel for a factor of 6.4."""
+    return 3 * frequency / 200 if frequency < 1000 else 15 + 27 * float(np.log(frequency / 1000) / np.log(6.4))
+
+
+def _mel_to_hz(mel: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    logarithmic = 1000 * np.exp((np.maximum(mel, 15) - 15) * np.log(6.4) / 27)
+    return np.where(mel < 15, 200 * mel / 3, logarithmic)

@@ -1,0 +1,90 @@
+"""Small real things that the tests share: recordings, a rendered corpus, a trained checkpoint."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from spectro.corpora import synthetic
+from spectro.learn.checkpoint import Checkpoint
+from spectro.learn.classifier import TrainingSettings
+from spectro.learn.finetune import FinetuneSettings, finetune
+from spectro.render import RenderSettings, render
+from spectro.signal.spectrogram import SpectrogramSpec
+
+RATE = 16_000
+SMALL = SpectrogramSpec(n_fft=512, win_length=400, hop_length=320, height=40, width=80)
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+WriteWav = Callable[..., Path]
+
+
+def voice(seconds: float = 1.0, rate: int = RATE, pitch: float = 150.0) -> np.ndarray:
+    """A voice-like sound: harmonics with an envelope, so that it is neither silent nor stationary."""
+    time = np.arange(round(seconds * rate)) / rate
+    harmonics = sum(np.sin(2 * np.pi * pitch * k * time) / k for k in range(1, 12))
+    return (0.1 * harmonics * (1.2 + np.sin(2 * np.pi * 3 * time))).astype(np.float32)
+
+
+@pytest.fixture
+def wav(tmp_path: Path) -> WriteWav:
+    """Writes a recording into the test's folder."""
+
+    def write(name: str = "clip.wav", samples: np.ndarray | None = None, rate: int = RATE, **options: str) -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, voice(rate=rate) if samples is None else samples, rate, **options)
+        return path
+
+    return write
+
+
+def write_corpus(root: Path, speakers: int = 8, emotions: tuple[str, ...] = ("calm", "happy", "angry")) -> Path:
+    """A part of the synthetic corpus, under its real names."""
+    for speaker in range(1, speakers + 1):
+        for emotion in emotions:
+            for sentence in range(2):
+                name = f"speaker{speaker:02}/speaker{speaker:02}_{emotion}_sentence{sentence}_take0.wav"
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                samples = synthetic.synthesise(speaker, emotion, sentence, 0)
+                soundfile.write(root / name, samples, synthetic.SAMPLE_RATE, subtype="PCM_16")
+    return root
+
+
+@dataclass(frozen=True)
+class World:
+    """A corpus, its pictures, and a checkpoint trained on them for an epoch."""
+
+    corpus: Path
+    images: Path
+    checkpoint: Path
+    trained: Checkpoint
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    """One small world for all tests that only look at it."""
+    root = tmp_path_factory.mktemp("world")
+    corpus, images, checkpoint = write_corpus(root / "corpus"), root / "images", root / "checkpoint"
+    render(RenderSettings(corpus="synthetic", source=corpus, out=images, copies=2, spec=SMALL, workers=1))
+    trained = finetune(finetune_settings(images, checkpoint))
+    return World(corpus, images, checkpoint, trained)
+
+
+def finetune_settings(images: Path, out: Path, **changes: object) -> FinetuneSettings:
+    """Settings of a run of seconds: a tiny network from random weights."""
+    defaults: dict[str, object] = {
+        "index": images,
+        "backbone": "test_efficientnet",
+        "weights": "none",
+        "out": out,
+        "batch_size": 8,
+        "train": TrainingSettings(epochs=2),
+        "precision": "32-true",
+        "workers": 0,
+        "accelerator": "cpu",
+    }
+    return FinetuneSettings(**(defaults | changes))  # type: ignore[arg-type]

@@ -1,0 +1,170 @@
+"""Every corpus is parsed from the names and the layout that it is distributed with."""
+
+from pathlib import Path
+
+import pytest
+
+from spectro.corpora import CORPORA, scan
+from spectro.corpora.table import EMOTIONS
+from spectro.errors import CorpusError
+
+
+def _tree(root: Path, *names: str) -> Path:
+    """Files whose content is their name, so that no two are the same recording."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"content of {name}")
+    return root
+
+
+@pytest.mark.parametrize(
+    ("corpus", "name", "emotion", "speaker", "gender", "extra"),
+    [
+        ("ravdess", "Actor_12/03-01-06-02-02-01-12.wav", "fearful", "12", "female",
+         {"intensity": "strong", "statement": "dogs", "repetition": "1", "vocal_channel": "speech", "language": "en"}),
+        ("ravdess", "Audio_Speech_Actors_01-24/Actor_07/03-01-08-01-01-02-07.flac", "surprised", "7", "male",
+         {"intensity": "normal", "statement": "kids", "repetition": "2"}),
+        ("ravdess-song", "Actor_03/03-02-02-01-01-02-03.wav", "calm", "3", "male", {"vocal_channel": "song"}),
+        ("crema-d", "AudioWAV/1001_DFA_ANG_XX.wav", "angry", "1001", "male", {"statement": "DFA"}),
+        ("crema-d", "AudioWAV/1091_IEO_SAD_HI.wav", "sad", "1091", "female", {"intensity": "high"}),
+        ("crema-d", "AudioWAV/1040_ITH_SAD_X.wav", "sad", "1040", "male", {}),
+        ("tess", "TESS Toronto emotional speech set data/OAF_Pleasant_surprise/OAF_back_ps.wav", "surprised", "OAF",
+         "female", {"statement": "back"}),
+        ("tess", "YAF_fear/YAF_dog_fear.wav", "fearful", "YAF", "female", {}),
+        ("tess", "OAF_neutral/OA_bite_neutral.wav", "neutral", "OAF", "female", {}),
+        ("savee", "AudioData/DC/sa03.wav", "sad", "DC", "male", {}),
+        ("savee", "ALL/KL_su15.wav", "surprised", "KL", "male", {}),
+        ("savee", "AudioData/JK/a01.wav", "angry", "JK", "male", {}),
+        ("emodb", "wav/03a01Fa.wav", "happy", "03", "male", {"language": "de"}),
+        ("emodb", "wav/16b10Lb.wav", "bored", "16", "female", {}),
+        ("emodb", "wav/11a05Wa.wav", "angry", "11", "male", {}),
+        ("urdu", "Angry/SM1_F01_A12.wav", "angry", "M1", "male", {"language": "ur"}),
+        ("urdu", "Happy/SF6_F3_H027.wav", "happy", "F6", "female", {}),
+        ("synthetic", "speaker02/speaker02_fearful_sentence3_take1.wav", "fearful", "2", "female", {}),
+    ],
+)  # fmt: skip
+def test_a_real_name_gives_its_fields(
+    tmp_path: Path, corpus: str, name: str, emotion: str, speaker: str, gender: str, extra: dict[str, str]
+) -> None:
+    found = scan(corpus, _tree(tmp_path, name))
+    row = found.clips.iloc[0]
+    assert (row["corpus"], row["emotion"], row["speaker"], row["gender"]) == (corpus, emotion, speaker, gender)
+    assert {key: row[key] for key in extra} == extra
+    assert emotion in CORPORA[corpus].emotions
+    assert len(found.rejected) == 0
+
+
+def test_anad_takes_emotions_from_its_table_and_calls_as_speakers(tmp_path: Path) -> None:
+    root = _tree(
+        tmp_path,
+        "1sec_segmented_part1/1sec_segmented_part1/V1_1 (1).wav",
+        "1sec_segmented_part2/1sec_segmented_part2/V7_1 (20).wav",
+        "1sec_segmented_part2/1sec_segmented_part2/V7_1 (21).wav",
+        "V1.wav",
+    )
+    table = "name,Type,Emotion ,f0\n'V1_1 (1).wav',Test,'angry',1\n\"V7_1 (20).wav \",Test,surprised,2\n"
+    (root / "ANAD.csv").write_text(table)
+    found = scan("anad", root)
+    assert found.clips[["emotion", "speaker"]].values.tolist() == [["angry", "V1"], ["surprised", "V7"]]
+    assert found.clips["gender"].isna().all()
+    reasons = dict(zip(found.rejected["path"].map(lambda p: Path(p).name), found.rejected["reason"], strict=True))
+    assert reasons == {"V1.wav": "is not named like V1_1 (1).wav", "V7_1 (21).wav": "has no emotion in ANAD.csv"}
+    (root / "ANAD.csv").unlink()
+    with pytest.raises(CorpusError, match=r"holds no ANAD\.csv"):
+        scan("anad", root)
+
+
+def test_the_actors_of_crema_d_are_43_women_and_48_men(tmp_path: Path) -> None:
+    root = _tree(tmp_path, *(f"{actor}_DFA_NEU_XX.wav" for actor in range(1001, 1092)))
+    assert scan("crema-d", root).clips["gender"].value_counts().to_dict() == {"male": 48, "female": 43}
+
+
+@pytest.mark.parametrize(
+    ("corpus", "name", "reason"),
+    [
+        ("ravdess", "01-01-06-01-02-01-12.wav", "modality 01"),
+        ("ravdess", "03-02-06-01-02-01-12.wav", "is song, not speech"),
+        ("ravdess", "03-01-09-01-02-01-12.wav", "unknown emotion"),
+        ("ravdess", "03-01-01-01-01-01-25.wav", "actor 25"),
+        ("ravdess", "my recording.wav", "is not named like"),
+        ("crema-d", "1001_DFA_BOR_XX.wav", "is not named like"),
+        ("crema-d", "2001_DFA_ANG_XX.wav", "actor 2001"),
+        ("emodb", "04a01Fa.wav", "speaker 04"),
+        ("tess", "OAF_back_bored.wav", "is not named like"),
+        ("savee", "XX/a01.wav", "is not named like"),
+        ("urdu", "Angry/A12.wav", "is not named like"),
+    ],
+)
+def test_what_does_not_fit_is_listed_and_not_guessed(tmp_path: Path, corpus: str, name: str, reason: str) -> None:
+    good = {
+        "ravdess": "03-01-01-01-01-01-01.wav",
+        "crema-d": "1001_DFA_ANG_XX.wav",
+        "emodb": "03a01Fa.wav",
+        "tess": "OAF_back_angry.wav",
+        "savee": "DC_a01.wav",
+        "urdu": "SM1_F01_A12.wav",
+    }
+    found = scan(corpus, _tree(tmp_path, name, good[corpus]))
+    assert [Path(path).name for path in found.clips["path"]] == [good[corpus]]
+    assert [Path(path).name for path in found.rejected["path"]] == [Path(name).name]
+    assert reason in found.rejected["reason"].iloc[0]
+
+
+def test_a_clip_that_is_there_twice_is_taken_once(tmp_path: Path) -> None:
+    """As distributed on Kaggle, RAVDESS holds a second copy of its whole tree."""
+    root = _tree(tmp_path, "Actor_01/03-01-01-01-01-01-01.wav", "Actor_01/03-01-02-01-01-01-01.wav")
+    again = root / "audio_speech_actors_01-24" / "Actor_01"
+    again.mkdir(parents=True)
+    for path in sorted((root / "Actor_01").iterdir()):
+        (again / path.name).write_bytes(path.read_bytes())
+    found = scan("ravdess", root)
+    assert len(found.clips) == 2
+    assert found.rejected["reason"].str.contains("is the same recording as").tolist() == [True, True]
+
+
+def test_one_name_with_two_contents_is_listed(tmp_path: Path) -> None:
+    root = _tree(tmp_path, "a/03-01-01-01-01-01-01.wav", "b/03-01-01-01-01-01-01.wav")
+    found = scan("ravdess", root)
+    assert len(found.clips) == 1
+    assert "same id" in found.rejected["reason"].iloc[0]
+
+
+def test_a_folder_of_classes_is_a_corpus(tmp_path: Path) -> None:
+    root = _tree(tmp_path, "happy/a.wav", "happy/deeper/a.wav", "très triste/b.mp3", "stray.wav", "happy/notes.txt")
+    found = scan("folder", root)
+    assert found.clips["emotion"].value_counts().to_dict() == {"happy": 2, "très triste": 1}
+    assert found.clips["speaker"].isna().all()
+    assert found.clips["clip_id"].str.fullmatch(r"[A-Za-z0-9_.=-]+").all()
+    assert found.rejected["reason"].tolist() == ["lies in no class's folder; expected <class>/clip.wav"]
+
+
+def test_a_csv_is_a_corpus(tmp_path: Path) -> None:
+    root = _tree(tmp_path / "wavs", "a.wav", "b.wav", "c.wav", "unlisted.wav")
+    table = tmp_path / "clips.csv"
+    table.write_text(
+        "path,label,speaker,gender\nwavs/a.wav,joy,ann,female\nwavs/./b.wav,grief,bob,\nwavs/c.wav,,bob,\n"
+    )
+    found = scan("folder", table)
+    assert found.clips[["emotion", "speaker"]].values.tolist() == [["joy", "ann"], ["grief", "bob"]]
+    assert found.clips["gender"].isna().tolist() == [False, True]
+    assert found.rejected["reason"].tolist() == ["has no label in clips.csv"]
+    table.write_text("file,label\na.wav,joy\n")
+    with pytest.raises(CorpusError, match="needs the columns path and label"):
+        scan("folder", table)
+    assert root.exists()
+
+
+def test_the_wrong_folder_is_an_error_that_says_so(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match="is not there; name the folder that holds RAVDESS speech with --source"):
+        scan("ravdess", tmp_path / "nowhere")
+    with pytest.raises(CorpusError, match=r"holds no clip of RAVDESS speech \(1 recordings do not fit, such as"):
+        scan("ravdess", _tree(tmp_path, "1001_DFA_ANG_XX.wav"))
+    with pytest.raises(CorpusError, match="unknown corpus 'iemocap'; there are synthetic, ravdess"):
+        scan("iemocap", tmp_path)
+
+
+def test_every_corpus_declares_known_emotions() -> None:
+    for corpus in CORPORA.values():
+        assert set(corpus.emotions) <= set(EMOTIONS)
+        assert corpus.licence

@@ -1,0 +1,59 @@
+import pandas as pd
+import pytest
+
+from spectro.corpora.labels import SCHEMES, label_clips
+from spectro.corpora.table import EMOTIONS
+from spectro.errors import CorpusError
+
+
+def _clips(*pairs: tuple[str, str | None], corpus: str = "ravdess") -> pd.DataFrame:
+    frame = pd.DataFrame(pairs, columns=["emotion", "gender"], dtype="string")
+    return frame.assign(corpus=corpus)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "count", "expected"),
+    [
+        ("emotion", 8, ["angry", "surprised"]),
+        ("gender", 2, ["female", "male"]),
+        ("emotion-gender", 16, ["female_angry", "male_surprised"]),
+        ("emotion5", 5, ["angry"]),
+        ("emotion5-gender", 10, ["female_angry"]),
+        ("valence", 3, ["negative", "positive"]),
+    ],
+)
+def test_a_scheme_labels_clips_or_leaves_them_out(scheme: str, count: int, expected: list[str]) -> None:
+    labelled, labels = label_clips(_clips(("angry", "female"), ("surprised", "male")), scheme)
+    assert labelled["label"].tolist() == expected
+    assert len(labels) == count
+    assert set(expected) <= set(labels)
+
+
+def test_labels_follow_from_the_corpus_and_not_from_the_clips_that_are_there() -> None:
+    _few, labels_of_few = label_clips(_clips(("sad", "male")), "emotion")
+    _all, labels_of_all = label_clips(_clips(*((emotion, "male") for emotion in EMOTIONS[:8])), "emotion")
+    assert labels_of_few == labels_of_all == EMOTIONS[:8]
+
+
+def test_a_folders_labels_are_its_classes_known_emotions_first() -> None:
+    _table, labels = label_clips(_clips(("zeal", None), ("sad", None), ("awe", None), corpus="folder"), "emotion")
+    assert labels == ("sad", "awe", "zeal")
+
+
+def test_gender_must_be_told_where_it_is_needed() -> None:
+    with pytest.raises(CorpusError, match="needs every speaker's gender"):
+        label_clips(_clips(("sad", None)), "gender")
+
+
+def test_an_unknown_scheme_is_refused() -> None:
+    with pytest.raises(CorpusError, match="unknown label scheme 'arousal'; there are emotion"):
+        label_clips(_clips(("sad", "male")), "arousal")
+
+
+def test_one_label_is_not_enough() -> None:
+    with pytest.raises(CorpusError, match="has 1 label"):
+        label_clips(_clips(("zeal", None), corpus="folder"), "emotion")
+
+
+def test_every_emotion_has_a_valence() -> None:
+    assert {SCHEMES["valence"].label(emotion, "") for emotion in EMOTIONS} == {"negative", "neutral", "positive"}

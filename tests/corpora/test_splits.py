@@ -1,0 +1,112 @@
+from itertools import combinations
+
+import pandas as pd
+import pytest
+
+from spectro.corpora import splits
+from spectro.corpora.splits import LEAKY, PARTS, PROTOCOLS, split
+from spectro.corpora.table import EMOTIONS
+from spectro.errors import SplitError
+
+
+def _ravdess() -> pd.DataFrame:
+    """The clip table of all of RAVDESS speech's clips: 60 an actor."""
+    rows = [
+        (f"{actor}-{emotion}-{intensity}-{take}", str(actor), emotion, "male" if actor % 2 else "female", copy)
+        for actor in range(1, 25)
+        for emotion in EMOTIONS[:8]
+        for intensity in ("normal", "strong")[: 1 if emotion == "neutral" else 2]
+        for take in range(4)
+        for copy in range(2)
+    ]
+    frame = pd.DataFrame(rows, columns=["clip_id", "speaker", "label", "gender", "copy"])
+    return frame.astype({"speaker": "string", "gender": "string"}).assign(corpus="ravdess")
+
+
+CLIPS = _ravdess()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_no_speaker_is_in_two_parts_and_every_speaker_is_tested_once(protocol: str) -> None:
+    first = split(CLIPS, protocol, 0)
+    tested: list[str] = []
+    for fold in range(first.folds):
+        found = split(CLIPS, protocol, fold)
+        for one, other in combinations(PARTS, 2):
+            assert not set(found.speakers[one]) & set(found.speakers[other])
+        speakers = CLIPS.set_index("clip_id")["speaker"]
+        for clip_id, part in found.part.items():
+            assert set(speakers[clip_id]) <= set(found.speakers[part])
+        assert set(found.part) == set(CLIPS["clip_id"])
+        assert found.leak == ""
+        tested += found.speakers["test"]
+    assert sorted(tested, key=int) == [str(actor) for actor in range(1, 25)]
+
+
+def test_luna_jimenez_is_the_published_one() -> None:
+    found = split(CLIPS, "luna-jimenez", 0)
+    assert found.folds == 5
+    assert found.speakers["test"] == ("2", "5", "14", "15", "16")
+    assert found.speakers["valid"] == ("3", "6")
+    assert split(CLIPS, "luna-jimenez", 4).speakers["test"] == ("1", "4", "9", "22")
+
+
+def test_emobox_is_the_published_one_with_as_many_women_as_men_to_validate() -> None:
+    found = split(CLIPS, "emobox", 2)
+    assert found.folds == 6
+    assert found.speakers["test"] == ("8", "9", "19", "23")
+    women = [int(actor) % 2 == 0 for actor in found.speakers["valid"]]
+    assert len(women) == 3
+    assert abs(sum(women) - 1.5) < 1
+
+
+def test_a_protocol_is_the_same_for_everyone() -> None:
+    shuffled = CLIPS.sample(frac=1.0, random_state=5)
+    for protocol in PROTOCOLS:
+        assert split(CLIPS, protocol, 1).speakers == split(shuffled, protocol, 1).speakers
+
+
+def test_copies_stay_with_their_clip_and_the_leaky_protocol_says_what_leaks() -> None:
+    found = split(CLIPS, LEAKY, 0)
+    assert len(found.part) == CLIPS["clip_id"].nunique()
+    assert set(found.speakers["train"]) & set(found.speakers["test"])
+    assert "shared between training and test" in found.leak
+    shares = pd.Series(found.part).value_counts(normalize=True)
+    assert shares["test"] == pytest.approx(0.2, abs=0.01)
+    assert shares["valid"] == pytest.approx(0.8 / 7, abs=0.02)
+
+
+def test_speakers_of_two_corpora_with_one_name_are_two_speakers() -> None:
+    other = CLIPS.assign(corpus="crema-d", clip_id="c" + CLIPS["clip_id"])
+    both = pd.concat([CLIPS, other])
+    assert split(both, "loso", 0).folds == 48
+
+
+@pytest.mark.parametrize(
+    ("clips", "protocol", "fold", "message"),
+    [
+        (CLIPS, "kfold", 0, "unknown protocol 'kfold'; there are luna-jimenez"),
+        (CLIPS, "luna-jimenez", 5, "has folds 0 to 4; fold 5"),
+        (CLIPS, "loso", -1, "has folds 0 to 23"),
+        (CLIPS.assign(speaker=pd.NA), "loso", 0, "needs every clip's speaker, and 1440 clips"),
+        (CLIPS.assign(corpus="crema-d"), "luna-jimenez", 0, "is a protocol of RAVDESS"),
+        (CLIPS[CLIPS["speaker"] == "1"], "luna-jimenez", 0, "no valid speaker is among these clips"),
+        (CLIPS[CLIPS["speaker"].isin(["1", "2"])], "loso", 0, "needs three speakers"),
+        (CLIPS[CLIPS["speaker"].isin(["1", "2", "3"])], "group-kfold", 0, "needs 6 speakers; there are 3"),
+        (
+            CLIPS[(CLIPS["label"] != "sad") | (CLIPS["speaker"] == "2")],
+            "luna-jimenez",
+            0,
+            "no training clip is labelled",
+        ),
+    ],
+    ids=range(9),
+)
+def test_an_impossible_split_is_refused(clips: pd.DataFrame, protocol: str, fold: int, message: str) -> None:
+    with pytest.raises(SplitError, match=message):
+        split(clips, protocol, fold)
+
+
+def test_validation_speakers_of_the_published_folds_come_from_the_training_side() -> None:
+    for valid, test in zip(splits.LUNA_JIMENEZ_VALID, splits.LUNA_JIMENEZ_TEST, strict=True):
+        assert not set(valid) & set(test)

@@ -1,0 +1,163 @@
+import io
+import os
+import stat
+import struct
+from pathlib import Path
+
+import librosa
+import numpy as np
+import pytest
+import soundfile
+
+from spectro.errors import AudioError
+from spectro.signal import audio
+from tests.conftest import RATE, WriteWav, voice
+
+
+@pytest.mark.parametrize(
+    ("name", "subtype", "tolerance"),
+    [
+        ("a.wav", "PCM_U8", 0.01),
+        ("a.wav", "PCM_16", 1e-4),
+        ("a.wav", "PCM_24", 1e-6),
+        ("a.wav", "PCM_32", 1e-6),
+        ("a.wav", "FLOAT", 0),
+        ("a.wav", "DOUBLE", 1e-7),
+        ("a.flac", "PCM_16", 1e-4),
+        ("a.ogg", "VORBIS", 0.1),
+        ("a.mp3", "MPEG_LAYER_III", 0.1),
+        ("a.aiff", "PCM_16", 1e-4),
+    ],
+)
+def test_every_format_gives_the_samples_that_were_written(
+    wav: WriteWav, name: str, subtype: str, tolerance: float
+) -> None:
+    samples = voice()
+    read = audio.read(wav(name, samples, subtype=subtype), sample_rate=RATE)
+    assert read.dtype == np.float32
+    assert len(read) == len(samples)
+    np.testing.assert_allclose(read, samples, atol=tolerance)
+
+
+def test_channels_are_averaged(wav: WriteWav) -> None:
+    left, right = voice(pitch=120), voice(pitch=200)
+    path = wav(samples=np.stack([left, right], axis=1), subtype="FLOAT")
+    np.testing.assert_allclose(audio.read(path, sample_rate=RATE), (left + right) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000, 96_000])
+def test_any_rate_is_converted_to_the_working_rate(wav: WriteWav, rate: int) -> None:
+    """A sine keeps its frequency, amplitude and duration."""
+    time = np.arange(rate) / rate
+    path = wav(samples=0.5 * np.sin(2 * np.pi * 1000 * time).astype(np.float32), rate=rate, subtype="FLOAT")
+    samples = audio.read(path, sample_rate=RATE)
+    assert abs(len(samples) - RATE) <= 1
+    expected = 0.5 * np.sin(2 * np.pi * 1000 * np.arange(RATE) / RATE)
+    middle = slice(2000, 14000)
+    np.testing.assert_allclose(samples[middle], expected[middle], atol=2e-3)
+
+
+def test_trimming_cuts_where_librosa_cuts(wav: WriteWav) -> None:
+    quiet = 1e-4 * np.random.default_rng(0).standard_normal(6000).astype(np.float32)
+    samples = np.concatenate([quiet, voice(0.7), quiet[:3000]])
+    path = wav(samples=samples, subtype="FLOAT")
+    for top_db in (20, 30, 45):
+        expected, _ = librosa.effects.trim(samples, top_db=top_db, frame_length=512, hop_length=128)
+        np.testing.assert_array_equal(audio.read(path, sample_rate=RATE, trim_db=top_db), expected)
+
+
+def test_a_binary_file_is_read_like_its_path(wav: WriteWav) -> None:
+    path = wav()
+    expected = audio.read(path, sample_rate=RATE)
+    np.testing.assert_array_equal(audio.read(io.BytesIO(path.read_bytes()), sample_rate=RATE), expected)
+
+
+def _header(channels: int = 1, rate: int = RATE, promised: int = 32_000) -> bytes:
+    layout = struct.pack("<IHHIIHH", 16, 1, channels, rate, rate * 2 * channels, 2 * max(channels, 1), 16)
+    return b"RIFF" + struct.pack("<I", 36 + promised) + b"WAVEfmt " + layout + b"data" + struct.pack("<I", promised)
+
+
+def _samples(count: int) -> bytes:
+    return (voice(count / RATE) * 20000).astype("<i2").tobytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "is empty"),
+        (b"this is a text that was named like a recording", "not a recording"),
+        (_header()[:30], "not a recording"),
+        (_header(), "cut off|no samples"),
+        (_header() + _samples(4_000), "cut off: its header promises 32000 bytes of sound, it holds 8000"),
+        (_header(channels=0) + _samples(16_000), "not a recording.*[Cc]hannel"),
+        (_header(rate=1) + _samples(16_000), "its header says 1 Hz"),
+        (_header() + bytes(32_000), "is silent"),
+        (_header(promised=400) + _samples(200), "is too short: 0.013 s"),
+    ],
+    ids=["empty", "text", "header", "no data", "cut off", "no channel", "1 Hz", "silent", "short"],
+)
+def test_bad_files_are_refused_with_their_name_and_the_reason(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "bad.wav"
+    path.write_bytes(content)
+    with pytest.raises(AudioError, match=rf"bad\.wav: .*({reason})"):
+        audio.read(path, sample_rate=RATE, min_duration_s=0.025)
+
+
+def test_what_a_pipe_wrote_without_knowing_its_size_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "piped.wav"
+    path.write_bytes(_header(promised=0xFFFFFFFF - 36)[:-4] + struct.pack("<I", 0xFFFFFFFF) + _samples(8_000))
+    assert len(audio.read(path, sample_rate=RATE)) == 8_000
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_refused(wav: WriteWav, value: float) -> None:
+    samples = voice()
+    samples[100] = value
+    with pytest.raises(AudioError, match="NaN or infinite"):
+        audio.read(wav(samples=samples, subtype="FLOAT"), sample_rate=RATE)
+
+
+def test_a_long_recording_is_refused_without_being_decoded(wav: WriteWav, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = wav(samples=voice(3.0))
+    monkeypatch.setattr(soundfile.SoundFile, "read", lambda *_a, **_k: pytest.fail("it was decoded"))
+    with pytest.raises(AudioError, match=r"lasts 3\.0 s, more than the limit of 2 s"):
+        audio.read(path, sample_rate=RATE, max_duration_s=2.0)
+
+
+@pytest.mark.parametrize("damaged", ["flac", "ogg"])
+def test_a_compressed_file_that_was_cut_off_is_refused(wav: WriteWav, damaged: str) -> None:
+    path = wav(f"half.{damaged}")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(AudioError, match=r"half\."):
+        audio.read(path, sample_rate=RATE)
+
+
+def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder.wav").mkdir()
+    (tmp_path / "link.wav").symlink_to(tmp_path / "gone.wav")
+    os.mkfifo(tmp_path / "pipe.wav")
+    for name, reason in {
+        "folder.wav": "is a folder",
+        "link.wav": "broken link",
+        "pipe.wav": "not a regular file",
+        "missing.wav": "No such file",
+    }.items():
+        with pytest.raises(AudioError, match=rf"{name}: .*{reason}"):
+            audio.read(tmp_path / name, sample_rate=RATE)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_without_permission_is_refused(wav: WriteWav) -> None:
+    path = wav()
+    path.chmod(stat.S_IWUSR)
+    with pytest.raises(AudioError, match="Permission denied"):
+        audio.read(path, sample_rate=RATE)
+
+
+def test_names_that_are_not_utf8_can_be_printed(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/line\nbreak \xff.wav"))
+    path.write_bytes(b"no sound")
+    with pytest.raises(AudioError) as caught:
+        audio.read(path, sample_rate=RATE)
+    assert "\\xff.wav" in str(caught.value)
+    str(caught.value).encode("utf-8")

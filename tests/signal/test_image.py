@@ -1,0 +1,63 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+from spectro.errors import ImageError
+from spectro.signal import image
+from spectro.signal.spectrogram import SpectrogramSpec, render
+from tests.conftest import voice
+
+SPEC = SpectrogramSpec(win_length=512)
+KINDS = [SPEC, *(replace(SPEC, channels=kind) for kind in ("colormap", "deltas", "windows"))]
+
+
+@pytest.mark.parametrize("spec", KINDS, ids=lambda spec: spec.channels)
+def test_pixels_and_text_come_back_as_they_were_written(tmp_path: Path, spec: SpectrogramSpec) -> None:
+    pixels = render(voice(), spec)
+    path = tmp_path / "a.png"
+    path.write_bytes(image.encode(pixels, spec, "clip ü", note="x"))
+    picture = image.read(path, spec)
+    np.testing.assert_array_equal(picture.pixels, pixels)
+    assert picture.text == {"spec": spec.fingerprint, "clip": "clip ü", "note": "x"}
+    assert image.read_text(path) == picture.text
+
+
+@pytest.mark.parametrize("spec", KINDS, ids=lambda spec: spec.channels)
+def test_any_other_program_sees_the_same_colours(tmp_path: Path, spec: SpectrogramSpec) -> None:
+    pixels = render(voice(), spec)
+    path = tmp_path / "a.png"
+    path.write_bytes(image.encode(pixels, spec, "clip"))
+    seen = np.asarray(PIL.Image.open(path).convert("RGB"))
+    np.testing.assert_array_equal(seen, np.repeat(pixels[..., None], 3, 2) if pixels.ndim == 2 else pixels)
+
+
+def test_a_picture_of_another_spec_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    other = replace(SPEC, hop_length=160)
+    path.write_bytes(image.encode(render(voice(), other), other, "clip"))
+    with pytest.raises(ImageError, match=rf"was drawn by {other.fingerprint}, not by"):
+        image.read(path, SPEC)
+    small = replace(SPEC, height=96)
+    path.write_bytes(image.encode(render(voice(), small), small, "clip"))
+    with pytest.raises(ImageError, match="224 x 96 pixels; the spec says 224 x 128"):
+        image.read(path, SPEC)
+
+
+def test_a_foreign_or_broken_picture_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    PIL.Image.fromarray(render(voice(), SPEC)).save(path)
+    with pytest.raises(ImageError, match="no spec at all"):
+        image.read(path, SPEC)
+    whole = image.encode(render(voice(), SPEC), SPEC, "clip")
+    for content in (b"", b"text", whole[: len(whole) // 2], whole[:40]):
+        path.write_bytes(content)
+        with pytest.raises(ImageError, match=r"a\.png: is not a whole PNG"):
+            image.read(path, SPEC)
+
+
+def test_pixels_that_are_not_the_specs_are_not_written() -> None:
+    with pytest.raises(ImageError, match="the spec says uint8"):
+        image.encode(np.zeros((3, 4), np.uint8), SPEC, "clip")

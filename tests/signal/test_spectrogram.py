@@ -1,0 +1,184 @@
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import librosa
+import matplotlib
+import numpy as np
+import pytest
+
+from spectro.errors import SpecError
+from spectro.signal.spectrogram import SpectrogramSpec, log_mel, mel_filterbank, render
+from tests.conftest import voice
+
+SPEC = SpectrogramSpec()
+
+
+def _librosa_db(samples: np.ndarray, spec: SpectrogramSpec, win_length: int | None = None) -> np.ndarray:
+    power = librosa.feature.melspectrogram(
+        y=samples,
+        sr=spec.sample_rate,
+        n_fft=spec.n_fft,
+        win_length=win_length or spec.win_length,
+        hop_length=spec.hop_length,
+        n_mels=spec.height,
+        fmin=spec.fmin,
+        fmax=spec.fmax,
+        pad_mode="constant",
+    )
+    return librosa.power_to_db(power, ref=1.0, amin=1e-10, top_db=None)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        SPEC,
+        replace(SPEC, n_fft=2048, win_length=1024, hop_length=160, height=224, fmin=0.0),
+        replace(SPEC, sample_rate=22_050, n_fft=512, win_length=512, hop_length=256, height=40, fmax=11_025.0),
+    ],
+)
+def test_mel_values_are_librosas_within_a_hundredth_of_a_decibel(spec: SpectrogramSpec) -> None:
+    expected_filters = librosa.filters.mel(
+        sr=spec.sample_rate, n_fft=spec.n_fft, n_mels=spec.height, fmin=spec.fmin, fmax=spec.fmax
+    )
+    np.testing.assert_allclose(mel_filterbank(spec), expected_filters, atol=1e-7)
+    noise = 0.05 * np.random.default_rng(1).standard_normal(20_000).astype(np.float32)
+    for samples in (voice(1.3), noise, voice(0.15)):
+        found, expected = log_mel(samples, spec), _librosa_db(samples, spec)
+        loud = expected > expected.max() - 70
+        np.testing.assert_allclose(found[loud], expected[loud], atol=0.01)
+        np.testing.assert_allclose(found, expected, atol=0.2)
+
+
+@pytest.mark.parametrize("seconds", [0.05, 1.0, 2.8, 7.0])
+@pytest.mark.parametrize("placement", ["center", "start"])
+def test_the_image_has_the_specs_size_whatever_the_clips(seconds: float, placement: str) -> None:
+    spec = replace(SPEC, placement=placement)
+    image = render(voice(seconds), spec)
+    assert (image.shape, image.dtype) == ((128, 224), np.uint8)
+
+
+def test_gray_is_decibels_against_full_scale() -> None:
+    spec = replace(SPEC, scale="full_scale", low=-80.0, high=0.0)
+    samples = voice(2.0)
+    expected = np.clip((_librosa_db(samples, spec) + 80) / 80, 0, 1) * 255
+    image = render(samples, spec)
+    frames = expected.shape[1]
+    start = (spec.width - frames) // 2
+    np.testing.assert_allclose(image[::-1, start : start + frames], expected, atol=0.55)
+    assert not image[:, :start].any()
+    assert not image[:, start + frames :].any()
+
+
+def test_loudness_shows_against_full_scale_only() -> None:
+    noise = 0.01 * np.random.default_rng(2).standard_normal(32_000)  # keeps all values above the floor
+    samples = voice(2.0) + noise.astype(np.float32)
+    for scale, low, high, same in (
+        ("full_scale", -80.0, 0.0, False),
+        ("clip_peak", -60.0, 0.0, True),
+        ("clip_norm", -2.5, 2.5, True),
+    ):
+        spec = replace(SPEC, scale=scale, low=low, high=high)
+        loud, quiet = render(samples, spec).astype(int), render(0.25 * samples, spec).astype(int)
+        assert bool(np.abs(loud - quiet).max() <= 1) is same, scale
+
+
+def test_peak_scale_is_white_at_the_loudest_value_and_black_below_its_range() -> None:
+    spec = replace(SPEC, scale="clip_peak", low=-40.0, high=0.0)
+    values = _librosa_db(voice(2.0), spec)
+    image = render(voice(2.0), spec)
+    assert image.max() == 255
+    assert (image > 0).sum() == pytest.approx((values > values.max() - 40 + 40 / 510).sum(), abs=3)
+
+
+def test_norm_scale_has_the_clips_mean_at_middle_gray() -> None:
+    spec = replace(SPEC, low=-6.0, high=6.0)
+    samples = voice(3.0)
+    image = render(samples, spec)
+    values = (image / 255 - 0.5) * 12
+    assert values.mean() == pytest.approx(0, abs=0.02)
+    assert values.std() == pytest.approx(1, abs=0.02)
+
+
+def test_low_frequencies_are_at_the_bottom_and_time_runs_to_the_right() -> None:
+    time = np.arange(32_000) / 16_000
+    rising = np.sin(2 * np.pi * np.where(time < 1, 300, 3000) * time).astype(np.float32)
+    rows = render(rising, replace(SPEC, scale="clip_peak", low=-30.0, high=0.0)).argmax(axis=0)
+    assert rows[60] > rows[160]
+
+
+def test_a_colour_map_colours_the_gray_picture() -> None:
+    gray = render(voice(), SPEC)
+    coloured = render(voice(), replace(SPEC, channels="colormap", colormap="viridis"))
+    expected = matplotlib.colormaps["viridis"](gray, bytes=True)[..., :3]
+    np.testing.assert_array_equal(coloured, expected)
+
+
+def test_deltas_are_librosas() -> None:
+    spec = replace(SPEC, channels="deltas", low=-6.0, high=6.0)
+    samples = voice(2.9)[: spec.width * spec.hop_length - 1]
+    values = _librosa_db(samples, spec)
+    scaled = ((values - values.mean()) / values.std() + 6) / 12
+    image = render(samples, spec)[::-1]
+    for order, span in ((1, 0.05), (2, 0.02)):
+        delta = librosa.feature.delta(scaled, order=order)
+        expected = np.clip(0.5 + delta / (2 * span), 0, 1) * 255
+        np.testing.assert_allclose(image[..., order], expected, atol=1.5)
+
+
+def test_windows_are_three_resolutions_of_one_sound() -> None:
+    spec = replace(SPEC, channels="windows", win_length=512, scale="full_scale", low=-80.0, high=0.0)
+    samples = voice(2.9)[: spec.width * spec.hop_length - 1]
+    image = render(samples, spec)[::-1]
+    for channel, win_length in enumerate((256, 512, 1024)):
+        expected = np.clip((_librosa_db(samples, spec, win_length) + 80) / 80, 0, 1) * 255
+        np.testing.assert_allclose(image[..., channel], expected, atol=0.55)
+
+
+def test_the_fingerprint_changes_with_every_field_that_changes_pictures() -> None:
+    changes = {
+        "sample_rate": 32_000, "n_fft": 2048, "win_length": 512, "hop_length": 160, "height": 96, "width": 200,
+        "fmin": 20.0, "fmax": 7000.0, "scale": "clip_peak", "low": -3.0, "high": 3.0, "channels": "deltas",
+        "trim_db": None, "placement": "start",
+    }  # fmt: skip
+    prints = {replace(SPEC, **{name: value}).fingerprint for name, value in changes.items()}
+    assert len(prints | {SPEC.fingerprint}) == len(changes) + 1
+    assert replace(SPEC, colormap="viridis").fingerprint == SPEC.fingerprint
+    coloured = replace(SPEC, channels="colormap")
+    assert replace(coloured, colormap="viridis").fingerprint != coloured.fingerprint
+
+
+def test_a_spec_survives_json(tmp_path: Path) -> None:
+    assert SpectrogramSpec.from_dict(SPEC.to_dict()) == SPEC
+    path = tmp_path / "spec.json"
+    path.write_text('{"spec": {"height": 96}}')
+    assert SpectrogramSpec.from_file(path) == replace(SPEC, height=96)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"height": 0}, "height is 0"),
+        ({"low": 1.0, "high": 1.0}, "low must lie below high"),
+        ({"fmax": 9000.0}, "half of sample_rate"),
+        ({"win_length": 2000}, "raise n_fft"),
+        ({"channels": "windows"}, "1280 samples; n_fft is 1024"),
+        ({"height": 400}, "mel bands hold no FFT bin; raise n_fft"),
+        ({"trim_db": -3.0}, "trim_db"),
+        ({"channels": "colormap", "colormap": "nope"}, "'nope'"),
+        ({"colour": 1}, "unknown fields colour"),
+        ({"height": "tall"}, "wrong type"),
+    ],
+)
+def test_a_contradictory_spec_is_refused_with_the_fields_named(fields: dict[str, object], message: str) -> None:
+    with pytest.raises(SpecError, match=message):
+        SpectrogramSpec.from_dict(fields)
+
+
+def test_drawing_needs_neither_torch_nor_librosa() -> None:
+    code = (
+        "import sys; from spectro.signal import audio, augment, image, spectrogram; "
+        "sys.exit(any(name in sys.modules for name in ('torch', 'librosa', 'pandas', 'matplotlib')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -1,0 +1,163 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from spectro.errors import RenderError
+from spectro.render import RenderSettings, read_index, render
+from spectro.signal import audio, augment, image, spectrogram
+from tests.conftest import SMALL, World, write_corpus
+
+
+def _settings(source: Path, out: Path, **changes: object) -> RenderSettings:
+    return replace(
+        RenderSettings(corpus="synthetic", source=source, out=out, copies=1, spec=SMALL, workers=1),
+        **changes,  # type: ignore[arg-type]
+    )
+
+
+def _contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_the_index_tells_everything_about_every_picture(world: World) -> None:
+    index, spec = read_index(world.images)
+    assert spec == SMALL
+    assert len(index) == 8 * 3 * 2 * 3
+    assert set(index["copy"]) == {0, 1, 2}
+    for row in index.sample(12, random_state=0).itertuples():
+        picture = image.read(world.images / row.image, spec)
+        assert picture.text["clip"] == row.clip_id
+        samples = audio.read(row.path, sample_rate=spec.sample_rate, trim_db=spec.trim_db)
+        if row.copy == 0:
+            assert (row.augmentation, row.parameters) == ("", "{}")
+        else:
+            parameters = json.loads(row.parameters)
+            assert row.augmentation == "+".join(parameters)
+            drawn = augment.draw(augment.AugmentSettings(), row.clip_id, row.copy)
+            assert drawn.parameters == parameters
+            samples = augment.apply(samples, spec.sample_rate, drawn)
+        np.testing.assert_array_equal(picture.pixels, spectrogram.render(samples, spec))
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_workers(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "two"
+    render(_settings(world.corpus, out, copies=2, workers=2))
+    assert _contents(out) == _contents(world.images)
+
+
+def test_a_finished_rendering_is_not_done_again(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "images"
+    first = render(_settings(world.corpus, out))
+    before = {path: path.stat().st_ino for path in out.glob("images/*")}
+    again = render(_settings(world.corpus, out))
+    assert (first.reused, again.reused) == (0, again.images)
+    assert {path: path.stat().st_ino for path in out.glob("images/*")} == before
+
+
+def test_only_what_is_missing_or_changed_is_rendered(tmp_path: Path) -> None:
+    corpus, out = write_corpus(tmp_path / "corpus", speakers=2), tmp_path / "images"
+    total = render(_settings(corpus, out)).images
+    recordings = sorted(corpus.rglob("*.wav"))
+    os.utime(recordings[0], (1, 1))
+    content = bytearray(recordings[1].read_bytes())
+    content[5000] ^= 3
+    recordings[1].write_bytes(content)
+    pictures = sorted(out.glob("images/*.png"))
+    pictures[-1].unlink()
+    pictures[-3].write_bytes(pictures[-3].read_bytes()[:100])
+    again = render(_settings(corpus, out))
+    assert total - again.reused == 2 + 2 + 1 + 1
+    assert render(_settings(corpus, out)).reused == total
+
+
+def test_more_copies_are_added_to_those_that_are_there(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "images"
+    fewer = render(_settings(world.corpus, out, copies=1)).images
+    assert render(_settings(world.corpus, out, copies=2)).reused == fewer
+    assert _contents(out) == _contents(world.images)
+
+
+def test_other_settings_are_noticed(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "images"
+    render(_settings(world.corpus, out))
+    other = replace(SMALL, hop_length=300)
+    with pytest.raises(RenderError, match=r"other settings \(spec\.hop_length 320 -> 300\).*--overwrite true"):
+        render(_settings(world.corpus, out, spec=other))
+    anew = render(_settings(world.corpus, out, spec=other, overwrite=True))
+    assert anew.reused == 0
+    assert read_index(out)[1] == other
+
+
+def test_bad_clips_are_listed_and_the_rest_is_complete(tmp_path: Path) -> None:
+    corpus, out = write_corpus(tmp_path / "corpus", speakers=2), tmp_path / "images"
+    bad = sorted(corpus.rglob("*.wav"))[:3]
+    bad[0].write_bytes(b"")
+    bad[1].write_bytes(b"text")
+    bad[2].write_bytes(bad[2].read_bytes()[:2000])
+    rendering = render(_settings(corpus, out))
+    assert (rendering.images, rendering.failures) == (2 * (12 - 3), 3)
+    failures = pd.read_csv(out / "failures.csv")
+    assert failures["path"].tolist() == [str(path) for path in bad]
+    for reason, expected in zip(failures["reason"], ("empty", "not a recording", "cut off"), strict=True):
+        assert expected in reason
+    write_corpus(tmp_path / "corpus", speakers=2)
+    repaired = render(_settings(corpus, out))
+    assert (repaired.images, repaired.failures) == (24, 0)
+    assert len(pd.read_csv(out / "failures.csv")) == 0
+
+
+def test_copies_can_be_kept_to_the_training_clips_of_a_protocol(tmp_path: Path) -> None:
+    corpus, out = write_corpus(tmp_path / "corpus", speakers=4), tmp_path / "images"
+    render(_settings(corpus, out, copies=2, protocol="loso", fold=1))
+    copies = read_index(out)[0].groupby("speaker")["copy"].max()
+    assert copies["2"] == 0
+    assert (copies == 2).sum() == 2  # one speaker is tested, one validates
+
+
+def test_a_corpus_that_cannot_be_rendered_at_all_is_an_error(tmp_path: Path) -> None:
+    corpus = write_corpus(tmp_path / "corpus", speakers=1)
+    for path in corpus.rglob("*.wav"):
+        path.write_bytes(b"text" + bytes(path.name, "ascii"))
+    with pytest.raises(RenderError, match="none of 6 clips could be rendered, such as"):
+        render(_settings(corpus, tmp_path / "images"))
+    with pytest.raises(RenderError, match="copies is -1"):
+        render(_settings(corpus, tmp_path / "images", copies=-1))
+
+
+def test_an_unfinished_or_mixed_rendering_is_not_read(world: World, tmp_path: Path) -> None:
+    with pytest.raises(RenderError, match=r"run scripts/render\.py first"):
+        read_index(tmp_path)
+    out = tmp_path / "images"
+    render(_settings(world.corpus, out))
+    (out / "spec.json").write_text(json.dumps(replace(SMALL, fmax=7000.0).to_dict()))
+    with pytest.raises(RenderError, match="disagree; render again"):
+        read_index(out)
+
+
+def test_a_killed_rendering_ends_with_the_same_bytes(world: World, tmp_path: Path) -> None:
+    """The process is killed for good (SIGKILL) again and again, whenever some more pictures are there."""
+    out = tmp_path / "images"
+    command = [
+        *(sys.executable, "-m", "spectro", "render", "--corpus", "synthetic", "--source", str(world.corpus)),
+        *("--out", str(out), "--copies", "2", "--workers", "1"),
+        *(f"--spec={world.images / 'spec.json'}",),
+    ]
+    for wanted in (10, 60):
+        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
+        deadline = time.monotonic() + 60
+        while len(list(out.glob("images/*.png"))) < wanted and time.monotonic() < deadline:
+            time.sleep(0.005)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not (out / "index.parquet").exists()
+    subprocess.run(command, check=True, capture_output=True)
+    assert _contents(out) == _contents(world.images)
