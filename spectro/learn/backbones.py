@@ -118,8 +118,7 @@ def _fetch(net: SpectrogramNet) -> str:
         published = timm.create_model(name, pretrained=True, num_classes=0)
     except Exception as error:  # the hub's client raises errors of many libraries
         raise WeightsError(
-            f"the ImageNet weights of {net.backbone_name} cannot be fetched ({type(error).__name__}: "
-            f"{str(error).splitlines()[0] if str(error) else 'no reason given'}); "
+            f"the ImageNet weights of {net.backbone_name} cannot be fetched ({_reason(error)}); "
             "give a file with --weights PATH, or start from random weights with --weights none"
         ) from error
     net.backbone.load_state_dict(published.state_dict())
@@ -133,7 +132,7 @@ def _read_state(path: Path) -> StateDict:
             return {name: tensor.float() for name, tensor in load_file(path).items()}
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, ValueError, EOFError) as error:
-        raise WeightsError(f"{path}: cannot be read as weights ({str(error).splitlines()[0]})") from error
+        raise WeightsError(f"{path}: cannot be read as weights ({_reason(error)})") from error
     except Exception as error:  # pickle.UnpicklingError and what a broken pickle raises
         raise WeightsError(
             f"{path}: holds more than tensors, and is not loaded for safety; save its state_dict() alone"
@@ -142,6 +141,11 @@ def _read_state(path: Path) -> StateDict:
     if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
         raise WeightsError(f"{path}: holds no state dict (names and tensors)")
     return {name.removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _reason(error: Exception) -> str:
+    """Return an error's kind and the first line of what it says."""
+    return f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0]}"
 
 
 def _to_timm_names(given: StateDict, backbone: nn.Module) -> StateDict:
@@ -231,8 +235,12 @@ def trainable(net: SpectrogramNet, plan: Plan, progress: float = 1.0) -> set[str
 
 def _last_block(net: SpectrogramNet) -> set[str]:
     """Return the backbone's parameters after the end of its last but one stage, by timm's feature info."""
-    stages = [stage["module"] for stage in net.backbone.feature_info]
-    order = [name for name, _ in net.backbone.named_modules()]
-    end = max(place for place, name in enumerate(order) if f"{name}.".startswith(f"{stages[-2]}."))
-    later = set(order[end + 1 :])
-    return {f"backbone.{name}" for name, _ in net.backbone.named_parameters() if name.rpartition(".")[0] in later}
+    order = {name: place for place, (name, _) in enumerate(net.backbone.named_modules())}
+    places = {name: order[name.rpartition(".")[0]] for name, _ in net.backbone.named_parameters()}
+    ends = [
+        max(place for name, place in order.items() if f"{name}.".startswith(f"{stage['module']}."))
+        for stage in net.backbone.feature_info
+    ]
+    while not any(ends[-2] < place <= ends[-1] for place in places.values()):
+        ends.pop()  # a last stage without parameters, such as VGG's last pooling
+    return {f"backbone.{name}" for name, place in places.items() if place > ends[-2]}

@@ -122,7 +122,7 @@ def load(folder: Path) -> Checkpoint:
         )
         spec = SpectrogramSpec.from_dict(description["spec"])
         temperature = float(description["temperature"])
-    except (KeyError, TypeError, RuntimeError, SpectroError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, SpectroError) as error:
         raise CheckpointError(f"{printable(folder)}: its parts do not fit together ({error})") from error
     if missing or extra:
         raise CheckpointError(
@@ -186,6 +186,11 @@ recording, and fall on others. Not for decisions about people, such as hiring, c
 European Union, emotion recognition at work and in education is prohibited with few exceptions (Regulation 2024/1689,
 article 5).
 """
+
+
+def kept(tensor: torch.Tensor, dtype: Literal["float32", "float16"]) -> torch.Tensor:
+    """Return a tensor as it will come back from a checkpoint that keeps `dtype`."""
+    return _cast(_cast(tensor, dtype), "float32")
 
 
 def _cast(tensor: torch.Tensor, dtype: Literal["float32", "float16"]) -> torch.Tensor:

@@ -58,8 +58,8 @@ class Classifier(pl.LightningModule):
     Args:
         net: the network.
         settings: how to train it.
-        seed: seed of what is random in a training step; each epoch starts from (seed, epoch), so that a resumed run
-            goes on as it would have.
+        seed: seed of what is random in a training step, which starts from (seed, step), so that a resumed run goes on
+            as it would have.
         class_weights: float32 of shape (labels,) for the loss, or None.
     """
 
@@ -77,8 +77,7 @@ class Classifier(pl.LightningModule):
         self.valid_metrics = metrics(net.classes, "valid")
 
     def on_train_epoch_start(self) -> None:
-        """Seed the epoch, and freeze what the plan does not train yet; frozen batch norms keep their statistics."""
-        torch.manual_seed((self.seed << 16) + self.current_epoch)
+        """Freeze what the plan does not train yet; frozen batch norms keep their statistics."""
         progress = self.current_epoch / self.settings.epochs
         chosen = trainable(self.net, self.settings.plan, progress)
         for name, parameter in self.net.named_parameters():
@@ -91,6 +90,7 @@ class Classifier(pl.LightningModule):
 
     def training_step(self, batch: Batch, _index: int) -> torch.Tensor:
         """Return the loss of a batch, mixed or not."""
+        torch.manual_seed((self.seed << 24) + self.global_step)
         pictures, targets = batch
         pictures = pictures.float()
         if self.mixes:

@@ -178,6 +178,8 @@ class PictureDataModule(pl.LightningDataModule):
         """Return the training batches; a last batch that is not full is dropped."""
         rows = self.rows["train"]
         sampler = ClipSampler(rows, self._copies, self._balance == "sampling", self._seed)
+        if self.trainer is not None:
+            sampler.set_epoch(self.trainer.current_epoch)  # a resumed run makes its first batches before Lightning does
         dataset = PictureDataset(self._folder, rows, self._masker)
         return self._loader(dataset, sampler=sampler, drop_last=True)
 

@@ -21,9 +21,10 @@ import pandas as pd
 import pytorch_lightning as pl
 import scipy.optimize
 import torch
-from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.callbacks.weight_averaging import EMAWeightAveraging
 from pytorch_lightning.loggers import TensorBoardLogger
+from tqdm import tqdm
 
 from spectro.corpora import find
 from spectro.errors import TrainingError
@@ -35,7 +36,7 @@ from spectro.learn.classifier import Classifier, TrainingSettings, metrics
 from spectro.learn.datamodule import Balance, Copies, PictureDataModule
 from spectro.learn.masking import MaskingSettings
 
-TRAINING = "training"
+TRAINING, RUN_FILE = "training", "settings.json"
 CURVES = ("epoch", "train_loss", "valid_loss", "valid_uar", "valid_wa", "valid_f1", "learning_rate", "seconds")
 
 
@@ -121,8 +122,12 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
     pl.seed_everything(settings.seed, verbose=False)
     net = SpectrogramNet(settings.backbone, len(data.labels), hidden=settings.hidden, dropout=settings.dropout)
     net.check_size(data.spec.height, data.spec.width)
-    resume = _prepare(out, settings, data)
+    identity = _identity(settings, data)
+    resume = _find_run(out, identity, settings.overwrite)
     weights = load_weights(net, settings.weights)
+    if resume is None:
+        shutil.rmtree(out / TRAINING, ignore_errors=True)
+        write_json(out / TRAINING / RUN_FILE, identity)
     net.to(memory_format=torch.channels_last)
     model = Classifier(net, settings.train, settings.seed, data.class_weights())
     with warnings.catch_warnings():
@@ -131,7 +136,8 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
         trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=False if resume else None)
         if not trainer.is_global_zero:
             return Checkpoint(net=net, labels=data.labels, spec=data.spec)
-        return _finish(settings, out, data, model, Path(best.best_model_path), weights)
+        origin = _describe(settings, data, weights, identity)
+        return _finish(settings, out, data, model, Path(best.best_model_path), origin)
 
 
 def _data(settings: FinetuneSettings) -> PictureDataModule:
@@ -150,22 +156,25 @@ def _data(settings: FinetuneSettings) -> PictureDataModule:
     )
 
 
-def _prepare(out: Path, settings: FinetuneSettings, data: PictureDataModule) -> Path | None:
-    """Return the state to resume from, if the folder holds a run with these settings; refuse to mix two runs."""
-    path = out / TRAINING / "settings.json"
+def _identity(settings: FinetuneSettings, data: PictureDataModule) -> dict[str, Any]:
+    """Return what a run's result depends on, as JSON values: a run is resumed if these are the same."""
     free = ("out", "overwrite", "workers", "index", "devices", "accelerator", "strategy")
     fields = {key: value for key, value in asdict(settings).items() if key not in free}
+    fields["weights"] = Path(settings.weights).name
     fields |= {"spec": data.spec.fingerprint, "clips": len(data.rows["train"])}
-    wanted = json.loads(json.dumps(fields))
-    last = out / TRAINING / "last.ckpt"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) == wanted:
+    identity: dict[str, Any] = json.loads(json.dumps(fields))
+    return identity
+
+
+def _find_run(out: Path, identity: dict[str, Any], overwrite: bool) -> Path | None:
+    """Return the state to resume from, if the folder holds one of this run; refuse to mix two runs."""
+    path, last = out / TRAINING / RUN_FILE, out / TRAINING / "last.ckpt"
+    if path.exists() and json.loads(path.read_text(encoding="utf-8")) == identity:
         return last if last.exists() else None
-    if not settings.overwrite and (path.exists() or (out / checkpoints.DESCRIPTION_FILE).exists()):
+    if not overwrite and (path.exists() or (out / checkpoints.DESCRIPTION_FILE).exists()):
         raise TrainingError(
             f"{printable(out)}: holds a run with other settings; choose another --out, or --overwrite true"
         )
-    shutil.rmtree(out / TRAINING, ignore_errors=True)
-    write_json(path, wanted)
     return None
 
 
@@ -175,7 +184,7 @@ def _trainer(settings: FinetuneSettings, out: Path) -> tuple[pl.Trainer, ModelCh
     best = ModelCheckpoint(
         folder, filename="best", monitor=settings.monitor, mode=mode, enable_version_counter=False, save_last=True
     )
-    callbacks: list[pl.Callback] = [Curves(out), TQDMProgressBar(refresh_rate=5), best]
+    callbacks: list[pl.Callback] = [Curves(out), best]
     if settings.patience > 0:
         callbacks.insert(0, EarlyStopping(settings.monitor, mode=mode, patience=settings.patience))
     if settings.ema > 0:
@@ -192,6 +201,7 @@ def _trainer(settings: FinetuneSettings, out: Path) -> tuple[pl.Trainer, ModelCh
         num_sanity_val_steps=0,
         log_every_n_steps=1,
         enable_model_summary=False,
+        enable_progress_bar=False,
         use_distributed_sampler=False,
         deterministic="warn",
     )
@@ -208,43 +218,50 @@ def _precision(settings: FinetuneSettings) -> Any:
     return "bf16-mixed" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "32-true"
 
 
+def _describe(
+    settings: FinetuneSettings, data: PictureDataModule, weights: str, identity: dict[str, Any]
+) -> dict[str, Any]:
+    """Return where the checkpoint comes from, as far as it is known before it is measured."""
+    corpora = [find(name) for name in data.corpora]
+    return {
+        "weights": weights,
+        "data": {
+            "title": ", ".join(corpus.title for corpus in corpora),
+            "corpora": list(data.corpora),
+            "licence": ", ".join(dict.fromkeys(corpus.licence for corpus in corpora)),
+            "homepage": ", ".join(corpus.homepage for corpus in corpora if corpus.homepage),
+            "labels": settings.labels,
+            "training_pictures": len(data.rows["train"]),
+        },
+        "split": data.split.describe(),
+        "training": {"seed": settings.seed, "settings": identity},
+        "versions": checkpoints.versions(),
+    }
+
+
 def _finish(
-    settings: FinetuneSettings, out: Path, data: PictureDataModule, model: Classifier, best: Path, weights: str
+    settings: FinetuneSettings,
+    out: Path,
+    data: PictureDataModule,
+    model: Classifier,
+    best: Path,
+    origin: dict[str, Any],
 ) -> Checkpoint:
     """Take the best epoch's weights as they will be kept, fit the temperature, measure, and write the folder."""
     state = torch.load(best, map_location="cpu", weights_only=False)  # written by this run
     model.load_state_dict(state["state_dict"])
     net = model.net.cpu()
-    if settings.dtype == "float16":
-        net.half().float()
+    net.load_state_dict({name: checkpoints.kept(value, settings.dtype) for name, value in net.state_dict().items()})
     net.eval()
     valid, test = (predict_part(net, loader) for loader in (data.val_dataloader(), data.test_dataloader()))
-    temperature = fit_temperature(*valid)
-    curves = pd.read_csv(out / "curves.csv")
-    titles = [find(name) for name in data.corpora]
-    origin = {
-        "weights": weights,
-        "data": {
-            "title": ", ".join(corpus.title for corpus in titles),
-            "corpora": list(data.corpora),
-            "licence": ", ".join(dict.fromkeys(corpus.licence for corpus in titles)),
-            "homepage": ", ".join(corpus.homepage for corpus in titles if corpus.homepage),
-            "labels": settings.labels,
-            "training_pictures": len(data.rows["train"]),
-        },
-        "split": data.split.describe(),
-        "training": {
-            "seed": settings.seed,
-            "epoch": int(state["epoch"]),
-            "seconds": round(float(curves["seconds"].sum()), 1),
-            "settings": json.loads((out / TRAINING / "settings.json").read_text(encoding="utf-8")),
-        },
-        "metrics": {"valid": measure(*valid), "test": measure(*test)},
-        "versions": checkpoints.versions(),
-    }
-    checkpoint = Checkpoint(net=net, labels=data.labels, spec=data.spec, temperature=temperature, origin=origin)
+    curves, epoch = pd.read_csv(out / "curves.csv"), int(state["epoch"])
+    origin["training"] |= {"epoch": epoch, "seconds": round(float(curves["seconds"].sum()), 1)}
+    origin["metrics"] = {"valid": measure(*valid), "test": measure(*test)}
+    checkpoint = Checkpoint(
+        net=net, labels=data.labels, spec=data.spec, temperature=fit_temperature(*valid), origin=origin
+    )
     checkpoints.save(checkpoint, out, dtype=settings.dtype)
-    plot_curves(curves, int(state["epoch"]), out / "curves.png")
+    plot_curves(curves, epoch, out / "curves.png")
     return checkpoint
 
 
@@ -274,7 +291,7 @@ def fit_temperature(logits: torch.Tensor, targets: torch.Tensor) -> float:
 
 
 class Curves(pl.Callback):
-    """Writes `curves.csv`, a row an epoch, and prints it; its rows are part of the state that resuming restores.
+    """Shows progress, and writes `curves.csv`, a row an epoch; its rows are part of the state that resuming restores.
 
     Args:
         out: folder of the file.
@@ -284,6 +301,7 @@ class Curves(pl.Callback):
         self._out = out
         self._rows: list[dict[str, float]] = []
         self._started = 0.0
+        self._progress: tqdm[Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows so far."""
@@ -292,6 +310,23 @@ class Curves(pl.Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take the rows of the run that is resumed."""
         self._rows = list(state_dict["rows"])
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Open the progress bar, at the step that a resumed run has come to."""
+        total, hidden = int(trainer.estimated_stepping_batches), not trainer.is_global_zero
+        self._progress = tqdm(
+            desc="training", unit="batch", total=total, initial=trainer.global_step, disable=hidden, leave=False
+        )
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Move the progress bar."""
+        if self._progress is not None:
+            self._progress.update()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Close the progress bar."""
+        if self._progress is not None:
+            self._progress.close()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
@@ -310,10 +345,9 @@ class Curves(pl.Callback):
         if trainer.is_global_zero:
             table = pd.DataFrame(self._rows, columns=list(CURVES))
             write_bytes(self._out / "curves.csv", table.to_csv(index=False).encode())
-            print(
+            tqdm.write(
                 f"epoch {row['epoch'] + 1}/{trainer.max_epochs}: train loss {row['train_loss']:.3f}, "
-                f"valid loss {row['valid_loss']:.3f}, valid UAR {row['valid_uar']:.3f}, {row['seconds']:.1f} s",
-                flush=True,
+                f"valid loss {row['valid_loss']:.3f}, valid UAR {row['valid_uar']:.3f}, {row['seconds']:.1f} s"
             )
 
 

@@ -27,7 +27,7 @@ class MaskingSettings:
         time_share: width of a time band at most, as a share of the picture.
         frequency_masks: frequency bands covered at most.
         frequency_share: height of a frequency band at most, as a share of the picture.
-        fill: gray value of what is covered, 0 to 255.
+        fill: gray value of what is covered, 0 to 255; 128 is a clip's mean where pictures are scaled by `clip_norm`.
         time_warp: stretch or squeeze along time at most, as a share.
         frequency_warp: stretch or squeeze along frequency at most, as a share.
         time_shift: shift along time at most, as a share of the picture.
@@ -38,7 +38,7 @@ class MaskingSettings:
     time_share: float = 0.12
     frequency_masks: int = 2
     frequency_share: float = 0.12
-    fill: int = 0
+    fill: int = 128
     time_warp: float = 0.2
     frequency_warp: float = 0.08
     time_shift: float = 0.1

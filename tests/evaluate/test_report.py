@@ -1,0 +1,80 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import PIL.Image
+import pytest
+from sklearn.metrics import recall_score
+
+from spectro.errors import EvaluationError
+from spectro.evaluate.report import EvaluateSettings, evaluate
+from spectro.learn.finetune import finetune
+from spectro.render import RenderSettings, render
+from tests.conftest import SMALL, World, finetune_settings
+
+
+def _settings(world: World, out: Path, **changes: object) -> EvaluateSettings:
+    defaults = EvaluateSettings(checkpoint=world.checkpoint, index=world.images, out=out, rounds=50, device="cpu")
+    return replace(defaults, **changes)  # type: ignore[arg-type]
+
+
+def test_the_report_is_about_the_test_speakers_and_agrees_with_its_predictions(world: World, tmp_path: Path) -> None:
+    report = evaluate(_settings(world, tmp_path))
+    assert json.loads((tmp_path / "metrics.json").read_text()) == report
+    table = pd.read_csv(tmp_path / "predictions.csv", dtype={"speaker": str})
+    split = world.trained.origin["split"]
+    assert set(table["speaker"]) == set(split["speakers"]["test"])
+    assert report["clips"] == len(table) == 6 * len(split["speakers"]["test"])
+    present = sorted(set(table["label"]))
+    expected = recall_score(table["label"], table["predicted"], labels=present, average="macro")
+    assert report["uar"]["value"] == pytest.approx(expected, abs=1e-4)
+    assert report["speakers_heard_in_training"] == []
+    chances = table[[f"p_{label}" for label in world.trained.labels]]
+    assert (chances.sum(axis=1) - 1).abs().max() < 1e-4
+    assert (chances.idxmax(axis=1).str.removeprefix("p_") == table["predicted"]).all()
+    for name in ("confusion.png", "recall.png"):
+        with PIL.Image.open(tmp_path / name) as picture:
+            assert min(picture.size) > 200
+
+
+def test_the_figures_are_those_that_fine_tuning_wrote(world: World, tmp_path: Path) -> None:
+    for part in ("test", "valid"):
+        report = evaluate(_settings(world, tmp_path, part=part))
+        written = world.trained.origin["metrics"][part]
+        assert {name: report[name]["value"] for name in ("uar", "wa")} == {n: written[n] for n in ("uar", "wa")}
+
+
+def test_speakers_that_were_trained_on_are_named(world: World, tmp_path: Path) -> None:
+    report = evaluate(_settings(world, tmp_path, part="all"))
+    speakers = world.trained.origin["split"]["speakers"]
+    assert report["speakers_heard_in_training"] == sorted([*speakers["train"], *speakers["valid"]])
+    assert report["clips"] == 48
+
+
+def test_a_leaky_checkpoint_is_measured_on_its_own_clips_and_says_so(world: World, tmp_path: Path) -> None:
+    trained = finetune(finetune_settings(world.images, tmp_path / "leaky", protocol="random-leaky"))
+    report = evaluate(_settings(world, tmp_path / "report", checkpoint=tmp_path / "leaky"))
+    assert "shared between training and test" in report["leak"]
+    assert report["uar"]["value"] == trained.origin["metrics"]["test"]["uar"]
+    assert report["clips"] == trained.origin["metrics"]["test"]["clips"]
+
+
+def test_pictures_of_another_spec_are_refused_with_the_way_out(world: World, tmp_path: Path) -> None:
+    other = replace(SMALL, hop_length=300)
+    render(RenderSettings(corpus="synthetic", source=world.corpus, out=tmp_path / "images", spec=other, workers=1))
+    with pytest.raises(EvaluationError, match=r"render with --spec .*spectro\.json"):
+        evaluate(_settings(world, tmp_path, index=tmp_path / "images"))
+
+
+def test_another_corpus_is_measured_as_a_whole_or_not_at_all(world: World, tmp_path: Path) -> None:
+    table = tmp_path / "clips.csv"
+    clips = sorted(world.corpus.rglob("*.wav"))[:12]
+    lines = [f"{clip},{clip.stem.split('_')[1]},someone" for clip in clips]
+    table.write_text("\n".join(["path,label,speaker", *lines]))
+    render(RenderSettings(corpus="folder", source=table, out=tmp_path / "images", spec=SMALL, workers=1))
+    with pytest.raises(EvaluationError, match="--part all"):
+        evaluate(_settings(world, tmp_path, index=tmp_path / "images"))
+    report = evaluate(_settings(world, tmp_path, index=tmp_path / "images", part="all"))
+    assert report["corpora"] == ["folder"]
+    assert report["speakers_heard_in_training"] == []

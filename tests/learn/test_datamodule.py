@@ -1,0 +1,87 @@
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from spectro.errors import CorpusError, TrainingError
+from spectro.learn.datamodule import ClipSampler, PictureDataModule
+from spectro.render import read_index
+from spectro.signal import image
+from tests.conftest import World
+
+
+def test_validation_and_test_see_untouched_clips_of_their_own_speakers_only(world: World) -> None:
+    data = PictureDataModule(world.images, copies="all", batch_size=8)
+    speakers = {part: set(rows["speaker"]) for part, rows in data.rows.items()}
+    assert not speakers["train"] & (speakers["valid"] | speakers["test"])
+    assert not speakers["valid"] & speakers["test"]
+    assert set(data.rows["train"]["copy"]) == {0, 1, 2}
+    assert set(data.rows["valid"]["copy"]) == set(data.rows["test"]["copy"]) == {0}
+    assert set().union(*speakers.values()) == {str(number) for number in range(1, 9)}
+
+
+def test_batches_are_the_rendered_pictures_and_their_labels(world: World) -> None:
+    data = PictureDataModule(world.images, batch_size=4)
+    pictures, targets = next(iter(data.test_dataloader()))
+    assert (pictures.dtype, tuple(pictures.shape), targets.dtype) == (torch.uint8, (4, 1, 40, 80), torch.int64)
+    for picture, target, row in zip(pictures, targets, data.rows["test"].itertuples(), strict=False):
+        expected = image.read(world.images / str(row.image)).pixels
+        assert torch.equal(picture[0], torch.from_numpy(expected.copy()))
+        assert data.labels[int(target)] == row.emotion
+
+
+@pytest.mark.parametrize("copies", ["one", "all", "none"])
+def test_copies_are_drawn_as_asked(world: World, copies: str) -> None:
+    data = PictureDataModule(world.images, copies=copies, batch_size=8)  # type: ignore[arg-type]
+    rows, sampler = data.rows["train"], data.train_dataloader().sampler
+    drawn: Counter[int] = Counter()
+    for epoch in range(6):
+        sampler.set_epoch(epoch)  # type: ignore[union-attr]
+        chosen = rows.iloc[[draw.row for draw in sampler]]  # type: ignore[attr-defined]
+        drawn.update(chosen["copy"].tolist())
+        clips = chosen["clip_id"].value_counts()
+        assert (clips == (3 if copies == "all" else 1)).all()
+        assert len(clips) == rows["clip_id"].nunique()
+    assert set(drawn) == ({0} if copies == "none" else {0, 1, 2})
+
+
+def test_balanced_sampling_draws_labels_equally_often() -> None:
+    rows = pd.DataFrame({"clip_id": [f"c{n}" for n in range(1000)], "target": [0] * 900 + [1] * 100})
+    drawn = [rows["target"][draw.row] for draw in ClipSampler(rows, "one", True, seed=0)]
+    assert 420 < sum(drawn) < 580
+    plain = [rows["target"][draw.row] for draw in ClipSampler(rows, "one", False, seed=0)]
+    assert sum(plain) == 100
+
+
+def test_loss_weights_make_up_for_rare_labels(world: World) -> None:
+    data = PictureDataModule(world.images, balance="loss", batch_size=8)
+    weights = data.class_weights()
+    counts = data.rows["train"].groupby("target").size()
+    assert weights is not None
+    present = weights[counts.index.tolist()] * torch.tensor(counts.tolist())
+    torch.testing.assert_close(present, torch.full_like(present, present[0].item()))
+    assert PictureDataModule(world.images, batch_size=8).class_weights() is None
+
+
+def test_labels_of_a_scheme_keep_their_numbers(world: World) -> None:
+    data = PictureDataModule(world.images, label_scheme="emotion-gender", batch_size=8)
+    assert len(data.labels) == 12
+    rows = data.rows["train"]
+    assert (rows["label"] == rows["gender"] + "_" + rows["emotion"]).all()
+    assert [data.labels[target] for target in rows["target"]] == rows["label"].tolist()
+
+
+def test_a_batch_that_cannot_be_filled_is_refused(world: World) -> None:
+    with pytest.raises(TrainingError, match="do not fill one batch of 5000"):
+        PictureDataModule(world.images, batch_size=5000)
+    with pytest.raises(CorpusError, match="unknown label scheme"):
+        PictureDataModule(world.images, label_scheme="nope", batch_size=8)
+
+
+def test_the_index_is_all_that_is_read_before_training(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(image, "read", lambda *_: pytest.fail("a picture was read"))
+    data = PictureDataModule(Path(world.images), batch_size=8)
+    assert len(read_index(world.images)[0]) > len(data.rows["test"]) > 0
+    data.train_dataloader()

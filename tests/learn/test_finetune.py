@@ -1,0 +1,241 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+from sklearn.metrics import accuracy_score, f1_score, recall_score
+
+from spectro.errors import CheckpointError, TrainingError, WeightsError
+from spectro.learn import checkpoint as checkpoints
+from spectro.learn.backbones import SpectrogramNet
+from spectro.learn.checkpoint import Checkpoint
+from spectro.learn.classifier import Classifier, TrainingSettings
+from spectro.learn.finetune import finetune, fit_temperature, measure
+from tests.conftest import SMALL, World, finetune_settings
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def _equal(one: Path, other: Path) -> bool:
+    first, second = _weights(one), _weights(other)
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_folder_tells_where_the_checkpoint_comes_from(world: World) -> None:
+    description = json.loads((world.checkpoint / "spectro.json").read_text())
+    assert description["backbone"] == "test_efficientnet"
+    assert description["labels"] == ["neutral", "calm", "happy", "sad", "angry", "fearful"]
+    assert description["weights"] == "random initialisation"
+    split = description["split"]
+    assert (split["protocol"], split["fold"], split["folds"], split["leak"]) == ("group-kfold", 0, 5, "")
+    assert sum(len(names) for names in split["speakers"].values()) == 8
+    assert set(description["metrics"]) == {"valid", "test"}
+    assert description["metrics"]["test"]["clips"] == 6 * len(split["speakers"]["test"])
+    assert description["versions"]["torch"] == version("torch")
+    assert description["data"]["licence"].startswith("Apache-2.0")
+    card = (world.checkpoint / "card.md").read_text()
+    for part in ("group-kfold", "Licence of the recordings: Apache-2.0", "Not for decisions about people"):
+        assert part in card
+
+
+def test_the_kept_epoch_is_the_best_on_validation_speakers(world: World) -> None:
+    curves = pd.read_csv(world.checkpoint / "curves.csv")
+    chosen = world.trained.origin["training"]["epoch"]
+    assert len(curves) == 2
+    assert curves["valid_uar"][chosen] == curves["valid_uar"].max()
+    assert (world.checkpoint / "curves.png").stat().st_size > 5_000
+    assert list((world.checkpoint / "training").glob("events.out.tfevents.*"))
+
+
+def test_the_same_settings_give_the_same_weights_and_another_seed_others(world: World, tmp_path: Path) -> None:
+    finetune(finetune_settings(world.images, tmp_path / "again"))
+    assert _equal(tmp_path / "again", world.checkpoint)
+    finetune(finetune_settings(world.images, tmp_path / "other", seed=1))
+    assert not _equal(tmp_path / "other", world.checkpoint)
+
+
+@pytest.mark.parametrize(("ema", "workers"), [(0.0, 0), (0.9, 1)])
+def test_a_killed_run_goes_on_to_the_same_result(world: World, tmp_path: Path, ema: float, workers: int) -> None:
+    """The process is killed for good (SIGKILL) after its first epoch."""
+    train = TrainingSettings(epochs=4)
+    settings = finetune_settings(world.images, tmp_path / "whole", ema=ema, train=train)
+    finetune(settings)
+    out = tmp_path / "killed"
+    command = [
+        *(sys.executable, "-m", "spectro", "finetune", "--index", str(world.images), "--out", str(out)),
+        *("--backbone", "test_efficientnet", "--weights", "none", "--batch_size", "8", "--train.epochs", "4"),
+        *("--precision", "32-true", "--workers", str(workers), "--accelerator", "cpu", "--ema", str(ema)),
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
+    process = subprocess.Popen(
+        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    deadline = time.monotonic() + 120
+    while not (out / "training" / "last.ckpt").exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (out / "model.safetensors").exists()
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    assert "epoch 1/4" not in done.stdout
+    assert "epoch 4/4" in done.stdout
+    assert _equal(out, tmp_path / "whole")
+    whole, killed = (pd.read_csv(folder / "curves.csv") for folder in (tmp_path / "whole", out))
+    pd.testing.assert_frame_equal(killed.drop(columns="seconds"), whole.drop(columns="seconds"))
+
+
+def test_a_folder_with_another_run_is_refused(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    finetune(finetune_settings(world.images, out))
+    with pytest.raises(TrainingError, match=r"holds a run with other settings.*--overwrite true"):
+        finetune(finetune_settings(world.images, out, seed=5))
+    finetune(finetune_settings(world.images, out, seed=5, overwrite=True))
+    assert json.loads((out / "spectro.json").read_text())["training"]["seed"] == 5
+
+
+def test_training_stops_when_validation_no_longer_improves(world: World, tmp_path: Path) -> None:
+    settings = finetune_settings(
+        world.images, tmp_path / "run", patience=1, train=TrainingSettings(epochs=30, learning_rate=1e-9)
+    )
+    finetune(settings)
+    assert len(pd.read_csv(tmp_path / "run" / "curves.csv")) < 8
+
+
+@pytest.mark.parametrize("plan", ["head", "last-block", "gradual"])
+def test_what_a_plan_freezes_does_not_move(world: World, tmp_path: Path, plan: str) -> None:
+    train = TrainingSettings(epochs=1, plan=plan)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    finetune(finetune_settings(world.images, tmp_path / "run", train=train, hidden=8))
+    moved = _weights(tmp_path / "run")
+    net = SpectrogramNet("test_efficientnet", 6, hidden=8)
+    frozen = set(net.state_dict()) - {name for name, _ in net.head.named_parameters(prefix="head")}
+    torch.manual_seed(0)
+    fresh = finetune(finetune_settings(world.images, tmp_path / "all", train=TrainingSettings(epochs=1), hidden=8))
+    changed_by_all = {n for n, v in fresh.net.state_dict().items() if n in moved and not torch.equal(v, moved[n])}
+    assert "backbone.conv_stem.weight" in changed_by_all
+    start = _start_weights(tmp_path / "start")
+    held = {name for name in frozen if name in start and torch.equal(moved[name], start[name])}
+    assert "backbone.conv_stem.weight" in held
+    assert "backbone.bn1.running_mean" in held
+    assert not torch.equal(moved["head.1.weight"], start["head.1.weight"])
+
+
+def _start_weights(_folder: Path) -> dict[str, torch.Tensor]:
+    """The weights that a run with seed 0 starts from."""
+    import pytorch_lightning as pl
+
+    pl.seed_everything(0, verbose=False)
+    return SpectrogramNet("test_efficientnet", 6, hidden=8).state_dict()
+
+
+def test_rates_fall_towards_the_input() -> None:
+    net = SpectrogramNet("test_efficientnet", 4)
+    model = Classifier(net, TrainingSettings(layer_decay=0.5, learning_rate=0.01))
+    model.trainer = type("Trainer", (), {"estimated_stepping_batches": 10})()  # type: ignore[assignment]
+    groups = model.configure_optimizers()["optimizer"].param_groups
+    rates = {id(parameter): group["max_lr"] for group in groups for parameter in group["params"]}
+    assert rates[id(net.head[1].weight)] == pytest.approx(0.01)
+    ordered = [rates[id(parameter)] for parameter in net.backbone.parameters()]
+    assert min(ordered) == rates[id(net.backbone.conv_stem.weight)] < 0.01 / 4
+    assert len(rates) == len(list(net.parameters()))
+
+
+def test_figures_are_those_of_scikit_learn() -> None:
+    generator = torch.Generator().manual_seed(3)
+    logits = torch.randn(200, 5, generator=generator)
+    targets = torch.randint(0, 5, (200,), generator=generator)
+    found, predicted = measure(logits, targets), logits.argmax(1)
+    assert found["wa"] == pytest.approx(accuracy_score(targets, predicted), abs=1e-4)
+    assert found["uar"] == pytest.approx(recall_score(targets, predicted, average="macro"), abs=1e-4)
+    assert found["f1"] == pytest.approx(f1_score(targets, predicted, average="macro"), abs=1e-4)
+
+
+def test_the_temperature_undoes_overconfidence() -> None:
+    generator = torch.Generator().manual_seed(4)
+    calibrated = 2 * torch.randn(20_000, 4, generator=generator)
+    targets = torch.multinomial(calibrated.softmax(1), 1, generator=generator)[:, 0]
+    for factor in (0.5, 1.0, 3.0):
+        assert fit_temperature(factor * calibrated, targets) == pytest.approx(factor, rel=0.05)
+
+
+def test_a_checkpoint_comes_back_as_it_was_kept(world: World, tmp_path: Path) -> None:
+    pictures = torch.randint(0, 256, (3, 1, 40, 80), dtype=torch.uint8)
+    for dtype, tolerance in (("float32", 0.0), ("float16", 0.01)):
+        checkpoints.save(world.trained, tmp_path / dtype, dtype=dtype)  # type: ignore[arg-type]
+        loaded = checkpoints.load(tmp_path / dtype)
+        assert (loaded.labels, loaded.spec, loaded.temperature) == (
+            world.trained.labels,
+            SMALL,
+            world.trained.temperature,
+        )
+        with torch.inference_mode():
+            torch.testing.assert_close(loaded.net(pictures), world.trained.net(pictures), atol=tolerance, rtol=1e-5)
+    sizes = [(tmp_path / dtype / "model.safetensors").stat().st_size for dtype in ("float16", "float32")]
+    assert sizes[0] < 0.55 * sizes[1]
+
+
+def test_labels_must_be_as_many_as_outputs(world: World) -> None:
+    with pytest.raises(CheckpointError, match="2 labels are given for a network with 6 outputs"):
+        Checkpoint(net=world.trained.net, labels=("a", "b"), spec=SMALL)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": ["a", "b"]}, "do not fit together"),
+        ({"backbone": "test_vit"}, "do not fit|lacks"),
+        ({"backbone": "nope"}, "there is no backbone 'nope'"),
+        ({"spec": {"height": 0}}, "height is 0"),
+        ({"format": 99}, "not a checkpoint of format 1"),
+        ({"temperature": "warm"}, "do not fit together|could not convert"),
+    ],
+)
+def test_a_checkpoint_whose_parts_do_not_fit_is_refused(
+    world: World, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    checkpoints.save(world.trained, tmp_path)
+    description = json.loads((tmp_path / "spectro.json").read_text()) | change
+    (tmp_path / "spectro.json").write_text(json.dumps(description))
+    with pytest.raises(CheckpointError, match=message):
+        checkpoints.load(tmp_path)
+
+
+def test_a_missing_or_damaged_checkpoint_is_refused(world: World, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"holds no checkpoint .*scripts/finetune\.py"):
+        checkpoints.load(tmp_path)
+    checkpoints.save(world.trained, tmp_path)
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="cannot be read"):
+        checkpoints.load(tmp_path)
+
+
+def test_pictures_of_another_rendering_are_another_run(world: World, tmp_path: Path) -> None:
+    settings = finetune_settings(world.images, tmp_path / "run")
+    finetune(settings)
+    with pytest.raises(TrainingError, match="other settings"):
+        finetune(replace(settings, copies="none"))
+
+
+def test_the_figures_are_those_of_the_weights_as_they_are_kept(world: World, tmp_path: Path) -> None:
+    made = finetune(finetune_settings(world.images, tmp_path / "run", dtype="float16"))
+    loaded = checkpoints.load(tmp_path / "run")
+    for name, value in loaded.net.state_dict().items():
+        assert torch.equal(value, made.net.state_dict()[name]), name
+
+
+def test_a_run_whose_weights_cannot_be_had_leaves_nothing_behind(world: World, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError):
+        finetune(finetune_settings(world.images, tmp_path / "run", weights=str(tmp_path / "gone.pth")))
+    finetune(finetune_settings(world.images, tmp_path / "run"))

@@ -1,0 +1,113 @@
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from spectro import cli
+from spectro.cli import VERBS, main, parse, run_verb
+from spectro.errors import SpecError, SpectroError
+from spectro.learn.finetune import FinetuneSettings
+from spectro.render import RenderSettings
+from spectro.signal.spectrogram import SpectrogramSpec
+from tests.conftest import REPOSITORY, World
+
+CONFIGS = sorted((REPOSITORY / "configs").glob("*/*.yaml"))
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_explains_every_option(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_verb(verb, ["--help"])
+    assert ended.value.code == 0
+    shown = capsys.readouterr().out
+    options = re.findall(r"^  (--[a-z_.0-9]+) [A-Z_0-9]+\s+(.*)$", shown, re.MULTILINE)
+    assert len(options) >= 3
+    assert [name for name, explanation in options if explanation.startswith("(type:")] == []
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_a_thin_script(verb: str) -> None:
+    script = REPOSITORY / "scripts" / f"{verb}.py"
+    assert f'run_verb("{verb}")' in script.read_text()
+    assert len(script.read_text().splitlines()) < 12
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_config_is_read_by_its_verb(path: Path) -> None:
+    module, name = VERBS[path.parent.name]
+    settings_class = getattr(__import__(module, fromlist=[name]), name)
+    settings = parse(path.parent.name, settings_class, ["--config", str(path)])
+    for key, value in yaml.safe_load(path.read_text()).items():
+        chosen = getattr(settings, key)
+        if isinstance(value, dict):
+            for inner, given in value.items():
+                assert json.dumps(getattr(chosen, inner), default=str) == json.dumps(given)
+        else:
+            assert json.dumps(chosen, default=str) == json.dumps(value)
+
+
+def test_there_are_configs() -> None:
+    assert {path.parent.name for path in CONFIGS} >= {"render", "finetune"}
+
+
+def test_a_config_and_options_mix(tmp_path: Path) -> None:
+    config = tmp_path / "a.yaml"
+    config.write_text("train: {epochs: 3, mixup: 0.0}\nbackbone: vgg16\n")
+    settings = parse("finetune", FinetuneSettings, ["--config", str(config), "--train.epochs", "5"])
+    assert (settings.backbone, settings.train.epochs, settings.train.mixup) == ("vgg16", 5, 0.0)
+
+
+def test_a_spec_is_taken_from_a_checkpoint_and_changed_field_by_field(world: World, tmp_path: Path) -> None:
+    description = world.checkpoint / "spectro.json"
+    settings = parse("render", RenderSettings, ["--spec", str(description), "--spec.width", "90"])
+    assert settings.spec == SpectrogramSpec.from_dict(world.trained.spec.to_dict() | {"width": 90})
+    assert parse("render", RenderSettings, [f"--spec={world.images / 'spec.json'}"]).spec == world.trained.spec
+    with pytest.raises(SpecError, match="not a readable spec"):
+        parse("render", RenderSettings, ["--spec", str(tmp_path / "gone.json")])
+
+
+def test_values_that_contradict_each_other_end_with_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_verb("render", ["--spec.height", "0"]) == 2
+    assert capsys.readouterr().err == "spectro render: height is 0; it must be at least 1\n"
+
+
+def test_an_unknown_option_ends_with_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_verb("render", ["--heigth", "3"])
+    assert ended.value.code == 2
+    assert "heigth" in capsys.readouterr().err
+
+
+def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "parse", interrupt)
+    assert run_verb("render", []) == 130
+    assert "run the same command again" in capsys.readouterr().err
+
+
+def test_the_command_lists_its_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert all(verb in shown for verb in VERBS)
+    assert main([]) == 2
+    assert main(["sing"]) == 2
+
+
+def test_importing_the_package_brings_nothing_heavy() -> None:
+    code = "import sys, spectro; sys.exit(any(name in sys.modules for name in ('torch', 'librosa', 'pandas')))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_errors_are_one_tree() -> None:
+    from spectro import errors
+
+    classes = [value for value in vars(errors).values() if isinstance(value, type)]
+    assert all(issubclass(one, SpectroError) for one in classes)
+    assert errors.__doc__ is not None
+    assert all(one.__name__ in errors.__doc__ for one in classes)
