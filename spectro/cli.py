@@ -6,7 +6,6 @@ Exit codes: 0 done; 1 done, but some clips failed; 2 nothing could be done, with
 import importlib
 import os
 import sys
-import warnings
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -56,6 +55,12 @@ def run_verb(verb: str, arguments: list[str] | None = None) -> int:
     except SpectroError as error:
         print(f"spectro {verb}: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:
+        return _give_up_output()
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"spectro {verb}: {place}{error.strerror or error}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print(f"spectro {verb}: interrupted; run the same command again to go on", file=sys.stderr)
         return 130
@@ -77,15 +82,21 @@ def parse(verb: str, settings_class: type[Any], arguments: list[str]) -> Any:
     if positional:
         parser.add_argument(positional, nargs="+", type=str, help="recordings, folders, or lists (.txt, .csv)")
     parser.add_class_arguments(settings_class, skip={positional} if positional else None)
-    arguments = _take_spec_file(parser, arguments)
+    arguments = _take_spec_file(parser, arguments, {one.name for one in fields(settings_class)})
     try:
         chosen = parser.instantiate(parser.parse_args(arguments))
     except ValueError as error:
         raise _root_cause(error) from error
-    return settings_class(**{field.name: chosen[field.name] for field in fields(settings_class)})
+    return settings_class(**{one.name: chosen[one.name] for one in fields(settings_class)})
 
 
-def _take_spec_file(parser: Any, arguments: list[str]) -> list[str]:
+def _give_up_output() -> int:
+    """Whoever read our output has gone (`| head`): say nothing more, and end with 2."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 2
+
+
+def _take_spec_file(parser: Any, arguments: list[str], takes: set[str]) -> list[str]:
     """Make `--spec FILE` the default of all `--spec.FIELD`; FILE may be a checkpoint's spectro.json."""
     from spectro.signal.spectrogram import SpectrogramSpec
 
@@ -93,7 +104,7 @@ def _take_spec_file(parser: Any, arguments: list[str]) -> list[str]:
     rest = iter(arguments)
     for argument in rest:
         name, _, value = argument.partition("=")
-        if name != "--spec":
+        if name != "--spec" or "spec" not in takes:
             kept.append(argument)
             continue
         spec = SpectrogramSpec.from_file(Path(value or next(rest, "")))
@@ -109,8 +120,3 @@ def _root_cause(error: BaseException) -> Exception:
             return cause
         cause = cause.__cause__ or cause.__context__
     return SpectroError(str(error))
-
-
-def silence_known_warnings() -> None:
-    """Hide the warnings of libraries that a user can do nothing about; nothing else is hidden."""
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")

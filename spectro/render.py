@@ -6,8 +6,8 @@ is kept; any other is made anew. The index is written last, from what the PNGs s
 there was a kill, and whatever the number of workers.
 
 In the output folder: `images/CLIP_COPY.png`, `index.parquet` (the clips' columns, `image`, `copy`, `augmentation`,
-`parameters`, `spec`), `spec.json`, `render.json` (all settings), `failures.csv` (clips that could not be rendered, with
-the reason) and `rejected.csv` (recordings that do not belong to the corpus, or stand in it twice).
+`parameters`, `spec`), `spec.json`, `render.json` (what pictures depend on), `failures.csv` (clips that could not be
+rendered, with the reason) and `rejected.csv` (recordings that are not of the corpus, or stand in it twice).
 """
 
 import json
@@ -25,9 +25,9 @@ from tqdm import tqdm
 from spectro.corpora import find, scan, splits, synthetic
 from spectro.corpora.labels import label_clips
 from spectro.errors import RenderError, SpectroError
-from spectro.files import TEMPORARY_SUFFIX, fingerprint, printable, replacing, write_bytes, write_json
+from spectro.files import TEMPORARY_SUFFIX, fingerprint, printable, read_json, replacing, write_bytes, write_json
 from spectro.signal import audio, augment, image, spectrogram
-from spectro.signal.augment import Augmentation, AugmentSettings
+from spectro.signal.augment import AugmentSettings
 from spectro.signal.spectrogram import SpectrogramSpec
 
 INDEX, SPEC, SETTINGS, FAILURES, REJECTED = "index.parquet", "spec.json", "render.json", "failures.csv", "rejected.csv"
@@ -154,7 +154,7 @@ def read_index(folder: Path) -> tuple[pd.DataFrame, SpectrogramSpec]:
         hint = "run scripts/render.py first" if not (folder / INDEX).exists() else "render again"
         raise RenderError(f"{printable(folder)}: holds no readable {INDEX}; {hint}") from error
     spec = SpectrogramSpec.from_file(folder / SPEC)
-    if set(index["spec"]) != {spec.fingerprint}:
+    if "spec" not in index or set(index["spec"]) != {spec.fingerprint}:
         raise RenderError(f"{printable(folder)}: {INDEX} and {SPEC} disagree; render again")
     return index, spec
 
@@ -168,7 +168,9 @@ def _check_settings(settings: RenderSettings, out: Path) -> None:
     """Refuse to mix two kinds of pictures, and write the settings down."""
     path, wanted = out / SETTINGS, json.loads(json.dumps(_settings_dict(settings)))
     if path.exists() and not settings.overwrite:
-        before = json.loads(path.read_text(encoding="utf-8"))
+        before = read_json(path)
+        if not isinstance(before, dict) or set(before) != set(wanted):
+            raise RenderError(f"{printable(path)}: is damaged; choose another --out, or --overwrite true")
         changes = [
             f"{part}.{key} {before[part].get(key)!r} -> {value!r}"
             for part in wanted
@@ -180,6 +182,8 @@ def _check_settings(settings: RenderSettings, out: Path) -> None:
                 f"{printable(out)}: was rendered with other settings ({', '.join(changes)}); "
                 "choose another --out, or render it anew with --overwrite true"
             )
+    if read_json(path) != wanted:
+        (out / INDEX).unlink(missing_ok=True)  # it would speak of pictures that are replaced one by one
     write_json(path, wanted)
     write_json(out / SPEC, settings.spec.to_dict())
 
@@ -238,9 +242,10 @@ def _render_clip(job: _Job, settings: RenderSettings, out: Path, mark: str) -> l
             continue
         try:
             if samples is None:
-                samples = _read(job, settings)
-            text = {"identity": identity, "copy": str(copy), **_draw(job, copy, settings)}
-            content = _picture(samples, job, copy, settings, text)
+                samples = spectrogram.read(job.path, settings.spec, max_duration_s=settings.max_duration_s)
+            pixels, drawn = _picture(samples, job, copy, settings)
+            text = {"identity": identity, "copy": str(copy), **drawn}
+            content = image.encode(pixels, settings.spec, job.clip_id, **text)
         except SpectroError as error:
             outcomes.append(_Outcome(job.clip_id, copy, error=str(error)))
             if samples is None:
@@ -265,31 +270,16 @@ def _finished(path: Path, job: _Job, copy: int, identity: str, modified: int) ->
     return text if all(text.get(key) == value for key, value in expected.items()) else None
 
 
-def _read(job: _Job, settings: RenderSettings) -> audio.Waveform:
-    spec = settings.spec
-    return audio.read(
-        job.path,
-        sample_rate=spec.sample_rate,
-        trim_db=spec.trim_db,
-        min_duration_s=spec.win_length / spec.sample_rate,
-        max_duration_s=settings.max_duration_s,
-    )
-
-
-def _draw(job: _Job, copy: int, settings: RenderSettings) -> dict[str, str]:
+def _picture(
+    samples: audio.Waveform, job: _Job, copy: int, settings: RenderSettings
+) -> tuple[spectrogram.Image, dict[str, str]]:
+    """Return the pixels of a copy, and what the PNG and the index say of how it was altered."""
     if copy == 0:
-        return {}
+        return spectrogram.render(samples, settings.spec), {}
     drawn = augment.draw(settings.augment, job.clip_id, copy)
-    return {"augmentation": drawn.name, "parameters": drawn.to_json()}
-
-
-def _picture(samples: audio.Waveform, job: _Job, copy: int, settings: RenderSettings, text: dict[str, str]) -> bytes:
-    altered = samples
-    if copy > 0:
-        drawn: Augmentation = augment.draw(settings.augment, job.clip_id, copy)
-        altered = augment.apply(samples, settings.spec.sample_rate, drawn)
-    pixels = spectrogram.render(altered, settings.spec)
-    return image.encode(pixels, settings.spec, job.clip_id, **text)
+    altered = augment.apply(samples, settings.spec.sample_rate, drawn)
+    text = {"augmentation": drawn.name, "parameters": drawn.to_json()}
+    return spectrogram.render(altered, settings.spec), text
 
 
 def _outcome(job: _Job, copy: int, name: str, text: dict[str, str], *, reused: bool = False) -> _Outcome:

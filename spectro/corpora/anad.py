@@ -28,11 +28,14 @@ def open_tables(root: Path) -> Parser:
     tables = [path for name in TABLES for path in sorted(root.rglob(name))]
     if not tables:
         raise CorpusError(f"{root}: holds no {' or '.join(TABLES)}, which tells the emotion of each clip")
-    header = pd.read_csv(tables[0], nrows=0)
-    columns = {column.strip(" '\"").lower(): column for column in header.columns}
+    try:
+        table = pd.read_csv(tables[0], dtype=str)
+    except (ValueError, OSError) as error:
+        raise CorpusError(f"{tables[0]}: is not a readable CSV ({error})") from error
+    columns = {column.strip(" '\"").lower(): column for column in table.columns}
     if not {"name", "emotion"} <= set(columns):
         raise CorpusError(f"{tables[0]}: has no columns `name` and `Emotion`")
-    table = pd.read_csv(tables[0], usecols=[columns["name"], columns["emotion"]], dtype=str).dropna()
+    table = table[[columns["name"], columns["emotion"]]].dropna()
     names = [PurePath(name.strip(" '\"")).stem for name in table[columns["name"]]]
     emotions = [emotion.strip(" '\"").lower() for emotion in table[columns["emotion"]]]
     by_name = dict(zip(names, emotions, strict=True))

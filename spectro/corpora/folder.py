@@ -13,6 +13,8 @@ import pandas as pd
 from spectro.corpora.table import Corpus, Fields, Parser, clip_id, recordings
 from spectro.errors import CorpusError
 
+RESERVED = {"clip_id", "corpus", "copy", "image", "augmentation", "parameters", "spec", "target"}
+
 
 def open_folder(root: Path) -> Parser:
     """Return a parser of `root`, which is a folder of classes or a CSV."""
@@ -49,6 +51,10 @@ def _read_csv(table_path: Path) -> pd.DataFrame:
         raise CorpusError(f"{table_path}: is not a readable CSV ({error})") from error
     if not {"path", "emotion"} <= set(table.columns):
         raise CorpusError(f"{table_path}: needs the columns path and label (and speaker, for an honest split)")
+    if taken := RESERVED & set(table.columns):
+        raise CorpusError(f"{table_path}: rename the columns {', '.join(sorted(taken))}: these names are spectro's own")
+    if not table["path"].str.strip().all():
+        raise CorpusError(f"{table_path}: a row has no path")
     return table
 
 

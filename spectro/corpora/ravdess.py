@@ -61,5 +61,6 @@ RAVDESS_SONG = Corpus(
     language="en",
     licence="CC BY-NC-SA 4.0",
     homepage="https://zenodo.org/records/1188976",
+    voices="ravdess",
     open=lambda _root: partial(parse, vocal_channel="song"),
 )

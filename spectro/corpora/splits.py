@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
+from spectro.corpora import find
 from spectro.errors import SplitError
 
 Part: TypeAlias = Literal["train", "valid", "test"]
@@ -83,7 +84,7 @@ def split(clips: pd.DataFrame, protocol: str, fold: int) -> Split:
         parts, folds = _by_speaker(unique, protocol, fold)
     else:
         raise SplitError(f"unknown protocol {protocol!r}; there are {', '.join(PROTOCOLS)} and {LEAKY}")
-    speakers = unique["speaker"].fillna("").to_numpy(dtype=str)
+    speakers = speaker_names(unique).fillna("").to_numpy(dtype=str)
     missing = sorted(set(unique["label"]) - set(unique["label"][parts == "train"]))
     if missing:
         raise SplitError(f"{protocol} fold {fold}: no training clip is labelled {', '.join(missing)}")
@@ -115,10 +116,14 @@ def _by_speaker(clips: pd.DataFrame, protocol: str, fold: int) -> tuple[np.ndarr
 
 
 def speaker_names(clips: pd.DataFrame) -> pd.Series:
-    """Return the speakers' names, made unique by the corpus where there are several corpora."""
-    if clips["corpus"].nunique() == 1:
-        return clips["speaker"]
-    return clips["corpus"] + "/" + clips["speaker"]
+    """Return the speakers' names, made unique by their corpus where the clips' corpora do not share their speakers."""
+    groups = clips["corpus"].map(voices)
+    return clips["speaker"] if groups.nunique() == 1 else groups + "/" + clips["speaker"]
+
+
+def voices(corpus: str) -> str:
+    """Return the name of a corpus's group of speakers: RAVDESS speech and song have the same actors."""
+    return find(corpus).voices or corpus
 
 
 def _leaky(clips: pd.DataFrame, fold: int) -> tuple[np.ndarray[Any, Any], int]:

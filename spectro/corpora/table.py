@@ -38,6 +38,7 @@ class Corpus:
         language: ISO 639-1 code, or None if the folder says.
         licence: licence of the recordings, which a checkpoint trained on them inherits.
         homepage: where it is described or had.
+        voices: name of the group of speakers, where several corpora share them; None for its own.
         open: takes the corpus's folder, returns a parser: path below the folder -> `emotion`, `speaker`, `gender` and
             further fields. A parser raises CorpusError, with the reason, for a file that does not fit.
         files: takes the corpus's folder, yields the recordings; every recording below the folder unless told otherwise.
@@ -49,6 +50,7 @@ class Corpus:
     language: str | None
     licence: str
     homepage: str
+    voices: str | None = None
     open: Callable[[Path], Parser]
     files: Callable[[Path], Iterable[Path]] = field(default_factory=lambda: recordings)
 
@@ -80,6 +82,9 @@ def scan_corpus(corpus: Corpus, root: Path) -> Scan:
     base = root if root.is_dir() else root.parent
     for path in sorted(corpus.files(root)):
         relative = PurePath(os.path.relpath(path, base))
+        if printable(path) != str(path):
+            rejected.append((printable(path), "has a name that is not UTF-8; rename it"))
+            continue
         try:
             fields = parse(relative)
         except CorpusError as reason:
@@ -161,7 +166,7 @@ def _without_duplicates(rows: list[Fields], rejected: list[tuple[str, str]]) -> 
     ids: dict[str, str] = {}
     for row in rows:
         path, name = str(row["path"]), str(row["clip_id"])
-        if (size := _size(row)) > 0 and sizes[size] > 1 and os.access(path, os.R_OK):
+        if (size := _size(row)) > 0 and sizes[size] > 1:
             first = contents.setdefault(_checksum(Path(path)), path)
             if first != path:
                 rejected.append((printable(path), f"is the same recording as {printable(first)}"))
@@ -174,12 +179,14 @@ def _without_duplicates(rows: list[Fields], rejected: list[tuple[str, str]]) -> 
 
 
 def _size(row: Fields) -> int:
-    try:
-        return Path(str(row["path"])).stat().st_size
-    except OSError:
-        return -1  # rendering will say what is wrong with it
+    path = Path(str(row["path"]))
+    return path.stat().st_size if path.is_file() else -1  # rendering will say what is wrong with it
 
 
 def _checksum(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha1").hexdigest()
+    """Return the SHA-1 of a file; of one that cannot be read, its path: rendering will say why."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha1").hexdigest()
+    except OSError:
+        return str(path)

@@ -9,7 +9,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from spectro.corpora.labels import label_clips
-from spectro.corpora.splits import LEAKY, speaker_names, split
+from spectro.corpora.splits import LEAKY, speaker_names, split, voices
 from spectro.errors import EvaluationError
 from spectro.evaluate import plots
 from spectro.evaluate.metrics import summarise
@@ -47,6 +47,21 @@ class EvaluateSettings:
     batch_size: int = 32
     device: str | None = None
 
+    def __post_init__(self) -> None:
+        for name, low in (("rounds", 1), ("seed", 0), ("batch_size", 1)):
+            if getattr(self, name) < low:
+                raise EvaluationError(f"{name} is {getattr(self, name)}; it must be {low} or more")
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        """The checkpoint that is measured."""
+        return self.checkpoint or default_checkpoint()
+
+    @property
+    def folder(self) -> Path:
+        """Where the report goes."""
+        return self.out or self.checkpoint_folder / f"evaluation-{self.part}"
+
 
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     """Measure a checkpoint, and write the report.
@@ -58,7 +73,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         EvaluationError: the pictures have another spec, or hold no clip to measure on.
         CheckpointError, RenderError: the checkpoint or the index cannot be read.
     """
-    folder = settings.checkpoint or default_checkpoint()
+    folder, out = settings.checkpoint_folder, settings.folder
     predictor = Predictor(folder, device=settings.device)
     checkpoint = predictor.checkpoint
     index, spec = read_index(settings.index)
@@ -78,7 +93,6 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         rounds=settings.rounds,
         seed=settings.seed,
     )
-    out = settings.out or folder / f"evaluation-{settings.part}"
     write_json(out / "metrics.json", report)
     write_bytes(out / "predictions.csv", predicted.to_csv(index=False, float_format="%.6g").encode())
     plots.confusion(report, out / "confusion.png")
@@ -88,6 +102,8 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
 
 def _clips(index: pd.DataFrame, checkpoint: Checkpoint, part: str) -> pd.DataFrame:
     """Return the clips of a part with the checkpoint's numbers of their labels."""
+    if not {"data", "split"} <= set(checkpoint.origin):
+        raise EvaluationError("the checkpoint does not tell its data and split, so no clip is known to be new to it")
     data, own = checkpoint.origin["data"], checkpoint.origin["split"]
     labelled, _labels = label_clips(index, data["labels"])
     if part != "all":
@@ -127,7 +143,8 @@ def _describe(folder: Path, checkpoint: Checkpoint, clips: pd.DataFrame, setting
     """Return under which conditions the figures were had, and what makes them flatter."""
     own = checkpoint.origin["split"]
     heard: list[str] = []
-    if set(clips["corpus"]) & set(checkpoint.origin["data"]["corpora"]):
+    known = {voices(name) for name in checkpoint.origin["data"]["corpora"]}
+    if set(clips["corpus"].map(voices)) & known:
         trained = {*own["speakers"]["train"], *own["speakers"]["valid"]}
         heard = sorted(trained & set(speaker_names(clips)) - {""}) if settings.part != "valid" else []
     return {
@@ -144,7 +161,6 @@ def _describe(folder: Path, checkpoint: Checkpoint, clips: pd.DataFrame, setting
 def run(settings: EvaluateSettings) -> int:
     """Run the verb; returns its exit code."""
     report = evaluate(settings)
-    out = settings.out or (settings.checkpoint or default_checkpoint()) / f"evaluation-{settings.part}"
     print(
         f"{report['checkpoint']} on {report['clips']} clips of {len(report['speakers'])} speakers "
         f"({', '.join(report['corpora'])}, {report['part']}; {report['protocol']} fold {report['fold']})"
@@ -160,5 +176,5 @@ def run(settings: EvaluateSettings) -> int:
         print(f"these figures leak: {report['leak']}")
     elif report["speakers_heard_in_training"]:
         print(f"not new speakers: {', '.join(report['speakers_heard_in_training'])} were heard in training")
-    print(f"report in {out}: metrics.json, predictions.csv, confusion.png, recall.png")
+    print(f"report in {settings.folder}: metrics.json, predictions.csv, confusion.png, recall.png")
     return 0

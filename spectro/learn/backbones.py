@@ -4,7 +4,8 @@ Networks, their input normalisation and their published weights are timm's. `mob
 `inceptionv3` are short names; any other timm name works.
 """
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -52,13 +53,19 @@ class SpectrogramNet(nn.Module):
         self.backbone_name, self.hidden, self.classes = backbone, hidden, classes
         self.backbone = timm.create_model(name, pretrained=False, num_classes=0)
         self.config: dict[str, Any] = timm.data.resolve_data_config({}, model=self.backbone)
-        self.register_buffer("mean", torch.tensor(self.config["mean"]).view(1, 3, 1, 1) * 255, persistent=False)
-        self.register_buffer("std", torch.tensor(self.config["std"]).view(1, 3, 1, 1) * 255, persistent=False)
+        self.register_buffer("mean", torch.zeros(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.ones(1, 3, 1, 1), persistent=False)
+        self.set_normalisation(self.config["mean"], self.config["std"])
         features = int(self.backbone.head_hidden_size)
         layers: list[nn.Module] = [nn.Dropout(dropout)]
         if hidden:
             layers += [nn.Linear(features, hidden), nn.ReLU(), nn.Dropout(dropout)]
         self.head = nn.Sequential(*layers, nn.Linear(hidden or features, classes))
+
+    def set_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Set mean and standard deviation of the input's three channels, as shares of the gray scale."""
+        self.mean.copy_(torch.tensor(mean).view(1, 3, 1, 1) * 255)
+        self.std.copy_(torch.tensor(std).view(1, 3, 1, 1) * 255)
 
     def embed(self, pictures: torch.Tensor) -> torch.Tensor:
         """Return the features before the head, of shape (batch, features).
@@ -110,6 +117,15 @@ def load_weights(net: SpectrogramNet, weights: str) -> str:
     expected = net.backbone.state_dict()
     _fit(expected, _to_timm_names(given, net.backbone), f"{weights} for {net.backbone_name}")
     return f"file {path.name}"
+
+
+def weights_identity(weights: str) -> str:
+    """Return `auto`, `none`, or a file's name with its SHA-256, which tells one start of a run from another."""
+    path = Path(weights) / WEIGHTS_FILE if Path(weights).is_dir() else Path(weights)
+    if weights in ("auto", "none") or not path.is_file():
+        return Path(weights).name
+    with path.open("rb") as file:
+        return f"{path.name} sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
 def _fetch(net: SpectrogramNet) -> str:

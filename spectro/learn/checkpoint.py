@@ -81,7 +81,7 @@ def save(checkpoint: Checkpoint, folder: Path, *, dtype: Literal["float32", "flo
         "hidden": net.hidden,
         "labels": list(checkpoint.labels),
         "spec": checkpoint.spec.to_dict(),
-        "normalisation": {"mean": list(net.config["mean"]), "std": list(net.config["std"])},
+        "normalisation": {"mean": _shares(net.mean), "std": _shares(net.std)},
         "temperature": checkpoint.temperature,
         "dtype": dtype,
         "parameters": sum(parameter.numel() for parameter in net.parameters()),
@@ -120,6 +120,7 @@ def load(folder: Path) -> Checkpoint:
         missing, extra = net.load_state_dict(
             {name: _cast(value, "float32") for name, value in state.items()}, strict=False
         )
+        net.set_normalisation(**description["normalisation"])
         spec = SpectrogramSpec.from_dict(description["spec"])
         temperature = float(description["temperature"])
     except (KeyError, TypeError, ValueError, RuntimeError, SpectroError) as error:
@@ -186,6 +187,11 @@ recording, and fall on others. Not for decisions about people, such as hiring, c
 European Union, emotion recognition at work and in education is prohibited with few exceptions (Regulation 2024/1689,
 article 5).
 """
+
+
+def _shares(values: torch.Tensor) -> list[float]:
+    """Return a channel's statistics as shares of the gray scale."""
+    return [round(float(value) / 255, 6) for value in values.flatten()]
 
 
 def kept(tensor: torch.Tensor, dtype: Literal["float32", "float16"]) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """The LightningModule: loss, optimiser, metrics, and which layers are trained when."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,13 +8,16 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.types import LRSchedulerConfigType, OptimizerLRSchedulerConfig
 from torch import nn
-from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+from torchmetrics.classification import MulticlassConfusionMatrix
 from torchvision.transforms import v2
 
 from spectro.errors import TrainingError
 from spectro.learn.backbones import Plan, SpectrogramNet, layers, trainable
 from spectro.learn.datamodule import Batch
+from spectro.learn.figures import figures
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+CALIBRATION_PICTURES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +56,39 @@ class TrainingSettings:
             raise TrainingError("train needs 0 <= label_smoothing < 1, and mixup, cutmix, weight_decay of 0 or more")
 
 
+@torch.no_grad()
+def calibrate(net: nn.Module, batches: Iterable[torch.Tensor]) -> None:
+    """Re-estimate the statistics of batch norms that are trained, on pictures as they will be in use.
+
+    While training they are estimated on pictures that are masked, warped and mixed, which have other means and
+    variances. Training itself does not depend on them. Layers that are frozen keep theirs.
+
+    Args:
+        net: the network; it is left in evaluation mode.
+        batches: untouched training pictures, of shape (batch, channels, height, width).
+
+    Source: Wu & Johnson, Rethinking "Batch" in BatchNorm, arXiv:2105.07576, section 3 (precise batch norm).
+    """
+    net.eval()
+    norms = [module for module in net.modules() if isinstance(module, BATCH_NORMS) and _is_trained(module)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over all batches
+        norm.train()
+    for batch in batches:
+        net(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def _is_trained(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+
+
 class Classifier(pl.LightningModule):
     """Trains a `SpectrogramNet`; logs `valid_uar`, `valid_wa`, `valid_f1`, `valid_loss` and `train_loss` each epoch.
 
@@ -74,7 +111,7 @@ class Classifier(pl.LightningModule):
             for mix, alpha in ((v2.MixUp, settings.mixup), (v2.CutMix, settings.cutmix))
             if alpha > 0
         ]
-        self.valid_metrics = metrics(net.classes, "valid")
+        self.valid_confusion = MulticlassConfusionMatrix(net.classes)
 
     def on_train_epoch_start(self) -> None:
         """Freeze what the plan does not train yet; frozen batch norms keep their statistics."""
@@ -104,10 +141,21 @@ class Classifier(pl.LightningModule):
         """Measure a batch of validation speakers."""
         pictures, targets = batch
         logits = self.net(pictures).float()
-        self.valid_metrics.update(logits, targets)
+        self.valid_confusion.update(logits, targets)
         loss = nn.functional.cross_entropy(logits, targets)
         self.log("valid_loss", loss, on_step=False, on_epoch=True, batch_size=len(pictures), sync_dist=True)
-        self.log_dict(self.valid_metrics, on_step=False, on_epoch=True)
+
+    def on_validation_epoch_start(self) -> None:
+        """Measure with batch-norm statistics of untouched training clips; see `calibrate`."""
+        pictures = self.trainer.datamodule.calibration_dataloader(CALIBRATION_PICTURES)  # type: ignore[attr-defined]
+        with self.trainer.precision_plugin.forward_context():
+            calibrate(self.net, (batch.to(self.device) for batch, _targets in pictures))
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the figures of all validation speakers together."""
+        found = figures(self.valid_confusion.compute().cpu().numpy())
+        self.valid_confusion.reset()
+        self.log_dict({"valid_uar": found.uar, "valid_wa": found.wa, "valid_f1": found.f1})
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return AdamW with a rate for each layer, and its one-cycle schedule."""
@@ -134,14 +182,3 @@ class Classifier(pl.LightningModule):
         return OptimizerLRSchedulerConfig(
             optimizer=optimiser, lr_scheduler=LRSchedulerConfigType(scheduler=schedule, interval="step")
         )
-
-
-def metrics(classes: int, part: str) -> MetricCollection:
-    """Return UAR (mean of the recalls), WA (accuracy) and macro-F1, named `PART_uar` and so on."""
-    return MetricCollection(
-        {
-            f"{part}_uar": MulticlassAccuracy(classes, average="macro"),
-            f"{part}_wa": MulticlassAccuracy(classes, average="micro"),
-            f"{part}_f1": MulticlassF1Score(classes, average="macro"),
-        }
-    )

@@ -18,9 +18,11 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from spectro.corpora.labels import label_clips
 from spectro.corpora.splits import PARTS, Part, Split, split
 from spectro.errors import TrainingError
+from spectro.files import fingerprint
 from spectro.learn.masking import Masker, MaskingSettings
 from spectro.render import read_index
 from spectro.signal import image
+from spectro.signal.spectrogram import SpectrogramSpec
 
 Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 Copies: TypeAlias = Literal["one", "all", "none"]
@@ -40,11 +42,12 @@ class PictureDataset(Dataset[tuple[torch.Tensor, int]]):
     Args:
         folder: the rendering's folder.
         rows: rows of the image index with the columns `image` and `target`.
+        spec: the spec that the pictures must have been drawn by.
         masker: alters pictures that are asked for with a seed; None leaves all as they are.
     """
 
-    def __init__(self, folder: Path, rows: pd.DataFrame, masker: Masker | None = None) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, rows: pd.DataFrame, spec: SpectrogramSpec, masker: Masker | None = None) -> None:
+        self._folder, self._spec = folder, spec
         # An array of plain bytes: counting references to Python strings would copy them into every worker.
         self._images = rows["image"].to_numpy(dtype=bytes)
         self._targets = rows["target"].to_numpy(dtype=np.int64)
@@ -56,7 +59,7 @@ class PictureDataset(Dataset[tuple[torch.Tensor, int]]):
     def __getitem__(self, draw: Draw | int) -> tuple[torch.Tensor, int]:
         """Return a picture as uint8 of shape (channels, height, width), and its target."""
         row, seed = draw if isinstance(draw, tuple) else (draw, None)
-        pixels = image.read(self._folder / self._images[row].decode()).pixels
+        pixels = image.read(self._folder / self._images[row].decode(), self._spec).pixels
         if self._masker is not None and seed is not None:
             pixels = self._masker(pixels, seed)
         planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
@@ -139,7 +142,7 @@ class PictureDataModule(pl.LightningDataModule):
         protocol: str = "group-kfold",
         fold: int = 0,
         batch_size: int = 32,
-        copies: Copies = "one",
+        copies: Copies = "none",
         balance: Balance = "none",
         masking: MaskingSettings | None = None,
         seed: int = 0,
@@ -152,13 +155,17 @@ class PictureDataModule(pl.LightningDataModule):
         self.split: Split = split(labelled, protocol, fold)
         self.rows: dict[Part, pd.DataFrame] = {part: self._part(labelled, part, copies) for part in PARTS}
         self.corpora = tuple(sorted(labelled["corpus"].unique()))
-        if len(self.rows["train"]) < batch_size:
-            raise TrainingError(f"{len(self.rows['train'])} training pictures do not fill one batch of {batch_size}")
+        self.fingerprint = fingerprint(
+            [labelled[column].astype(str).tolist() for column in ("clip_id", "copy", "parameters", "label")]
+            + [sorted(self.split.part.items())]
+        )
         self._folder = folder
         self._batch_size = batch_size
         self._copies, self._balance = copies, balance
         self._masker = Masker(masking, self.spec.height, self.spec.width) if masking else None
         self._seed, self._workers = seed, workers
+        if (pictures := len(self._sampler())) < batch_size:
+            raise TrainingError(f"an epoch of {pictures} training pictures does not fill one batch of {batch_size}")
 
     def _part(self, labelled: pd.DataFrame, part: Part, copies: Copies) -> pd.DataFrame:
         rows = labelled[labelled["clip_id"].map(self.split.part) == part]
@@ -177,29 +184,41 @@ class PictureDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader[tuple[torch.Tensor, int]]:
         """Return the training batches; a last batch that is not full is dropped."""
         rows = self.rows["train"]
-        sampler = ClipSampler(rows, self._copies, self._balance == "sampling", self._seed)
+        sampler = self._sampler()
         if self.trainer is not None:
             sampler.set_epoch(self.trainer.current_epoch)  # a resumed run makes its first batches before Lightning does
-        dataset = PictureDataset(self._folder, rows, self._masker)
+        dataset = PictureDataset(self._folder, rows, self.spec, self._masker)
         return self._loader(dataset, sampler=sampler, drop_last=True)
+
+    def calibration_dataloader(self, pictures: int | None = None) -> DataLoader[tuple[torch.Tensor, int]]:
+        """Return batches of untouched training clips, in an order that is always the same.
+
+        Args:
+            pictures: how many, drawn from all; None for all of them.
+        """
+        rows = self.rows["train"]
+        untouched = rows[rows["copy"] == 0].sample(frac=1.0, random_state=self._seed)[:pictures]
+        return self._loader(PictureDataset(self._folder, untouched, self.spec), num_workers=0, persistent_workers=False)
 
     def val_dataloader(self) -> DataLoader[tuple[torch.Tensor, int]]:
         """Return the validation batches, in the order of `rows["valid"]`."""
-        return self._loader(PictureDataset(self._folder, self.rows["valid"]))
+        return self._loader(PictureDataset(self._folder, self.rows["valid"], self.spec))
 
     def test_dataloader(self) -> DataLoader[tuple[torch.Tensor, int]]:
         """Return the test batches, in the order of `rows["test"]`."""
-        return self._loader(PictureDataset(self._folder, self.rows["test"]))
+        return self._loader(PictureDataset(self._folder, self.rows["test"], self.spec))
+
+    def _sampler(self) -> ClipSampler:
+        return ClipSampler(self.rows["train"], self._copies, self._balance == "sampling", self._seed)
 
     def _loader(self, dataset: PictureDataset, **options: Any) -> DataLoader[tuple[torch.Tensor, int]]:
-        return DataLoader(
-            dataset,
-            batch_size=self._batch_size,
-            num_workers=self._workers,
-            persistent_workers=self._workers > 0,
-            pin_memory=torch.cuda.is_available(),
-            **options,
-        )
+        defaults: dict[str, Any] = {
+            "batch_size": self._batch_size,
+            "num_workers": self._workers,
+            "persistent_workers": self._workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+        }
+        return DataLoader(dataset, **(defaults | options))
 
 
 def _rank() -> int:

@@ -10,7 +10,6 @@ and `training/` with what resuming needs and TensorBoard's events.
 import json
 import logging
 import shutil
-import time
 import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -24,20 +23,21 @@ import torch
 from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
 from pytorch_lightning.callbacks.weight_averaging import EMAWeightAveraging
 from pytorch_lightning.loggers import TensorBoardLogger
-from tqdm import tqdm
+from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 
 from spectro.corpora import find
 from spectro.errors import TrainingError
-from spectro.files import printable, write_bytes, write_json
+from spectro.files import printable, read_json, write_json
 from spectro.learn import checkpoint as checkpoints
-from spectro.learn.backbones import SpectrogramNet, load_weights
+from spectro.learn.backbones import SpectrogramNet, load_weights, weights_identity
 from spectro.learn.checkpoint import Checkpoint
-from spectro.learn.classifier import Classifier, TrainingSettings, metrics
+from spectro.learn.classifier import Classifier, TrainingSettings, calibrate
+from spectro.learn.curves import Curves, plot_curves
 from spectro.learn.datamodule import Balance, Copies, PictureDataModule
+from spectro.learn.figures import confusion, figures
 from spectro.learn.masking import MaskingSettings
 
 TRAINING, RUN_FILE = "training", "settings.json"
-CURVES = ("epoch", "train_loss", "valid_loss", "valid_uar", "valid_wa", "valid_f1", "learning_rate", "seconds")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +90,7 @@ class FinetuneSettings:
     masking: MaskingSettings = field(default_factory=MaskingSettings)
     mask: bool = True
     batch_size: int = 32
-    copies: Copies = "one"
+    copies: Copies = "none"
     balance: Balance = "none"
     hidden: int = 0
     dropout: float = 0.2
@@ -106,6 +106,19 @@ class FinetuneSettings:
     workers: int = -1
     overwrite: bool = False
 
+    def __post_init__(self) -> None:
+        for name, low in (("batch_size", 1), ("hidden", 0), ("patience", 0), ("seed", 0), ("workers", -1)):
+            if getattr(self, name) < low:
+                raise TrainingError(f"{name} is {getattr(self, name)}; it must be {low} or more")
+        for name in ("dropout", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise TrainingError(f"{name} is {getattr(self, name)}; it must lie between 0 and below 1")
+
+    @property
+    def folder(self) -> Path:
+        """Where the checkpoint goes."""
+        return self.out or Path("checkpoints") / f"{self.backbone}-{self.index.name}"
+
 
 def finetune(settings: FinetuneSettings) -> Checkpoint:
     """Fine-tune a backbone, and write its checkpoint folder.
@@ -117,27 +130,33 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
         TrainingError: the output folder holds another run, or the settings contradict each other.
         RenderError, CorpusError, WeightsError: the pictures, labels, split or weights cannot be had.
     """
-    out = settings.out or Path("checkpoints") / f"{settings.backbone}-{settings.index.name}"
-    data = _data(settings)
+    out, data = settings.folder, _data(settings)
     pl.seed_everything(settings.seed, verbose=False)
     net = SpectrogramNet(settings.backbone, len(data.labels), hidden=settings.hidden, dropout=settings.dropout)
     net.check_size(data.spec.height, data.spec.width)
     identity = _identity(settings, data)
     resume = _find_run(out, identity, settings.overwrite)
     weights = load_weights(net, settings.weights)
-    if resume is None:
-        shutil.rmtree(out / TRAINING, ignore_errors=True)
-        write_json(out / TRAINING / RUN_FILE, identity)
     net.to(memory_format=torch.channels_last)
     model = Classifier(net, settings.train, settings.seed, data.class_weights())
     with warnings.catch_warnings():
         _silence()
         trainer, best = _trainer(settings, out)
-        trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=False if resume else None)
+        if resume is None and trainer.is_global_zero:
+            shutil.rmtree(out / TRAINING, ignore_errors=True)
+            write_json(out / TRAINING / RUN_FILE, identity)
+        _fit(trainer, model, data, resume)
         if not trainer.is_global_zero:
             return Checkpoint(net=net, labels=data.labels, spec=data.spec)
         origin = _describe(settings, data, weights, identity)
         return _finish(settings, out, data, model, Path(best.best_model_path), origin)
+
+
+def _fit(trainer: pl.Trainer, model: Classifier, data: PictureDataModule, resume: Path | None) -> None:
+    try:
+        trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=False if resume else None)
+    except SystemExit as error:
+        raise KeyboardInterrupt from error  # Lightning exits when it is interrupted
 
 
 def _data(settings: FinetuneSettings) -> PictureDataModule:
@@ -160,8 +179,8 @@ def _identity(settings: FinetuneSettings, data: PictureDataModule) -> dict[str, 
     """Return what a run's result depends on, as JSON values: a run is resumed if these are the same."""
     free = ("out", "overwrite", "workers", "index", "devices", "accelerator", "strategy")
     fields = {key: value for key, value in asdict(settings).items() if key not in free}
-    fields["weights"] = Path(settings.weights).name
-    fields |= {"spec": data.spec.fingerprint, "clips": len(data.rows["train"])}
+    fields["weights"] = weights_identity(settings.weights)
+    fields |= {"spec": data.spec.fingerprint, "data": data.fingerprint}
     identity: dict[str, Any] = json.loads(json.dumps(fields))
     return identity
 
@@ -169,9 +188,9 @@ def _identity(settings: FinetuneSettings, data: PictureDataModule) -> dict[str, 
 def _find_run(out: Path, identity: dict[str, Any], overwrite: bool) -> Path | None:
     """Return the state to resume from, if the folder holds one of this run; refuse to mix two runs."""
     path, last = out / TRAINING / RUN_FILE, out / TRAINING / "last.ckpt"
-    if path.exists() and json.loads(path.read_text(encoding="utf-8")) == identity:
-        return last if last.exists() else None
-    if not overwrite and (path.exists() or (out / checkpoints.DESCRIPTION_FILE).exists()):
+    if last.exists() and read_json(path) == identity:
+        return last
+    if not overwrite and (last.exists() or (out / checkpoints.DESCRIPTION_FILE).exists()):
         raise TrainingError(
             f"{printable(out)}: holds a run with other settings; choose another --out, or --overwrite true"
         )
@@ -181,31 +200,41 @@ def _find_run(out: Path, identity: dict[str, Any], overwrite: bool) -> Path | No
 def _trainer(settings: FinetuneSettings, out: Path) -> tuple[pl.Trainer, ModelCheckpoint]:
     mode = "max" if settings.monitor == "valid_uar" else "min"
     folder = out / TRAINING
-    best = ModelCheckpoint(
-        folder, filename="best", monitor=settings.monitor, mode=mode, enable_version_counter=False, save_last=True
-    )
-    callbacks: list[pl.Callback] = [Curves(out), best]
+    best = ModelCheckpoint(folder, filename="best", monitor=settings.monitor, mode=mode, enable_version_counter=False)
+    last = ModelCheckpoint(folder, filename="last", enable_version_counter=False, save_on_train_epoch_end=True)
+    callbacks: list[pl.Callback] = [Curves(out), best, last]
     if settings.patience > 0:
-        callbacks.insert(0, EarlyStopping(settings.monitor, mode=mode, patience=settings.patience))
+        callbacks.insert(0, ResumableEarlyStopping(settings.monitor, mode=mode, patience=settings.patience))
     if settings.ema > 0:
         callbacks.insert(0, EMAWeightAveraging(decay=settings.ema))
-    trainer = pl.Trainer(
-        max_epochs=settings.train.epochs,
-        accelerator=settings.accelerator,
-        devices=settings.devices,
-        strategy=settings.strategy,
-        precision=_precision(settings),
-        callbacks=callbacks,
-        logger=TensorBoardLogger(folder, name="", version=""),
-        default_root_dir=folder,
-        num_sanity_val_steps=0,
-        log_every_n_steps=1,
-        enable_model_summary=False,
-        enable_progress_bar=False,
-        use_distributed_sampler=False,
-        deterministic="warn",
-    )
+    try:
+        trainer = pl.Trainer(
+            max_epochs=settings.train.epochs,
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            strategy=settings.strategy,
+            precision=_precision(settings),
+            callbacks=callbacks,
+            logger=TensorBoardLogger(folder, name="", version=""),
+            default_root_dir=folder,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            use_distributed_sampler=False,
+            deterministic="warn",
+        )
+    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
+        raise TrainingError(f"accelerator, devices, strategy or precision: {error}") from error
     return trainer, best
+
+
+class ResumableEarlyStopping(EarlyStopping):
+    """Lightning's early stopping, which also stops a run that is resumed after it had stopped."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop at once if the restored state says that the run is over."""
+        trainer.should_stop = self.wait_count >= self.patience
 
 
 def _precision(settings: FinetuneSettings) -> Any:
@@ -247,10 +276,11 @@ def _finish(
     best: Path,
     origin: dict[str, Any],
 ) -> Checkpoint:
-    """Take the best epoch's weights as they will be kept, fit the temperature, measure, and write the folder."""
+    """Take the best epoch's weights as they will be kept, calibrate them, measure, and write the folder."""
     state = torch.load(best, map_location="cpu", weights_only=False)  # written by this run
     model.load_state_dict(state["state_dict"])
     net = model.net.cpu()
+    calibrate(net, (pictures for pictures, _targets in data.calibration_dataloader()))
     net.load_state_dict({name: checkpoints.kept(value, settings.dtype) for name, value in net.state_dict().items()})
     net.eval()
     valid, test = (predict_part(net, loader) for loader in (data.val_dataloader(), data.test_dataloader()))
@@ -274,10 +304,8 @@ def predict_part(net: SpectrogramNet, loader: Any) -> tuple[torch.Tensor, torch.
 
 def measure(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
     """Return `uar`, `wa`, `f1` and the number of `clips`."""
-    found = metrics(logits.shape[1], "part")(logits, targets)
-    return {"clips": len(targets)} | {
-        name.removeprefix("part_"): round(float(value), 4) for name, value in found.items()
-    }
+    found = figures(confusion(targets.numpy(), logits.argmax(1).numpy(), logits.shape[1]))
+    return {"clips": len(targets), "uar": round(found.uar, 4), "wa": round(found.wa, 4), "f1": round(found.f1, 4)}
 
 
 def fit_temperature(logits: torch.Tensor, targets: torch.Tensor) -> float:
@@ -288,88 +316,6 @@ def fit_temperature(logits: torch.Tensor, targets: torch.Tensor) -> float:
 
     fitted = scipy.optimize.minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
     return round(float(np.exp(fitted.x)), 4)
-
-
-class Curves(pl.Callback):
-    """Shows progress, and writes `curves.csv`, a row an epoch; its rows are part of the state that resuming restores.
-
-    Args:
-        out: folder of the file.
-    """
-
-    def __init__(self, out: Path) -> None:
-        self._out = out
-        self._rows: list[dict[str, float]] = []
-        self._started = 0.0
-        self._progress: tqdm[Any] | None = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the rows so far."""
-        return {"rows": self._rows}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the rows of the run that is resumed."""
-        self._rows = list(state_dict["rows"])
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Open the progress bar, at the step that a resumed run has come to."""
-        total, hidden = int(trainer.estimated_stepping_batches), not trainer.is_global_zero
-        self._progress = tqdm(
-            desc="training", unit="batch", total=total, initial=trainer.global_step, disable=hidden, leave=False
-        )
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Move the progress bar."""
-        if self._progress is not None:
-            self._progress.update()
-
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Close the progress bar."""
-        if self._progress is not None:
-            self._progress.close()
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start the clock."""
-        self._started = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write and print the epoch's row."""
-        values = {name: float(trainer.callback_metrics[name]) for name in CURVES if name in trainer.callback_metrics}
-        row = {
-            "epoch": trainer.current_epoch,
-            **{name: round(value, 5) for name, value in values.items()},
-            "learning_rate": trainer.optimizers[0].param_groups[0]["lr"],
-            "seconds": round(time.perf_counter() - self._started, 2),
-        }
-        self._rows = [*self._rows, row]
-        if trainer.is_global_zero:
-            table = pd.DataFrame(self._rows, columns=list(CURVES))
-            write_bytes(self._out / "curves.csv", table.to_csv(index=False).encode())
-            tqdm.write(
-                f"epoch {row['epoch'] + 1}/{trainer.max_epochs}: train loss {row['train_loss']:.3f}, "
-                f"valid loss {row['valid_loss']:.3f}, valid UAR {row['valid_uar']:.3f}, {row['seconds']:.1f} s"
-            )
-
-
-def plot_curves(curves: pd.DataFrame, chosen: int, path: Path) -> None:
-    """Draw the learning curves, with the chosen epoch marked, to a PNG."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 3.5), layout="constrained")
-    losses, scores = figure.subplots(1, 2)
-    for name, axes, label in (
-        ("train_loss", losses, "training (masked, mixed)"),
-        ("valid_loss", losses, "validation"),
-        ("valid_uar", scores, "UAR"),
-        ("valid_wa", scores, "WA"),
-    ):
-        axes.plot(curves["epoch"], curves[name], label=label)
-    for axes, title in ((losses, "cross-entropy"), (scores, "validation speakers")):
-        axes.axvline(chosen, color="0.5", linestyle=":", label="chosen epoch")
-        axes.set(xlabel="epoch", title=title)
-        axes.legend()
-    scores.set_ylim(0, 1)
-    figure.savefig(path, dpi=120)
 
 
 def _silence() -> None:
@@ -385,7 +331,6 @@ def _silence() -> None:
 
 def run(settings: FinetuneSettings) -> int:
     """Run the verb; returns its exit code."""
-    out = settings.out or Path("checkpoints") / f"{settings.backbone}-{settings.index.name}"
     checkpoint = finetune(settings)
     if "metrics" not in checkpoint.origin:
         return 0  # one of several processes; the first one reports
@@ -399,5 +344,5 @@ def run(settings: FinetuneSettings) -> int:
         )
     if split["leak"]:
         print(f"these figures leak: {split['leak']}")
-    print(f"checkpoint in {out}")
+    print(f"checkpoint in {settings.folder}")
     return 0

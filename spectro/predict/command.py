@@ -98,25 +98,23 @@ def open_table(out: Path | None, labels: Sequence[str]) -> Iterator[Table]:
     """Open the table that `out` names by its ending: .csv, .parquet, or None for CSV on standard output.
 
     Raises:
-        PredictionError: another ending, or a place that cannot be written to.
+        PredictionError: another ending.
+        OSError: a place that cannot be written to.
     """
     if out is None:
         yield CsvTable(sys.stdout, columns(labels))
         return
     if out.suffix not in (".csv", ".parquet"):
         raise PredictionError(f"{out}: is neither .csv nor .parquet")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if out.suffix == ".csv":
-            with out.open("w", newline="", encoding="utf-8") as stream:
-                yield CsvTable(stream, columns(labels))
-        else:
-            with replacing(out) as temporary:
-                table = ParquetTable(temporary, labels)
-                yield table
-                table.close()
-    except OSError as error:
-        raise PredictionError(f"{out}: cannot be written ({error.strerror})") from error
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".csv":
+        with out.open("w", newline="", encoding="utf-8") as stream:
+            yield CsvTable(stream, columns(labels))
+    else:
+        with replacing(out) as temporary:
+            table = ParquetTable(temporary, labels)
+            yield table
+            table.close()
 
 
 def run(settings: PredictSettings) -> int:

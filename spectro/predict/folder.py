@@ -86,7 +86,7 @@ def expand(inputs: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
     if not paths:
         raise PredictionError("nothing to predict: name recordings, folders or lists")
     for path in paths:
-        if not path.exists() and not path.is_symlink():
+        if not os.path.lexists(path):
             raise PredictionError(f"{printable(path)}: is not there")
     return (found for path in paths for found in _expand_one(path))
 
@@ -106,7 +106,7 @@ def _read_list(path: Path) -> list[Path]:
         if path.suffix.lower() == ".csv":
             names = pd.read_csv(path, dtype=str, usecols=["path"])["path"].dropna().tolist()
         else:
-            names = [line for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+            names = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise PredictionError(f"{printable(path)}: is not a readable list of paths ({error})") from error
     return [path.parent / name for name in names]

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from spectro.errors import CheckpointError
+from spectro.errors import CheckpointError, PredictionError
 from spectro.learn import checkpoint as checkpoints
 from spectro.learn.checkpoint import Checkpoint
 from spectro.predict.folder import Row, expand, predict_rows
@@ -48,6 +48,7 @@ class Predictor:
 
     Raises:
         CheckpointError: the folder holds no checkpoint that can be used.
+        PredictionError: there is no such device.
 
     Example:
         >>> predictor = Predictor("checkpoints/mobilenet-ravdess")
@@ -63,9 +64,12 @@ class Predictor:
         max_duration_s: float | None = audio.DEFAULT_MAX_DURATION_S,
     ) -> None:
         self.checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else checkpoints.load(Path(checkpoint))
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self.max_duration_s = max_duration_s
-        self._net = self.checkpoint.net.to(self.device).eval()
+        try:
+            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            self._net = self.checkpoint.net.to(self.device).eval()
+        except (RuntimeError, AssertionError) as error:
+            raise PredictionError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -117,14 +121,7 @@ class Predictor:
             AudioError: the recording cannot be used.
         """
         spec = self.checkpoint.spec
-        samples = audio.read(
-            source,
-            sample_rate=spec.sample_rate,
-            trim_db=spec.trim_db,
-            min_duration_s=spec.win_length / spec.sample_rate,
-            max_duration_s=self.max_duration_s,
-        )
-        return spectrogram.render(samples, spec)
+        return spectrogram.render(spectrogram.read(source, spec, max_duration_s=self.max_duration_s), spec)
 
     def predict_pixels(self, pictures: Sequence[Image]) -> list[Prediction]:
         """Classify a batch of pictures.

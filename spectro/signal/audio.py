@@ -1,5 +1,6 @@
 """A file -> a mono float32 waveform at the working rate, checked."""
 
+import math
 import os
 import re
 import stat
@@ -77,6 +78,8 @@ def read(
             values that are not finite, or its header names an impossible sampling rate.
     """
     name = _name(source)
+    if max_duration_s is not None and math.isinf(max_duration_s):
+        max_duration_s = None
     samples, file_rate = _decode(source, name, max_duration_s)
     if not np.isfinite(samples).all():
         raise AudioError(f"{name}: holds NaN or infinite samples; export it again from its source")
@@ -143,7 +146,7 @@ def _decode(source: Source, name: str, max_duration_s: float | None) -> tuple[Wa
             frames = -1 if max_duration_s is None else int(max_duration_s * file.samplerate) + 1
             samples = file.read(frames, dtype="float32", always_2d=True)
             rate = int(file.samplerate)
-    except (soundfile.SoundFileError, RuntimeError, ValueError, MemoryError) as error:
+    except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError, MemoryError) as error:
         reason = str(error).rsplit("': ", 1)[-1].rstrip(".")
         raise AudioError(f"{name}: is not a recording that can be read ({reason or type(error).__name__})") from error
     if not len(samples):

@@ -50,6 +50,8 @@ class AugmentSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
             raise AugmentationError(f"probability is {self.probability}; it must lie between 0 and 1")
+        if self.seed < 0:
+            raise AugmentationError(f"seed is {self.seed}; it must be 0 or more")
         for name in STEPS:
             chosen: Range | None = getattr(self, name)
             if chosen is not None and not chosen[0] <= chosen[1]:

@@ -14,7 +14,7 @@ from typing import BinaryIO
 
 import numpy as np
 import PIL.Image
-from PIL.PngImagePlugin import PngImageFile, PngInfo
+from PIL.PngImagePlugin import PngInfo
 
 from spectro.errors import ImageError
 from spectro.files import printable
@@ -75,13 +75,14 @@ def read(source: str | os.PathLike[str] | BinaryIO, spec: SpectrogramSpec | None
     name = printable(source) if isinstance(source, str | os.PathLike) else "image"
     try:
         with PIL.Image.open(source, formats=["PNG"]) as opened:
-            text = _text(opened)
             if spec is not None:
-                _check(opened, text, spec, name)
-            coloured = opened.mode != "L"
-            pixels = np.asarray(opened.convert("RGB") if coloured else opened)
+                _check_size(opened, spec, name)
+            text = _text(opened)
+            pixels = np.asarray(opened if opened.mode == "L" else opened.convert("RGB"))
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
         raise ImageError(f"{name}: is not a whole PNG ({error})") from error
+    if spec is not None:
+        _check(pixels, text, spec, name)
     return Picture(pixels, text)
 
 
@@ -90,26 +91,33 @@ def read_text(path: Path) -> dict[str, str]:
     try:
         with PIL.Image.open(path, formats=["PNG"]) as opened:
             return _text(opened)
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
         return {}
 
 
 def _text(opened: PIL.Image.Image) -> dict[str, str]:
-    entries = opened.text if isinstance(opened, PngImageFile) else {}
-    return {key.removeprefix(PREFIX): str(value) for key, value in entries.items() if key.startswith(PREFIX)}
+    """Return our entries among those that stand before the pixels."""
+    ours = {str(key): str(value) for key, value in opened.info.items() if str(key).startswith(PREFIX)}
+    return {key.removeprefix(PREFIX): value for key, value in ours.items()}
 
 
-def _check(opened: PIL.Image.Image, text: Mapping[str, str], spec: SpectrogramSpec, name: str) -> None:
+def _check_size(opened: PIL.Image.Image, spec: SpectrogramSpec, name: str) -> None:
+    """Refuse a picture of another size before it is decoded."""
     if opened.size != (spec.width, spec.height):
         raise ImageError(
             f"{name}: is {opened.width} x {opened.height} pixels; the spec says {spec.width} x {spec.height}: "
             "render the clip again by this spec"
         )
+
+
+def _check(pixels: Image, text: Mapping[str, str], spec: SpectrogramSpec, name: str) -> None:
     if text.get("spec") != spec.fingerprint:
         found = text.get("spec", "no spec at all")
         raise ImageError(
             f"{name}: was drawn by {found}, not by the expected spec {spec.fingerprint}: render the clip again"
         )
+    if pixels.shape != spec.shape:
+        raise ImageError(f"{name}: was saved again with other channels: render the clip again")
 
 
 def _to_pillow(pixels: Image, spec: SpectrogramSpec) -> PIL.Image.Image:

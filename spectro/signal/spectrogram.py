@@ -19,7 +19,8 @@ import scipy.sparse
 
 from spectro.errors import SpecError
 from spectro.files import fingerprint
-from spectro.signal.audio import Waveform
+from spectro.signal import audio
+from spectro.signal.audio import DEFAULT_MAX_DURATION_S, Source, Waveform
 
 Image: TypeAlias = npt.NDArray[np.uint8]
 FloatArray: TypeAlias = npt.NDArray[np.float32]
@@ -30,6 +31,11 @@ DELTA_RANGES = (
     0.05,
     0.02,
 )  # of the whole gray scale per frame, and per frame squared: what maps to black and to white
+CHOICES = {
+    "scale": ("full_scale", "clip_peak", "clip_norm"),
+    "channels": ("gray", "colormap", "deltas", "windows"),
+    "placement": ("center", "start"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +85,11 @@ class SpectrogramSpec:
     placement: Literal["center", "start"] = "center"
 
     def __post_init__(self) -> None:
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise SpecError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
+        for name in ("fmin", "fmax", "low", "high"):
+            object.__setattr__(self, name, float(getattr(self, name)))  # 8000 and 8000.0 are one fingerprint
         for name in ("sample_rate", "n_fft", "win_length", "hop_length", "height", "width"):
             if getattr(self, name) < 1:
                 raise SpecError(f"{name} is {getattr(self, name)}; it must be at least 1")
@@ -144,7 +155,9 @@ class SpectrogramSpec:
             raise SpecError(f"unknown fields {', '.join(unknown)}; a spec has {', '.join(sorted(known))}")
         try:
             return cls(**fields)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
+            if isinstance(error, SpecError):
+                raise
             raise SpecError(f"a field has a value of the wrong type: {error}") from error
 
     @classmethod
@@ -158,9 +171,33 @@ class SpectrogramSpec:
             content = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise SpecError(f"{path}: is not a readable spec ({error})") from error
-        if not isinstance(content, dict):
+        fields = content.get("spec", content) if isinstance(content, dict) else None
+        if not isinstance(fields, dict):
             raise SpecError(f"{path}: holds no spec; expected a spec.json or a checkpoint's spectro.json")
-        return cls.from_dict(content.get("spec", content))
+        return cls.from_dict(fields)
+
+
+def read(source: Source, spec: SpectrogramSpec, *, max_duration_s: float | None = DEFAULT_MAX_DURATION_S) -> Waveform:
+    """Read a recording as a spec wants it: its rate, its trimming, at least one window long.
+
+    Args:
+        source: a path, or a seekable binary file.
+        spec: how it will be drawn.
+        max_duration_s: longest duration accepted, in seconds; None for no limit.
+
+    Returns:
+        float32 array of shape (samples,) at `spec.sample_rate`.
+
+    Raises:
+        AudioError: the recording cannot be used.
+    """
+    return audio.read(
+        source,
+        sample_rate=spec.sample_rate,
+        trim_db=spec.trim_db,
+        min_duration_s=spec.win_length / spec.sample_rate,
+        max_duration_s=max_duration_s,
+    )
 
 
 def render(samples: Waveform, spec: SpectrogramSpec) -> Image:

@@ -1,5 +1,6 @@
 """Every corpus is parsed from the names and the layout that it is distributed with."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -152,7 +153,23 @@ def test_a_csv_is_a_corpus(tmp_path: Path) -> None:
     table.write_text("file,label\na.wav,joy\n")
     with pytest.raises(CorpusError, match="needs the columns path and label"):
         scan("folder", table)
+    table.write_text("path,label,clip_id,copy\nwavs/a.wav,joy,../../x,1\n")
+    with pytest.raises(CorpusError, match="rename the columns clip_id, copy"):
+        scan("folder", table)
+    table.write_text("path,label\n,joy\n")
+    with pytest.raises(CorpusError, match="a row has no path"):
+        scan("folder", table)
     assert root.exists()
+
+
+def test_names_that_are_not_utf8_and_folders_named_like_recordings_stop_nothing(tmp_path: Path) -> None:
+    root = _tree(tmp_path, "happy/a.wav", "sad/b.wav")
+    Path(os.fsdecode(os.fsencode(root) + b"/sad/\xff.wav")).write_text("c")
+    for name in ("happy/x.wav", "sad/y.wav"):
+        (root / name).mkdir()
+    found = scan("folder", root)
+    assert {"a.wav", "b.wav"} <= {Path(path).name for path in found.clips["path"]}
+    assert found.rejected["reason"].tolist() == ["has a name that is not UTF-8; rename it"]
 
 
 def test_the_wrong_folder_is_an_error_that_says_so(tmp_path: Path) -> None:

@@ -79,7 +79,16 @@ def test_copies_stay_with_their_clip_and_the_leaky_protocol_says_what_leaks() ->
 def test_speakers_of_two_corpora_with_one_name_are_two_speakers() -> None:
     other = CLIPS.assign(corpus="crema-d", clip_id="c" + CLIPS["clip_id"])
     both = pd.concat([CLIPS, other])
-    assert split(both, "loso", 0).folds == 48
+    found = split(both, "loso", 0)
+    assert found.folds == 48
+    assert found.speakers["test"] == ("crema-d/1",)
+
+
+def test_the_actors_of_ravdess_speech_and_song_are_the_same_speakers() -> None:
+    song = CLIPS.assign(corpus="ravdess-song", clip_id="s" + CLIPS["clip_id"])
+    found = split(pd.concat([CLIPS, song]), "luna-jimenez", 0)
+    assert found.speakers["test"] == ("2", "5", "14", "15", "16")
+    assert split(pd.concat([CLIPS, song]), "loso", 0).folds == 24
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from sklearn import metrics as reference
 
-from spectro.evaluate.metrics import bootstrap, by_group, confusion, figures, interval, summarise
+from spectro.evaluate.metrics import bootstrap, by_group, interval, summarise
+from spectro.learn.figures import confusion, figures
 
 LABELS = ("a", "b", "c", "d", "e")
 

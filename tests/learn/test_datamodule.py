@@ -74,7 +74,7 @@ def test_labels_of_a_scheme_keep_their_numbers(world: World) -> None:
 
 
 def test_a_batch_that_cannot_be_filled_is_refused(world: World) -> None:
-    with pytest.raises(TrainingError, match="do not fill one batch of 5000"):
+    with pytest.raises(TrainingError, match="does not fill one batch of 5000"):
         PictureDataModule(world.images, batch_size=5000)
     with pytest.raises(CorpusError, match="unknown label scheme"):
         PictureDataModule(world.images, label_scheme="nope", batch_size=8)

@@ -239,3 +239,47 @@ def test_a_run_whose_weights_cannot_be_had_leaves_nothing_behind(world: World, t
     with pytest.raises(WeightsError):
         finetune(finetune_settings(world.images, tmp_path / "run", weights=str(tmp_path / "gone.pth")))
     finetune(finetune_settings(world.images, tmp_path / "run"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"hidden": -1}, "hidden is -1"),
+        ({"ema": 1.5}, "ema is 1.5"),
+        ({"seed": -1}, "seed is -1"),
+        ({"precision": "bf17"}, "precision"),
+        ({"accelerator": "abacus"}, "accelerator"),
+    ],
+)
+def test_impossible_settings_are_refused_and_leave_nothing_behind(
+    world: World, tmp_path: Path, changes: dict[str, object], message: str
+) -> None:
+    with pytest.raises(TrainingError, match=message):
+        finetune(finetune_settings(world.images, tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_that_stopped_early_stays_stopped_when_it_is_run_again(world: World, tmp_path: Path) -> None:
+    settings = finetune_settings(
+        world.images, tmp_path / "run", patience=1, train=TrainingSettings(epochs=30, learning_rate=1e-9)
+    )
+    finetune(settings)
+    before, curves = _weights(tmp_path / "run"), (tmp_path / "run" / "curves.csv").read_text()
+    finetune(settings)
+    assert (tmp_path / "run" / "curves.csv").read_text() == curves
+    assert all(torch.equal(value, before[name]) for name, value in _weights(tmp_path / "run").items())
+
+
+def test_other_pictures_or_labels_are_another_run(world: World, tmp_path: Path) -> None:
+    """A run must not be resumed, and measured as if on new speakers, after the index has changed."""
+    finetune(finetune_settings(world.images, tmp_path / "run"))
+    changed = tmp_path / "changed"
+    changed.mkdir()
+    (changed / "images").symlink_to(world.images / "images")
+    (changed / "spec.json").write_bytes((world.images / "spec.json").read_bytes())
+    index = pd.read_parquet(world.images / "index.parquet")
+    index["speaker"] = index["speaker"].map({str(n): str(n % 8 + 1) for n in range(1, 9)})
+    index.to_parquet(changed / "index.parquet")
+    with pytest.raises(TrainingError, match="other settings"):
+        finetune(finetune_settings(changed, tmp_path / "run"))

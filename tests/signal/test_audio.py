@@ -134,6 +134,7 @@ def test_a_compressed_file_that_was_cut_off_is_refused(wav: WriteWav, damaged: s
 
 def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.wav").mkdir()
+    (tmp_path / "headless.raw").write_bytes(_samples(100))
     (tmp_path / "link.wav").symlink_to(tmp_path / "gone.wav")
     os.mkfifo(tmp_path / "pipe.wav")
     for name, reason in {
@@ -141,6 +142,7 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
         "link.wav": "broken link",
         "pipe.wav": "not a regular file",
         "missing.wav": "No such file",
+        "headless.raw": "not a recording",
     }.items():
         with pytest.raises(AudioError, match=rf"{name}: .*{reason}"):
             audio.read(tmp_path / name, sample_rate=RATE)

@@ -1,9 +1,11 @@
+import io
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import PIL.Image
 import pytest
+from PIL.PngImagePlugin import PngInfo
 
 from spectro.errors import ImageError
 from spectro.signal import image
@@ -50,6 +52,12 @@ def test_a_foreign_or_broken_picture_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     PIL.Image.fromarray(render(voice(), SPEC)).save(path)
     with pytest.raises(ImageError, match="no spec at all"):
+        image.read(path, SPEC)
+    with PIL.Image.open(io.BytesIO(image.encode(render(voice(), SPEC), SPEC, "clip"))) as ours:
+        text = PngInfo()
+        text.add_itxt("spectro:spec", SPEC.fingerprint)
+        ours.convert("RGB").save(path, pnginfo=text)
+    with pytest.raises(ImageError, match="saved again with other channels"):
         image.read(path, SPEC)
     whole = image.encode(render(voice(), SPEC), SPEC, "clip")
     for content in (b"", b"text", whole[: len(whole) // 2], whole[:40]):

@@ -144,6 +144,7 @@ def test_the_fingerprint_changes_with_every_field_that_changes_pictures() -> Non
     }  # fmt: skip
     prints = {replace(SPEC, **{name: value}).fingerprint for name, value in changes.items()}
     assert len(prints | {SPEC.fingerprint}) == len(changes) + 1
+    assert replace(SPEC, fmax=8000).fingerprint == SPEC.fingerprint
     assert replace(SPEC, colormap="viridis").fingerprint == SPEC.fingerprint
     coloured = replace(SPEC, channels="colormap")
     assert replace(coloured, colormap="viridis").fingerprint != coloured.fingerprint
@@ -167,6 +168,7 @@ def test_a_spec_survives_json(tmp_path: Path) -> None:
         ({"height": 400}, "mel bands hold no FFT bin; raise n_fft"),
         ({"trim_db": -3.0}, "trim_db"),
         ({"channels": "colormap", "colormap": "nope"}, "'nope'"),
+        ({"scale": "loud"}, "scale is 'loud'; it must be one of full_scale"),
         ({"colour": 1}, "unknown fields colour"),
         ({"height": "tall"}, "wrong type"),
     ],
