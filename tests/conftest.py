@@ -29,6 +29,23 @@ def voice(seconds: float = 1.0, rate: int = RATE, pitch: float = 150.0) -> np.nd
     return (0.1 * harmonics * (1.2 + np.sin(2 * np.pi * 3 * time))).astype(np.float32)
 
 
+def pitch_of(samples: np.ndarray, rate: int = RATE) -> float:
+    """The pitch of a voice, in Hz: the median over frames of the first high peak of the autocorrelation."""
+    length, found = rate // 20, []
+    lags = np.arange(rate // 600, rate // 70)
+    for start in range(0, len(samples) - 2 * length, length):
+        frame = samples[start : start + 2 * length].astype(np.float64)
+        frame -= frame.mean()
+        if frame.std() < 0.3 * samples.std():
+            continue
+        spectrum = np.abs(np.fft.rfft(frame, 4 * length)) ** 2
+        correlation = np.fft.irfft(spectrum)[: len(frame)] / np.arange(len(frame), 0, -1)
+        peaks = lags[correlation[lags] > 0.9 * correlation[lags].max()]
+        first = peaks[: np.argmax(np.diff(peaks, append=peaks[-1] + 2) > 1) + 1]
+        found.append(rate / first[correlation[first].argmax()])
+    return float(np.median(found))
+
+
 @pytest.fixture
 def wav(tmp_path: Path) -> WriteWav:
     """Writes a recording into the test's folder."""

@@ -1,16 +1,11 @@
 from pathlib import Path
 
-import librosa
 import numpy as np
 import pytest
 
 from spectro.corpora import scan, synthetic
 from spectro.corpora.synthetic import PROSODY, SAMPLE_RATE, synthesise, voice
-
-
-def _pitch(samples: np.ndarray) -> float:
-    found, voiced, _ = librosa.pyin(samples, fmin=70, fmax=600, sr=SAMPLE_RATE, frame_length=1024)
-    return float(np.median(found[voiced]))
+from tests.conftest import pitch_of
 
 
 def test_a_clip_is_the_same_each_time_and_unlike_every_other() -> None:
@@ -22,9 +17,9 @@ def test_a_clip_is_the_same_each_time_and_unlike_every_other() -> None:
 
 def test_voices_and_emotions_sound_as_described() -> None:
     assert {voice(s).gender for s in (1, 3, 5)} == {"male"}
-    man, woman = _pitch(synthesise(1, "neutral", 1, 0)), _pitch(synthesise(2, "neutral", 1, 0))
+    man, woman = pitch_of(synthesise(1, "neutral", 1, 0)), pitch_of(synthesise(2, "neutral", 1, 0))
     assert woman > 1.3 * man
-    assert _pitch(synthesise(1, "fearful", 1, 0)) > 1.2 * man
+    assert pitch_of(synthesise(1, "fearful", 1, 0)) > 1.2 * man
     loudness = {emotion: np.std(synthesise(3, emotion, 1, 0)) for emotion in PROSODY}
     assert loudness["angry"] > 2 * loudness["sad"]
     assert len(synthesise(3, "sad", 1, 0)) > 1.3 * len(synthesise(3, "fearful", 1, 0))
