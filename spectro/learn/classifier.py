@@ -176,7 +176,7 @@ class Classifier(pl.LightningModule):
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimiser,
             max_lr=[group["lr"] for group in groups],
-            total_steps=int(self.trainer.estimated_stepping_batches),
+            total_steps=settings.epochs * self.trainer.datamodule.batches_per_epoch,  # type: ignore[attr-defined]
             pct_start=settings.warmup,
         )
         return OptimizerLRSchedulerConfig(

@@ -74,9 +74,10 @@ class ClipSampler(Sampler[Draw]):
         copies: `one`: every clip once, as one of its copies; `all`: every copy of every clip.
         balanced: draw clips so that labels come equally often, with replacement.
         seed: seed of the run.
+        first_epoch: epochs that a resumed run has behind it.
     """
 
-    def __init__(self, rows: pd.DataFrame, copies: Copies, balanced: bool, seed: int) -> None:
+    def __init__(self, rows: pd.DataFrame, copies: Copies, balanced: bool, seed: int, first_epoch: int = 0) -> None:
         groups = rows.groupby("clip_id", sort=False).indices
         self._rows_of_clip = [np.asarray(indices) for indices in groups.values()]
         self._all_rows = copies == "all"
@@ -86,12 +87,15 @@ class ClipSampler(Sampler[Draw]):
         weights = 1.0 / counts[clip_targets]
         self._weights = weights / weights.sum() if balanced else None
         self._seed = seed
-        self._epoch = 0
+        self._epoch = self._first_epoch = first_epoch
         self._count = len(rows) if self._all_rows else len(self._rows_of_clip)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that is drawn next; Lightning calls this."""
-        self._epoch = epoch
+        """Choose the epoch that is drawn next.
+
+        Lightning calls this; when a run is resumed first with 0, and workers draw ahead before it knows better.
+        """
+        self._epoch = max(epoch, self._first_epoch)
 
     def __len__(self) -> int:
         return self._count // _world_size()
@@ -164,6 +168,7 @@ class PictureDataModule(pl.LightningDataModule):
         self._copies, self._balance = copies, balance
         self._masker = Masker(masking, self.spec.height, self.spec.width) if masking else None
         self._seed, self._workers = seed, workers
+        self.first_epoch = 0
         if (pictures := len(self._sampler())) < batch_size:
             raise TrainingError(f"an epoch of {pictures} training pictures does not fill one batch of {batch_size}")
 
@@ -181,12 +186,15 @@ class PictureDataModule(pl.LightningDataModule):
         weights: npt.NDArray[Any] = np.where(counts > 0, counts.sum() / np.maximum(counts, 1) / (counts > 0).sum(), 0.0)
         return torch.tensor(weights, dtype=torch.float32)
 
+    @property
+    def batches_per_epoch(self) -> int:
+        """Training batches an epoch, on each device."""
+        return len(self._sampler()) // self._batch_size
+
     def train_dataloader(self) -> DataLoader[tuple[torch.Tensor, int]]:
         """Return the training batches; a last batch that is not full is dropped."""
         rows = self.rows["train"]
         sampler = self._sampler()
-        if self.trainer is not None:
-            sampler.set_epoch(self.trainer.current_epoch)  # a resumed run makes its first batches before Lightning does
         dataset = PictureDataset(self._folder, rows, self.spec, self._masker)
         return self._loader(dataset, sampler=sampler, drop_last=True)
 
@@ -209,7 +217,8 @@ class PictureDataModule(pl.LightningDataModule):
         return self._loader(PictureDataset(self._folder, self.rows["test"], self.spec))
 
     def _sampler(self) -> ClipSampler:
-        return ClipSampler(self.rows["train"], self._copies, self._balance == "sampling", self._seed)
+        balanced = self._balance == "sampling"
+        return ClipSampler(self.rows["train"], self._copies, balanced, self._seed, self.first_epoch)
 
     def _loader(self, dataset: PictureDataset, **options: Any) -> DataLoader[tuple[torch.Tensor, int]]:
         defaults: dict[str, Any] = {

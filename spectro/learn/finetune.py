@@ -153,6 +153,9 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
 
 
 def _fit(trainer: pl.Trainer, model: Classifier, data: PictureDataModule, resume: Path | None) -> None:
+    if resume is not None:
+        state = torch.load(resume, map_location="cpu", weights_only=False)  # written by this run
+        data.first_epoch = len(state["callbacks"][Curves.__qualname__]["rows"])
     try:
         trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=False if resume else None)
     except SystemExit as error:

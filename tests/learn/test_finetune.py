@@ -65,7 +65,7 @@ def test_the_same_settings_give_the_same_weights_and_another_seed_others(world: 
     assert not _equal(tmp_path / "other", world.checkpoint)
 
 
-@pytest.mark.parametrize(("ema", "workers"), [(0.0, 0), (0.9, 1)])
+@pytest.mark.parametrize(("ema", "workers"), [(0.9, 0), (0.0, 1)])
 def test_a_killed_run_goes_on_to_the_same_result(world: World, tmp_path: Path, ema: float, workers: int) -> None:
     """The process is killed for good (SIGKILL) after its first epoch."""
     train = TrainingSettings(epochs=4)
@@ -142,7 +142,8 @@ def _start_weights(_folder: Path) -> dict[str, torch.Tensor]:
 def test_rates_fall_towards_the_input() -> None:
     net = SpectrogramNet("test_efficientnet", 4)
     model = Classifier(net, TrainingSettings(layer_decay=0.5, learning_rate=0.01))
-    model.trainer = type("Trainer", (), {"estimated_stepping_batches": 10})()  # type: ignore[assignment]
+    data = type("Data", (), {"batches_per_epoch": 10})()
+    model.trainer = type("Trainer", (), {"datamodule": data})()  # type: ignore[assignment]
     groups = model.configure_optimizers()["optimizer"].param_groups
     rates = {id(parameter): group["max_lr"] for group in groups for parameter in group["params"]}
     assert rates[id(net.head[1].weight)] == pytest.approx(0.01)
@@ -171,7 +172,7 @@ def test_the_temperature_undoes_overconfidence() -> None:
 
 def test_a_checkpoint_comes_back_as_it_was_kept(world: World, tmp_path: Path) -> None:
     pictures = torch.randint(0, 256, (3, 1, 40, 80), dtype=torch.uint8)
-    for dtype, tolerance in (("float32", 0.0), ("float16", 0.01)):
+    for dtype, tolerance in (("float32", 0.0), ("float16", 0.1)):
         checkpoints.save(world.trained, tmp_path / dtype, dtype=dtype)  # type: ignore[arg-type]
         loaded = checkpoints.load(tmp_path / dtype)
         assert (loaded.labels, loaded.spec, loaded.temperature) == (
@@ -225,7 +226,7 @@ def test_pictures_of_another_rendering_are_another_run(world: World, tmp_path: P
     settings = finetune_settings(world.images, tmp_path / "run")
     finetune(settings)
     with pytest.raises(TrainingError, match="other settings"):
-        finetune(replace(settings, copies="none"))
+        finetune(replace(settings, copies="all"))
 
 
 def test_the_figures_are_those_of_the_weights_as_they_are_kept(world: World, tmp_path: Path) -> None:
