@@ -26,6 +26,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 
 from spectro.corpora import find
+from spectro.corpora.splits import voices
 from spectro.errors import TrainingError
 from spectro.files import printable, read_json, write_json
 from spectro.learn import checkpoint as checkpoints
@@ -255,6 +256,9 @@ def _describe(
 ) -> dict[str, Any]:
     """Return where the checkpoint comes from, as far as it is known before it is measured."""
     corpora = [find(name) for name in data.corpora]
+    split = data.split.describe()
+    if heard := _heard_before(Path(settings.weights), data):
+        split["leak"] = f"the starting weights were trained on the test speakers {', '.join(heard)}"
     return {
         "weights": weights,
         "data": {
@@ -265,10 +269,21 @@ def _describe(
             "labels": settings.labels,
             "training_pictures": len(data.rows["train"]),
         },
-        "split": data.split.describe(),
+        "split": split,
         "training": {"seed": settings.seed, "settings": identity},
         "versions": checkpoints.versions(),
     }
+
+
+def _heard_before(weights: Path, data: PictureDataModule) -> list[str]:
+    """Return the test speakers that a checkpoint of ours, taken as starting weights, was trained or chosen on."""
+    before = read_json(weights / checkpoints.DESCRIPTION_FILE)
+    if not isinstance(before, dict) or not {"data", "split"} <= set(before):
+        return []
+    if not {voices(name) for name in before["data"]["corpora"]} & {voices(name) for name in data.corpora}:
+        return []
+    speakers = before["split"]["speakers"]
+    return [name for name in data.split.speakers["test"] if name in {*speakers["train"], *speakers["valid"]}]
 
 
 def _finish(

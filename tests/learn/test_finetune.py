@@ -284,3 +284,13 @@ def test_other_pictures_or_labels_are_another_run(world: World, tmp_path: Path) 
     index.to_parquet(changed / "index.parquet")
     with pytest.raises(TrainingError, match="other settings"):
         finetune(finetune_settings(changed, tmp_path / "run"))
+
+
+def test_starting_weights_that_have_heard_the_test_speakers_are_told(world: World, tmp_path: Path) -> None:
+    again = finetune(finetune_settings(world.images, tmp_path / "same", weights=str(world.checkpoint)))
+    assert again.origin["split"]["leak"] == ""
+    other = finetune(finetune_settings(world.images, tmp_path / "other", weights=str(world.checkpoint), fold=1))
+    heard = set(other.origin["split"]["speakers"]["test"]) - set(world.trained.origin["split"]["speakers"]["test"])
+    assert heard
+    assert other.origin["split"]["leak"].endswith(", ".join(sorted(heard, key=int)))
+    assert "These figures leak" in (tmp_path / "other" / "card.md").read_text()
