@@ -85,6 +85,13 @@ def calibrate(net: nn.Module, batches: Iterable[torch.Tensor]) -> None:
         norm.eval()
 
 
+def freeze(net: SpectrogramNet, settings: TrainingSettings, epoch: int) -> None:
+    """Make trainable what the plan trains in an epoch, and nothing else."""
+    chosen = trainable(net, settings.plan, epoch / settings.epochs)
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(name in chosen)
+
+
 def _is_trained(module: nn.Module) -> bool:
     return any(parameter.requires_grad for parameter in module.parameters(recurse=False))
 
@@ -115,10 +122,7 @@ class Classifier(pl.LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Freeze what the plan does not train yet; frozen batch norms keep their statistics."""
-        progress = self.current_epoch / self.settings.epochs
-        chosen = trainable(self.net, self.settings.plan, progress)
-        for name, parameter in self.net.named_parameters():
-            parameter.requires_grad_(name in chosen)
+        freeze(self.net, self.settings, self.current_epoch)
         self.net.train()
         for module in self.net.modules():
             own = list(module.parameters(recurse=False))

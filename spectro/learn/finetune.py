@@ -32,7 +32,7 @@ from spectro.files import printable, read_json, write_json
 from spectro.learn import checkpoint as checkpoints
 from spectro.learn.backbones import SpectrogramNet, load_weights, weights_identity
 from spectro.learn.checkpoint import Checkpoint
-from spectro.learn.classifier import Classifier, TrainingSettings, calibrate
+from spectro.learn.classifier import Classifier, TrainingSettings, calibrate, freeze
 from spectro.learn.curves import Curves, plot_curves
 from spectro.learn.datamodule import Balance, Copies, PictureDataModule
 from spectro.learn.figures import confusion, figures
@@ -298,6 +298,7 @@ def _finish(
     state = torch.load(best, map_location="cpu", weights_only=False)  # written by this run
     model.load_state_dict(state["state_dict"])
     net = model.net.cpu()
+    freeze(net, settings.train, int(state["epoch"]))  # not yet done where a finished run is only written again
     calibrate(net, (pictures for pictures, _targets in data.calibration_dataloader()))
     net.load_state_dict({name: checkpoints.kept(value, settings.dtype) for name, value in net.state_dict().items()})
     net.eval()

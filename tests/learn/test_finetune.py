@@ -294,3 +294,11 @@ def test_starting_weights_that_have_heard_the_test_speakers_are_told(world: Worl
     assert heard
     assert other.origin["split"]["leak"].endswith(", ".join(sorted(heard, key=int)))
     assert "These figures leak" in (tmp_path / "other" / "card.md").read_text()
+
+
+def test_a_finished_run_with_frozen_layers_is_written_again_as_it_was(world: World, tmp_path: Path) -> None:
+    settings = finetune_settings(world.images, tmp_path / "run", train=TrainingSettings(epochs=1, plan="head"))
+    finetune(settings)
+    before = _weights(tmp_path / "run")
+    finetune(settings)
+    assert all(torch.equal(value, before[name]) for name, value in _weights(tmp_path / "run").items())
