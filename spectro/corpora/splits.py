@@ -4,7 +4,7 @@ Speakers are split, never clips, except under `random-leaky`, which is there to 
 speakers choose the epoch; test speakers are looked at once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Literal, TypeAlias
@@ -93,7 +93,7 @@ def split(clips: pd.DataFrame, protocol: str, fold: int) -> Split:
         fold=fold,
         folds=folds,
         part=dict(zip(unique["clip_id"], parts.tolist(), strict=True)),
-        speakers={part: tuple(_natural(set(speakers[parts == part]))) for part in PARTS},
+        speakers={part: tuple(natural(set(speakers[parts == part]))) for part in PARTS},
         leak=LEAK if protocol == LEAKY else "",
     )
 
@@ -155,7 +155,7 @@ def _emobox(clips: pd.DataFrame) -> Folds:
 
 
 def _leave_one_out(clips: pd.DataFrame) -> Folds:
-    speakers = _natural(set(speaker_names(clips)))
+    speakers = natural(set(speaker_names(clips)))
     if len(speakers) < 3:
         raise SplitError(f"loso needs three speakers (test, validation, training); there are {len(speakers)}")
     return [(_draw(clips, {speaker}, fold), {speaker}) for fold, speaker in enumerate(speakers)]
@@ -178,7 +178,7 @@ def _draw(clips: pd.DataFrame, test: set[str], fold: int) -> set[str]:
     """
     named = clips.assign(name=speaker_names(clips)).drop_duplicates("name")
     named = named[~named["name"].isin(test)]
-    groups = [_natural(set(names)) for _gender, names in named.groupby(named["gender"].fillna(""))["name"]]
+    groups = [natural(set(names)) for _gender, names in named.groupby(named["gender"].fillna(""))["name"]]
     generator = np.random.default_rng(fold)
     shuffled = [[str(name) for name in generator.permutation(group)] for group in groups]
     shuffled.sort(key=len, reverse=True)
@@ -199,8 +199,8 @@ def _texts(actors: tuple[int, ...]) -> set[str]:
     return {str(actor) for actor in actors}
 
 
-def _natural(names: set[str]) -> list[str]:
-    """Sort names, numbers by value."""
+def natural(names: Iterable[str]) -> list[str]:
+    """Return names in order, numbers by value."""
     return sorted(
         (str(name) for name in names),
         key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name),

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spectro.corpora.splits import natural
 from spectro.learn.figures import Counts, Figures, Floats, confusion, figures
 
 LEVEL = 0.95
@@ -17,8 +18,8 @@ LEVEL = 0.95
 def by_group(targets: Counts, predicted: Counts, groups: npt.NDArray[np.str_], labels: int) -> dict[str, Counts]:
     """Return one confusion matrix for each group (speaker, gender), by name."""
     return {
-        str(group): confusion(targets[groups == group], predicted[groups == group], labels)
-        for group in np.unique(groups)
+        group: confusion(targets[groups == group], predicted[groups == group], labels)
+        for group in natural(set(groups.tolist()))
     }
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from spectro.corpora.labels import label_clips
-from spectro.corpora.splits import LEAKY, speaker_names, split, voices
+from spectro.corpora.splits import LEAKY, natural, speaker_names, split, voices
 from spectro.errors import EvaluationError
 from spectro.evaluate import plots
 from spectro.evaluate.metrics import summarise
@@ -146,7 +146,7 @@ def _describe(folder: Path, checkpoint: Checkpoint, clips: pd.DataFrame, setting
     known = {voices(name) for name in checkpoint.origin["data"]["corpora"]}
     if set(clips["corpus"].map(voices)) & known:
         trained = {*own["speakers"]["train"], *own["speakers"]["valid"]}
-        heard = sorted(trained & set(speaker_names(clips)) - {""}) if settings.part != "valid" else []
+        heard = natural(trained & set(speaker_names(clips)) - {""}) if settings.part != "valid" else []
     return {
         "checkpoint": folder.name,
         "corpora": sorted(set(clips["corpus"])),

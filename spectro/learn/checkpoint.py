@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
 
 from spectro.errors import CheckpointError, SpectroError
-from spectro.files import printable, replacing, write_bytes, write_json
+from spectro.files import printable, write_bytes, write_json
 from spectro.learn.backbones import WEIGHTS_FILE, SpectrogramNet
 from spectro.signal.spectrogram import SpectrogramSpec
 
@@ -88,8 +89,7 @@ def save(checkpoint: Checkpoint, folder: Path, *, dtype: Literal["float32", "flo
         **checkpoint.origin,
     }
     state = {name: _cast(tensor, dtype) for name, tensor in net.state_dict().items()}
-    with replacing(folder / WEIGHTS_FILE) as temporary:
-        save_file(state, temporary)
+    write_bytes(folder / WEIGHTS_FILE, to_bytes(state))  # files that safetensors writes itself are 0600
     write_json(folder / DESCRIPTION_FILE, description)
     write_bytes(folder / CARD_FILE, card(description, folder.name).encode())
 

@@ -58,6 +58,11 @@ def test_an_interval_holds_the_value_and_narrows_with_speakers() -> None:
     assert few["genders"] == {}
 
 
+def test_speakers_stand_in_the_order_of_their_numbers() -> None:
+    targets = np.zeros(4, dtype=np.int64)
+    assert list(by_group(targets, targets, np.array(["16", "2", "anna", "5"]), 2)) == ["2", "5", "16", "anna"]
+
+
 def test_groups_have_their_own_recalls() -> None:
     targets, predicted, speakers = _clips()
     genders = np.where(speakers < "3", "female", "male")
