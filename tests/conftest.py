@@ -11,7 +11,8 @@ import soundfile
 from spectro.corpora import synthetic
 from spectro.learn.checkpoint import Checkpoint
 from spectro.learn.classifier import TrainingSettings
-from spectro.learn.finetune import FinetuneSettings, finetune
+from spectro.learn.finetune import finetune
+from spectro.learn.settings import FinetuneSettings
 from spectro.render import RenderSettings, render
 from spectro.signal.spectrogram import SpectrogramSpec
 

@@ -10,7 +10,7 @@ import yaml
 from spectro import cli
 from spectro.cli import VERBS, main, parse, run_verb
 from spectro.errors import SpecError, SpectroError
-from spectro.learn.finetune import FinetuneSettings
+from spectro.learn.settings import FinetuneSettings
 from spectro.render import RenderSettings
 from spectro.signal.spectrogram import SpectrogramSpec
 from tests.conftest import REPOSITORY, World

@@ -10,7 +10,8 @@ import pytest
 from spectro.corpora import synthetic
 from spectro.evaluate.report import EvaluateSettings, evaluate
 from spectro.learn.classifier import TrainingSettings
-from spectro.learn.finetune import FinetuneSettings, finetune
+from spectro.learn.finetune import finetune
+from spectro.learn.settings import FinetuneSettings
 from spectro.predict.predictor import Predictor
 from spectro.render import INDEX, RenderSettings, render
 from spectro.signal.spectrogram import SpectrogramSpec

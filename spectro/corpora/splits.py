@@ -5,9 +5,9 @@ speakers choose the epoch; test speakers are looked at once.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -60,6 +60,15 @@ class Split:
             "speakers": {part: list(names) for part, names in self.speakers.items()},
             "leak": self.leak,
         }
+
+    def without_validation(self) -> Self:
+        """Return the split in which the validation speakers train too."""
+        merged = natural({*self.speakers["train"], *self.speakers["valid"]})
+        return replace(
+            self,
+            part={clip: "train" if part == "valid" else part for clip, part in self.part.items()},
+            speakers={"train": tuple(merged), "valid": (), "test": self.speakers["test"]},
+        )
 
 
 Folds: TypeAlias = list[tuple[set[str], set[str]]]  # validation and test speakers of each fold

@@ -147,7 +147,13 @@ def card(description: dict[str, Any], name: str) -> str:
     """Return the checkpoint's card: what it is, what it was trained on, how well it does, what it is not for."""
     spec = SpectrogramSpec.from_dict(description["spec"])
     data, split, metrics = (description.get(key, {}) for key in ("data", "split", "metrics"))
-    speakers = split.get("speakers", {})
+    training, speakers = description.get("training", {}), split.get("speakers", {})
+    chosen_on = "the validation speakers"
+    if refit := training.get("refit"):
+        chosen_on = (
+            f"the speakers {', '.join(refit['speakers'])} (UAR {refit['valid']['uar']:.3f}) in a run without them,\n"
+            f"whose temperature this one has; then they were trained on too"
+        )
     figures = "\n".join(
         f"| {part} | {', '.join(speakers.get(part, [])) or 'none'} | {values['clips']} | "
         f"{values['uar']:.3f} | {values['wa']:.3f} | {values['f1']:.3f} |"
@@ -167,9 +173,9 @@ Starting weights: {description.get("weights", "unknown")}.
 
 ## Figures
 Protocol `{split.get("protocol", "unknown")}`, fold {split.get("fold", "?")} of {split.get("folds", "?")}, label scheme
-`{data.get("labels", "emotion")}`, seed {description.get("training", {}).get("seed", "?")}. The epoch
-({description.get("training", {}).get("epoch", "?")}) was chosen on the validation speakers; the test speakers were
-measured once. UAR is the mean of the recalls, WA is accuracy, F1 is macro-F1.
+`{data.get("labels", "emotion")}`, seed {training.get("seed", "?")}. The epoch ({training.get("epoch", "?")}) was
+chosen on {chosen_on}; the test speakers were measured once.
+UAR is the mean of the recalls, WA is accuracy, F1 is macro-F1.
 {leak}
 | part | speakers | clips | UAR | WA | F1 |
 | --- | --- | --- | --- | --- | --- |

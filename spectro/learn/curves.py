@@ -68,10 +68,9 @@ class Curves(pl.Callback):
         if trainer.is_global_zero:
             table = pd.DataFrame(self._rows, columns=list(COLUMNS))
             write_bytes(self._out / "curves.csv", table.to_csv(index=False).encode())
-            tqdm.write(
-                f"epoch {row['epoch'] + 1}/{trainer.max_epochs}: train loss {row['train_loss']:.3f}, "
-                f"valid loss {row['valid_loss']:.3f}, valid UAR {row['valid_uar']:.3f}, {row['seconds']:.1f} s"
-            )
+            shown = (("train loss", "train_loss"), ("valid loss", "valid_loss"), ("valid UAR", "valid_uar"))
+            figures = "".join(f"{label} {row[name]:.3f}, " for label, name in shown if name in row)
+            tqdm.write(f"epoch {row['epoch'] + 1}/{trainer.max_epochs}: {figures}{row['seconds']:.1f} s")
 
 
 def plot_curves(curves: pd.DataFrame, chosen: int, path: Path) -> None:

@@ -132,6 +132,7 @@ class PictureDataModule(pl.LightningDataModule):
         masking: how training pictures are altered; None for not at all.
         seed: seed of the run.
         workers: processes that read pictures.
+        refit: whether the validation speakers train too, and none are left to validate on.
 
     Raises:
         RenderError: `folder` holds no complete rendering.
@@ -151,12 +152,14 @@ class PictureDataModule(pl.LightningDataModule):
         masking: MaskingSettings | None = None,
         seed: int = 0,
         workers: int = 0,
+        refit: bool = False,
     ) -> None:
         super().__init__()
         index, self.spec = read_index(folder)
         labelled, self.labels = label_clips(index, label_scheme)
         labelled["target"] = [self.labels.index(label) for label in labelled["label"]]
-        self.split: Split = split(labelled, protocol, fold)
+        whole = split(labelled, protocol, fold)
+        self.split: Split = whole.without_validation() if refit else whole
         self.rows: dict[Part, pd.DataFrame] = {part: self._part(labelled, part, copies) for part in PARTS}
         self.corpora = tuple(sorted(labelled["corpus"].unique()))
         self.fingerprint = fingerprint(

@@ -20,7 +20,8 @@ from spectro.learn import checkpoint as checkpoints
 from spectro.learn.backbones import Plan, SpectrogramNet
 from spectro.learn.checkpoint import Checkpoint
 from spectro.learn.classifier import Classifier, TrainingSettings
-from spectro.learn.finetune import finetune, fit_temperature, measure
+from spectro.learn.finetune import finetune
+from spectro.learn.outcome import fit_temperature, measure
 from tests.conftest import SMALL, World, finetune_settings
 
 
@@ -291,3 +292,30 @@ def test_a_finished_run_with_frozen_layers_is_written_again_as_it_was(world: Wor
     before = _weights(tmp_path / "run")
     finetune(settings)
     assert all(torch.equal(value, before[name]) for name, value in _weights(tmp_path / "run").items())
+
+
+def test_a_refit_trains_on_validation_speakers_too_for_the_epochs_chosen_without_them(
+    world: World, tmp_path: Path
+) -> None:
+    refitted = finetune(finetune_settings(world.images, tmp_path / "refit", refit=world.checkpoint))
+    before, after = world.trained.origin, refitted.origin
+    assert set(after["split"]["speakers"]["train"]) == {
+        *before["split"]["speakers"]["train"],
+        *before["split"]["speakers"]["valid"],
+    }
+    assert after["split"]["speakers"]["test"] == before["split"]["speakers"]["test"]
+    assert after["data"]["training_pictures"] > before["data"]["training_pictures"]
+    assert len(pd.read_csv(tmp_path / "refit" / "curves.csv")) == before["training"]["epoch"] + 1
+    assert (refitted.temperature, list(after["metrics"])) == (world.trained.temperature, ["test"])
+    assert not _equal(tmp_path / "refit", world.checkpoint)
+    card = " ".join((tmp_path / "refit" / "card.md").read_text().split())
+    assert f"(UAR {before['metrics']['valid']['uar']:.3f}) in a run without them" in card
+    again = finetune(finetune_settings(world.images, tmp_path / "refit", refit=world.checkpoint))
+    assert again.origin["metrics"] == after["metrics"]
+
+
+def test_a_refit_takes_the_settings_of_its_run(world: World, tmp_path: Path) -> None:
+    settings = finetune_settings(world.images, tmp_path / "refit", refit=world.checkpoint)
+    with pytest.raises(TrainingError, match=r"was made with other settings: dropout, seed$"):
+        finetune(replace(settings, seed=7, dropout=0.5))
+    assert not (tmp_path / "refit").exists()

@@ -1,0 +1,114 @@
+"""What is made of a finished training: the checkpoint, its figures, its temperature, and where it comes from."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.optimize
+import torch
+
+from spectro.corpora import find
+from spectro.corpora.splits import voices
+from spectro.files import read_json
+from spectro.learn import checkpoint as checkpoints
+from spectro.learn.backbones import SpectrogramNet
+from spectro.learn.checkpoint import Checkpoint
+from spectro.learn.classifier import Classifier, calibrate, freeze
+from spectro.learn.curves import plot_curves
+from spectro.learn.datamodule import PictureDataModule
+from spectro.learn.figures import confusion, figures
+from spectro.learn.settings import FinetuneSettings
+
+
+def describe(
+    settings: FinetuneSettings, data: PictureDataModule, weights: str, identity: dict[str, Any]
+) -> dict[str, Any]:
+    """Return where the checkpoint comes from, as far as it is known before it is measured."""
+    corpora = [find(name) for name in data.corpora]
+    split = data.split.describe()
+    if heard := _heard_before(Path(settings.weights), data):
+        split["leak"] = f"the starting weights were trained on the test speakers {', '.join(heard)}"
+    return {
+        "weights": weights,
+        "data": {
+            "title": ", ".join(corpus.title for corpus in corpora),
+            "corpora": list(data.corpora),
+            "licence": ", ".join(dict.fromkeys(corpus.licence for corpus in corpora)),
+            "homepage": ", ".join(corpus.homepage for corpus in corpora if corpus.homepage),
+            "labels": settings.labels,
+            "training_pictures": len(data.rows["train"]),
+        },
+        "split": split,
+        "training": {"seed": settings.seed, "settings": identity},
+        "versions": checkpoints.versions(),
+    }
+
+
+def _heard_before(weights: Path, data: PictureDataModule) -> list[str]:
+    """Return the test speakers that a checkpoint of ours, taken as starting weights, was trained or chosen on."""
+    before = read_json(weights / checkpoints.DESCRIPTION_FILE)
+    if not isinstance(before, dict) or not {"data", "split"} <= set(before):
+        return []
+    if not {voices(name) for name in before["data"]["corpora"]} & {voices(name) for name in data.corpora}:
+        return []
+    speakers = before["split"]["speakers"]
+    return [name for name in data.split.speakers["test"] if name in {*speakers["train"], *speakers["valid"]}]
+
+
+def finish(
+    settings: FinetuneSettings,
+    out: Path,
+    data: PictureDataModule,
+    model: Classifier,
+    best: Path,
+    origin: dict[str, Any],
+    chosen: Checkpoint | None,
+) -> Checkpoint:
+    """Take the best epoch's weights as they will be kept, calibrate them, measure, and write the folder."""
+    state = torch.load(best, map_location="cpu", weights_only=False)  # written by this run
+    model.load_state_dict(state["state_dict"])
+    net = model.net.cpu()
+    freeze(net, settings.train, int(state["epoch"]))  # not yet done where a finished run is only written again
+    calibrate(net, (pictures for pictures, _targets in data.calibration_dataloader()))
+    net.load_state_dict({name: checkpoints.kept(value, settings.dtype) for name, value in net.state_dict().items()})
+    net.eval()
+    curves, epoch = pd.read_csv(out / "curves.csv"), int(state["epoch"])
+    origin["training"] |= {"epoch": epoch, "seconds": round(float(curves["seconds"].sum()), 1)}
+    test = measure(*predict_part(net, data.test_dataloader()))
+    if chosen is None:
+        valid = predict_part(net, data.val_dataloader())
+        origin["metrics"] = {"valid": measure(*valid), "test": test}
+        temperature = fit_temperature(*valid)
+    else:
+        speakers, before = chosen.origin["split"]["speakers"]["valid"], chosen.origin["metrics"]["valid"]
+        origin["training"]["refit"] = {"speakers": speakers, "valid": before}
+        origin["metrics"] = {"test": test}
+        temperature = chosen.temperature
+    checkpoint = Checkpoint(net=net, labels=data.labels, spec=data.spec, temperature=temperature, origin=origin)
+    checkpoints.save(checkpoint, out, dtype=settings.dtype)
+    plot_curves(curves, epoch, out / "curves.png")
+    return checkpoint
+
+
+@torch.inference_mode()
+def predict_part(net: SpectrogramNet, loader: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits float32 (clips, labels) and targets int64 (clips,) of a part, in float32 arithmetic."""
+    logits, targets = zip(*((net(pictures), wanted) for pictures, wanted in loader), strict=True)
+    return torch.cat(logits), torch.cat(targets)
+
+
+def measure(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+    """Return `uar`, `wa`, `f1` and the number of `clips`."""
+    found = figures(confusion(targets.numpy(), logits.argmax(1).numpy(), logits.shape[1]))
+    return {"clips": len(targets), "uar": round(found.uar, 4), "wa": round(found.wa, 4), "f1": round(found.f1, 4)}
+
+
+def fit_temperature(logits: torch.Tensor, targets: torch.Tensor) -> float:
+    """Return the temperature that makes the targets most likely (Guo et al., ICML 2017), between 0.05 and 20."""
+
+    def loss(log_temperature: float) -> float:
+        return float(torch.nn.functional.cross_entropy(logits.double() / np.exp(log_temperature), targets))
+
+    fitted = scipy.optimize.minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
+    return round(float(np.exp(fitted.x)), 4)

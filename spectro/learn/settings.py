@@ -1,0 +1,93 @@
+"""What can be chosen in a fine-tuning."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from spectro.errors import TrainingError
+from spectro.learn.classifier import TrainingSettings
+from spectro.learn.datamodule import Balance, Copies
+from spectro.learn.masking import MaskingSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSettings:
+    """Fine-tune an ImageNet backbone on rendered pictures, with whole speakers held out.
+
+    Run it again after an interruption: it goes on from the last whole epoch, to the same result.
+
+    Args:
+        index: folder of a rendering.
+        backbone: mobilenet, vgg16, vgg19, inceptionv3, or any timm name.
+        weights: auto fetches the published ImageNet weights; none starts from random ones; or a file (.safetensors, or
+            a state dict with timm's or torchvision's names) or a checkpoint folder of ours.
+        out: folder for the checkpoint; null for checkpoints/BACKBONE-NAME_OF_INDEX.
+        labels: label scheme: emotion, emotion5, valence, gender, emotion-gender, emotion5-gender.
+        protocol: how speakers are split: luna-jimenez, emobox (both for RAVDESS), group-kfold, loso, or random-leaky,
+            which mixes speakers as tutorials do and says so.
+        fold: fold of the protocol, from 0.
+        train: how the network is trained.
+        masking: SpecAugment on training pictures.
+        mask: whether training pictures are masked and warped at all.
+        batch_size: pictures a batch.
+        copies: one: an epoch sees every training clip once, as one of its rendered copies; all: every copy; none:
+            untouched clips only.
+        balance: sampling draws labels equally often; loss weighs rare labels more; none does neither.
+        hidden: width of a second dense layer in the head; 0 for none.
+        dropout: share of features dropped before each dense layer.
+        ema: decay of an exponential moving average of the weights, which is then what is validated and kept; 0 for
+            none.
+        monitor: what the epoch is chosen by, on validation speakers: valid_uar (highest) or valid_loss (lowest).
+        patience: epochs without improvement after which training stops; 0 for never.
+        refit: checkpoint folder of a finished run with the same settings: train anew on its training and validation
+            speakers together, for the epochs and with the temperature that were chosen there; null for a first run.
+        seed: seed of all that is random.
+        precision: auto takes bfloat16 where the processor or GPU computes with it, else float32.
+        dtype: kind of number that the checkpoint keeps its weights as; the figures are those of what is kept.
+        accelerator: Lightning's: auto, cpu, gpu, ...
+        devices: how many devices; auto for all.
+        strategy: how several devices share the work, Lightning's: auto, ddp, fsdp, ...
+        workers: processes that read pictures; -1 for as many as help.
+        overwrite: start anew over a run with other settings, instead of refusing.
+    """
+
+    index: Path = Path("data/images/synthetic")
+    backbone: str = "mobilenet"
+    weights: str = "auto"
+    out: Path | None = None
+    labels: str = "emotion"
+    protocol: str = "group-kfold"
+    fold: int = 0
+    train: TrainingSettings = field(default_factory=TrainingSettings)
+    masking: MaskingSettings = field(default_factory=MaskingSettings)
+    mask: bool = True
+    batch_size: int = 32
+    copies: Copies = "none"
+    balance: Balance = "none"
+    hidden: int = 0
+    dropout: float = 0.2
+    ema: float = 0.0
+    monitor: Literal["valid_uar", "valid_loss"] = "valid_uar"
+    patience: int = 0
+    refit: Path | None = None
+    seed: int = 0
+    precision: str = "auto"
+    dtype: Literal["float32", "float16"] = "float32"
+    accelerator: str = "auto"
+    devices: str = "auto"
+    strategy: str = "auto"
+    workers: int = -1
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        for name, low in (("batch_size", 1), ("hidden", 0), ("patience", 0), ("seed", 0), ("workers", -1)):
+            if getattr(self, name) < low:
+                raise TrainingError(f"{name} is {getattr(self, name)}; it must be {low} or more")
+        for name in ("dropout", "ema"):
+            if not 0 <= getattr(self, name) < 1:
+                raise TrainingError(f"{name} is {getattr(self, name)}; it must lie between 0 and below 1")
+
+    @property
+    def folder(self) -> Path:
+        """Where the checkpoint goes."""
+        return self.out or Path("checkpoints") / f"{self.backbone}-{self.index.name}"
