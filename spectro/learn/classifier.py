@@ -105,14 +105,28 @@ class Classifier(pl.LightningModule):
         seed: seed of what is random in a training step, which starts from (seed, step), so that a resumed run goes on
             as it would have.
         class_weights: float32 of shape (labels,) for the loss, or None.
+        log_prior: logarithms of the labels' shares among training clips, float32 of shape (labels,); they are added
+            to the logits in the training loss, so that the logits alone take all labels for equally likely. None for
+            nothing.
+
+    Source: Menon et al., Long-tail learning via logit adjustment, ICLR 2021, section 5, for `log_prior`.
     """
 
+    log_prior: torch.Tensor
+
     def __init__(
-        self, net: SpectrogramNet, settings: TrainingSettings, seed: int = 0, class_weights: torch.Tensor | None = None
+        self,
+        net: SpectrogramNet,
+        settings: TrainingSettings,
+        seed: int = 0,
+        class_weights: torch.Tensor | None = None,
+        log_prior: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
         self.net, self.settings, self.seed = net, settings, seed
         self.criterion = nn.CrossEntropyLoss(weight=class_weights, label_smoothing=settings.label_smoothing)
+        prior = torch.zeros(net.classes) if log_prior is None else log_prior
+        self.register_buffer("log_prior", prior, persistent=False)
         self.mixes = [
             mix(alpha=alpha, num_classes=net.classes)
             for mix, alpha in ((v2.MixUp, settings.mixup), (v2.CutMix, settings.cutmix))
@@ -137,8 +151,13 @@ class Classifier(pl.LightningModule):
         if self.mixes:
             chosen = int(torch.randint(len(self.mixes), ()))
             pictures, targets = self.mixes[chosen](pictures, targets)
-        loss: torch.Tensor = self.criterion(self.net(pictures), targets)
+        loss = self.loss(self.net(pictures), targets)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(pictures))
+        return loss
+
+    def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the training loss of logits, float of shape (batch, labels), against targets of `CrossEntropyLoss`."""
+        loss: torch.Tensor = self.criterion(logits + self.log_prior, targets)
         return loss
 
     def validation_step(self, batch: Batch, _index: int) -> None:

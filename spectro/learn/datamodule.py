@@ -26,7 +26,7 @@ from spectro.signal.spectrogram import SpectrogramSpec
 
 Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 Copies: TypeAlias = Literal["one", "all", "none"]
-Balance: TypeAlias = Literal["none", "sampling", "loss"]
+Balance: TypeAlias = Literal["none", "sampling", "loss", "prior"]
 
 
 class Draw(NamedTuple):
@@ -128,7 +128,8 @@ class PictureDataModule(pl.LightningDataModule):
         batch_size: pictures a batch.
         copies: `one`: an epoch sees every training clip once, as one of its copies drawn anew; `all`: every copy;
             `none`: untouched clips only.
-        balance: `sampling`: labels are drawn equally often; `loss`: rare labels weigh more in the loss.
+        balance: `sampling`: labels are drawn equally often; `loss`: rare labels weigh more in the loss; `prior`: the
+            loss accounts for the labels' shares.
         masking: how training pictures are altered; None for not at all.
         seed: seed of the run.
         workers: processes that read pictures.
@@ -185,9 +186,20 @@ class PictureDataModule(pl.LightningDataModule):
         """Return float32 weights of shape (labels,) for the loss, of mean 1 over the clips; None for equal ones."""
         if self._balance != "loss":
             return None
-        counts = np.bincount(self.rows["train"]["target"], minlength=len(self.labels))
+        counts = self._label_counts()
         weights: npt.NDArray[Any] = np.where(counts > 0, counts.sum() / np.maximum(counts, 1) / (counts > 0).sum(), 0.0)
         return torch.tensor(weights, dtype=torch.float32)
+
+    def log_prior(self) -> torch.Tensor | None:
+        """Return the logarithms of the labels' shares, float32 of shape (labels,), for the loss; None for none."""
+        if self._balance != "prior":
+            return None
+        counts = self._label_counts()
+        shares = np.maximum(counts, 1) / counts.sum()  # a label that never comes counts as one that came once
+        return torch.tensor(np.log(shares), dtype=torch.float32)
+
+    def _label_counts(self) -> npt.NDArray[np.int64]:
+        return np.bincount(self.rows["train"]["target"], minlength=len(self.labels)).astype(np.int64)
 
     @property
     def batches_per_epoch(self) -> int:

@@ -52,7 +52,7 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
     resume = _find_run(out, identity, settings.overwrite)
     weights = load_weights(net, settings.weights)
     net.to(memory_format=torch.channels_last)
-    model = Classifier(net, settings.train, settings.seed, data.class_weights())
+    model = Classifier(net, settings.train, settings.seed, data.class_weights(), data.log_prior())
     with warnings.catch_warnings():
         silence()
         trainer, best = make_trainer(settings, out, chosen)

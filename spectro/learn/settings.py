@@ -32,7 +32,8 @@ class FinetuneSettings:
         batch_size: pictures a batch.
         copies: one: an epoch sees every training clip once, as one of its rendered copies; all: every copy; none:
             untouched clips only.
-        balance: sampling draws labels equally often; loss weighs rare labels more; none does neither.
+        balance: sampling draws labels equally often; loss weighs rare labels more; prior lets the loss account for
+            how rare they are, so that the network itself takes all for equally likely; none does nothing of this.
         hidden: width of a second dense layer in the head; 0 for none.
         dropout: share of features dropped before each dense layer.
         ema: decay of an exponential moving average of the weights, which is then what is validated and kept; 0 for

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from spectro.errors import CorpusError, TrainingError
+from spectro.learn.backbones import SpectrogramNet
+from spectro.learn.classifier import Classifier, TrainingSettings
 from spectro.learn.datamodule import ClipSampler, PictureDataModule
 from spectro.render import read_index
 from spectro.signal import image
@@ -63,6 +65,30 @@ def test_loss_weights_make_up_for_rare_labels(world: World) -> None:
     present = weights[counts.index.tolist()] * torch.tensor(counts.tolist())
     torch.testing.assert_close(present, torch.full_like(present, present[0].item()))
     assert PictureDataModule(world.images, batch_size=8).class_weights() is None
+
+
+def test_a_prior_leaves_nothing_to_learn_from_how_often_labels_come() -> None:
+    """Where pictures say nothing, equal logits are the best answer, however unequal the labels."""
+    targets, net = torch.tensor([0] * 6 + [1] * 3 + [2]), SpectrogramNet("test_efficientnet", 3)
+    settings = TrainingSettings(label_smoothing=0.0)
+    log_prior = torch.tensor([0.6, 0.3, 0.1]).log()
+    for model, fits in (
+        (Classifier(net, settings, log_prior=log_prior), True),
+        (Classifier(net, settings), False),
+    ):
+        logits = torch.zeros(3, requires_grad=True)
+        model.loss(logits.expand(10, 3), targets).backward()
+        assert logits.grad is not None
+        assert (float(logits.grad.abs().max()) < 1e-6) == fits
+
+
+def test_the_prior_is_that_of_training_clips(world: World) -> None:
+    data = PictureDataModule(world.images, balance="prior", batch_size=8)
+    log_prior = data.log_prior()
+    assert log_prior is not None
+    shares = data.rows["train"]["target"].value_counts(normalize=True)
+    assert log_prior.exp()[shares.index.tolist()].tolist() == pytest.approx(shares.tolist())
+    assert PictureDataModule(world.images, batch_size=8).log_prior() is None
 
 
 def test_labels_of_a_scheme_keep_their_numbers(world: World) -> None:
