@@ -18,6 +18,7 @@ VERBS = {
     "finetune": ("spectro.learn.finetune", "FinetuneSettings"),
     "evaluate": ("spectro.evaluate.report", "EvaluateSettings"),
     "predict": ("spectro.predict.command", "PredictSettings"),
+    "study": ("spectro.evaluate.study", "StudySettings"),
 }
 """Module and settings of each verb; a module is imported when its verb is used."""
 

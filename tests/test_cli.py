@@ -10,6 +10,7 @@ import yaml
 from spectro import cli
 from spectro.cli import VERBS, main, parse, run_verb
 from spectro.errors import SpecError, SpectroError
+from spectro.evaluate.study import StudySettings, grid
 from spectro.learn.settings import FinetuneSettings
 from spectro.render import RenderSettings
 from spectro.signal.spectrogram import SpectrogramSpec
@@ -43,15 +44,26 @@ def test_every_config_is_read_by_its_verb(path: Path) -> None:
     settings = parse(path.parent.name, settings_class, ["--config", str(path)])
     for key, value in yaml.safe_load(path.read_text()).items():
         chosen = getattr(settings, key)
-        if isinstance(value, dict):
+        if isinstance(value, dict) and not isinstance(chosen, dict):
             for inner, given in value.items():
                 assert json.dumps(getattr(chosen, inner), default=str) == json.dumps(given)
         else:
             assert json.dumps(chosen, default=str) == json.dumps(value)
 
 
+@pytest.mark.parametrize("path", [path for path in CONFIGS if path.parent.name == "study"], ids=lambda path: path.stem)
+def test_every_study_sets_what_its_verbs_take(path: Path, tmp_path: Path) -> None:
+    settings = parse("study", StudySettings, ["--config", str(path)])
+    for verb, settings_class, given in (
+        *(("render", RenderSettings, one) for one in settings.images.values()),
+        *(("finetune", FinetuneSettings, one.settings) for one in grid(settings)),
+    ):
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(given))
+        parse(verb, settings_class, ["--config", str(tmp_path / "config.yaml")])
+
+
 def test_there_are_configs() -> None:
-    assert {path.parent.name for path in CONFIGS} >= {"render", "finetune"}
+    assert {path.parent.name for path in CONFIGS} >= {"render", "finetune", "study"}
 
 
 def test_a_config_and_options_mix(tmp_path: Path) -> None:

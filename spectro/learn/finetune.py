@@ -10,7 +10,7 @@ and `training/` with what resuming needs and TensorBoard's events.
 import json
 import shutil
 import warnings
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,14 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
     net.check_size(data.spec.height, data.spec.width)
     identity = _identity(settings, data, chosen)
     resume = _find_run(out, identity, settings.overwrite)
+    if chosen is not None:
+        settings = replace(settings, train=replace(settings.train, epochs=chosen.origin["training"]["epoch"] + 1))
     weights = load_weights(net, settings.weights)
     net.to(memory_format=torch.channels_last)
     model = Classifier(net, settings.train, settings.seed, data.class_weights(), data.log_prior())
     with warnings.catch_warnings():
         silence()
-        trainer, best = make_trainer(settings, out, chosen)
+        trainer, best = make_trainer(settings, out)
         if resume is None and trainer.is_global_zero:
             shutil.rmtree(out / TRAINING, ignore_errors=True)
             write_json(out / TRAINING / RUN_FILE, identity)

@@ -41,7 +41,8 @@ class FinetuneSettings:
         monitor: what the epoch is chosen by, on validation speakers: valid_uar (highest) or valid_loss (lowest).
         patience: epochs without improvement after which training stops; 0 for never.
         refit: checkpoint folder of a finished run with the same settings: train anew on its training and validation
-            speakers together, for the epochs and with the temperature that were chosen there; null for a first run.
+            speakers together, for as many epochs as were chosen there (the schedule ends with them), and keep its
+            temperature; null for a first run.
         seed: seed of all that is random.
         precision: auto takes bfloat16 where the processor or GPU computes with it, else float32.
         dtype: kind of number that the checkpoint keeps its weights as; the figures are those of what is kept.

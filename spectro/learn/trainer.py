@@ -13,45 +13,41 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 
 from spectro.errors import TrainingError
-from spectro.learn.checkpoint import Checkpoint
 from spectro.learn.curves import Curves
 from spectro.learn.settings import FinetuneSettings
 
 TRAINING, LAST = "training", "last.ckpt"
 
 
-def make_trainer(
-    settings: FinetuneSettings, out: Path, chosen: Checkpoint | None
-) -> tuple[pl.Trainer, ModelCheckpoint]:
+def make_trainer(settings: FinetuneSettings, out: Path) -> tuple[pl.Trainer, ModelCheckpoint]:
     """Return a trainer, and the callback that keeps the best epoch.
 
     Args:
         settings: the run's settings.
         out: its output folder.
-        chosen: the run that is refitted; None where validation speakers choose the epoch.
 
     Raises:
         TrainingError: this machine has not what the settings ask for.
     """
     mode = "max" if settings.monitor == "valid_uar" else "min"
-    folder = out / TRAINING
+    folder, validates = out / TRAINING, settings.refit is None
     best = ModelCheckpoint(
         folder,
         filename="best",
-        monitor=settings.monitor if chosen is None else None,  # without validation the last epoch is kept
+        monitor=settings.monitor if validates else None,  # without validation the last epoch is kept
         mode=mode,
         enable_version_counter=False,
     )
     last = ModelCheckpoint(folder, filename=Path(LAST).stem, enable_version_counter=False, save_on_train_epoch_end=True)
     callbacks: list[pl.Callback] = [Curves(out), best, last]
-    if settings.patience > 0 and chosen is None:
+    if settings.patience > 0 and validates:
         callbacks.insert(0, ResumableEarlyStopping(settings.monitor, mode=mode, patience=settings.patience))
     if settings.ema > 0:
         callbacks.insert(0, EMAWeightAveraging(decay=settings.ema))
     try:
         trainer = pl.Trainer(
-            max_epochs=settings.train.epochs if chosen is None else chosen.origin["training"]["epoch"] + 1,
-            limit_val_batches=1.0 if chosen is None else 0,
+            max_epochs=settings.train.epochs,
+            limit_val_batches=1.0 if validates else 0,
             accelerator=settings.accelerator,
             devices=settings.devices,
             strategy=settings.strategy,

@@ -305,7 +305,9 @@ def test_a_refit_trains_on_validation_speakers_too_for_the_epochs_chosen_without
     }
     assert after["split"]["speakers"]["test"] == before["split"]["speakers"]["test"]
     assert after["data"]["training_pictures"] > before["data"]["training_pictures"]
-    assert len(pd.read_csv(tmp_path / "refit" / "curves.csv")) == before["training"]["epoch"] + 1
+    curves = pd.read_csv(tmp_path / "refit" / "curves.csv")
+    assert len(curves) == before["training"]["epoch"] + 1
+    assert curves["learning_rate"].iloc[-1] < 1e-5, "the schedule ends with the last epoch"
     assert (refitted.temperature, list(after["metrics"])) == (world.trained.temperature, ["test"])
     assert not _equal(tmp_path / "refit", world.checkpoint)
     card = " ".join((tmp_path / "refit" / "card.md").read_text().split())

@@ -1,0 +1,8 @@
+"""Run a grid of fine-tunings, one row of figures a run; `python scripts/study.py --help`."""
+
+import sys
+
+from spectro.cli import run_verb
+
+if __name__ == "__main__":
+    sys.exit(run_verb("study"))

@@ -1,0 +1,131 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from spectro.errors import EvaluationError
+from spectro.evaluate.study import COLUMNS, StudySettings, grid, study, summary
+from spectro.files import read_json
+from tests.conftest import SMALL, World
+
+
+def _settings(folder: Path, corpus: Path, **changes: Any) -> StudySettings:
+    base = {
+        "backbone": "test_efficientnet",
+        "batch_size": 8,
+        "train": {"epochs": 1},
+        "precision": "32-true",
+        "accelerator": "cpu",
+    }
+    defaults: dict[str, Any] = {
+        "table": folder / "results.csv",
+        "runs": folder / "runs",
+        "source": corpus,
+        "weights": "none",
+        "images": {"small": {"corpus": "synthetic", "spec": SMALL.to_dict()}},
+        "base": base,
+        "systems": {
+            "too large": {"batch_size": 10_000},
+            "refitted": {"refit": True, "masking": {"time_masks": 0}},
+        },
+        "jobs": 2,
+    }
+    return StudySettings(**(defaults | changes))
+
+
+def test_a_study_keeps_one_row_a_run_and_runs_nothing_twice(world: World, tmp_path: Path) -> None:
+    settings = _settings(tmp_path, world.corpus)
+    table, failed = study(settings)
+    assert list(table["system"]) == ["refitted"]
+    assert [(name[:9], "does not fill one batch of 10000" in why) for name, why in failed.items()] == [
+        ("too large", True)
+    ]
+
+    row = pd.read_csv(settings.table).iloc[0]
+    folder = next((tmp_path / "runs").glob("refitted-fold0-seed0-*"))
+    chosen, refit = (read_json(folder / name / "spectro.json") for name in ("chosen", "refit"))
+    assert row["valid_uar"] == chosen["metrics"]["valid"]["uar"]
+    assert row["test_uar"] == refit["metrics"]["test"]["uar"]
+    assert chosen["training"]["settings"]["masking"]["time_masks"] == 0
+    assert set(refit["split"]["speakers"]["train"]) > set(chosen["split"]["speakers"]["train"])
+
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.log")}
+    again, failed = study(replace(settings, systems={"refitted": settings.systems["refitted"]}))
+    pd.testing.assert_frame_equal(again, pd.read_csv(settings.table))
+    assert not failed
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.log")} == before
+
+
+def test_every_system_runs_on_every_fold_and_seed(tmp_path: Path) -> None:
+    settings = _settings(tmp_path, tmp_path, folds=[0, 2], seeds=[0, 1])
+    runs = list(grid(settings))
+    assert {(run.system, run.fold, run.seed) for run in runs} == {
+        (system, fold, seed) for system in settings.systems for fold in (0, 2) for seed in (0, 1)
+    }
+    assert len({run.name for run in runs}) == len(runs) == 8
+    assert len({run.config for run in runs}) == 2
+
+
+def test_a_system_changes_single_settings_of_the_base(tmp_path: Path) -> None:
+    base = {"train": {"epochs": 3, "mixup": 0.5}, "batch_size": 8}
+    settings = _settings(tmp_path, tmp_path, base=base, systems={"short": {"train": {"epochs": 1}}, "plain": {}})
+    assert [run.settings["train"] for run in grid(settings)] == [
+        {"epochs": 1, "mixup": 0.5},
+        {"epochs": 3, "mixup": 0.5},
+    ]
+
+
+def test_what_changes_figures_changes_the_configuration(tmp_path: Path) -> None:
+    def config(**changes: Any) -> str:
+        return next(grid(_settings(tmp_path, tmp_path, systems={"one": {}}, **changes))).config
+
+    assert config() == config(jobs=1) == config(seeds=[4])
+    others = [
+        config(images={"small": {"corpus": "synthetic"}}),
+        config(base={"backbone": "mobilenet"}),
+        config(weights="auto"),
+    ]
+    assert len({config(), *others}) == 4
+
+
+def test_designs_can_be_compared_without_a_look_at_test_speakers(world: World, tmp_path: Path) -> None:
+    table, _failed = study(_settings(tmp_path, world.corpus, systems={"one": {}}, test=False))
+    assert table[["test_uar", "test_wa", "test_f1"]].isna().all(axis=None)
+    assert table["valid_uar"].notna().all()
+
+
+def test_the_summary_is_of_all_runs_of_a_system() -> None:
+    rows = [
+        {"system": s, "config": s, "valid_uar": v, "test_uar": t}
+        for s, v, t in (("a", 0.5, 0.4), ("a", 0.7, 0.6), ("b", 0.9, 0.5))
+    ]
+    found = summary(pd.DataFrame(rows, columns=list(COLUMNS))).set_index("system")
+    assert list(found.index) == ["b", "a"]
+    assert found.loc["a", "valid_uar"] == pytest.approx(0.6)
+    assert found.loc["a", "test_sd"] == pytest.approx(0.02**0.5)
+    assert found.loc["a", "runs"] == 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"systems": {}}, "names no systems"),
+        ({"systems": {"a": {"seed": 3}}}, "system a sets seed, which the study chooses"),
+        ({"systems": {"a": {"images": "large"}}}, "reads the images large, which the study lacks"),
+        ({"systems": {"a": {"refit": "x"}}}, "sets refit to x; it is true or false"),
+        ({"jobs": 0}, "jobs is 0"),
+    ],
+)
+def test_a_study_that_contradicts_itself_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match=message):
+        _settings(tmp_path, tmp_path, **changes)
+
+
+def test_a_table_of_something_else_is_not_written_over(world: World, tmp_path: Path) -> None:
+    settings = _settings(tmp_path, world.corpus)
+    settings.table.write_text("a,b\n1,2\n")
+    with pytest.raises(EvaluationError, match="is not a table of a study"):
+        study(settings)
+    assert settings.table.read_text() == "a,b\n1,2\n"
