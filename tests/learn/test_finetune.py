@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from spectro.errors import CheckpointError, TrainingError, WeightsError
+from spectro.files import read_json, write_json
 from spectro.learn import checkpoint as checkpoints
 from spectro.learn.backbones import Plan, SpectrogramNet
 from spectro.learn.checkpoint import Checkpoint
@@ -297,7 +299,12 @@ def test_a_finished_run_with_frozen_layers_is_written_again_as_it_was(world: Wor
 def test_a_refit_trains_on_validation_speakers_too_for_the_epochs_chosen_without_them(
     world: World, tmp_path: Path
 ) -> None:
-    refitted = finetune(finetune_settings(world.images, tmp_path / "refit", refit=world.checkpoint))
+    description = read_json(world.checkpoint / "spectro.json")
+    description["training"]["epoch"] = 0
+    write_json(tmp_path / "first" / "spectro.json", description)
+    shutil.copy(world.checkpoint / "model.safetensors", tmp_path / "first")
+    settings = finetune_settings(world.images, tmp_path / "refit", refit=tmp_path / "first")
+    refitted = finetune(settings)
     before, after = world.trained.origin, refitted.origin
     assert set(after["split"]["speakers"]["train"]) == {
         *before["split"]["speakers"]["train"],
@@ -306,13 +313,13 @@ def test_a_refit_trains_on_validation_speakers_too_for_the_epochs_chosen_without
     assert after["split"]["speakers"]["test"] == before["split"]["speakers"]["test"]
     assert after["data"]["training_pictures"] > before["data"]["training_pictures"]
     curves = pd.read_csv(tmp_path / "refit" / "curves.csv")
-    assert len(curves) == before["training"]["epoch"] + 1
-    assert curves["learning_rate"].iloc[-1] < 1e-5, "the schedule ends with the last epoch"
+    assert len(curves) == 1
+    assert curves["learning_rate"].iloc[-1] < 0.5 * settings.train.learning_rate, "the schedule ends with the epoch"
     assert (refitted.temperature, list(after["metrics"])) == (world.trained.temperature, ["test"])
     assert not _equal(tmp_path / "refit", world.checkpoint)
     card = " ".join((tmp_path / "refit" / "card.md").read_text().split())
     assert f"(UAR {before['metrics']['valid']['uar']:.3f}) in a run without them" in card
-    again = finetune(finetune_settings(world.images, tmp_path / "refit", refit=world.checkpoint))
+    again = finetune(settings)
     assert again.origin["metrics"] == after["metrics"]
 
 
