@@ -151,8 +151,8 @@ def card(description: dict[str, Any], name: str) -> str:
     chosen_on = "the validation speakers"
     if refit := training.get("refit"):
         chosen_on = (
-            f"the speakers {', '.join(refit['speakers'])} (UAR {refit['valid']['uar']:.3f}) in a run without them,\n"
-            f"whose temperature this one has; then they were trained on too"
+            f"the speakers {', '.join(refit['speakers'])} (UAR {refit['valid']['uar']:.3f}) in a run without them;\n"
+            "then they were trained on too"
         )
     figures = "\n".join(
         f"| {part} | {', '.join(speakers.get(part, [])) or 'none'} | {values['clips']} | "
@@ -172,10 +172,10 @@ Licence of the recordings: {data.get("licence", "unknown")}; it binds what may b
 Starting weights: {description.get("weights", "unknown")}.
 
 ## Figures
-Protocol `{split.get("protocol", "unknown")}`, fold {split.get("fold", "?")} of {split.get("folds", "?")}, label scheme
-`{data.get("labels", "emotion")}`, seed {training.get("seed", "?")}. The epoch ({training.get("epoch", "?")}) was
-chosen on {chosen_on}; the test speakers were measured once.
-UAR is the mean of the recalls, WA is accuracy, F1 is macro-F1.
+Protocol `{split.get("protocol", "unknown")}`, fold {split.get("fold", "?")} of {split.get("folds", "?")}
+(the first is 0), label scheme `{data.get("labels", "emotion")}`, seed {training.get("seed", "?")}.
+The number of epochs, {training.get("epoch", -1) + 1}, was chosen on {chosen_on}.
+The test speakers were measured once. UAR is the mean of the recalls, WA is accuracy, F1 is macro-F1.
 {leak}
 | part | speakers | clips | UAR | WA | F1 |
 | --- | --- | --- | --- | --- | --- |
@@ -184,7 +184,7 @@ UAR is the mean of the recalls, WA is accuracy, F1 is macro-F1.
 ## What it reads
 Pictures of {spec.width} x {spec.height} pixels: {spec.height} mel bands from {spec.fmin:g} to {spec.fmax:g} Hz,
 {spec.duration_s:g} s at {spec.sample_rate} Hz, spec `{spec.fingerprint}`. Longer recordings show their middle.
-Probabilities are calibrated with the temperature {description["temperature"]:.3f}, fitted on the validation speakers.
+Probabilities are calibrated with the temperature {description["temperature"]:.3f}, fitted on speakers not heard.
 
 ## Use and limits
 For research on, and demonstrations of, speech emotion recognition, and as a start for fine-tuning on recordings of

@@ -74,21 +74,25 @@ class Curves(pl.Callback):
 
 
 def plot_curves(curves: pd.DataFrame, chosen: int, path: Path) -> None:
-    """Draw the learning curves, with the chosen epoch marked, to a PNG."""
+    """Draw the learning curves to a PNG: with the chosen epoch marked, where validation speakers chose it."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(8, 3.5), layout="constrained")
-    losses, scores = figure.subplots(1, 2)
-    for name, axes, label in (
-        ("train_loss", losses, "training (masked, mixed)"),
-        ("valid_loss", losses, "validation"),
-        ("valid_uar", scores, "UAR"),
-        ("valid_wa", scores, "WA"),
-    ):
-        axes.plot(curves["epoch"], curves[name], label=label)
-    for axes, title in ((losses, "cross-entropy"), (scores, "validation speakers")):
-        axes.axvline(chosen, color="0.5", linestyle=":", label="chosen epoch")
-        axes.set(xlabel="epoch", title=title)
+    panels = {
+        "cross-entropy": {"train_loss": "training (masked, mixed)", "valid_loss": "validation"},
+        "validation speakers": {"valid_uar": "UAR", "valid_wa": "WA"},
+    }
+    if not (validated := bool(curves["valid_loss"].notna().any())):
+        panels = {"cross-entropy": {"train_loss": "training (masked, mixed)"}}
+    figure = Figure(figsize=(4 * len(panels), 3.5), layout="constrained")
+    for axes, (title, columns) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        for name, label in columns.items():
+            axes.plot(curves["epoch"], curves[name], label=label)
+        if validated:
+            axes.axvline(chosen, color="0.5", linestyle=":", label="chosen epoch")
+        axes.set(xlabel="epoch, from 0", title=title)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if "valid_uar" in columns:
+            axes.set_ylim(0, 1)
         axes.legend()
-    scores.set_ylim(0, 1)
     figure.savefig(path, dpi=120)
