@@ -146,11 +146,11 @@ def study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
     ):
         waiting = {pool.submit(_finetune, settings, run): run for run in missing}
         for future in as_completed(waiting):
-            row = future.result()
-            if isinstance(row, str):
-                failed[waiting[future].name] = row
+            found = future.result()
+            if isinstance(found, str):
+                failed[waiting[future].name] = found
             else:
-                table = pd.DataFrame([*table.to_dict("records"), row], columns=list(COLUMNS))
+                table = pd.DataFrame([*table.to_dict("records"), found], columns=list(COLUMNS))
                 write_bytes(settings.table, table.to_csv(index=False).encode())
             progress.update()
     return table, failed
@@ -236,10 +236,17 @@ def _finetune(settings: StudySettings, run: Run) -> dict[str, Any] | str:
         log = folder / f"{out.name}.log"
         if code := _spectro("finetune", stage, folder / f"{out.name}.yaml", log, threads):
             return f"exit code {code}: {_last_line(log)} (see {printable(log)})"
-    return _row(run, read_json(out / DESCRIPTION_FILE), settings.test)
+    return row(run, read_json(out / DESCRIPTION_FILE), settings.test)
 
 
-def _row(run: Run, description: dict[str, Any], test: bool) -> dict[str, Any]:
+def row(run: Run, description: dict[str, Any], test: bool) -> dict[str, Any]:
+    """Return a run's row, with the columns of `COLUMNS`.
+
+    Args:
+        run: the run.
+        description: the `spectro.json` of its checkpoint.
+        test: whether the row holds its test figures.
+    """
     training, metrics = description["training"], description["metrics"]
     valid = training["refit"]["valid"] if run.refit else metrics["valid"]
     tested = metrics["test"] if test else {}
