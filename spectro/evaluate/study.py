@@ -135,8 +135,7 @@ def study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
         EvaluationError: a rendering failed, or the table is not one of a study.
     """
     runs, table = list(grid(settings)), _read(settings.table)
-    done = set(zip(table["config"], table["fold"].astype(int), table["seed"].astype(int), strict=True))
-    missing = [run for run in runs if (run.config, run.fold, run.seed) not in done]
+    missing = unfinished(runs, table, settings.test)
     for name in dict.fromkeys(run.images for run in missing):
         _render(settings, name)
     failed: dict[str, str] = {}
@@ -145,15 +144,32 @@ def study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
         tqdm(desc="runs", total=len(runs), initial=len(runs) - len(missing), unit="run") as progress,
     ):
         waiting = {pool.submit(_finetune, settings, run): run for run in missing}
-        for future in as_completed(waiting):
-            found = future.result()
-            if isinstance(found, str):
-                failed[waiting[future].name] = found
-            else:
-                table = pd.DataFrame([*table.to_dict("records"), found], columns=list(COLUMNS))
-                write_bytes(settings.table, table.to_csv(index=False).encode())
-            progress.update()
+        try:
+            for future in as_completed(waiting):
+                found = future.result()
+                if isinstance(found, str):
+                    failed[waiting[future].name] = found
+                else:
+                    table = with_row(table, found)
+                    write_bytes(settings.table, table.to_csv(index=False).encode())
+                progress.update()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # an interrupted study starts no other run
     return table, failed
+
+
+def unfinished(runs: list[Run], table: pd.DataFrame, test: bool) -> list[Run]:
+    """Return the runs whose row is not in the table, or lacks the test figures that are now asked for."""
+    kept = table[table["test_uar"].notna()] if test else table
+    done = {(str(one["config"]), int(one["fold"]), int(one["seed"])) for one in kept.to_dict("records")}
+    return [run for run in runs if (run.config, run.fold, run.seed) not in done]
+
+
+def with_row(table: pd.DataFrame, found: dict[str, Any]) -> pd.DataFrame:
+    """Return the table with a run's row, in place of one that it had of this run."""
+    key = ("config", "fold", "seed")
+    others = [one for one in table.to_dict("records") if any(one[name] != found[name] for name in key)]
+    return pd.DataFrame([*others, found], columns=list(COLUMNS))
 
 
 def grid(settings: StudySettings) -> Iterator[Run]:

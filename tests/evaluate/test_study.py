@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from spectro.errors import EvaluationError
-from spectro.evaluate.study import COLUMNS, StudySettings, grid, row, study, summary
+from spectro.evaluate.study import COLUMNS, StudySettings, grid, row, study, summary, unfinished, with_row
 from spectro.files import read_json
 from tests.conftest import SMALL, World
 
@@ -97,6 +97,19 @@ def test_designs_can_be_compared_without_a_look_at_test_speakers(world: World, t
     assert tuple(hidden) == tuple(shown) == COLUMNS
     assert {name for name in COLUMNS if hidden[name] != shown[name]} == {"test_wa", "test_uar", "test_f1"}
     assert (hidden["test_uar"], hidden["valid_uar"]) == (None, world.trained.origin["metrics"]["valid"]["uar"])
+
+
+def test_test_figures_are_had_once_they_are_asked_for(world: World, tmp_path: Path) -> None:
+    run = next(grid(_settings(tmp_path, tmp_path, systems={"one": {}})))
+    description = read_json(world.checkpoint / "spectro.json")
+    empty = pd.DataFrame(columns=list(COLUMNS))
+    compared = with_row(empty, row(run, description, test=False))
+    assert unfinished([run], empty, test=False) == [run]
+    assert unfinished([run], compared, test=False) == []
+    assert unfinished([run], compared, test=True) == [run]
+    tested = with_row(compared, row(run, description, test=True))
+    assert len(tested) == 1
+    assert unfinished([run], tested, test=True) == []
 
 
 def test_the_summary_is_of_all_runs_of_a_system() -> None:
