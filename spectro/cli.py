@@ -18,11 +18,15 @@ VERBS = {
     "finetune": ("spectro.learn.finetune", "FinetuneSettings"),
     "evaluate": ("spectro.evaluate.report", "EvaluateSettings"),
     "predict": ("spectro.predict.command", "PredictSettings"),
+    "timeline": ("spectro.predict.timeline", "TimelineSettings"),
+    "listen": ("spectro.predict.live", "ListenSettings"),
+    "explain": ("spectro.predict.explain", "ExplainSettings"),
+    "serve": ("spectro.serve.command", "ServeSettings"),
     "study": ("spectro.evaluate.study", "StudySettings"),
 }
 """Module and settings of each verb; a module is imported when its verb is used."""
 
-POSITIONAL = {"predict": "inputs"}
+POSITIONAL = dict.fromkeys(("predict", "timeline", "explain"), "inputs")
 """The field of a verb's settings that is given without a name."""
 
 

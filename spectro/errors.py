@@ -2,7 +2,10 @@
 
     SpectroError                 anything that spectro can name; its text says what is wrong and the way out
     ├── AudioError               a recording that cannot be used: unreadable, empty, silent, too long, ...
+    │   ├── AudioFormatError     not a recording at all, or one that breaks off
+    │   └── AudioLengthError     longer than allowed
     ├── ImageError               a PNG that is not a picture of the expected spec
+    │   └── ImageFormatError     not a whole PNG
     ├── SpecError                a spectrogram specification that contradicts itself
     ├── AugmentationError        an augmentation that cannot be applied to this clip
     ├── CorpusError              a corpus folder, clip table or label scheme that does not fit
@@ -27,8 +30,20 @@ class AudioError(SpectroError):
     """A recording cannot be used; the text names the file and the reason."""
 
 
+class AudioFormatError(AudioError):
+    """A file is not a recording at all, or breaks off."""
+
+
+class AudioLengthError(AudioError):
+    """A recording is longer than allowed."""
+
+
 class ImageError(SpectroError):
     """A PNG is not a picture of the expected spec."""
+
+
+class ImageFormatError(ImageError):
+    """A file is not a whole PNG."""
 
 
 class SpecError(SpectroError, ValueError):

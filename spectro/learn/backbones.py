@@ -57,10 +57,11 @@ class SpectrogramNet(nn.Module):
         self.register_buffer("std", torch.ones(1, 3, 1, 1), persistent=False)
         self.set_normalisation(self.config["mean"], self.config["std"])
         features = int(self.backbone.head_hidden_size)
+        self.features = hidden or features
         layers: list[nn.Module] = [nn.Dropout(dropout)]
         if hidden:
             layers += [nn.Linear(features, hidden), nn.ReLU(), nn.Dropout(dropout)]
-        self.head = nn.Sequential(*layers, nn.Linear(hidden or features, classes))
+        self.head = nn.Sequential(*layers, nn.Linear(self.features, classes))
 
     def set_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Set mean and standard deviation of the input's three channels, as shares of the gray scale."""
@@ -76,6 +77,11 @@ class SpectrogramNet(nn.Module):
         normalised = (pictures.to(self.mean.dtype) - self.mean) / self.std  # one channel becomes three here
         features: torch.Tensor = self.backbone(normalised.contiguous(memory_format=torch.channels_last))
         return features
+
+    def penultimate(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Return what the last layer reads, of shape (batch, `features`), for pictures as in `embed`."""
+        read: torch.Tensor = self.head[:-1](self.embed(pictures))
+        return read
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """Return logits of shape (batch, labels) for pictures as in `embed`."""

@@ -4,6 +4,7 @@
 comes from: backbone, labels in order, spec, temperature, split, metrics, package versions, licence of the data.
 """
 
+import hashlib
 import json
 import platform
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
 from spectro.errors import CheckpointError, SpectroError
-from spectro.files import printable, write_bytes, write_json
+from spectro.files import fingerprint, printable, write_bytes, write_json
 from spectro.learn.backbones import WEIGHTS_FILE, SpectrogramNet
 from spectro.signal.spectrogram import SpectrogramSpec
 
@@ -134,6 +135,16 @@ def load(folder: Path) -> Checkpoint:
     origin = {key: value for key, value in description.items() if key not in own}
     net.eval().to(memory_format=torch.channels_last)
     return Checkpoint(net=net, labels=labels, spec=spec, temperature=temperature, origin=origin)
+
+
+def identity(folder: Path) -> str:
+    """Return 16 hexadecimal digits that tell the checkpoint in a folder from any other.
+
+    Raises:
+        OSError: a file of it cannot be read.
+    """
+    parts = [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (WEIGHTS_FILE, DESCRIPTION_FILE)]
+    return fingerprint(parts)
 
 
 def versions() -> dict[str, str]:

@@ -1,22 +1,26 @@
-"""The predict verb: classify files, folders and lists into a table that is written as it goes."""
+"""The predict verb: classify files, folders and lists into a table; a killed run goes on, a folder can be followed."""
 
-import csv
+import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from types import FrameType
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from spectro.errors import PredictionError
-from spectro.files import replacing
-from spectro.predict.folder import columns, expand, predict_rows
+from spectro.files import fingerprint
+from spectro.learn import checkpoint as checkpoints
+from spectro.predict.folder import expand, predict_rows
+from spectro.predict.journal import Journal, Signature, beside, sign
 from spectro.predict.predictor import Predictor, default_checkpoint
+from spectro.predict.rows import Row
+from spectro.predict.tables import SHARD_ROWS, Record, Table, check_name, open_table
 from spectro.signal import audio
 
 
@@ -24,16 +28,26 @@ from spectro.signal import audio
 class PredictSettings:
     """Classify recordings: one row each, with the probability of every label, or with the reason why there is none.
 
-    Exit code 1 means that some recordings could not be used; their rows say why, and the rest is complete.
+    A run that writes to --out can be killed at any moment: the same command goes on where it was, and takes files
+    anew that changed since. Recordings of more than a few seconds are judged by their middle; for what happens in the
+    course of a long one, see `spectro timeline`. Exit code 1 means that some recordings could not be used; their rows
+    say why, and the rest is complete.
 
     Args:
         inputs: recordings, rendered pictures (.png), folders (with all folders below), or lists: a .txt with a path a
             line, a .csv with a column path.
         checkpoint: a checkpoint folder; null for the shipped one.
-        out: table to write, .csv or .parquet; null prints CSV. A .csv grows as recordings are classified.
+        out: table to write: .csv or .jsonl (they grow as recordings are classified), .parquet, .json, or a folder for
+            Parquet in shards; null prints CSV, and keeps no journal.
         batch_size: pictures that the network takes at a time.
         device: cpu, cuda, ...; null takes a GPU where there is one.
         max_duration_s: recordings longer than this are refused, in seconds.
+        min_margin: the answer is `unsure` where the two most likely labels' probabilities are nearer than this, 0 to 1.
+        embeddings: add a column embedding, what the network's last layer reads; not for .csv.
+        resume: keep the rows of an earlier run of the same command; false classifies everything again.
+        follow: go on with the recordings that arrive in the folders, until interrupted.
+        settle_s: with follow, a new recording is taken when it has not changed for this long, in seconds.
+        shard_rows: rows of each Parquet file, where out is a folder.
     """
 
     inputs: list[str] = field(default_factory=list)
@@ -42,112 +56,157 @@ class PredictSettings:
     batch_size: int = 32
     device: str | None = None
     max_duration_s: float = audio.DEFAULT_MAX_DURATION_S
+    min_margin: float = 0.0
+    embeddings: bool = False
+    resume: bool = True
+    follow: bool = False
+    settle_s: float = 2.0
+    shard_rows: int = SHARD_ROWS
 
-
-class Table(Protocol):
-    """A table that rows are added to."""
-
-    def add(self, rows: list[dict[str, Any]]) -> None:
-        """Add rows; they are on their way to the disk when this returns."""
-
-
-class CsvTable:
-    """A CSV that is there as far as it has come.
-
-    Args:
-        stream: where to write.
-        names: the columns.
-    """
-
-    def __init__(self, stream: TextIO, names: list[str]) -> None:
-        self._stream = stream
-        self._writer = csv.DictWriter(stream, names, lineterminator="\n")
-        self._writer.writeheader()
-
-    def add(self, rows: list[dict[str, Any]]) -> None:
-        """Add rows."""
-        self._writer.writerows({name: _text(value) for name, value in row.items()} for row in rows)
-        self._stream.flush()
-
-
-class ParquetTable:
-    """A Parquet file, a row group a batch.
-
-    Args:
-        path: where to write.
-        labels: the checkpoint's labels.
-    """
-
-    def __init__(self, path: Path, labels: Sequence[str]) -> None:
-        texts = ("path", "label", "error")
-        kinds = [(name, pa.string() if name in texts else pa.float64()) for name in columns(labels)]
-        self._schema = pa.schema(kinds)
-        self._writer = pq.ParquetWriter(path, self._schema)
-
-    def add(self, rows: list[dict[str, Any]]) -> None:
-        """Add rows."""
-        self._writer.write_table(pa.Table.from_pylist(rows, schema=self._schema))
-
-    def close(self) -> None:
-        """Finish the file."""
-        self._writer.close()
-
-
-@contextmanager
-def open_table(out: Path | None, labels: Sequence[str]) -> Iterator[Table]:
-    """Open the table that `out` names by its ending: .csv, .parquet, or None for CSV on standard output.
-
-    Raises:
-        PredictionError: another ending.
-        OSError: a place that cannot be written to.
-    """
-    if out is None:
-        yield CsvTable(sys.stdout, columns(labels))
-        return
-    if out.suffix not in (".csv", ".parquet"):
-        raise PredictionError(f"{out}: is neither .csv nor .parquet")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    if out.suffix == ".csv":
-        with out.open("w", newline="", encoding="utf-8") as stream:
-            yield CsvTable(stream, columns(labels))
-    else:
-        with replacing(out) as temporary:
-            table = ParquetTable(temporary, labels)
-            yield table
-            table.close()
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "shard_rows"):
+            if getattr(self, name) < 1:
+                raise PredictionError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+        check_name(self.out)
+        if self.embeddings and (self.out is None or self.out.suffix == ".csv"):
+            raise PredictionError("embeddings do not go into CSV; name a .parquet, .jsonl or .json with --out")
 
 
 def run(settings: PredictSettings) -> int:
     """Run the verb; returns its exit code."""
-    if settings.batch_size < 1:
-        raise PredictionError(f"batch_size is {settings.batch_size}; at least 1 is needed")
-    paths = list(expand(settings.inputs))
-    if not paths:
+    paths = list(dict.fromkeys(expand(settings.inputs)))
+    if not paths and not settings.follow:
         raise PredictionError(f"no recording in {', '.join(settings.inputs)}")
+    folder = settings.checkpoint or default_checkpoint()
     predictor = Predictor(
-        settings.checkpoint or default_checkpoint(), device=settings.device, max_duration_s=settings.max_duration_s
+        folder, device=settings.device, max_duration_s=settings.max_duration_s, min_margin=settings.min_margin
     )
-    labels = predictor.labels
-    rows = predict_rows(predictor, paths, batch_size=settings.batch_size)
-    failed = 0
-    with (
-        open_table(settings.out, labels) as table,
-        tqdm(total=len(paths), desc="predicting", unit="clip", file=sys.stderr) as progress,
-    ):
-        while batch := list(islice(rows, settings.batch_size)):
-            table.add([row.record(labels) for row in batch])
-            failed += sum(bool(row.error) for row in batch)
-            progress.update(len(batch))
-            progress.set_postfix(failed=failed)
-    _report(settings, len(paths), failed)
-    return 0 if not failed else 2 if failed == len(paths) else 1
-
-
-def _report(settings: PredictSettings, total: int, failed: int) -> None:
+    names = list(Row(path="").record(predictor.labels, embeddings=settings.embeddings))
+    with ExitStack() as stack:
+        journal = stack.enter_context(_journal(settings, folder, paths)) if settings.out else None
+        table = stack.enter_context(open_table(settings.out, names, shard_rows=settings.shard_rows))
+        run = stack.enter_context(Run(settings, predictor, table, journal, len(paths)))
+        run.add_earlier()
+        run.classify(path for path in paths if not journal or str(path) not in journal.done)
+        if settings.follow:
+            with _until_stopped():
+                for arrived in _arrivals(settings, set(paths)):
+                    run.classify(arrived)
     where = f" in {settings.out}" if settings.out else ""
-    bad = f"; {failed} could not be used, see the column error" if failed else ""
-    print(f"{total - failed} of {total} recordings classified{where}{bad}", file=sys.stderr)
+    bad = f"; {run.failed} could not be used, see the column error" if run.failed else ""
+    print(f"{run.total - run.failed} of {run.total} recordings classified{where}{bad}", file=sys.stderr)
+    return 0 if not run.failed else 2 if run.failed == run.total else 1
 
 
-def _text(value: Any) -> Any:
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else value
+class Run:
+    """Rows on their way from the predictor into journal and table, with a progress bar.
+
+    Args:
+        settings: the verb's settings.
+        predictor: makes the rows.
+        table: where rows go.
+        journal: where they are entered first; None for none.
+        expected: recordings that are known of.
+    """
+
+    def __init__(
+        self, settings: PredictSettings, predictor: Predictor, table: Table, journal: Journal | None, expected: int
+    ) -> None:
+        self._settings, self._predictor, self._table, self._journal = settings, predictor, table, journal
+        self._bar = tqdm(total=expected, desc="predicting", unit="clip", file=sys.stderr)
+        self._started, self._heard_s = time.perf_counter(), 0.0
+        self.total = self.failed = 0
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def add_earlier(self) -> None:
+        """Put the rows that an earlier run made into the table."""
+        if self._journal is None:
+            return
+        for records in self._journal.records():
+            self._table.add(records)
+            self._count(records)
+        self._bar.initial = self._bar.n  # the rate is that of this run
+
+    def classify(self, paths: Iterable[Path]) -> None:
+        """Classify recordings; each row is in the journal before it is in the table."""
+        signed: deque[tuple[Path, Signature | None]] = deque()
+
+        def sign_each() -> Iterator[Path]:
+            for path in paths:
+                signed.append((path, sign(path)))
+                yield path
+
+        rows = predict_rows(self._predictor, sign_each(), batch_size=self._settings.batch_size)
+        while batch := list(islice(rows, self._settings.batch_size)):
+            records = [row.record(self._predictor.labels, embeddings=self._settings.embeddings) for row in batch]
+            if self._journal:
+                self._journal.add((*signed.popleft(), record) for record in records)
+            self._table.add(records)
+            self._heard_s += sum(row.end_s for row in batch if not row.error)
+            self._count(records)
+
+    def _count(self, records: list[Record]) -> None:
+        self.total += len(records)
+        self.failed += sum(bool(record["error"]) for record in records)
+        self._bar.total = max(self._bar.total or 0, self.total)
+        speed = self._heard_s / (time.perf_counter() - self._started)
+        self._bar.set_postfix(failed=self.failed, speed=f"{speed:.0f}x real time", refresh=False)
+        self._bar.update(len(records))
+
+
+def _journal(settings: PredictSettings, folder: Path, paths: list[Path]) -> Journal:
+    """Open the journal of a table; rows depend on the checkpoint and on the settings named here."""
+    assert settings.out is not None
+    path = beside(settings.out)
+    if not settings.resume:
+        path.unlink(missing_ok=True)
+    depends = [checkpoints.identity(folder), settings.max_duration_s, settings.min_margin, settings.embeddings]
+    journal = Journal(path, fingerprint(depends), paths)
+    if journal.dropped:
+        print(
+            f"{settings.out}: {journal.dropped} rows of another checkpoint or other settings are made again",
+            file=sys.stderr,
+        )
+    return journal
+
+
+def _arrivals(settings: PredictSettings, seen: set[Path]) -> Iterator[list[Path]]:
+    """Yield recordings that have arrived, some at a time, for ever; each once, when it has stopped changing."""
+    waiting: dict[Path, tuple[Signature | None, float]] = {}
+    while True:
+        now = time.monotonic()
+        arrived = []
+        for path in expand(settings.inputs):
+            if path in seen:
+                continue
+            signature = sign(path)
+            if path not in waiting or waiting[path][0] != signature:
+                waiting[path] = (signature, now)
+            elif now - waiting[path][1] >= settings.settle_s:
+                arrived.append(path)
+                seen.add(path)
+                del waiting[path]
+        if arrived:
+            yield arrived
+        time.sleep(min(1.0, settings.settle_s / 2))
+
+
+@contextmanager
+def _until_stopped() -> Iterator[None]:
+    """Run the block until it is interrupted or asked to end; then go on after it."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+    finally:
+        signal.signal(signal.SIGTERM, before)

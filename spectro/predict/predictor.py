@@ -2,24 +2,26 @@
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, Self, TypeAlias
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from spectro.errors import CheckpointError, PredictionError
 from spectro.learn import checkpoint as checkpoints
 from spectro.learn.checkpoint import Checkpoint
-from spectro.predict.folder import Row, expand, predict_rows
+from spectro.predict.folder import expand, predict_rows
+from spectro.predict.rows import Chances, Embedding, Row, Scores, verdict
 from spectro.signal import audio, image, spectrogram
 from spectro.signal.spectrogram import Image
 
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO
 
 DEFAULT_CHECKPOINT = "mobilenet-ravdess"
+UNSURE = "unsure"
 
 
 @dataclass(frozen=True)
@@ -27,14 +29,16 @@ class Prediction:
     """What the network makes of one clip.
 
     Args:
-        label: the most likely label.
-        confidence: its probability, 0 to 1, calibrated on validation speakers.
+        label: the most likely label, or `unsure` if the predictor was told a margin that the answer misses.
+        confidence: probability of the most likely label, 0 to 1, calibrated on validation speakers.
         probabilities: probability of every label, in the checkpoint's order; they add up to 1.
+        embedding: float32 of shape (features,): what the last layer of the network reads.
     """
 
     label: str
     confidence: float
     probabilities: dict[str, float]
+    embedding: Embedding = field(compare=False, repr=False)
 
 
 class Predictor:
@@ -45,10 +49,11 @@ class Predictor:
         device: `cpu`, `cuda`, ...; None takes a GPU where there is one.
         max_duration_s: recordings longer than this are refused, in seconds; None for no limit. What is shown to the
             network is `checkpoint.spec.duration_s` long: the middle (or the start, as the spec says).
+        min_margin: the answer is `unsure` where the two most likely labels' probabilities are nearer than this, 0 to 1.
 
     Raises:
         CheckpointError: the folder holds no checkpoint that can be used.
-        PredictionError: there is no such device.
+        PredictionError: there is no such device, or the margin is not a share.
 
     Example:
         >>> predictor = Predictor("checkpoints/mobilenet-ravdess")
@@ -62,9 +67,13 @@ class Predictor:
         *,
         device: str | None = None,
         max_duration_s: float | None = audio.DEFAULT_MAX_DURATION_S,
+        min_margin: float = 0.0,
     ) -> None:
+        if not 0 <= min_margin <= 1:
+            raise PredictionError(f"min_margin is {min_margin}; it must lie between 0 and 1")
         self.checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else checkpoints.load(Path(checkpoint))
         self.max_duration_s = max_duration_s
+        self.min_margin = min_margin
         try:
             self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
             self._net = self.checkpoint.net.to(self.device).eval()
@@ -129,22 +138,44 @@ class Predictor:
         Args:
             pictures: uint8 arrays of shape `checkpoint.spec.shape`.
         """
-        return [self._prediction(row) for row in self.probabilities(pictures)]
+        found = self.scores(pictures)
+        pairs = zip(found.probabilities, found.embeddings, strict=True)
+        return [Prediction(**verdict(self, chances), embedding=embedding) for chances, embedding in pairs]
 
     @torch.inference_mode()
-    def probabilities(self, pictures: Sequence[Image]) -> npt.NDArray[np.float64]:
-        """Return the probabilities of a batch of pictures, float64 of shape (pictures, labels)."""
-        if not pictures:
-            return np.zeros((0, len(self.labels)))
-        stacked = np.stack([p[..., None] if p.ndim == 2 else p for p in pictures]).transpose(0, 3, 1, 2)
-        batch = torch.from_numpy(np.ascontiguousarray(stacked)).to(self.device)
-        logits = self._net(batch).float().cpu()
-        found: npt.NDArray[np.float64] = self.checkpoint.probabilities(logits).numpy()
-        return found
+    def scores(self, pictures: Sequence[Image]) -> Scores:
+        """Return the probabilities and the embeddings of a batch of pictures.
 
-    def _prediction(self, row: npt.NDArray[np.float64]) -> Prediction:
-        best = int(row.argmax())
-        return Prediction(self.labels[best], float(row[best]), dict(zip(self.labels, row.tolist(), strict=True)))
+        Args:
+            pictures: uint8 arrays of shape `checkpoint.spec.shape`.
+        """
+        if not pictures:
+            return Scores(np.zeros((0, len(self.labels))), np.zeros((0, self._net.features), np.float32))
+        features = self._net.penultimate(self.tensor(pictures))
+        logits = self._net.head[-1](features).float().cpu()
+        return Scores(self.checkpoint.probabilities(logits).numpy(), features.float().cpu().numpy())
+
+    def tensor(self, pictures: Sequence[Image]) -> torch.Tensor:
+        """Return pictures as the network's input: uint8 of shape (pictures, 1 or 3, height, width), on its device."""
+        stacked = np.stack([p[..., None] if p.ndim == 2 else p for p in pictures]).transpose(0, 3, 1, 2)
+        return torch.from_numpy(np.ascontiguousarray(stacked)).to(self.device)
+
+    def with_margin(self, min_margin: float) -> Self:
+        """Return a predictor with the same network and another margin.
+
+        Raises:
+            PredictionError: the margin is not a share.
+        """
+        if not 0 <= min_margin <= 1:
+            raise PredictionError(f"min_margin is {min_margin}; it must lie between 0 and 1")
+        other = copy(self)
+        other.min_margin = min_margin
+        return other
+
+    def judge(self, chances: Chances) -> str:
+        """Return the label that probabilities (float64 of shape (labels,)) stand for, or `unsure`."""
+        second, first = np.sort(chances)[-2:] if len(chances) > 1 else (0.0, 1.0)
+        return UNSURE if first - second < self.min_margin else self.labels[int(chances.argmax())]
 
 
 def load(checkpoint: str | os.PathLike[str] | None = None, *, device: str | None = None) -> Predictor:

@@ -4,8 +4,8 @@ import os
 from collections.abc import Iterator
 from functools import cache
 
-from spectro.predict.folder import Row
 from spectro.predict.predictor import Prediction, Predictor, Source, load
+from spectro.predict.rows import Row
 
 
 @cache

@@ -4,6 +4,8 @@ import math
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -12,7 +14,7 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from spectro.errors import AudioError
+from spectro.errors import AudioError, AudioFormatError, AudioLengthError
 from spectro.files import printable
 
 Waveform: TypeAlias = npt.NDArray[np.float32]
@@ -46,6 +48,7 @@ SUFFIXES = frozenset(
 MIN_RATE, MAX_RATE = 4_000, 768_000  # Hz; outside of these a header is wrong rather than exotic
 SILENT_PEAK = 1e-4  # of full scale, -80 dB: three steps of 16-bit audio
 DEFAULT_MAX_DURATION_S = 60.0
+BLOCK_VALUES = 2**24  # samples, over all channels, that are decoded at a time: 64 MiB
 TRIM_WINDOW_S, TRIM_HOP_S = 0.032, 0.008
 STREAMED_SIZES = {0, 0x7FFFFFFF, 0x7FFFFFFF + 1, 0xFFFFFFFF}  # what writers to a pipe put for "not known yet"
 
@@ -77,7 +80,7 @@ def read(
         AudioError: the file is missing, not audio, truncated, empty, silent, shorter or longer than allowed, holds
             values that are not finite, or its header names an impossible sampling rate.
     """
-    name = _name(source)
+    name = name_of(source)
     if max_duration_s is not None and math.isinf(max_duration_s):
         max_duration_s = None
     samples, file_rate = _decode(source, name, max_duration_s)
@@ -118,6 +121,12 @@ def trim(samples: Waveform, *, sample_rate: int, top_db: float) -> Waveform:
     Returns:
         a view of `samples`, of shape (kept samples,).
     """
+    start, stop = trim_bounds(samples, sample_rate=sample_rate, top_db=top_db)
+    return samples[start:stop]
+
+
+def trim_bounds(samples: Waveform, *, sample_rate: int, top_db: float) -> tuple[int, int]:
+    """Return the first sample that `trim` keeps, and the first after those."""
     window, hop = round(TRIM_WINDOW_S * sample_rate), round(TRIM_HOP_S * sample_rate)
     energy = np.pad(samples.astype(np.float64) ** 2, window // 2)
     total = np.concatenate(([0.0], np.cumsum(energy)))
@@ -125,34 +134,61 @@ def trim(samples: Waveform, *, sample_rate: int, top_db: float) -> Waveform:
     power = np.maximum(total[starts + window] - total[starts], 0.0)
     loud = np.flatnonzero(power > power.max(initial=0.0) * 10 ** (-top_db / 10))
     if not len(loud):
-        return samples
-    return samples[loud[0] * hop : min(len(samples), (loud[-1] + 1) * hop)]
+        return 0, len(samples)
+    return int(loud[0]) * hop, min(len(samples), (int(loud[-1]) + 1) * hop)
 
 
-def _name(source: Source) -> str:
+def name_of(source: Source) -> str:
+    """Return what errors call a recording."""
     if isinstance(source, str | os.PathLike):
         return printable(source)
     return printable(str(getattr(source, "name", "audio")))
 
 
-def _decode(source: Source, name: str, max_duration_s: float | None) -> tuple[Waveform, int]:
-    """Return the channels' mean as float32 (samples,), and the file's rate in Hz."""
+@contextmanager
+def opened(source: Source, *, max_duration_s: float | None) -> Iterator[soundfile.SoundFile]:
+    """Open a recording whose header has been checked; what libsndfile says while it is read becomes an AudioError.
+
+    Args:
+        source: a path, or a seekable binary file.
+        max_duration_s: longest duration accepted, in seconds; None for no limit.
+
+    Raises:
+        AudioError: the recording cannot be opened or read, or its header contradicts itself.
+    """
+    name = name_of(source)
     if isinstance(source, str | os.PathLike):
         _check_readable(Path(source), name)
         source = os.fspath(source)
     try:
         with soundfile.SoundFile(source) as file:
             _check_header(file, name, max_duration_s)
-            frames = -1 if max_duration_s is None else int(max_duration_s * file.samplerate) + 1
-            samples = file.read(frames, dtype="float32", always_2d=True)
-            rate = int(file.samplerate)
+            yield file
     except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError, MemoryError) as error:
-        reason = str(error).rsplit("': ", 1)[-1].rstrip(".")
-        raise AudioError(f"{name}: is not a recording that can be read ({reason or type(error).__name__})") from error
-    if not len(samples):
+        reason = re.sub(r"^Error opening .*[>']: ", "", str(error)).rstrip(".")
+        raise AudioFormatError(
+            f"{name}: is not a recording that can be read ({reason or type(error).__name__})"
+        ) from error
+
+
+def _decode(source: Source, name: str, max_duration_s: float | None) -> tuple[Waveform, int]:
+    """Return the channels' mean as float32 (samples,), and the file's rate in Hz."""
+    parts: list[Waveform] = []
+    with opened(source, max_duration_s=max_duration_s) as file:
+        rate = int(file.samplerate)
+        left = file.frames if max_duration_s is None else int(max_duration_s * rate) + 1
+        while left > 0 and len(block := read_block(file, left)):
+            parts.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32))
+            left -= len(block)
+    if not parts:
         raise AudioError(f"{name}: holds no samples")
-    mono = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
-    return np.ascontiguousarray(mono), rate
+    return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts)), rate
+
+
+def read_block(file: soundfile.SoundFile, frames: int) -> Waveform:
+    """Read up to `frames` frames, fewer where many channels would take much memory; float32 (frames, channels)."""
+    block: Waveform = file.read(min(frames, BLOCK_VALUES // file.channels), dtype="float32", always_2d=True)
+    return block
 
 
 def _check_readable(path: Path, name: str) -> None:
@@ -178,9 +214,9 @@ def _check_header(file: soundfile.SoundFile, name: str, max_duration_s: float | 
             f"{name}: its header says {file.samplerate} Hz; speech needs a sampling rate of {MIN_RATE} to {MAX_RATE} Hz"
         )
     if max_duration_s is not None and file.frames > max_duration_s * file.samplerate:
-        raise AudioError(
+        raise AudioLengthError(
             f"{name}: lasts {file.frames / file.samplerate:.1f} s, more than the limit of {max_duration_s:g} s; "
-            "cut it into clips, or raise the limit"
+            "cut it into clips, raise the limit, or see its course with `spectro timeline`"
         )
     sizes = re.search(r"^\s*data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
     if sizes and int(sizes[1]) > int(sizes[2]) and int(sizes[1]) not in STREAMED_SIZES:

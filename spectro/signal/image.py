@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 from PIL.PngImagePlugin import PngInfo
 
-from spectro.errors import ImageError
+from spectro.errors import ImageError, ImageFormatError
 from spectro.files import printable
 from spectro.signal.spectrogram import Image, SpectrogramSpec, colormap_table
 
@@ -80,7 +80,7 @@ def read(source: str | os.PathLike[str] | BinaryIO, spec: SpectrogramSpec | None
             text = _text(opened)
             pixels = np.asarray(opened if opened.mode == "L" else opened.convert("RGB"))
     except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
-        raise ImageError(f"{name}: is not a whole PNG ({error})") from error
+        raise ImageFormatError(f"{name}: is not a whole PNG ({error})") from error
     if spec is not None:
         _check(pixels, text, spec, name)
     return Picture(pixels, text)

@@ -220,6 +220,24 @@ def render(samples: Waveform, spec: SpectrogramSpec) -> Image:
     return image[..., 0] if spec.channels == "gray" else image
 
 
+def first_column(count: int, spec: SpectrogramSpec) -> int:
+    """Return which sample stands in the middle of the image's first column; negative where that lies before the sound.
+
+    Args:
+        count: samples that were drawn.
+        spec: how they were drawn.
+    """
+    cut = _excess(count, spec)
+    frames = 1 + min(count, _shown(spec)) // spec.hop_length
+    return cut - _before(spec.width - frames, spec) * spec.hop_length
+
+
+def band_of(frequency: float, spec: SpectrogramSpec) -> float:
+    """Return the mel band, from 0 for the lowest, in whose middle a frequency in Hz lies; between two, a fraction."""
+    lowest, highest = _hz_to_mel(spec.fmin), _hz_to_mel(spec.fmax)
+    return (_hz_to_mel(frequency) - lowest) / (highest - lowest) * (spec.height + 1) - 1
+
+
 def log_mel(samples: Waveform, spec: SpectrogramSpec, win_length: int | None = None) -> FloatArray:
     """Compute the mel power spectrogram in dB against a power of 1, floored at -100 dB.
 
@@ -281,10 +299,23 @@ def colormap_table(name: str) -> Image:
 
 def _place(samples: Waveform, spec: SpectrogramSpec) -> Waveform:
     """Cut a waveform that is longer than the image to the part that is shown."""
-    length = spec.width * spec.hop_length - 1  # gives `width` centred frames
-    excess = max(0, len(samples) - length)
-    start = excess // 2 if spec.placement == "center" else 0
-    return samples[start : start + length]
+    start = _excess(len(samples), spec)
+    return samples[start : start + _shown(spec)]
+
+
+def _shown(spec: SpectrogramSpec) -> int:
+    """Return how many samples give `width` centred frames."""
+    return spec.width * spec.hop_length - 1
+
+
+def _excess(count: int, spec: SpectrogramSpec) -> int:
+    """Return how many of `count` samples lie before the part that is shown."""
+    return max(0, count - _shown(spec)) // 2 if spec.placement == "center" else 0
+
+
+def _before(missing: int, spec: SpectrogramSpec) -> int:
+    """Return how many of the columns that no frame fills stand before the frames."""
+    return missing // 2 if spec.placement == "center" else 0
 
 
 def _scale(decibels: FloatArray, spec: SpectrogramSpec) -> FloatArray:
@@ -315,7 +346,7 @@ def _quantise(plane: FloatArray) -> Image:
 def _fill(plane: Image, spec: SpectrogramSpec) -> Image:
     """Turn the lowest band downwards and put the frames into the full width."""
     missing = spec.width - plane.shape[1]
-    before = missing // 2 if spec.placement == "center" else 0
+    before = _before(missing, spec)
     return np.pad(plane[::-1], ((0, 0), (before, missing - before)))
 
 

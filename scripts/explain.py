@@ -1,0 +1,8 @@
+"""Show what in its picture made the network decide; `python scripts/explain.py --help`."""
+
+import sys
+
+from spectro.cli import run_verb
+
+if __name__ == "__main__":
+    sys.exit(run_verb("explain"))

@@ -1,0 +1,8 @@
+"""Follow a microphone, or raw sound on standard input; `python scripts/listen.py --help`."""
+
+import sys
+
+from spectro.cli import run_verb
+
+if __name__ == "__main__":
+    sys.exit(run_verb("listen"))

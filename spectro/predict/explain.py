@@ -1,0 +1,234 @@
+"""Why: which parts of a picture made the network decide, as a map over the picture.
+
+The map is Grad-CAM (R. R. Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
+Localization, ICCV 2017), by captum, on the last layer whose output still has time and frequency.
+"""
+
+import io
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from captum.attr import LayerAttribution, LayerGradCam
+from matplotlib.figure import Figure
+from torch import nn
+from tqdm import tqdm
+
+from spectro.errors import AudioError, ImageError, PredictionError
+from spectro.files import write_bytes
+from spectro.learn.backbones import SpectrogramNet
+from spectro.predict.folder import expand, stems
+from spectro.predict.predictor import Prediction, Predictor, Source, default_checkpoint
+from spectro.signal import audio, image, spectrogram
+from spectro.signal.spectrogram import Image, SpectrogramSpec
+
+Heat = npt.NDArray[np.float32]
+
+FREQUENCIES = (100, 250, 500, 1000, 2000, 4000, 8000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """Which parts of a picture speak for a label.
+
+    Args:
+        prediction: what the network makes of the picture.
+        label: the label that the map is about.
+        picture: uint8 of shape `spec.shape`, the picture.
+        heat: float32 of shape (height, width), 0 to 1: how much each place speaks for the label, relative to the place
+            that does most; all 0 where none does. Row 0 is the highest band, as in the picture.
+        spec: the picture's spec.
+        start_s: when the picture's first column is, in seconds of the recording; may lie before its begin.
+    """
+
+    prediction: Prediction
+    label: str
+    picture: Image
+    heat: Heat = field(repr=False)
+    spec: SpectrogramSpec
+    start_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainSettings:
+    """Show what in a recording's picture made the network decide: Grad-CAM over the spectrogram.
+
+    For each recording, a .png with axes in seconds and hertz, and the map as an array in a .npy (float32 of the
+    picture's height and width, 0 to 1). Exit code 1 means that some recordings could not be used.
+
+    Args:
+        inputs: recordings, rendered pictures (.png), folders (with all folders below), or lists: a .txt with a path a
+            line, a .csv with a column path.
+        out: folder to write to.
+        checkpoint: a checkpoint folder; null for the shipped one.
+        label: the label to explain; null explains the most likely one.
+        device: cpu, cuda, ...; null takes a GPU where there is one.
+    """
+
+    inputs: list[str] = field(default_factory=list)
+    out: Path = Path("explanations")
+    checkpoint: Path | None = None
+    label: str | None = None
+    device: str | None = None
+
+
+def run(settings: ExplainSettings) -> int:
+    """Run the verb; returns its exit code."""
+    paths = list(dict.fromkeys(expand(settings.inputs)))
+    if not paths:
+        raise PredictionError(f"no recording in {', '.join(settings.inputs)}")
+    predictor = Predictor(settings.checkpoint or default_checkpoint(), device=settings.device)
+    failed = 0
+    for path, name in zip(tqdm(paths, desc="explaining", unit="clip", file=sys.stderr), stems(paths), strict=True):
+        stem = settings.out / name
+        try:
+            found = explain(predictor, path, label=settings.label)
+        except (AudioError, ImageError) as error:
+            print(f"spectro explain: {error}", file=sys.stderr)
+            failed += 1
+            continue
+        array = io.BytesIO()
+        np.save(array, found.heat)
+        write_bytes(stem.with_name(stem.name + ".png"), draw(found, title=path.name))
+        write_bytes(stem.with_name(stem.name + ".npy"), array.getvalue())
+    print(f"{len(paths) - failed} of {len(paths)} recordings explained in {settings.out}", file=sys.stderr)
+    return 0 if not failed else 2 if failed == len(paths) else 1
+
+
+def explain(predictor: Predictor, source: Source, *, label: str | None = None) -> Explanation:
+    """Explain what the network makes of a recording, or of a rendered picture (a path that ends with .png).
+
+    Args:
+        predictor: the network.
+        source: a path, or a seekable binary file with a recording.
+        label: the label to explain; None for the most likely one.
+
+    Raises:
+        AudioError, ImageError: the recording or picture cannot be used.
+        PredictionError: there is no such label, or the backbone keeps no map of time and frequency.
+    """
+    spec = predictor.checkpoint.spec
+    if isinstance(source, str | os.PathLike) and Path(source).suffix.lower() == ".png":
+        return explain_picture(predictor, image.read(source, spec).pixels, label=label)
+    picture = predictor.draw(source)
+    return explain_picture(predictor, picture, label=label, start_s=_start_s(source, predictor))
+
+
+def explain_picture(
+    predictor: Predictor, picture: Image, *, label: str | None = None, start_s: float = 0.0
+) -> Explanation:
+    """Explain what the network makes of a picture.
+
+    Args:
+        predictor: the network.
+        picture: uint8 of shape `checkpoint.spec.shape`.
+        label: the label to explain; None for the most likely one.
+        start_s: when the picture's first column is, in seconds.
+
+    Raises:
+        PredictionError: there is no such label, or the backbone keeps no map of time and frequency.
+    """
+    if label is not None and label not in predictor.labels:
+        raise PredictionError(f"there is no label {label!r}; the checkpoint has {', '.join(predictor.labels)}")
+    prediction = predictor.predict_pixels([picture])[0]
+    likely = max(prediction.probabilities, key=prediction.probabilities.__getitem__)
+    about = label or likely
+    return Explanation(
+        prediction=prediction,
+        label=about,
+        picture=picture,
+        heat=_heat(predictor, picture, predictor.labels.index(about)),
+        spec=predictor.checkpoint.spec,
+        start_s=start_s,
+    )
+
+
+def draw(explanation: Explanation, *, title: str = "", width_in: float = 7.5, height_in: float = 3.6) -> bytes:
+    """Draw the map over the spectrogram, with axes in seconds and hertz; returns the bytes of a PNG.
+
+    Args:
+        explanation: what to draw.
+        title: a line above it, before the label.
+        width_in: width, in inches of 120 pixels.
+        height_in: height, in inches of 120 pixels.
+    """
+    spec = explanation.spec
+    step = spec.hop_length / spec.sample_rate
+    left = explanation.start_s - step / 2
+    extent = (left, left + spec.width * step, -0.5, spec.height - 0.5)
+    figure = Figure(figsize=(width_in, height_in), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    axes.imshow(explanation.picture, cmap="gray", vmin=0, vmax=255, extent=extent, aspect="auto")
+    shown = axes.imshow(
+        explanation.heat,
+        cmap="inferno",
+        vmin=0,
+        vmax=1,
+        alpha=0.65 * explanation.heat**0.5,
+        extent=extent,
+        aspect="auto",
+        interpolation="bilinear",
+    )
+    ticks = [frequency for frequency in FREQUENCIES if spec.fmin < frequency <= spec.fmax]
+    axes.set_yticks([spectrogram.band_of(frequency, spec) for frequency in ticks], [f"{one:,}" for one in ticks])
+    axes.set_ylim(-0.5, spec.height - 0.5)
+    axes.set_xlabel("time (s)")
+    axes.set_ylabel("frequency (Hz)")
+    chance = explanation.prediction.probabilities[explanation.label]
+    axes.set_title(
+        f"{title + ': ' if title else ''}what speaks for {explanation.label} ({chance:.2f})", parse_math=False
+    )
+    figure.colorbar(shown, ax=axes, label="Grad-CAM", fraction=0.04, pad=0.02)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def _heat(predictor: Predictor, picture: Image, target: int) -> Heat:
+    net = predictor.checkpoint.net
+    pictures = predictor.tensor([picture])
+    with torch.enable_grad():
+        attribution = LayerGradCam(net, _last_map(net, pictures)).attribute(
+            pictures.float(), target=target, relu_attributions=True
+        )
+    height, width = predictor.checkpoint.spec.height, predictor.checkpoint.spec.width
+    values = LayerAttribution.interpolate(attribution.detach().float(), (height, width), "bilinear")[0, 0].cpu()
+    heat: Heat = (values / values.max().clamp(min=1e-12)).numpy()
+    return heat
+
+
+def _last_map(net: SpectrogramNet, pictures: torch.Tensor) -> nn.Module:
+    """Return the last module, in the order of running, whose output is (batch, channels, height, width)."""
+    found: list[nn.Module] = []
+
+    def watch(module: nn.Module, _inputs: Any, output: Any) -> None:
+        if isinstance(output, torch.Tensor) and output.ndim == 4 and min(output.shape[2:]) * max(output.shape[2:]) > 1:
+            found.append(module)
+
+    hooks = [module.register_forward_hook(watch) for module in net.backbone.modules() if module is not net.backbone]
+    try:
+        with torch.inference_mode():
+            net(pictures)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if not found:
+        raise PredictionError(f"{net.backbone_name} keeps no map of time and frequency that could be explained")
+    return found[-1]
+
+
+def _start_s(source: Source, predictor: Predictor) -> float:
+    """Return when the first column of a recording's picture is, in seconds."""
+    spec = predictor.checkpoint.spec
+    if not isinstance(source, str | os.PathLike):
+        source.seek(0)
+    samples = audio.read(source, sample_rate=spec.sample_rate, max_duration_s=predictor.max_duration_s)
+    start, stop = 0, len(samples)
+    if spec.trim_db is not None:
+        start, stop = audio.trim_bounds(samples, sample_rate=spec.sample_rate, top_db=spec.trim_db)
+    return (start + spectrogram.first_column(stop - start, spec)) / spec.sample_rate

@@ -1,0 +1,111 @@
+"""The timeline verb: what is heard in the course of recordings of any length, as a table, tracks and summaries."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from spectro.errors import AudioError, PredictionError
+from spectro.files import printable, write_bytes, write_json
+from spectro.predict.folder import expand, stems
+from spectro.predict.predictor import Predictor, default_checkpoint
+from spectro.predict.summary import Summary, audacity, webvtt
+from spectro.predict.tables import check_name, open_table
+from spectro.predict.windows import Segment, WindowSettings, timeline
+from spectro.signal import audio
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimelineSettings:
+    """Show what is heard in the course of recordings of any length: one row for each stretch of one emotion or silence.
+
+    Memory does not grow with a recording's length. Exit code 1 means that some recordings could not be used, or not to
+    their end; a row of theirs says why.
+
+    Args:
+        inputs: recordings, folders (with all folders below), or lists: a .txt with a path a line, a .csv with a column
+            path.
+        checkpoint: a checkpoint folder; null for the shipped one.
+        out: table to write: .csv, .jsonl, .parquet, .json, or a folder for Parquet in shards; null prints CSV.
+        tracks: folder for each recording's Audacity labels (.txt), WebVTT (.vtt) and summary (.json).
+        split_channels: each channel is a party of its own, as in stereo recordings of calls.
+        windows: how recordings are cut and merged.
+        min_margin: the answer is `unsure` where the two most likely labels' probabilities are nearer than this, 0 to 1.
+        batch_size: pictures that the network takes at a time.
+        device: cpu, cuda, ...; null takes a GPU where there is one.
+    """
+
+    inputs: list[str] = field(default_factory=list)
+    checkpoint: Path | None = None
+    out: Path | None = None
+    tracks: Path | None = None
+    split_channels: bool = False
+    windows: WindowSettings = field(default_factory=WindowSettings)
+    min_margin: float = 0.0
+    batch_size: int = 32
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise PredictionError(f"batch_size is {self.batch_size}; at least 1 is needed")
+        check_name(self.out)
+
+
+def run(settings: TimelineSettings) -> int:
+    """Run the verb; returns its exit code."""
+    paths = list(dict.fromkeys(expand(settings.inputs)))
+    if not paths:
+        raise PredictionError(f"no recording in {', '.join(settings.inputs)}")
+    predictor = Predictor(
+        settings.checkpoint or default_checkpoint(), device=settings.device, min_margin=settings.min_margin
+    )
+    lengths = [audio.duration_s(path) for path in paths]
+    failed = 0
+    with (
+        open_table(settings.out, list(Segment(path="").record(predictor.labels))) as table,
+        tqdm(total=round(sum(lengths)), desc="listening", unit="s", file=sys.stderr) as bar,
+    ):
+        for path, length, name in zip(paths, lengths, stems(paths), strict=True):
+            begin = bar.n
+            heard: list[Segment] = []
+            for segment in _segments(predictor, path, settings):
+                table.add([segment.record(predictor.labels)])
+                failed += bool(segment.error)
+                bar.update(max(0, round(begin + segment.end_s) - bar.n))
+                if settings.tracks and not segment.error:
+                    heard.append(segment)
+            if settings.tracks:
+                _write_tracks(settings.tracks / name, printable(path), heard)
+            bar.update(max(0, round(begin + length) - bar.n))
+    where = f" in {settings.out}" if settings.out else ""
+    bad = f"; {failed} could not be used, or not to their end: see the column error" if failed else ""
+    print(f"{len(paths) - failed} of {len(paths)} recordings heard to their end{where}{bad}", file=sys.stderr)
+    return 0 if not failed else 2 if failed == len(paths) else 1
+
+
+def _segments(predictor: Predictor, path: Path, settings: TimelineSettings) -> Iterator[Segment]:
+    """Yield the segments of a recording; where it cannot be used any further, the last one has the error."""
+    name, end_s = printable(path), 0.0
+    try:
+        for segment in timeline(
+            predictor,
+            path,
+            settings.windows,
+            split_channels=settings.split_channels,
+            batch_size=settings.batch_size,
+        ):
+            end_s = segment.end_s
+            yield segment
+    except AudioError as error:
+        yield Segment(path=name, start_s=end_s, end_s=end_s, error=str(error).removeprefix(f"{name}: "))
+
+
+def _write_tracks(stem: Path, path: str, segments: Sequence[Segment]) -> None:
+    summary = Summary(path)
+    for segment in segments:
+        summary.add(segment)
+    for ending, content in ((".txt", audacity(segments)), (".vtt", webvtt(segments))):
+        write_bytes(stem.with_name(stem.name + ending), content.encode())
+    write_json(stem.with_name(stem.name + ".json"), summary.content())

@@ -1,0 +1,276 @@
+"""The HTTP service: predictions of clips and pictures, timelines of recordings, and what operators need to see.
+
+Clips are decoded and drawn by two threads, the network runs in a third on whatever has been drawn meanwhile, and
+timelines are made one at a time by a fourth; the event loop does nothing but pass things on.
+"""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
+from typing import Annotated, Any, BinaryIO
+
+from fastapi import FastAPI, File, HTTPException, Query, Request, Response, UploadFile
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+
+import spectro
+from spectro.errors import (
+    AudioFormatError,
+    AudioLengthError,
+    CheckpointError,
+    ImageFormatError,
+    PredictionError,
+    SpectroError,
+)
+from spectro.files import printable
+from spectro.predict.rows import verdict
+from spectro.predict.summary import Summary
+from spectro.predict.windows import Segment, WindowSettings, timeline
+from spectro.serve.guard import Guard, Limits
+from spectro.serve.metrics import Counting, Metrics
+from spectro.serve.models import Model, Models
+from spectro.serve.schemas import (
+    HealthAnswer,
+    ModelAnswer,
+    PredictionAnswer,
+    Problem,
+    SegmentAnswer,
+    SummaryAnswer,
+    TimelineAnswer,
+)
+from spectro.signal import image
+from spectro.signal.audio import name_of
+from spectro.signal.spectrogram import Image
+
+READERS = 2
+STATUS = {AudioFormatError: 415, ImageFormatError: 415, AudioLengthError: 413, CheckpointError: 503}
+"""Status of errors that are not the content's fault to be understood (422)."""
+
+Recording = Annotated[UploadFile, File(description="a recording: WAV, FLAC, OGG, Opus, MP3, AIFF, ...")]
+Png = Annotated[UploadFile, File(description="a PNG that was rendered by the checkpoint's spec")]
+ModelName = Annotated[str | None, Query(description="name of a checkpoint; the default without it", max_length=200)]
+Margin = Annotated[
+    float, Query(ge=0, le=1, description="`unsure` where the two most likely probabilities are nearer than this")
+]
+Embedding = Annotated[bool, Query(description="also return what the network's last layer reads")]
+
+PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Problem, "description": "the request cannot be parsed"},
+    401: {"model": Problem, "description": "no API key, or a wrong one"},
+    404: {"model": Problem, "description": "there is no such model"},
+    408: {"model": Problem, "description": "the upload stopped coming"},
+    413: {"model": Problem, "description": "too many bytes, or too many seconds"},
+    415: {"model": Problem, "description": "not a recording, or not a picture, that can be read"},
+    422: {"model": Problem, "description": "it can be read but not used: silent, too short, drawn otherwise, ..."},
+    429: {"model": Problem, "description": "this client has too many requests at a time"},
+    503: {"model": Problem, "description": "the service is busy"},
+}
+
+
+class Service:
+    """What the routes work with.
+
+    Args:
+        models: the checkpoints.
+        limits: what is taken.
+        metrics: where it is counted.
+    """
+
+    def __init__(self, models: Models, limits: Limits, metrics: Metrics) -> None:
+        self.models, self.limits, self.metrics = models, limits, metrics
+        self._readers = ThreadPoolExecutor(READERS, "reading")
+        self._timelines = ThreadPoolExecutor(1, "timelines")
+        self._pending_timelines = 0
+
+    async def close(self) -> None:
+        """Stop the threads."""
+        await self.models.close()
+        self._readers.shutdown()
+        self._timelines.shutdown()
+
+    async def model(self, name: str | None) -> Model:
+        """Return a model, or refuse with 404."""
+        try:
+            return await self.models.get(name)
+        except KeyError:
+            raise HTTPException(404, f"there is no model {name!r}; there are {', '.join(self.models.names)}") from None
+
+    async def predict(
+        self, model: Model, upload: UploadFile, draw: Callable[[BinaryIO], Image], *, min_margin: float, embedding: bool
+    ) -> PredictionAnswer:
+        """Draw an upload, score it among others, and answer."""
+        with _named(upload):
+            picture = await asyncio.get_running_loop().run_in_executor(self._readers, draw, upload.file)
+        found = await model.batcher.scores(picture)
+        said = verdict(model.predictor.with_margin(min_margin), found.probabilities[0])
+        self.metrics.labels.labels(said["label"]).inc()
+        return PredictionAnswer(**said, embedding=found.embeddings[0].tolist() if embedding else None)
+
+    async def timeline(self, request: Request, model: Model, upload: UploadFile, **options: Any) -> TimelineAnswer:
+        """Make a timeline; it is given up when the client goes away."""
+        if self._pending_timelines >= self.limits.max_timelines:
+            raise HTTPException(503, "other timelines are being made; try again", {"Retry-After": "30"})
+        gone = threading.Event()
+        self._pending_timelines += 1
+        try:
+            with _named(upload):
+                work = asyncio.get_running_loop().run_in_executor(
+                    self._timelines, lambda: _timeline(model, upload, gone, self.limits.max_timeline_s, **options)
+                )
+                while not (await asyncio.wait([work], timeout=1.0))[0]:
+                    if await request.is_disconnected():
+                        gone.set()
+                return work.result()
+        finally:
+            gone.set()
+            self._pending_timelines -= 1
+
+
+@contextmanager
+def _named(upload: UploadFile) -> Iterator[None]:
+    """Call the recording by the upload's name in what is raised, and answer with the error's status."""
+    try:
+        yield
+    except SpectroError as error:
+        reason = str(error).removeprefix(f"{name_of(upload.file)}: ").removeprefix("image: ")
+        status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 422)
+        raise HTTPException(status, f"{_name(upload)}: {reason}") from error
+
+
+def make_app(models: Models, limits: Limits, metrics: Metrics, *, keys: tuple[str, ...] = ()) -> FastAPI:
+    """Return the application.
+
+    Args:
+        models: the checkpoints.
+        limits: what is taken.
+        metrics: where it is counted.
+        keys: API keys; none for an open service.
+    """
+    service = Service(models, limits, metrics)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        yield
+        await service.close()
+
+    app = FastAPI(
+        title="spectro",
+        version=spectro.__version__,
+        description="Emotion in speech, recognised by looking at it. Acted emotion is not felt emotion: not for "
+        "decisions about people.",
+        docs_url=None,  # its page would load scripts from another host
+        redoc_url=None,
+        lifespan=lifespan,
+    )
+
+    classify: dict[str, Any] = {"responses": PROBLEMS, "tags": ["predict"], "response_model_exclude_none": True}
+
+    @app.post("/v1/predict/wav", summary="Classify a recording", **classify)
+    async def predict_wav(
+        file: Recording, model: ModelName = None, min_margin: Margin = 0.0, embedding: Embedding = False
+    ) -> PredictionAnswer:
+        """A recording is judged by as much of its middle as a picture shows; see `/v1/timeline` for longer ones."""
+        chosen = await service.model(model)
+        return await service.predict(chosen, file, chosen.predictor.draw, min_margin=min_margin, embedding=embedding)
+
+    @app.post("/v1/predict/image", summary="Classify a rendered picture", **classify)
+    async def predict_image(
+        file: Png, model: ModelName = None, min_margin: Margin = 0.0, embedding: Embedding = False
+    ) -> PredictionAnswer:
+        """The answer is the one that the recording would get that the picture was rendered from."""
+        chosen = await service.model(model)
+
+        def draw(source: BinaryIO) -> Image:
+            return image.read(source, chosen.predictor.checkpoint.spec).pixels
+
+        return await service.predict(chosen, file, draw, min_margin=min_margin, embedding=embedding)
+
+    @app.post("/v1/timeline", responses=PROBLEMS, tags=["predict"], summary="What is heard in a long recording")
+    async def timeline_of(
+        request: Request,
+        file: Recording,
+        model: ModelName = None,
+        min_margin: Margin = 0.0,
+        split_channels: Annotated[bool, Query(description="each channel is a party of its own")] = False,
+        hop_s: Annotated[float, Query(ge=0.1, le=60, description="distance between windows, in seconds")] = 0.5,
+        smooth_s: Annotated[float, Query(ge=0, le=60, description="how far windows are averaged, in seconds")] = 2.0,
+        silence_db: Annotated[float, Query(ge=-120, lt=0, description="silence, in dB of full scale")] = -65.0,
+    ) -> TimelineAnswer:
+        """Stretches of one emotion or of silence, from begin to end, and a summary."""
+        chosen = await service.model(model)
+        settings = WindowSettings(hop_s=hop_s, smooth_s=smooth_s, silence_db=silence_db)
+        return await service.timeline(
+            request, chosen, file, settings=settings, min_margin=min_margin, split_channels=split_channels
+        )
+
+    @app.get("/v1/model", responses={key: PROBLEMS[key] for key in (401, 404, 422, 429, 503)}, tags=["service"])
+    async def model_card(model: ModelName = None) -> ModelAnswer:
+        """What answers, what it was trained on, and how well it does on speakers that it has never heard."""
+        chosen = await service.model(model)
+        checkpoint = chosen.predictor.checkpoint
+        return ModelAnswer(
+            name=chosen.name,
+            models=service.models.names,
+            backbone=checkpoint.net.backbone_name,
+            labels=list(checkpoint.labels),
+            duration_s=checkpoint.spec.duration_s,
+            temperature=checkpoint.temperature,
+            spec=checkpoint.spec.to_dict(),
+            spec_fingerprint=checkpoint.spec.fingerprint,
+            origin=checkpoint.origin,
+            version=spectro.__version__,
+        )
+
+    @app.get("/healthz", tags=["service"], summary="Is it alive")
+    async def healthz() -> HealthAnswer:
+        return HealthAnswer(status="ok")
+
+    @app.get("/metrics", tags=["service"], summary="Counts for Prometheus", responses={401: PROBLEMS[401]})
+    async def metrics_page() -> Response:
+        return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
+        places = ("/".join(str(part) for part in one["loc"][1:]) or "the request" for one in error.errors())
+        reasons = (one["msg"] for one in error.errors())
+        detail = "; ".join(f"{place}: {reason}" for place, reason in zip(places, reasons, strict=True))
+        return JSONResponse({"detail": printable(detail.encode("utf-8", "replace").decode())}, 422)
+
+    known = frozenset(app.openapi()["paths"])
+    app.add_middleware(Guard, limits=limits, keys=keys)
+    app.add_middleware(Counting, metrics=metrics, known=known)
+    return app
+
+
+def _timeline(
+    model: Model,
+    upload: UploadFile,
+    gone: threading.Event,
+    max_duration_s: float,
+    *,
+    settings: WindowSettings,
+    min_margin: float,
+    split_channels: bool,
+) -> TimelineAnswer:
+    scorer = model.predictor.with_margin(min_margin)
+    summary = Summary(_name(upload))
+    segments: list[SegmentAnswer] = []
+    found = timeline(scorer, upload.file, settings, split_channels=split_channels, max_duration_s=max_duration_s)
+    for segment in found:
+        if gone.is_set():
+            raise PredictionError("the client has gone")
+        summary.add(segment)
+        segments.append(_segment(segment))
+    return TimelineAnswer(segments=segments, summary=SummaryAnswer(**summary.content()))
+
+
+def _segment(segment: Segment) -> SegmentAnswer:
+    names = ("start_s", "end_s", "label", "confidence", "channel", "probabilities")
+    return SegmentAnswer(**{name: getattr(segment, name) for name in names})
+
+
+def _name(upload: UploadFile) -> str:
+    return (upload.filename or "upload").encode("utf-8", "replace").decode()
