@@ -7,7 +7,7 @@ Localization, ICCV 2017), by captum, on the last layer whose output still has ti
 import io
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -146,6 +146,16 @@ def explain_picture(
         spec=predictor.checkpoint.spec,
         start_s=start_s,
     )
+
+
+def moved(explanation: Explanation, start_s: float) -> Explanation:
+    """Return an explanation of a part of a recording, in the times of the whole.
+
+    Args:
+        explanation: the part's.
+        start_s: where the part begins, in seconds.
+    """
+    return replace(explanation, start_s=explanation.start_s + start_s)
 
 
 def draw(explanation: Explanation, *, title: str = "", width_in: float = 7.5, height_in: float = 3.6) -> bytes:

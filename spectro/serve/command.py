@@ -6,10 +6,14 @@ import socket
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from spectro.errors import PredictionError
 from spectro.predict.predictor import default_checkpoint
 from spectro.serve.guard import Limits
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
 
 KEYS = "SPECTRO_API_KEY"
 
@@ -75,11 +79,12 @@ def run(settings: ServeSettings) -> int:
         observe=metrics.batch.observe,
     )
     keys = tuple(key.strip() for key in os.environ.get(KEYS, "").split(",") if key.strip())
-    app = make_app(models, settings.limits, metrics, keys=keys)
+    service = make_app(models, settings.limits, metrics, keys=keys)
+    app: ASGIApp = service
     if page:
         from spectro.serve.page import add_page
 
-        app = add_page(app, models, settings.limits, keys=keys)
+        app = add_page(service, models, settings.limits, keys=keys)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.create_server((settings.host, settings.port), family=family, backlog=2048) as listener:
         host, port = listener.getsockname()[:2]

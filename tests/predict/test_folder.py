@@ -161,7 +161,7 @@ def test_rows_go_to_standard_output_for_other_programs(
     [
         (["/nowhere/at/all"], "/nowhere/at/all: is not there"),
         (["EMPTY"], "no recording in"),
-        (["CLIP", "--out", "rows.xlsx"], "neither .csv nor .parquet"),
+        (["CLIP", "--out", "rows.xlsx"], "neither .csv, .parquet, .json nor .jsonl"),
         (["CLIP", "--out", "/proc/nowhere/rows.csv"], "No such file or directory"),
         (["CLIP", "--batch_size", "0"], "batch_size is 0"),
     ],

@@ -1,0 +1,97 @@
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from spectro.errors import AudioError, AudioFormatError, AudioLengthError
+from spectro.signal import audio, stream
+from spectro.signal.stream import Activity, Resampler
+from tests.conftest import RATE, WriteWav, voice
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
+def test_blocks_that_follow_each_other_are_the_recording(wav: WriteWav, rate: int) -> None:
+    path = wav(samples=voice(7.3, rate), rate=rate)
+    joined = np.concatenate(list(stream.blocks(path, sample_rate=RATE)))
+    whole = audio.read(path, sample_rate=RATE)
+    assert joined.shape == (len(whole), 1)
+    np.testing.assert_allclose(joined[:, 0], whole, atol=2e-4)
+
+
+def test_channels_are_averaged_or_kept_apart(wav: WriteWav) -> None:
+    left, right = voice(2.5), voice(2.5, pitch=220)
+    path = wav(samples=np.stack([left, right], axis=1), subtype="FLOAT")
+    apart = np.concatenate(list(stream.blocks(path, sample_rate=RATE, split_channels=True)))
+    np.testing.assert_allclose(apart, np.stack([left, right], axis=1), atol=1e-6)
+    mean = np.concatenate(list(stream.blocks(io.BytesIO(path.read_bytes()), sample_rate=RATE)))
+    np.testing.assert_allclose(mean[:, 0], (left + right) / 2, atol=1e-6)
+
+
+def test_what_comes_before_a_fault_is_heard_and_the_fault_says_when(wav: WriteWav, tmp_path: Path) -> None:
+    samples = voice(4.0)
+    samples[int(2.5 * RATE)] = np.nan
+    heard = []
+    with pytest.raises(AudioError, match=r"nan\.wav: holds NaN or infinite samples after 2\.0 s"):
+        heard.extend(stream.blocks(wav("nan.wav", samples, subtype="FLOAT"), sample_rate=RATE))
+    assert sum(map(len, heard)) == 2 * RATE
+    noise = np.random.default_rng(0).normal(0, 0.1, 20 * RATE)
+    whole = wav("whole.flac", noise).read_bytes()
+    (tmp_path / "cut.flac").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(AudioFormatError, match=r"cut\.flac"):
+        heard = list(stream.blocks(tmp_path / "cut.flac", sample_rate=RATE))
+
+
+def test_empty_and_too_long_recordings_are_refused(wav: WriteWav) -> None:
+    with pytest.raises(AudioError, match="no samples"):
+        list(stream.blocks(wav(samples=np.zeros(0, np.float32)), sample_rate=RATE))
+    with pytest.raises(AudioLengthError, match=r"lasts 3\.0 s"):
+        list(stream.blocks(wav(samples=voice(3)), sample_rate=RATE, max_duration_s=2))
+
+
+def test_many_channels_are_decoded_a_bounded_block_at_a_time(
+    wav: WriteWav, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audio, "BLOCK_VALUES", 5000)
+    samples = np.stack([voice(1.0)] * 4, axis=1)
+    path = wav(samples=samples, subtype="FLOAT")
+    with soundfile.SoundFile(path) as file:
+        assert audio.read_block(file, 10**9).shape == (1250, 4)
+    np.testing.assert_allclose(audio.read(path, sample_rate=RATE), samples[:, 0], atol=1e-6)
+
+
+def test_the_resampler_gives_the_same_whatever_the_blocks() -> None:
+    samples = voice(3.0, 44_100)[:, None]
+    results = []
+    for size in (441, 10_000, 200_000):
+        one = Resampler(44_100, RATE, 1)
+        parts = [one.add(samples[start : start + size]) for start in range(0, len(samples), size)]
+        results.append(np.concatenate([*parts, one.finish()]))
+    for other in results[1:]:
+        np.testing.assert_allclose(other, results[0], atol=1e-6)
+    assert len(results[0]) == pytest.approx(3 * RATE, abs=2)
+
+
+def _active(samples: np.ndarray, silence_db: float = -65, block: int = 777) -> np.ndarray:
+    activity = Activity(RATE, silence_db)
+    return np.concatenate([activity.add(samples[start : start + block]) for start in range(0, len(samples), block)])
+
+
+def test_sound_is_told_from_silence_frame_by_frame() -> None:
+    samples = np.concatenate([np.zeros(RATE), voice(1.0), np.zeros(RATE)]).astype(np.float32)
+    found = _active(samples)
+    assert len(found) == 150
+    assert found[50:100].all()
+    assert not found[:50].any()
+    assert not found[100:].any()
+    assert not _active(samples * 1e-5).any()
+
+
+def test_steady_noise_is_silence_and_speech_above_it_is_not() -> None:
+    noise = np.random.default_rng(1).normal(0, 0.003, 12 * RATE).astype(np.float32)  # -50 dB
+    speech = noise.copy()
+    speech[6 * RATE : 8 * RATE] += voice(2.0)
+    found = _active(speech)
+    assert found[300:400].mean() > 0.9
+    assert found[400:].mean() < 0.05
