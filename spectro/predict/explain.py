@@ -213,12 +213,16 @@ def _heat(predictor: Predictor, picture: Image, target: int) -> Heat:
 
 
 def _last_map(net: SpectrogramNet, pictures: torch.Tensor) -> nn.Module:
-    """Return the last module, in the order of running, whose output is (batch, channels, height, width)."""
-    found: list[nn.Module] = []
+    """Return the last module, in the order of running, whose output has places; it must be a map of the features.
+
+    Raises:
+        PredictionError: the places are those of tokens, or of a map whose channels come last.
+    """
+    last: list[tuple[nn.Module, torch.Size]] = []
 
     def watch(module: nn.Module, _inputs: Any, output: Any) -> None:
-        if isinstance(output, torch.Tensor) and output.ndim == 4 and min(output.shape[2:]) * max(output.shape[2:]) > 1:
-            found.append(module)
+        if isinstance(output, torch.Tensor) and output.ndim in (3, 4) and output.shape[2:].numel() > 1:
+            last[:] = [(module, output.shape)]
 
     hooks = [module.register_forward_hook(watch) for module in net.backbone.modules() if module is not net.backbone]
     try:
@@ -227,9 +231,9 @@ def _last_map(net: SpectrogramNet, pictures: torch.Tensor) -> nn.Module:
     finally:
         for hook in hooks:
             hook.remove()
-    if not found:
-        raise PredictionError(f"{net.backbone_name} keeps no map of time and frequency that could be explained")
-    return found[-1]
+    if not last or len(last[0][1]) != 4 or last[0][1][1] != net.backbone.num_features:
+        raise PredictionError(f"{net.backbone_name} keeps no map of time and frequency; convolutional backbones do")
+    return last[0][0]
 
 
 def _start_s(source: Source, predictor: Predictor) -> float:

@@ -102,9 +102,14 @@ def read(
 def duration_s(source: str | os.PathLike[str]) -> float:
     """Return the duration that a recording's header tells, in seconds; 0 if it tells none."""
     try:
-        return float(soundfile.info(os.fspath(source)).duration)
+        return float(soundfile.info(_for_libsndfile(source)).duration)
     except (soundfile.SoundFileError, RuntimeError, OSError):
         return 0.0
+
+
+def _for_libsndfile(source: Source) -> bytes | BinaryIO:
+    """Return a path as bytes, so that names that are not UTF-8 are found too."""
+    return os.fsencode(source) if isinstance(source, str | os.PathLike) else source
 
 
 def trim(samples: Waveform, *, sample_rate: int, top_db: float) -> Waveform:
@@ -159,9 +164,8 @@ def opened(source: Source, *, max_duration_s: float | None) -> Iterator[soundfil
     name = name_of(source)
     if isinstance(source, str | os.PathLike):
         _check_readable(Path(source), name)
-        source = os.fspath(source)
     try:
-        with soundfile.SoundFile(source) as file:
+        with soundfile.SoundFile(_for_libsndfile(source)) as file:
             _check_header(file, name, max_duration_s)
             yield file
     except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError, MemoryError) as error:

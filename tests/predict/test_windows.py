@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +83,7 @@ def test_a_timeline_has_no_gaps_and_marks_silence(predictor: Predictor, wav: Wri
     found = list(timeline(predictor, wav(samples=np.concatenate(parts))))
     assert found[0].start_s == 0
     assert found[-1].end_s == pytest.approx(8.0, abs=0.01)
-    for one, following in zip(found, found[1:], strict=False):
+    for one, following in pairwise(found):
         assert one.end_s == following.start_s
         assert {one.label, following.label} != {SILENCE}
     silent = [(one.start_s, one.end_s) for one in found if one.label == SILENCE]

@@ -50,9 +50,7 @@ def test_empty_and_too_long_recordings_are_refused(wav: WriteWav) -> None:
         list(stream.blocks(wav(samples=voice(3)), sample_rate=RATE, max_duration_s=2))
 
 
-def test_many_channels_are_decoded_a_bounded_block_at_a_time(
-    wav: WriteWav, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_channels_are_decoded_a_bounded_block_at_a_time(wav: WriteWav, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(audio, "BLOCK_VALUES", 5000)
     samples = np.stack([voice(1.0)] * 4, axis=1)
     path = wav(samples=samples, subtype="FLOAT")

@@ -1,0 +1,128 @@
+import io
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+from spectro.cli import run_verb
+from spectro.errors import PredictionError
+from spectro.learn.backbones import SpectrogramNet
+from spectro.learn.checkpoint import Checkpoint
+from spectro.predict.explain import draw, explain, explain_picture, moved
+from spectro.predict.predictor import Predictor
+from spectro.signal.spectrogram import SpectrogramSpec, band_of, first_column, mel_filterbank
+from tests.conftest import RATE, SMALL, World, WriteWav, voice
+
+
+@pytest.fixture(scope="module")
+def predictor(world: World) -> Predictor:
+    return Predictor(world.checkpoint, device="cpu")
+
+
+def test_the_map_is_grad_cam(predictor: Predictor, wav: WriteWav) -> None:
+    picture = predictor.draw(wav())
+    found = explain_picture(predictor, picture, label="calm")
+    net, kept = predictor.checkpoint.net, []
+    hook = net.backbone.bn2.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
+    logits = net(predictor.tensor([picture]).float())
+    hook.remove()
+    gradient = torch.autograd.grad(logits[0, predictor.labels.index("calm")], kept[0])[0]
+    weighted = torch.relu((gradient.mean((2, 3), keepdim=True) * kept[0]).sum(1, keepdim=True)).detach()
+    wide = torch.nn.functional.interpolate(weighted, size=picture.shape, mode="bilinear")[0, 0]
+    np.testing.assert_allclose(found.heat, wide / wide.max().clamp(min=1e-12), atol=1e-4)
+    assert found.prediction == predictor.predict_pixels([picture])[0]
+    assert found.label == "calm"
+
+
+@pytest.mark.parametrize("backbone", ["mobilenet", "vgg19", "inceptionv3", "resnet10t", "convnext_atto"])
+def test_every_backbone_with_a_map_is_explained(backbone: str) -> None:
+    spec = SpectrogramSpec(height=128, width=128)
+    torch.manual_seed(0)
+    net = SpectrogramNet(backbone, 3).eval()
+    predictor = Predictor(Checkpoint(net=net, labels=("a", "b", "c"), spec=spec), device="cpu")
+    picture = np.random.default_rng(0).integers(0, 256, spec.shape).astype(np.uint8)
+    found = explain_picture(predictor, picture, label="b")
+    assert found.heat.shape == spec.shape
+    assert found.heat.dtype == np.float32
+    assert found.heat.min() >= 0
+    assert found.heat.max() == pytest.approx(1, abs=1e-6) or not found.heat.any()
+    assert found.heat.std() > 0 or not found.heat.any()
+    assert all(parameter.grad is None for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("backbone", ["mixer_s32_224", "swin_tiny_patch4_window7_224"])
+def test_a_backbone_without_a_map_says_so(backbone: str) -> None:
+    net = SpectrogramNet(backbone, 2).eval()
+    spec = SpectrogramSpec(height=224, width=224, n_fft=2048)
+    predictor = Predictor(Checkpoint(net=net, labels=("a", "b"), spec=spec), device="cpu")
+    with pytest.raises(PredictionError, match="keeps no map of time and frequency"):
+        explain_picture(predictor, np.zeros(spec.shape, np.uint8))
+
+
+def test_times_are_those_of_the_recording(predictor: Predictor, wav: WriteWav) -> None:
+    burst = np.zeros(6 * RATE, np.float32)
+    burst[round(3.2 * RATE) : round(3.3 * RATE)] = 0.5 * np.sin(np.arange(round(0.1 * RATE)) * 2 * np.pi * 440 / RATE)
+    burst[round(3.9 * RATE) : round(4.0 * RATE)] = burst[round(3.2 * RATE) : round(3.3 * RATE)]
+    found = explain(predictor, wav(samples=burst))
+    step = SMALL.hop_length / RATE
+    loud = np.flatnonzero(found.picture.max(axis=0) > 200) * step + found.start_s
+    assert loud.min() == pytest.approx(3.2, abs=0.03)
+    assert loud.max() == pytest.approx(4.0, abs=0.03)
+    assert moved(found, 10.0).start_s == pytest.approx(found.start_s + 10)
+
+
+def test_the_first_column_of_a_long_clip_lies_within_it() -> None:
+    length = SMALL.width * SMALL.hop_length
+    assert first_column(length - 1, SMALL) == 0
+    assert first_column(length - 1 + 1000, SMALL) == 500
+    assert first_column(SMALL.hop_length * 9, SMALL) == -35 * SMALL.hop_length  # 10 frames in the middle of 80
+
+
+def test_a_frequency_stands_at_the_band_that_it_excites() -> None:
+    spec = SpectrogramSpec()
+    filters = mel_filterbank(spec)
+    for frequency in (250, 500, 1000, 2000, 4000):
+        loudest = filters[:, round(frequency / spec.sample_rate * spec.n_fft)].argmax()
+        assert band_of(frequency, spec) == pytest.approx(loudest, abs=0.75)
+
+
+def test_the_drawing_is_a_picture_with_axes(predictor: Predictor, wav: WriteWav) -> None:
+    found = explain(predictor, wav())
+    plain = np.asarray(PIL.Image.open(io.BytesIO(draw(found, title="a_b$c$.wav"))).convert("RGB"))
+    assert plain.shape == (432, 900, 3)
+    assert len(np.unique(plain.reshape(-1, 3), axis=0)) > 500
+
+
+def test_the_verb_writes_pictures_and_arrays(
+    world: World, wav: WriteWav, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wav("clips/a.wav")
+    wav("clips/deep/b.wav", voice(1.5))
+    (tmp_path / "clips/c.wav").write_text("text")
+    picture = next((world.images / "images").glob("*_0.png"))
+    out = tmp_path / "out"
+    arguments = ["--checkpoint", str(world.checkpoint), "--out", str(out), "--device", "cpu"]
+    assert run_verb("explain", [str(tmp_path / "clips"), *arguments]) == 1
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*")) == [
+        "a.npy",
+        "a.png",
+        "deep/b.npy",
+        "deep/b.png",
+    ]
+    heat = np.load(out / "a.npy")
+    assert heat.shape == (SMALL.height, SMALL.width)
+    assert 0 <= heat.min() <= heat.max() <= 1
+    assert "c.wav: is not a recording" in capsys.readouterr().err
+    assert run_verb("explain", [str(picture), *arguments]) == 0
+    assert run_verb("explain", [str(picture), *arguments, "--label", "bored"]) == 2
+    assert "there is no label 'bored'" in capsys.readouterr().err
+
+
+def test_a_picture_and_its_recording_are_explained_alike(world: World, predictor: Predictor) -> None:
+    from spectro.render import read_index
+
+    row = read_index(world.images)[0].query("copy == 0").iloc[0]
+    one, other = explain(predictor, row["path"]), explain(predictor, world.images / row["image"])
+    np.testing.assert_allclose(one.heat, other.heat, atol=1e-5)

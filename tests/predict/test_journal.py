@@ -1,0 +1,207 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from spectro.errors import PredictionError
+from spectro.predict import command
+from spectro.predict.command import PredictSettings, run
+from spectro.predict.journal import Journal, beside, sign
+from spectro.predict.predictor import Predictor
+from tests.conftest import REPOSITORY, World, WriteWav, voice
+
+
+def settings(world: World, out: Path, *inputs: Path, **changes: object) -> PredictSettings:
+    defaults: dict[str, object] = {"checkpoint": world.checkpoint, "device": "cpu", "batch_size": 4}
+    return PredictSettings(inputs=[str(one) for one in inputs], out=out, **(defaults | changes))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The recordings that were really read, by name."""
+    names: list[str] = []
+    original = Predictor.draw
+
+    def draw(self: Predictor, source: Path) -> object:
+        names.append(Path(source).name)
+        return original(self, source)
+
+    monkeypatch.setattr(Predictor, "draw", draw)
+    return names
+
+
+def test_what_was_killed_goes_on_and_ends_with_the_same_table(world: World, tmp_path: Path) -> None:
+    whole, killed = tmp_path / "whole.csv", tmp_path / "killed.csv"
+    assert run(settings(world, whole, world.corpus)) == 0
+    arguments = ["--checkpoint", str(world.checkpoint), "--out", str(killed), "--batch_size", "2", "--device", "cpu"]
+    slow = (
+        "import sys, time; from spectro.predict.predictor import Predictor; draw = Predictor.draw\n"
+        "Predictor.draw = lambda self, source: (time.sleep(0.05), draw(self, source))[1]\n"
+        "from spectro.cli import main; sys.exit(main(['predict', *sys.argv[1:]]))"
+    )
+    child = subprocess.Popen([sys.executable, "-c", slow, str(world.corpus), *arguments], cwd=REPOSITORY)
+    deadline = time.monotonic() + 120
+    while not beside(killed).exists() or len(beside(killed).read_text().splitlines()) < 6:
+        assert child.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    entered = len(beside(killed).read_text().splitlines()) - 1
+    assert 0 < entered < len(pd.read_csv(whole))
+    assert run(settings(world, killed, world.corpus, batch_size=4)) == 0
+    one, other = pd.read_csv(whole), pd.read_csv(killed)
+    pd.testing.assert_frame_equal(one, other, atol=1e-5)  # batches of another size differ in the last digits
+    assert one["path"].is_unique
+
+
+def test_what_is_done_is_not_done_again(world: World, tmp_path: Path, drawn: list[str]) -> None:
+    out = tmp_path / "rows.csv"
+    assert run(settings(world, out, world.corpus)) == 0
+    before, first = len(drawn), out.read_bytes()
+    assert run(settings(world, out, world.corpus)) == 0
+    assert len(drawn) == before
+    assert out.read_bytes() == first
+    assert run(settings(world, out, world.corpus, resume=False)) == 0
+    assert len(drawn) == 2 * before
+
+
+def test_a_torn_line_and_changed_and_new_and_gone_recordings(
+    world: World, tmp_path: Path, wav: WriteWav, drawn: list[str]
+) -> None:
+    folder, out = tmp_path / "clips", tmp_path / "rows.csv"
+    for name in "abcde":
+        wav(f"clips/{name}.wav", voice(1 + ord(name) % 5 / 10))
+    assert run(settings(world, out, folder)) == 0
+    lines = beside(out).read_text().splitlines(keepends=True)
+    beside(out).write_text("".join(lines[:-1]) + lines[-1][:-20])  # e was cut off
+    wav("clips/b.wav", voice(2.5))
+    (folder / "c.wav").unlink()
+    wav("clips/f.wav", voice(1.0))
+    drawn.clear()
+    assert run(settings(world, out, folder)) == 0
+    assert sorted(drawn) == ["b.wav", "e.wav", "f.wav"]
+    table = pd.read_csv(out)
+    assert sorted(Path(path).name for path in table["path"]) == ["a.wav", "b.wav", "d.wav", "e.wav", "f.wav"]
+    assert table.set_index(table["path"].map(lambda path: Path(path).name))["end_s"]["b.wav"] == 2.5
+
+
+def test_rows_of_another_checkpoint_or_other_settings_do_not_stand(
+    world: World, tmp_path: Path, wav: WriteWav, drawn: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = wav(), tmp_path / "rows.csv"
+    run(settings(world, out, path))
+    run(settings(world, out, path, batch_size=1))
+    assert len(drawn) == 1  # the size of a batch changes no result
+    run(settings(world, out, path, min_margin=1.0))
+    assert len(drawn) == 2
+    assert "1 rows of another checkpoint or other settings are made again" in capsys.readouterr().err
+    assert pd.read_csv(out)["label"].tolist() == ["unsure"]
+    run(settings(world, out, path, checkpoint=REPOSITORY / "checkpoints/mobilenet-ravdess"))
+    assert len(drawn) == 3
+    assert "p_disgust" in pd.read_csv(out)
+
+
+def test_a_recording_that_was_not_there_is_tried_again(world: World, tmp_path: Path, wav: WriteWav) -> None:
+    listed, out = tmp_path / "list.txt", tmp_path / "rows.csv"
+    listed.write_text("late.wav\n")
+    assert run(settings(world, out, listed)) == 2
+    wav("late.wav")
+    assert run(settings(world, out, listed)) == 0
+    assert pd.read_csv(out)["error"].isna().all()
+
+
+def test_names_that_are_not_utf8_are_resumed_too(world: World, tmp_path: Path, wav: WriteWav, drawn: list[str]) -> None:
+    folder = tmp_path / "clips"
+    folder.mkdir()
+    wav().rename(folder / os.fsdecode(b"\xff\xfe.wav"))
+    for _ in range(2):
+        assert run(settings(world, tmp_path / "rows.csv", folder)) == 0
+    assert len(drawn) == 1
+
+
+@pytest.mark.parametrize("out", ["rows.parquet", "rows.json", "rows.jsonl", "shards"])
+def test_other_tables_are_made_from_the_journal_too(world: World, tmp_path: Path, out: str, drawn: list[str]) -> None:
+    tables = []
+    for _ in range(2):
+        assert run(settings(world, tmp_path / out, world.corpus, shard_rows=20, embeddings=True)) == 0
+        place = tmp_path / out
+        if place.is_dir():
+            assert sorted(part.name for part in place.iterdir()) == [f"part-{n:05}.parquet" for n in range(3)]
+            tables.append(pd.read_parquet(place))
+        elif place.suffix == ".parquet":
+            tables.append(pd.read_parquet(place))
+        else:
+            tables.append(pd.read_json(place, lines=place.suffix == ".jsonl"))
+    pd.testing.assert_frame_equal(*tables)
+    assert len(drawn) == len(tables[0]) == 48
+    one = Predictor(world.checkpoint, device="cpu").predict_wav(tables[0]["path"][7])
+    assert list(tables[0]["embedding"][7]) == pytest.approx(one.embedding.tolist(), abs=1e-5)
+    assert len(one.embedding) == world.trained.net.head[-1].in_features
+
+
+def test_embeddings_do_not_go_into_csv() -> None:
+    with pytest.raises(PredictionError, match=r"name a \.parquet"):
+        PredictSettings(inputs=["a.wav"], embeddings=True, out=Path("rows.csv"))
+
+
+def test_a_journal_keeps_nothing_that_could_not_be_looked_at(tmp_path: Path) -> None:
+    place, path = tmp_path / "journal", tmp_path / "a.wav"
+    path.write_bytes(b"a")
+    with Journal(place, "one", [path]) as journal:
+        journal.add([(path, sign(path), {"path": "a"}), (tmp_path / "b.wav", None, {"path": "b"})])
+    with Journal(place, "one", [path, tmp_path / "b.wav"]) as journal:
+        assert journal.done == {str(path)}
+        assert list(journal.records()) == [[{"path": "a"}]]
+    assert json.loads(place.read_text().splitlines()[0]) == {"identity": "one"}
+
+
+def _stop_when(monkeypatch: pytest.MonkeyPatch, reached: Callable[[], bool]) -> None:
+    original = command._arrivals
+
+    def until(*arguments: object) -> Iterator[list[Path]]:
+        for arrived in original(*arguments):  # type: ignore[arg-type]
+            yield arrived
+            if reached():
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(command, "_arrivals", until)
+
+
+def test_a_folder_is_followed_until_it_is_enough(
+    world: World, tmp_path: Path, wav: WriteWav, monkeypatch: pytest.MonkeyPatch, drawn: list[str]
+) -> None:
+    out = tmp_path / "rows.csv"
+    wav("calls/0.wav")
+
+    def arrive() -> None:
+        half = wav("elsewhere.wav", voice(3.0)).read_bytes()
+        time.sleep(0.2)
+        with (tmp_path / "calls/1.wav").open("wb") as growing:
+            for start in range(0, len(half), len(half) // 5):
+                growing.write(half[start : start + len(half) // 5])
+                growing.flush()
+                time.sleep(0.1)
+        wav("calls/deep/2.wav", voice(2.0))
+
+    _stop_when(monkeypatch, lambda: len(pd.read_csv(out)) == 3)
+    other = threading.Thread(target=arrive)
+    other.start()
+    code = run(settings(world, out, tmp_path / "calls", follow=True, settle_s=0.4))
+    other.join()
+    assert code == 0
+    table = pd.read_csv(out)
+    assert sorted(drawn) == ["0.wav", "1.wav", "2.wav"]  # none was read while it grew, and none twice
+    assert table.set_index(table["path"].map(lambda path: Path(path).name))["end_s"].to_dict() == {
+        "0.wav": 1.0,
+        "1.wav": 3.0,
+        "2.wav": 2.0,
+    }
