@@ -13,7 +13,7 @@ from typing import Annotated, Any, BinaryIO
 
 from fastapi import FastAPI, File, HTTPException, Query, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 import spectro
@@ -228,7 +228,13 @@ def make_app(models: Models, limits: Limits, metrics: Metrics, *, keys: tuple[st
     async def healthz() -> HealthAnswer:
         return HealthAnswer(status="ok")
 
-    @app.get("/metrics", tags=["service"], summary="Counts for Prometheus", responses={401: PROBLEMS[401]})
+    @app.get(
+        "/metrics",
+        tags=["service"],
+        summary="Counts for Prometheus",
+        response_class=PlainTextResponse,
+        responses={401: PROBLEMS[401]},
+    )
     async def metrics_page() -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 

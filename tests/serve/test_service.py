@@ -1,0 +1,290 @@
+import asyncio
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import requests
+from prometheus_client.parser import text_string_to_metric_families
+from starlette.exceptions import HTTPException
+
+from spectro.predict.predictor import Predictor
+from spectro.predict.rows import Scores
+from spectro.predict.windows import timeline
+from spectro.serve.batching import Batcher
+from spectro.serve.guard import Guard, Limits
+from tests.conftest import World, WriteWav, voice
+from tests.serve.conftest import Running, Start
+
+
+def post(
+    running: Running, path: str, file: Path | bytes, name: str = "clip.wav", **options: object
+) -> requests.Response:
+    content = file if isinstance(file, bytes) else file.read_bytes()
+    return requests.post(running.url + path, files={"file": (name, content)}, timeout=60, **options)  # type: ignore[arg-type]
+
+
+def test_answers_are_those_of_the_python_api(service: Running, world: World) -> None:
+    predictor = Predictor(world.checkpoint, device="cpu")
+    paths = sorted(world.corpus.rglob("*.wav"))
+    with ThreadPoolExecutor(16) as clients:
+        answers = list(clients.map(lambda path: post(service, "/v1/predict/wav", path), paths))
+    for path, answer in zip(paths, answers, strict=True):
+        expected = predictor.predict_wav(path)
+        assert answer.status_code == 200
+        content = answer.json()
+        assert set(content) == {"label", "confidence", "probabilities"}
+        assert content["label"] == expected.label
+        assert content["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
+    picture = next((world.images / "images").glob("*_0.png"))
+    content = post(service, "/v1/predict/image", picture).json()
+    assert content["probabilities"] == pytest.approx(predictor.predict_image(picture).probabilities, abs=1e-5)
+
+
+def test_options_of_a_prediction(service: Running, wav: WriteWav, world: World) -> None:
+    path = wav()
+    assert post(service, "/v1/predict/wav", path, params={"min_margin": 1}).json()["label"] == "unsure"
+    embedding = post(service, "/v1/predict/wav", path, params={"embedding": True}).json()["embedding"]
+    expected = Predictor(world.checkpoint, device="cpu").predict_wav(path).embedding
+    assert embedding == pytest.approx(expected.tolist(), abs=1e-4)
+    other = post(service, "/v1/predict/wav", path, params={"model": "mobilenet-ravdess"}).json()
+    assert "disgust" in other["probabilities"]
+
+
+def test_a_timeline_is_that_of_the_python_api(service: Running, wav: WriteWav, world: World) -> None:
+    path = wav(samples=np.concatenate([voice(2.0), np.zeros(16_000), voice(3.0)]).astype(np.float32))
+    content = post(service, "/v1/timeline", path).json()
+    expected = list(timeline(Predictor(world.checkpoint, device="cpu"), path))
+    assert [(one["start_s"], one["end_s"], one["label"]) for one in content["segments"]] == [
+        (one.start_s, one.end_s, one.label) for one in expected
+    ]
+    assert content["summary"]["duration_s"] == pytest.approx(6, abs=0.01)
+    assert content["summary"]["path"] == "clip.wav"
+
+
+def test_what_the_service_says_of_itself(service: Running, world: World) -> None:
+    model = requests.get(service.url + "/v1/model", timeout=9).json()
+    assert model["labels"] == list(world.trained.labels)
+    assert model["models"] == ["checkpoint", "mobilenet-ravdess"]
+    assert model["spec_fingerprint"] == world.trained.spec.fingerprint
+    assert requests.get(service.url + "/healthz", timeout=9).json() == {"status": "ok"}
+    paths = requests.get(service.url + "/openapi.json", timeout=9).json()["paths"]
+    assert set(paths) == {
+        "/v1/predict/wav", "/v1/predict/image", "/v1/timeline", "/v1/model", "/healthz", "/metrics",
+    }  # fmt: skip
+
+
+def test_bad_requests_get_the_status_that_says_whose_fault_it_is(service: Running, wav: WriteWav, world: World) -> None:
+    clip, wrong = wav(), wav("silent.wav", np.zeros(16_000, np.float32))
+    picture = next((world.images / "images").glob("*_0.png")).read_bytes()
+    cases = [
+        ("/v1/predict/wav", b"text", 415, "clip.wav: is not a recording"),
+        ("/v1/predict/wav", clip.read_bytes()[:20], 415, "clip.wav: is not a recording"),
+        ("/v1/predict/wav", wrong.read_bytes(), 422, "clip.wav: is silent"),
+        ("/v1/predict/wav", wav("long.wav", voice(61.0)).read_bytes(), 413, "clip.wav: lasts 61.0 s"),
+        ("/v1/predict/wav", b"", 415, "clip.wav"),
+        ("/v1/predict/image", clip.read_bytes(), 415, "clip.wav: is not a whole PNG"),
+        ("/v1/predict/image", picture[:100], 415, "clip.wav: is not a whole PNG"),
+        ("/v1/predict/image?model=mobilenet-ravdess", picture, 422, "pixels; the spec says"),
+        ("/v1/timeline", b"RIFF", 415, "clip.wav: is not a recording"),
+        ("/v1/predict/wav?model=none", clip.read_bytes(), 404, "there is no model 'none'"),
+        ("/v1/predict/wav?min_margin=7", clip.read_bytes(), 422, "min_margin: Input should be less than"),
+    ]
+    for path, content, status, detail in cases:
+        answer = post(service, path, content)
+        assert (answer.status_code, detail in answer.json()["detail"]) == (status, True), answer.text
+    url = service.url + "/v1/predict/wav"
+    assert requests.post(url, timeout=9).status_code == 422
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    assert requests.post(url, data=b"no boundary", headers=kind, timeout=9).status_code == 400
+    assert requests.get(url, timeout=9).status_code == 405
+    assert requests.get(service.url + "/nothing", timeout=9).status_code == 404
+
+
+def test_a_hostile_name_is_only_a_name(service: Running) -> None:
+    for name in ("../../etc/passwd", "a\nb.wav", "<b>.wav", "\udcff.wav"):
+        answer = post(service, "/v1/predict/wav", b"text", name=name.encode("utf-8", "replace").decode())
+        assert answer.status_code == 415
+        assert "is not a recording" in answer.json()["detail"]
+    assert post(service, "/v1/predict/wav", b"text", name="x" * 5000).status_code == 400
+
+
+def test_keys_close_the_service_but_not_its_health(start: Start, wav: WriteWav) -> None:
+    path = wav()
+    with start(keys=("first", "second")) as running:
+        assert post(running, "/v1/predict/wav", path).status_code == 401
+        assert post(running, "/v1/predict/wav", path, headers={"X-API-Key": "wrong"}).status_code == 401
+        assert post(running, "/v1/predict/wav", path, headers={"X-API-Key": "second"}).status_code == 200
+        assert post(running, "/v1/predict/wav", path, headers={"Authorization": "Bearer first"}).status_code == 200
+        assert requests.get(running.url + "/metrics", timeout=9).status_code == 401
+        assert requests.get(running.url + "/healthz", timeout=9).status_code == 200
+
+
+def test_uploads_that_are_too_large_are_not_read(start: Start) -> None:
+    with start(max_mb=0.1, max_timeline_mb=0.2) as running:
+        assert post(running, "/v1/predict/wav", bytes(150_000)).status_code == 413
+        assert post(running, "/v1/timeline", bytes(150_000)).status_code == 415
+        assert post(running, "/v1/timeline", bytes(250_000)).status_code == 413
+
+        def drip() -> object:
+            for _ in range(40):
+                yield bytes(10_000)
+
+        kind = {"Content-Type": "multipart/form-data; boundary=x"}
+        url = running.url + "/v1/predict/wav"
+        begin = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
+        unsaid = requests.post(url, data=iter([begin, *drip()]), headers=kind, timeout=9)  # type: ignore[call-overload]
+        assert unsaid.status_code == 413
+
+
+def test_clients_that_ask_too_much_at_once_are_told_so(start: Start, wav: WriteWav) -> None:
+    content = wav().read_bytes()
+    for limits, status in (({"max_per_client": 1}, 429), ({"max_pending": 1}, 503)):
+        with start(**limits) as running:
+            hold = _open_upload(running)
+            answer = post(running, "/v1/predict/wav", content)
+            assert answer.status_code == status
+            assert answer.headers["Retry-After"] == "1"
+            hold.close()
+            deadline = time.monotonic() + 10
+            while post(running, "/v1/predict/wav", content).status_code != 200:
+                assert time.monotonic() < deadline
+
+
+def test_clients_that_stop_sending_harm_no_one(start: Start, wav: WriteWav) -> None:
+    content = wav().read_bytes()
+    with start(idle_s=1.0) as running:
+        held = [_open_upload(running) for _ in range(30)]
+        for _ in range(5):
+            assert post(running, "/v1/predict/wav", content).status_code == 200
+        held[0].settimeout(10)
+        assert b" 408 " in held[0].recv(4096)
+        for one in held:
+            one.close()
+        pending = running.metrics.registry.get_sample_value("spectro_requests_pending")
+        deadline = time.monotonic() + 10
+        while pending and time.monotonic() < deadline:
+            time.sleep(0.05)
+            pending = running.metrics.registry.get_sample_value("spectro_requests_pending")
+        assert pending == 0
+
+
+def _open_upload(running: Running) -> socket.socket:
+    """Begin an upload, and do not go on."""
+    host, port = running.url.removeprefix("http://").split(":")
+    connection = socket.create_connection((host, int(port)))
+    connection.sendall(
+        b"POST /v1/predict/wav HTTP/1.1\r\nHost: x\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+        b"Content-Length: 1000\r\n\r\n--x\r\n"
+    )
+    deadline = time.monotonic() + 10
+    while not running.metrics.registry.get_sample_value("spectro_requests_pending"):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return connection
+
+
+def test_timelines_are_limited_and_given_up_when_nobody_waits(
+    start: Start, wav: WriteWav, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = wav(samples=np.tile(np.concatenate([voice(1.0), np.zeros(16_000)]), 200).astype(np.float32))
+    calls = []
+    original = Predictor.scores
+
+    def slow(self: Predictor, pictures: list[np.ndarray]) -> Scores:
+        calls.append(len(pictures))
+        time.sleep(0.5)
+        return original(self, pictures)
+
+    with start(max_timelines=1) as running:
+        monkeypatch.setattr(Predictor, "scores", slow)
+        other = threading.Thread(target=_impatient, args=(running, path))
+        other.start()
+        time.sleep(0.6)
+        assert post(running, "/v1/timeline", path).status_code == 503
+        other.join()
+        time.sleep(2.5)
+        given_up = len(calls)
+        time.sleep(1.2)
+        assert len(calls) == given_up < 200 / 32 + 1
+        monkeypatch.setattr(Predictor, "scores", original)
+        assert post(running, "/v1/timeline", path).status_code == 200
+
+
+def _impatient(running: Running, path: Path) -> None:
+    with pytest.raises(requests.Timeout):
+        requests.post(running.url + "/v1/timeline", files={"file": path.read_bytes()}, timeout=1)
+
+
+def test_counts_are_prometheus_text(start: Start, wav: WriteWav) -> None:
+    with start() as running:
+        label = post(running, "/v1/predict/wav", wav()).json()["label"]
+        post(running, "/v1/predict/wav", b"text")
+        requests.get(running.url + "/somewhere/else", timeout=9)
+        answer = requests.get(running.url + "/metrics", timeout=9)
+        found = {
+            (sample.name, *sorted(sample.labels.values())): sample.value
+            for family in text_string_to_metric_families(answer.text)
+            for sample in family.samples
+        }
+    assert found["spectro_requests_total", "/v1/predict/wav", "200", "POST"] == 1
+    assert found["spectro_requests_total", "/v1/predict/wav", "415", "POST"] == 1
+    assert found["spectro_requests_total", "404", "GET", "other"] == 1
+    assert found["spectro_labels_total", label] == 1
+    assert found["spectro_batch_size_count",] == 1
+
+
+def _batches(count: int, max_batch: int) -> tuple[list[int], list[float]]:
+    """Ask for the scores of pictures that all arrive at once; returns sizes of batches, and the answers."""
+    sizes: list[int] = []
+
+    def score(pictures: object) -> Scores:
+        values = np.array([[picture[0, 0]] for picture in pictures], np.float64)  # type: ignore[attr-defined]
+        if (values == 99).any():
+            raise ValueError("a picture that breaks the network")
+        return Scores(values, values.astype(np.float32))
+
+    async def ask() -> list[object]:
+        batcher = Batcher(score, max_batch, sizes.append)
+        pictures = [np.full((1, 1), number, np.uint8) for number in range(count)]
+        found = await asyncio.gather(*(batcher.scores(one) for one in pictures), return_exceptions=True)
+        await batcher.close()
+        return found
+
+    return sizes, [one if isinstance(one, Exception) else one.probabilities[0, 0] for one in asyncio.run(ask())]  # type: ignore[misc,attr-defined]
+
+
+def test_what_waits_together_shares_a_batch_and_gets_its_own_answer() -> None:
+    sizes, answers = _batches(20, 8)
+    assert answers == list(range(20))
+    assert sizes == [8, 8, 4]
+    assert _batches(5, 1) == ([1] * 5, list(range(5)))
+
+
+def test_a_batch_that_fails_fails_alone() -> None:
+    sizes, answers = _batches(104, 8)
+    failed = [place for place, answer in enumerate(answers) if isinstance(answer, ValueError)]
+    assert failed == list(range(96, 104))
+    assert [answer for answer in answers if not isinstance(answer, Exception)] == list(range(96))
+    assert sum(sizes) == 104
+
+
+def test_the_guard_counts_what_really_comes() -> None:
+    received: list[bytes] = []
+
+    async def app(_scope: object, receive: object, _send: object) -> None:
+        while True:
+            received.append((await receive())["body"])  # type: ignore[operator]
+
+    async def receive() -> dict[str, object]:
+        return {"type": "http.request", "body": bytes(60_000), "more_body": True}
+
+    scope = {"type": "http", "path": "/v1/predict/wav", "headers": [], "client": ("here", 1)}
+    guard = Guard(app, Limits(max_mb=0.1))  # type: ignore[arg-type]
+    with pytest.raises(HTTPException) as raised:
+        asyncio.run(guard(scope, receive, receive))  # type: ignore[arg-type]
+    assert raised.value.status_code == 413
+    assert len(received) == 1
