@@ -1,0 +1,144 @@
+"""A service among hostile requests: no 500, no growth of memory, alive at the end.
+
+    python benchmarks/hostile.py RAVDESS_FOLDER [--requests 2000]
+
+schemathesis asks whatever the OpenAPI document allows and forbids, and broken recordings and pictures are uploaded: cut
+off, with bytes changed, of other kinds, and small files that promise to become large. Memory is read after a first
+quarter of the broken files, when all that is loaded on demand is there, and at the end.
+"""
+
+import argparse
+import io
+import json
+import re
+import struct
+import subprocess
+import sys
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import requests
+import soundfile
+from server import Server, running
+
+import spectro
+from spectro.signal import image
+
+KINDS = ("WAV", "FLAC", "OGG", "MP3", "AIFF", "AU", "W64", "CAF")
+
+
+def recordings(clip: Path) -> list[bytes]:
+    """Return a recording in many formats, and recordings that ask for much: long, of many channels, of a high rate."""
+    samples, rate = soundfile.read(clip, dtype="float32")
+    found = []
+    for kind in KINDS:
+        buffer = io.BytesIO()
+        soundfile.write(buffer, samples, rate, format=kind)
+        found.append(buffer.getvalue())
+    for seconds, high, channels in ((3600, 8000, 1), (59, 192_000, 8), (59, 655_350, 8), (0.001, 8000, 1)):
+        buffer = io.BytesIO()
+        with soundfile.SoundFile(buffer, "w", high, channels, format="FLAC") as file:
+            for _ in range(max(1, int(seconds))):
+                file.write(np.zeros((high, channels), np.int16))
+        found.append(buffer.getvalue())
+    for header in ((1, 0, 16_000), (65_535, 1, 16_000), (1, 1, 4_294_967_295), (2, 2, 0)):
+        channels, kind, high = header
+        parts = struct.pack("<HHIIHH", kind, channels, high, 32_000, 2, 16)
+        found.append(
+            b"RIFF\xff\xff\xff\x7fWAVEfmt " + struct.pack("<I", 16) + parts + b"data\xff\xff\xff\x7f" + bytes(64)
+        )
+    return found
+
+
+def pictures(clip: Path) -> list[bytes]:
+    """Return a rendered picture, and PNGs that promise to be large."""
+    predictor = spectro.load()
+    spec = predictor.checkpoint.spec
+    found = [image.encode(predictor.draw(clip), spec, "clip")]
+    for width, height in ((100_000, 100_000), (spec.width, 1_000_000), (0, 0)):
+        header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+        chunk = struct.pack(">I", len(header)) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))
+        data = zlib.compress(bytes(10_000_000))
+        body = struct.pack(">I", len(data)) + b"IDAT" + data + struct.pack(">I", zlib.crc32(b"IDAT" + data))
+        found.append(b"\x89PNG\r\n\x1a\n" + chunk + body)
+    return found
+
+
+def broken(whole: list[bytes], generator: np.random.Generator) -> Iterator[bytes]:
+    """Yield files whole, cut off, and with bytes changed, for ever."""
+    while True:
+        for content in whole:
+            yield content
+            yield content[: generator.integers(len(content) + 1)]
+            changed = bytearray(content)
+            for place in generator.integers(min(400, len(changed)), size=generator.integers(1, 12)):
+                changed[place] = generator.integers(256)
+            yield bytes(changed)
+            yield generator.bytes(int(generator.integers(1, 4000)))
+
+
+def upload(server: Server, clip: Path, count: int) -> tuple[Counter[int], list[float]]:
+    """Upload broken files; returns how often each status came, and the service's memory on the way, in MiB."""
+    generator = np.random.default_rng(0)
+    sounds, drawn = broken(recordings(clip), generator), broken(pictures(clip), generator)
+    statuses: Counter[int] = Counter()
+    memory = []
+    with requests.Session() as session:
+        for number in range(count):
+            path = ("/v1/predict/wav", "/v1/predict/image", "/v1/timeline")[number % 3]
+            content = next(drawn) if number % 3 == 1 else next(sounds)
+            url = f"http://{server.host}:{server.port}{path}"
+            statuses[session.post(url, files={"file": ("a.wav", content)}, timeout=300).status_code] += 1
+            if (number + 1) % (count // 4) == 0:
+                memory.append(server.memory_mb)
+    return statuses, memory
+
+
+def fuzz(server: Server, examples: int) -> dict[str, object]:
+    """Let schemathesis ask; returns what it says at its end."""
+    command = [str(Path(sys.executable).with_name("schemathesis")), "run", "--max-examples", str(examples)]
+    command += ["--phases", "examples,coverage,fuzzing", "--exclude-checks", "positive_data_acceptance", "--no-color"]
+    done = subprocess.run(
+        [*command, f"http://{server.host}:{server.port}/openapi.json"], capture_output=True, text=True, check=False
+    )
+    cases = re.search(r"(\d[\d,]*) generated", done.stdout)
+    return {
+        "exit code": done.returncode,
+        "cases": int(cases[1].replace(",", "")) if cases else 0,
+        "summary": [line.strip() for line in done.stdout.splitlines() if line.strip()][-12:],
+    }
+
+
+def main() -> None:
+    """Measure, and print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="a folder of recordings")
+    parser.add_argument("--requests", type=int, default=2000, help="uploads of broken files")
+    parser.add_argument("--examples", type=int, default=400, help="of schemathesis, for each operation")
+    given = parser.parse_args()
+    clip = min(given.source.rglob("*.wav"))
+    with running() as server:
+        statuses, memory = upload(server, clip, given.requests)
+        found = fuzz(server, given.examples)
+        after = server.memory_mb
+        counts = requests.get(f"http://{server.host}:{server.port}/metrics", timeout=60).text
+        with clip.open("rb") as file:
+            alive = requests.post(
+                f"http://{server.host}:{server.port}/v1/predict/wav", files={"file": file}, timeout=60
+            )
+    errors = [line for line in counts.splitlines() if re.search(r'requests_total\{.*status="5\d\d"', line)]
+    content = {
+        "broken files": dict(sorted(statuses.items())),
+        "schemathesis": found,
+        "answers of 500 and above": errors,
+        "memory in MiB at each quarter of the files, and after schemathesis": [round(one) for one in (*memory, after)],
+        "alive": alive.status_code == 200,
+    }
+    print(json.dumps(content, indent=2))
+
+
+if __name__ == "__main__":
+    main()

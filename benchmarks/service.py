@@ -1,0 +1,112 @@
+"""The service under load: are all answers there and right, how long do they take, and what do batches bring?
+
+    python benchmarks/service.py RAVDESS_FOLDER [--requests 1000] [--at_a_time 32] [--rounds 5]
+
+Two services, one with batches of up to 32 and one without batches, are asked in turns; each round asks each of them for
+1,000 predictions, 32 at a time over connections that are kept. Every answer is compared with the Python API's. The
+asking process shares the machine's cores with the services.
+"""
+
+import argparse
+import http.client
+import json
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import local
+
+import numpy as np
+from server import Server, running
+
+import spectro
+from spectro.predict.predictor import Prediction
+
+BOUNDARY = "spectro-benchmark"
+TOLERANCE = 1e-5
+
+
+def body(content: bytes) -> bytes:
+    """Return an upload."""
+    head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="clip.wav"\r\n\r\n'
+    return head.encode() + content + f"\r\n--{BOUNDARY}--\r\n".encode()
+
+
+class Client:
+    """Asks a service, over one connection for each thread.
+
+    Args:
+        server: the service.
+    """
+
+    def __init__(self, server: Server) -> None:
+        self._server, self._own = server, local()
+
+    def ask(self, upload: bytes) -> tuple[int, dict[str, object], float]:
+        """Return status, answer, and seconds."""
+        if not hasattr(self._own, "connection"):
+            self._own.connection = http.client.HTTPConnection(self._server.host, self._server.port, timeout=60)
+        started = time.perf_counter()
+        headers = {"Content-Type": f"multipart/form-data; boundary={BOUNDARY}"}
+        self._own.connection.request("POST", "/v1/predict/wav", upload, headers)
+        answer = self._own.connection.getresponse()
+        content = json.loads(answer.read())
+        return answer.status, content, time.perf_counter() - started
+
+
+def wrong(status: int, content: dict[str, object], expected: Prediction) -> bool:
+    """Tell whether an answer is not the Python API's."""
+    if status != 200 or content["label"] != expected.label:
+        return True
+    said = content["probabilities"]
+    assert isinstance(said, dict)
+    return any(abs(said[label] - chance) > TOLERANCE for label, chance in expected.probabilities.items())
+
+
+def main() -> None:
+    """Measure, and print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="a folder of recordings")
+    parser.add_argument("--requests", type=int, default=1000)
+    parser.add_argument("--at_a_time", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=5)
+    given = parser.parse_args()
+    paths = sorted(given.source.rglob("*.wav"))[:: max(1, len(list(given.source.rglob("*.wav"))) // 200)][:200]
+    predictor = spectro.load()
+    expected = [predictor.predict_wav(path) for path in paths]
+    uploads = [body(path.read_bytes()) for path in paths]
+    rates: dict[str, list[float]] = {"batches": [], "one by one": []}
+    latencies: dict[str, list[float]] = {"batches": [], "one by one": []}
+    counts = {"asked": 0, "lost": 0, "wrong": 0}
+    with running("--max_batch", "32") as batched, running("--max_batch", "1") as single:
+        for turn in range(given.rounds + 1):  # the first warms up
+            for name, server in (("batches", batched), ("one by one", single)):
+                client = Client(server)
+                order = [number % len(paths) for number in range(given.requests)]
+                started = time.perf_counter()
+                with ThreadPoolExecutor(given.at_a_time) as threads:
+                    answers = list(threads.map(lambda place, one=client: one.ask(uploads[place]), order))
+                seconds = time.perf_counter() - started
+                counts["asked"] += given.requests
+                counts["lost"] += given.requests - len(answers)
+                counts["wrong"] += sum(
+                    wrong(status, content, expected[place])
+                    for place, (status, content, _) in zip(order, answers, strict=True)
+                )
+                if turn:
+                    rates[name].append(given.requests / seconds)
+                    latencies[name] += [taken for _, _, taken in answers]
+    content = {
+        **counts,
+        "requests a second": {name: round(float(np.median(values)), 1) for name, values in rates.items()},
+        "ratio of the medians": round(float(np.median(rates["batches"]) / np.median(rates["one by one"])), 2),
+        "ratio of each round": [round(a / b, 2) for a, b in zip(*rates.values(), strict=True)],
+        "ms, p50 p95 p99": {
+            name: [round(1000 * float(value), 1) for value in np.quantile(values, (0.5, 0.95, 0.99))]
+            for name, values in latencies.items()
+        },
+    }
+    print(json.dumps(content, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""Is the timeline of a recording right as often as the network is on its clips? And what memory does two hours take?
+
+    python benchmarks/timeline.py RAVDESS_FOLDER [--checkpoint FOLDER] [--actors 2 5 14 15 16] [--smooth_s 2 8]
+
+The clips of each actor are joined, in a random order (seed 0) and so that an emotion lasts for four clips, and each
+recording's timeline is compared, second by second of what it calls sound, with what was joined.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import soundfile
+from sklearn.metrics import recall_score
+
+from spectro import corpora
+from spectro.predict.predictor import Predictor, default_checkpoint
+from spectro.predict.windows import SILENCE, WindowSettings, timeline
+
+CLIPS_IN_A_ROW = 4
+HOURS = 2
+
+
+def orders(clips: pd.DataFrame, generator: np.random.Generator) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yield the orders in which clips are joined."""
+    yield "another emotion at any clip", clips.sample(frac=1, random_state=generator)
+    groups = []
+    for _, same in clips.groupby("emotion"):
+        mixed = same.sample(frac=1, random_state=generator)
+        groups += [mixed.iloc[start : start + CLIPS_IN_A_ROW] for start in range(0, len(mixed), CLIPS_IN_A_ROW)]
+    yield (
+        "four clips of an emotion in a row",
+        pd.concat([groups[place] for place in generator.permutation(len(groups))]),
+    )
+
+
+def join(paths: list[str], place: Path) -> list[float]:
+    """Write recordings one after the other; returns where each ends, in seconds."""
+    parts = []
+    for path in paths:
+        samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
+        parts.append(samples.mean(axis=1))
+    soundfile.write(place, np.concatenate(parts), rate, subtype="PCM_16")
+    return (np.cumsum([len(part) for part in parts]) / rate).tolist()
+
+
+def seconds(predictor: Predictor, place: Path, truths: pd.DataFrame, smooth_s: float) -> pd.DataFrame:
+    """Return, for each piece of sound within a clip, its length, what was joined, and what the timeline says."""
+    rows = []
+    for one in timeline(predictor, place, WindowSettings(smooth_s=smooth_s)):
+        if one.label == SILENCE:
+            continue
+        for truth in truths.itertuples():
+            length = min(one.end_s, truth.end_s) - max(one.start_s, truth.start_s)
+            if length > 0:
+                rows.append({"clip": truth.Index, "truth": truth.emotion, "said": one.label, "seconds": length})
+    return pd.DataFrame(rows)
+
+
+def shares(found: pd.DataFrame) -> dict[str, float]:
+    """Return how often, and how long, the timeline is right."""
+    votes = found.groupby(["clip", "truth", "said"], as_index=False)["seconds"].sum()
+    votes = votes.sort_values("seconds").groupby("clip").tail(1)
+    right = found["truth"] == found["said"]
+    return {
+        "share of sound": found.loc[right, "seconds"].sum() / found["seconds"].sum(),
+        "share of clips": float((votes["truth"] == votes["said"]).mean()),
+        "UAR over clips": float(recall_score(votes["truth"], votes["said"], average="macro")),
+    }
+
+
+def peak_mb(path: Path, out: Path) -> float:
+    """Return the peak memory of the timeline verb on a recording, in MiB."""
+    code = (
+        "import sys; from spectro.cli import main; code = main(sys.argv[1:]); "
+        "print(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0]); sys.exit(code)"
+    )
+    command = [sys.executable, "-c", code, "timeline", str(path), "--out", str(out)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return int(done.stdout.splitlines()[-1]) / 1024
+
+
+def memory(clips: pd.DataFrame, folder: Path) -> dict[str, float]:
+    """Return peak memory for a clip and for two hours of clips, and how long these last."""
+    long, short = folder / "hours.flac", Path(clips["path"].iloc[0])
+    total = 0.0
+    with soundfile.SoundFile(long, "w", 48_000, 1) as file:
+        while total < HOURS * 3600:
+            for path in clips["path"]:
+                samples = soundfile.read(path, dtype="float32", always_2d=True)[0].mean(axis=1)
+                file.write(samples)
+                total += len(samples) / 48_000
+    return {
+        "clip MiB": peak_mb(short, folder / "clip.csv"),
+        "two hours MiB": peak_mb(long, folder / "hours.csv"),
+        "two hours, seconds": total,
+        "rows": len(pd.read_csv(folder / "hours.csv")),
+    }
+
+
+def main() -> None:
+    """Measure, and print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="RAVDESS, as folders of WAV files")
+    parser.add_argument("--checkpoint", type=Path, default=None)
+    parser.add_argument("--actors", nargs="+", type=int, default=[2, 5, 14, 15, 16])
+    parser.add_argument("--smooth_s", nargs="+", type=float, default=[2.0, 8.0])
+    parser.add_argument("--memory", action="store_true", help="measure memory, too")
+    given = parser.parse_args()
+    predictor = Predictor(given.checkpoint or default_checkpoint())
+    table = corpora.scan("ravdess", given.source).clips
+    table = table[table["speaker"].isin(list(map(str, given.actors)))].reset_index(drop=True)
+    alone = pd.Series([row.label for row in predictor.predict_folder(*table["path"])])
+    truth = table["emotion"]
+    results: dict[str, object] = {
+        "clips": len(table),
+        "clip by clip": {
+            "share of clips": float((alone == truth).mean()),
+            "UAR over clips": float(recall_score(truth, alone, average="macro")),
+        },
+    }
+    generator = np.random.default_rng(0)
+    joined: dict[str, list[tuple[Path, pd.DataFrame]]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        for speaker, clips in table.groupby("speaker"):
+            for kind, order in orders(clips, generator):
+                place = Path(name) / f"{speaker}-{len(joined)}-{kind.replace(' ', '-')}.wav"
+                ends = join(order["path"].tolist(), place)
+                joined.setdefault(kind, []).append((place, order.assign(start_s=[0.0, *ends[:-1]], end_s=ends)))
+        for kind, recordings in joined.items():
+            for smooth_s in given.smooth_s:
+                parts = [seconds(predictor, place, truths, smooth_s) for place, truths in recordings]
+                results[f"{kind}, smooth_s {smooth_s:g}"] = shares(pd.concat(parts))
+        if given.memory:
+            results["memory"] = memory(table, Path(name))
+    print(json.dumps(json.loads(json.dumps(results), parse_float=lambda text: round(float(text), 4)), indent=2))
+
+
+if __name__ == "__main__":
+    main()
