@@ -117,7 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="a folder of recordings")
     parser.add_argument("--requests", type=int, default=2000, help="uploads of broken files")
-    parser.add_argument("--examples", type=int, default=400, help="of schemathesis, for each operation")
+    parser.add_argument("--examples", type=int, default=600, help="of schemathesis, for each operation")
     given = parser.parse_args()
     clip = min(given.source.rglob("*.wav"))
     with running() as server:

@@ -97,7 +97,8 @@ def listen(scorer: Scorer, blocks: Iterable[Block], settings: ListenSettings) ->
     utterance = -1
     for number, block in enumerate(_even(blocks, round(settings.every_s * settings.rate))):
         if not np.isfinite(block).all():
-            raise AudioError(f"{settings.source}: sends NaN or infinite samples; is the encoding {settings.encoding}?")
+            hint = f"; is the encoding {settings.encoding}?" if settings.source == "stdin" else ""
+            raise AudioError(f"{settings.source}: sends NaN or infinite samples{hint}")
         ended = list(cutter.add(resampler.add(block.mean(axis=1, dtype=np.float32, keepdims=True))[:, 0]))
         window = cutter.current() or (ended[-1] if ended else None)
         start_s, end_s = (round(second * settings.every_s, 3) for second in (number, number + 1))

@@ -44,7 +44,7 @@ class TimelineSettings:
     split_channels: bool = False
     windows: WindowSettings = field(default_factory=WindowSettings)
     min_margin: float = 0.0
-    batch_size: int = 32
+    batch_size: int = 8
     device: str | None = None
 
     def __post_init__(self) -> None:

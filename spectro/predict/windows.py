@@ -163,7 +163,7 @@ def timeline(
     *,
     split_channels: bool = False,
     max_duration_s: float | None = None,
-    batch_size: int = 32,
+    batch_size: int = 8,
 ) -> Iterator[Segment]:
     """Yield what is heard in the course of a recording, from its begin to its end without gaps.
 

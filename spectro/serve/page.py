@@ -193,7 +193,7 @@ def look(predictor: Predictor, path: Path, max_duration_s: float, progress: Any 
     said = found.prediction
     row = {"label": said.label, "confidence": said.confidence, **said.probabilities}
     return Finding(
-        verdict=bars(said.label, said.probabilities),
+        verdict=bars(said.label, said.probabilities, predictor.labels),
         picture=_picture(found),
         **_table(pd.DataFrame([row]), path),
     )
@@ -216,7 +216,7 @@ def _look_at_course(predictor: Predictor, path: Path, length: float, max_duratio
     columns = [segment.record(predictor.labels) for segment in segments]
     frame = pd.DataFrame(columns).drop(columns=["path", "channel", "error"])
     return Finding(
-        verdict=bars("Share of the time with sound", content["shares"]),
+        verdict=bars("Share of the time with sound", content["shares"], predictor.labels),
         picture=_picture(found),
         course=strip(segments, predictor.labels, f"gradio_api/file={path}"),
         **_table(frame, path),

@@ -6,21 +6,28 @@ from urllib.parse import quote
 
 from spectro.predict.windows import SILENCE, Segment
 
-COLOURS = ("#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#e69f00", "#9ad0f3", "#d6a98a", "#b3b3e6")
-"""Okabe and Ito's colours for all kinds of colour vision, those on which black text can be read, and lighter ones."""
-OTHER = "#c8c8c8"
+COLOURS = ("#77aadd", "#ee8866", "#eedd88", "#ffaabb", "#99ddff", "#44bb99", "#bbcc33", "#aaaa00")
+"""Paul Tol's light scheme (SRON/EPS/TN/09-002): told apart by all kinds of colour vision, with black text on it."""
+OTHER = "#dddddd"
 ROW_S = 30.0
 
 
-def bars(title: str, shares: Mapping[str, float]) -> str:
-    """Return a title, and a bar for each share (0 to 1), the largest first."""
-    colours = _colours(list(shares))
-    rows = (
+def bars(title: str, shares: Mapping[str, float], labels: Sequence[str]) -> str:
+    """Return a title, and a bar for each share (0 to 1), the largest first.
+
+    Args:
+        title: the line above.
+        shares: by label.
+        labels: the checkpoint's labels, which have the colours.
+    """
+    colours = _colours(labels)
+    rows = "".join(
         f'<span>{escape(label)}</span><div class="spectro-track" aria-hidden="true"><div class="spectro-fill" '
-        f'style="width:{100 * share:.1f}%;background:{colours[label]}"></div></div><span>{100 * share:.0f} %</span>'
+        f'style="width:{100 * share:.1f}%;background:{colours.get(label, OTHER)}"></div></div>'
+        f"<span>{100 * share:.0f} %</span>"
         for label, share in sorted(shares.items(), key=lambda pair: -pair[1])
     )
-    return f'<p class="spectro-label">{escape(title)}</p><div class="spectro-bars">{"".join(rows)}</div>'
+    return f'<p class="spectro-label">{escape(title)}</p><div class="spectro-bars">{rows}</div>'
 
 
 def strip(segments: Sequence[Segment], labels: Sequence[str], address: str) -> str:

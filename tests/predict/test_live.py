@@ -53,7 +53,7 @@ def test_other_rates_and_paces_and_values(predictor: Predictor) -> None:
     rows = list(listen(predictor, blocks(fast), ListenSettings(rate=48_000, every_s=0.5)))
     assert len(rows) == 14
     with pytest.raises(AudioError, match="is the encoding s16"):
-        list(listen(predictor, blocks(np.full(RATE, np.nan, np.float32)), ListenSettings()))
+        list(listen(predictor, blocks(np.full(RATE, np.nan, np.float32)), ListenSettings(source="stdin")))
 
 
 @pytest.mark.parametrize(("encoding", "kind", "scale"), [("s16", "<i2", 32767), ("f32", "<f4", 1)])

@@ -1,3 +1,4 @@
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -155,7 +156,17 @@ def test_what_is_heard_of_a_course_is_the_timeline(world: World, wav: WriteWav) 
 def test_names_and_labels_are_text_not_markup() -> None:
     evil = '<script>alert("1")</script>'
     segment = Segment(path=evil, start_s=0, end_s=70, label=evil, confidence=1.0, probabilities={evil: 1.0})
-    for html in (bars(evil, {evil: 1.0}), strip([segment], [evil], f"file={evil}")):
+    for html in (bars(evil, {evil: 1.0}, [evil]), strip([segment], [evil], f"file={evil}")):
         assert "<script" not in html
         assert "&lt;script" in html
     assert strip([segment], [evil], "a").count("data-start") == 3  # one for each half minute
+
+
+def test_a_label_has_one_colour_everywhere() -> None:
+    labels = ["neutral", "angry", "sad"]
+    segment = Segment(path="a", start_s=0, end_s=1, label="sad", confidence=1.0, probabilities={"sad": 1.0})
+    colours = {
+        re.search(r"background:(#\w+)", part)[1]  # type: ignore[index]
+        for part in (bars("", {"sad": 1.0}, labels), strip([segment], labels, "a").partition("data-start")[2])
+    }
+    assert len(colours) == 1

@@ -219,6 +219,26 @@ def _impatient(running: Running, path: Path) -> None:
         requests.post(running.url + "/v1/timeline", files={"file": path.read_bytes()}, timeout=1)
 
 
+def test_a_stopping_service_answers_what_it_has_begun(
+    start: Start, wav: WriteWav, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, original, begun = wav(), Predictor.scores, threading.Event()
+
+    def slow(self: Predictor, pictures: list[np.ndarray]) -> Scores:
+        begun.set()
+        time.sleep(1)
+        return original(self, pictures)
+
+    monkeypatch.setattr(Predictor, "scores", slow)
+    with ThreadPoolExecutor(1) as client:
+        with start() as running:
+            answer = client.submit(post, running, "/v1/predict/wav", path)
+            assert begun.wait(10)
+        assert answer.result().status_code == 200
+        with pytest.raises(requests.ConnectionError):
+            requests.get(running.url + "/healthz", timeout=9)
+
+
 def test_counts_are_prometheus_text(start: Start, wav: WriteWav) -> None:
     with start() as running:
         label = post(running, "/v1/predict/wav", wav()).json()["label"]
