@@ -7,6 +7,9 @@
     >>> predictor.predict_image("clip.png").probabilities["happy"]
     0.93
     >>> for row in predictor.predict_folder("calls/"): ...
+    >>> for segment in predictor.timeline("call.wav"): ...
+    >>> spectro.explain(predictor, "clip.wav").heat.shape
+    (128, 224)
 
 Everything here is imported when it is first used: `import spectro` alone brings neither torch nor librosa.
 """
@@ -16,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from spectro.errors import SpectroError
+    from spectro.predict.explain import explain
     from spectro.predict.predictor import Prediction, Predictor, load
     from spectro.predict.shortcuts import predict_folder, predict_image, predict_wav
+    from spectro.predict.windows import WindowSettings
     from spectro.signal.spectrogram import SpectrogramSpec
 
 __version__ = "0.1.0"
@@ -27,6 +32,8 @@ __all__ = [
     "Predictor",
     "SpectroError",
     "SpectrogramSpec",
+    "WindowSettings",
+    "explain",
     "load",
     "predict_folder",
     "predict_image",
@@ -38,6 +45,8 @@ _HOMES = {
     "Predictor": "spectro.predict.predictor",
     "SpectroError": "spectro.errors",
     "SpectrogramSpec": "spectro.signal.spectrogram",
+    "WindowSettings": "spectro.predict.windows",
+    "explain": "spectro.predict.explain",
     "load": "spectro.predict.predictor",
     "predict_folder": "spectro.predict.shortcuts",
     "predict_image": "spectro.predict.shortcuts",

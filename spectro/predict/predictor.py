@@ -15,6 +15,7 @@ from spectro.learn import checkpoint as checkpoints
 from spectro.learn.checkpoint import Checkpoint
 from spectro.predict.folder import expand, predict_rows
 from spectro.predict.rows import Chances, Embedding, Row, Scores, verdict
+from spectro.predict.windows import Segment, WindowSettings, timeline
 from spectro.signal import audio, image, spectrogram
 from spectro.signal.spectrogram import Image
 
@@ -122,6 +123,21 @@ class Predictor:
             PredictionError: an input is not there, or a list cannot be read.
         """
         return predict_rows(self, expand(inputs), batch_size=batch_size)
+
+    def timeline(
+        self,
+        source: Source,
+        settings: WindowSettings | None = None,
+        *,
+        split_channels: bool = False,
+        max_duration_s: float | None = None,
+    ) -> Iterator[Segment]:
+        """Yield what is heard in the course of a recording of any length; see `windows.timeline`.
+
+        Raises:
+            AudioError: the recording cannot be used, or not from some moment on.
+        """
+        return timeline(self, source, settings, split_channels=split_channels, max_duration_s=max_duration_s)
 
     def draw(self, source: Source) -> Image:
         """Draw the picture that the network sees of a recording: uint8 of shape `checkpoint.spec.shape`.

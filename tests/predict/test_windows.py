@@ -80,7 +80,7 @@ def test_the_window_that_goes_on_is_the_newest_sound() -> None:
 
 def test_a_timeline_has_no_gaps_and_marks_silence(predictor: Predictor, wav: WriteWav) -> None:
     parts = [quiet(1), voice(2.0), quiet(1.5), voice(3.0, pitch=250), quiet(0.5)]
-    found = list(timeline(predictor, wav(samples=np.concatenate(parts))))
+    found = list(predictor.timeline(wav(samples=np.concatenate(parts))))
     assert found[0].start_s == 0
     assert found[-1].end_s == pytest.approx(8.0, abs=0.01)
     for one, following in pairwise(found):
