@@ -21,7 +21,8 @@ from sklearn.metrics import recall_score
 
 from spectro import corpora
 from spectro.predict.predictor import Predictor, default_checkpoint
-from spectro.predict.windows import SILENCE, WindowSettings, timeline
+from spectro.predict.utterances import WindowSettings
+from spectro.predict.windows import SILENCE, timeline
 
 CLIPS_IN_A_ROW = 4
 HOURS = 2

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from spectro.predict.explain import explain
     from spectro.predict.predictor import Prediction, Predictor, load
     from spectro.predict.shortcuts import predict_folder, predict_image, predict_wav
-    from spectro.predict.windows import WindowSettings
+    from spectro.predict.utterances import WindowSettings
     from spectro.signal.spectrogram import SpectrogramSpec
 
 __version__ = "0.1.0"
@@ -45,7 +45,7 @@ _HOMES = {
     "Predictor": "spectro.predict.predictor",
     "SpectroError": "spectro.errors",
     "SpectrogramSpec": "spectro.signal.spectrogram",
-    "WindowSettings": "spectro.predict.windows",
+    "WindowSettings": "spectro.predict.utterances",
     "explain": "spectro.predict.explain",
     "load": "spectro.predict.predictor",
     "predict_folder": "spectro.predict.shortcuts",

@@ -13,7 +13,8 @@ import numpy as np
 from spectro.errors import AudioError, PredictionError
 from spectro.predict.predictor import Predictor, default_checkpoint
 from spectro.predict.rows import Chances, Row, Scorer, verdict
-from spectro.predict.windows import SILENCE, Cutter, WindowSettings, draw_samples
+from spectro.predict.utterances import Cutter, WindowSettings, draw_samples
+from spectro.predict.windows import SILENCE
 from spectro.signal.audio import MAX_RATE, MIN_RATE
 from spectro.signal.stream import Block, Resampler
 

@@ -15,7 +15,8 @@ from spectro.learn import checkpoint as checkpoints
 from spectro.learn.checkpoint import Checkpoint
 from spectro.predict.folder import expand, predict_rows
 from spectro.predict.rows import Chances, Embedding, Row, Scores, verdict
-from spectro.predict.windows import Segment, WindowSettings, timeline
+from spectro.predict.utterances import WindowSettings
+from spectro.predict.windows import Segment, timeline
 from spectro.signal import audio, image, spectrogram
 from spectro.signal.spectrogram import Image
 

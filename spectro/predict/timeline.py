@@ -13,7 +13,8 @@ from spectro.predict.folder import expand, stems
 from spectro.predict.predictor import Predictor, default_checkpoint
 from spectro.predict.summary import Summary, audacity, webvtt
 from spectro.predict.tables import check_name, open_table
-from spectro.predict.windows import Segment, WindowSettings, timeline
+from spectro.predict.utterances import WindowSettings
+from spectro.predict.windows import Segment, timeline
 from spectro.signal import audio
 
 

@@ -28,7 +28,8 @@ from spectro.errors import (
 from spectro.files import printable
 from spectro.predict.rows import verdict
 from spectro.predict.summary import Summary
-from spectro.predict.windows import Segment, WindowSettings, timeline
+from spectro.predict.utterances import WindowSettings
+from spectro.predict.windows import Segment, timeline
 from spectro.serve.guard import Guard, Limits
 from spectro.serve.metrics import Counting, Metrics
 from spectro.serve.models import Model, Models

@@ -12,7 +12,8 @@ from spectro.errors import AudioError, PredictionError
 from spectro.predict import live
 from spectro.predict.live import ListenSettings, listen
 from spectro.predict.predictor import Predictor
-from spectro.predict.windows import SILENCE, WindowSettings, draw_samples
+from spectro.predict.utterances import WindowSettings, draw_samples
+from spectro.predict.windows import SILENCE
 from tests.conftest import RATE, SMALL, World, voice
 
 SOUND = np.concatenate([np.zeros(2 * RATE), voice(3.0), np.zeros(2 * RATE)]).astype(np.float32)

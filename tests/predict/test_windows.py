@@ -7,7 +7,8 @@ import soundfile
 
 from spectro.errors import AudioError, PredictionError
 from spectro.predict.predictor import Predictor
-from spectro.predict.windows import SILENCE, Cutter, Segment, Window, WindowSettings, draw_samples, timeline
+from spectro.predict.utterances import Cutter, Window, WindowSettings, draw_samples
+from spectro.predict.windows import SILENCE, Segment, timeline
 from spectro.signal import spectrogram
 from tests.conftest import RATE, SMALL, World, WriteWav, voice
 
