@@ -76,7 +76,7 @@ def add_page(app: FastAPI, models: Models, limits: Limits, *, keys: tuple[str, .
     """
     mounted = gr.mount_gradio_app(
         app,
-        _blocks(models, limits),
+        _blocks(models, limits).queue(max_size=limits.max_pending),
         path="/",
         auth=[("spectro", key) for key in keys] or None,
         auth_message="User spectro, and an API key as the password.",
