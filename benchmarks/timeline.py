@@ -7,10 +7,12 @@ recording's timeline is compared, second by second of what it calls sound, with 
 """
 
 import argparse
+import itertools
 import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +27,6 @@ from spectro.predict.utterances import WindowSettings
 from spectro.predict.windows import SILENCE, timeline
 
 CLIPS_IN_A_ROW = 4
-HOURS = 2
 
 
 def orders(clips: pd.DataFrame, generator: np.random.Generator) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -76,33 +77,33 @@ def shares(found: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def peak_mb(path: Path, out: Path) -> float:
-    """Return the peak memory of the timeline verb on a recording, in MiB."""
+def cost(path: Path, out: Path) -> dict[str, float]:
+    """Return the peak memory of the timeline verb on a recording, its time with start-up, and its rows."""
     code = (
         "import sys; from spectro.cli import main; code = main(sys.argv[1:]); "
         "print(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0]); sys.exit(code)"
     )
     command = [sys.executable, "-c", code, "timeline", str(path), "--out", str(out)]
+    started = time.perf_counter()
     done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return int(done.stdout.splitlines()[-1]) / 1024
+    seconds = time.perf_counter() - started
+    return {"peak MiB": int(done.stdout.splitlines()[-1]) / 1024, "seconds": seconds, "rows": len(pd.read_csv(out))}
 
 
-def memory(clips: pd.DataFrame, folder: Path) -> dict[str, float]:
-    """Return peak memory for a clip and for two hours of clips, and how long these last."""
-    long, short = folder / "hours.flac", Path(clips["path"].iloc[0])
-    total = 0.0
-    with soundfile.SoundFile(long, "w", 48_000, 1) as file:
-        while total < HOURS * 3600:
-            for path in clips["path"]:
+def memory(clips: pd.DataFrame, folder: Path) -> dict[str, dict[str, float]]:
+    """Return what timelines of a clip, and of clips joined to ten minutes and to two hours, cost."""
+    found = {"a clip": cost(Path(clips["path"].iloc[0]), folder / "clip.csv")}
+    for name, least_s in (("ten minutes", 600.0), ("two hours", 7200.0)):
+        place, total = folder / f"{name}.flac", 0.0
+        with soundfile.SoundFile(place, "w", 48_000, 1) as file:
+            for path in itertools.cycle(clips["path"]):
                 samples = soundfile.read(path, dtype="float32", always_2d=True)[0].mean(axis=1)
                 file.write(samples)
                 total += len(samples) / 48_000
-    return {
-        "clip MiB": peak_mb(short, folder / "clip.csv"),
-        "two hours MiB": peak_mb(long, folder / "hours.csv"),
-        "two hours, seconds": total,
-        "rows": len(pd.read_csv(folder / "hours.csv")),
-    }
+                if total >= least_s:
+                    break
+        found[name] = cost(place, folder / f"{name}.csv")
+    return found
 
 
 def main() -> None:

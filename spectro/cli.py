@@ -26,6 +26,9 @@ VERBS = {
 }
 """Module and settings of each verb; a module is imported when its verb is used."""
 
+RESUMED = ("download", "render", "finetune", "predict", "study")
+"""The verbs that go on where an earlier run was stopped."""
+
 POSITIONAL = dict.fromkeys(("predict", "timeline", "explain"), "inputs")
 """The field of a verb's settings that is given without a name."""
 
@@ -67,7 +70,8 @@ def run_verb(verb: str, arguments: list[str] | None = None) -> int:
         print(f"spectro {verb}: {place}{error.strerror or error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print(f"spectro {verb}: interrupted; run the same command again to go on", file=sys.stderr)
+        again = "; run the same command again to go on" if verb in RESUMED else ""
+        print(f"spectro {verb}: interrupted{again}", file=sys.stderr)
         return 130
 
 

@@ -45,7 +45,8 @@ class PredictSettings:
         min_margin: the answer is `unsure` where the two most likely labels' probabilities are nearer than this, 0 to 1.
         embeddings: add a column embedding, what the network's last layer reads; not for .csv.
         resume: keep the rows of an earlier run of the same command; false classifies everything again.
-        follow: go on with the recordings that arrive in the folders, until interrupted.
+        follow: go on with the recordings that arrive in the folders, until interrupted; rows of recordings that have
+            gone since are kept.
         settle_s: with follow, a new recording is taken when it has not changed for this long, in seconds.
         shard_rows: rows of each Parquet file, where out is a folder.
     """
@@ -87,11 +88,13 @@ def run(settings: PredictSettings) -> int:
         table = stack.enter_context(open_table(settings.out, names, shard_rows=settings.shard_rows))
         run = stack.enter_context(Run(settings, predictor, table, journal, len(paths)))
         run.add_earlier()
-        run.classify(path for path in paths if not journal or str(path) not in journal.done)
+        todo = [path for path in paths if not journal or str(path) not in journal.done]
         if settings.follow:
             with _until_stopped():
-                for arrived in _arrivals(settings, set(paths)):
+                for arrived in _arrivals(settings, set(paths) - set(todo)):
                     run.classify(arrived)
+        else:
+            run.classify(todo)
     where = f" in {settings.out}" if settings.out else ""
     bad = f"; {run.failed} could not be used, see the column error" if run.failed else ""
     print(f"{run.total - run.failed} of {run.total} recordings classified{where}{bad}", file=sys.stderr)
@@ -166,7 +169,7 @@ def _journal(settings: PredictSettings, folder: Path, paths: list[Path]) -> Jour
     if not settings.resume:
         path.unlink(missing_ok=True)
     depends = [checkpoints.identity(folder), settings.max_duration_s, settings.min_margin, settings.embeddings]
-    journal = Journal(path, fingerprint(depends), paths)
+    journal = Journal(path, fingerprint(depends), None if settings.follow else paths)
     if journal.dropped:
         print(
             f"{settings.out}: {journal.dropped} rows of another checkpoint or other settings are made again",

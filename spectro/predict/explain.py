@@ -20,7 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from spectro.errors import AudioError, ImageError, PredictionError
-from spectro.files import write_bytes
+from spectro.files import printable, write_bytes
 from spectro.learn.backbones import SpectrogramNet
 from spectro.predict.folder import expand, stems
 from spectro.predict.predictor import Prediction, Predictor, Source, default_checkpoint
@@ -94,7 +94,7 @@ def run(settings: ExplainSettings) -> int:
             continue
         array = io.BytesIO()
         np.save(array, found.heat)
-        write_bytes(stem.with_name(stem.name + ".png"), draw(found, title=path.name))
+        write_bytes(stem.with_name(stem.name + ".png"), draw(found, title=printable(path.name)))
         write_bytes(stem.with_name(stem.name + ".npy"), array.getvalue())
     print(f"{len(paths) - failed} of {len(paths)} recordings explained in {settings.out}", file=sys.stderr)
     return 0 if not failed else 2 if failed == len(paths) else 1
@@ -202,7 +202,7 @@ def draw(explanation: Explanation, *, title: str = "", width_in: float = 7.5, he
 def _heat(predictor: Predictor, picture: Image, target: int) -> Heat:
     net = predictor.checkpoint.net
     pictures = predictor.tensor([picture])
-    with torch.enable_grad():
+    with predictor.using_net, torch.enable_grad():
         attribution = LayerGradCam(net, _last_map(net, pictures)).attribute(
             pictures.float(), target=target, relu_attributions=True
         )

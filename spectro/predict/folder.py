@@ -64,8 +64,9 @@ def stems(paths: Sequence[Path]) -> list[Path]:
 
     Recordings that differ by nothing but their ending keep it.
     """
-    root = os.path.commonpath([path.absolute().parent for path in paths])
-    names = [path.absolute().relative_to(root) for path in paths]
+    places = [Path(os.path.normpath(path.absolute())) for path in paths]  # what .. leads out of is not below
+    root = os.path.commonpath([place.parent for place in places])
+    names = [place.relative_to(root) for place in places]
     times = Counter(name.with_suffix("") for name in names)
     return [name if times[name.with_suffix("")] > 1 else name.with_suffix("") for name in names]
 

@@ -14,8 +14,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Self, TypeAlias
 
-from spectro.files import replacing
+from spectro.errors import PredictionError
+from spectro.files import printable, replacing
 from spectro.predict.tables import Record
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 Signature: TypeAlias = tuple[int, int]
 
@@ -31,7 +37,8 @@ def sign(path: Path) -> Signature | None:
 
 def beside(out: Path) -> Path:
     """Return where the journal of a table lies."""
-    return out.with_name(f".{out.name}.journal")
+    place = out.resolve()
+    return place.with_name(f".{place.name}.journal")
 
 
 class Journal:
@@ -40,28 +47,49 @@ class Journal:
     Args:
         path: where it lies. Rows that still stand are kept, others are dropped.
         identity: what rows depend on; rows of a journal with another identity are all dropped.
-        wanted: the recordings of this run; rows of others are dropped.
+        wanted: the recordings of this run; rows of others are dropped. None keeps rows of recordings that have gone.
+
+    Raises:
+        PredictionError: another run writes to the same table.
 
     Attributes:
         done: the recordings that have a row.
         dropped: rows of another identity that were dropped.
     """
 
-    def __init__(self, path: Path, identity: str, wanted: Iterable[Path]) -> None:
+    def __init__(self, path: Path, identity: str, wanted: Iterable[Path] | None) -> None:
         self._path = path
         self.done: set[str] = set()
         self.dropped = 0
-        names = {os.fspath(one) for one in wanted}
+        names = None if wanted is None else {os.fspath(one) for one in wanted}
+        self._refuse_if_in_use()
         with replacing(path) as temporary, temporary.open("w", encoding="ascii") as kept:
             kept.write(json.dumps({"identity": identity}) + "\n")
             for line, entry in _entries(path):
                 if entry["identity"] != identity:
                     self.dropped += 1
-                elif entry["path"] in names and sign(Path(entry["path"])) == tuple(entry["signature"]):
-                    names.discard(entry["path"])
+                elif entry["path"] not in self.done and self._stands(entry, names):
                     kept.write(line)
                     self.done.add(entry["path"])
         self._stream = path.open("a", encoding="ascii")
+        if fcntl is not None:
+            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _refuse_if_in_use(self) -> None:
+        if fcntl is None or not self._path.is_file():
+            return
+        with self._path.open("a") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise PredictionError(f"{printable(self._path)}: another run writes to this table") from error
+
+    def _stands(self, entry: dict[str, Any], names: set[str] | None) -> bool:
+        """Tell whether a row is still that of its recording; with all wanted, one that has gone keeps its row."""
+        signature = sign(Path(entry["path"]))
+        if names is None:
+            return signature in (None, tuple(entry["signature"]))
+        return entry["path"] in names and signature == tuple(entry["signature"])
 
     def __enter__(self) -> Self:
         return self

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 import numpy as np
+import numpy.typing as npt
 
-from spectro.errors import AudioError, PredictionError
+from spectro.errors import PredictionError
 from spectro.predict.predictor import Predictor, default_checkpoint
 from spectro.predict.rows import Chances, Row, Scorer, verdict
 from spectro.predict.utterances import Cutter, WindowSettings, draw_samples
 from spectro.predict.windows import SILENCE
-from spectro.signal.audio import MAX_RATE, MIN_RATE
-from spectro.signal.stream import Block, Resampler
+from spectro.signal.audio import MAX_RATE, MIN_RATE, check_values
+from spectro.signal.stream import Resampler
+
+Block = npt.NDArray[np.float32]
 
 ENCODINGS: dict[str, np.dtype[Any]] = {"s16": np.dtype("<i2"), "f32": np.dtype("<f4")}
 BAR = 20
@@ -90,17 +93,16 @@ def listen(scorer: Scorer, blocks: Iterable[Block], settings: ListenSettings) ->
         AudioError: samples are not finite.
     """
     spec = scorer.checkpoint.spec
-    resampler = Resampler(settings.rate, spec.sample_rate, 1)
+    resampler = Resampler(settings.rate, spec.sample_rate)
+    raw = settings.source == "stdin"
     cutter = Cutter(spec, settings.windows)
     half_life_s = settings.windows.smooth_s
     keep = 0.5 ** (settings.every_s / half_life_s) if half_life_s else 0.0
     average: Chances = np.zeros(0)
     utterance = -1
     for number, block in enumerate(_even(blocks, round(settings.every_s * settings.rate))):
-        if not np.isfinite(block).all():
-            hint = f"; is the encoding {settings.encoding}?" if settings.source == "stdin" else ""
-            raise AudioError(f"{settings.source}: sends NaN or infinite samples{hint}")
-        ended = list(cutter.add(resampler.add(block.mean(axis=1, dtype=np.float32, keepdims=True))[:, 0]))
+        check_values(block, f"{settings.source} (is the encoding {settings.encoding}?)" if raw else settings.source)
+        ended = list(cutter.add(resampler.add(block.mean(axis=1, dtype=np.float32))))
         window = cutter.current() or (ended[-1] if ended else None)
         start_s, end_s = (round(second * settings.every_s, 3) for second in (number, number + 1))
         if window is None:
@@ -113,7 +115,7 @@ def listen(scorer: Scorer, blocks: Iterable[Block], settings: ListenSettings) ->
 
 
 def _even(blocks: Iterable[Block], size: int) -> Iterator[Block]:
-    """Yield blocks of `size` samples from blocks of any; what is left at the end is too short to be heard."""
+    """Yield blocks of `size` samples from blocks of any; what is left at the end, less than one, is dropped."""
     waiting: list[Block] = []
     for block in blocks:
         waiting.append(block)

@@ -1,6 +1,7 @@
 """Recordings and pictures -> labels with probabilities, through the same picture-making as training."""
 
 import os
+import threading
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
@@ -75,6 +76,7 @@ class Predictor:
             raise PredictionError(f"min_margin is {min_margin}; it must lie between 0 and 1")
         self.checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else checkpoints.load(Path(checkpoint))
         self.max_duration_s = max_duration_s
+        self.using_net = threading.RLock()
         self.min_margin = min_margin
         try:
             self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -168,8 +170,9 @@ class Predictor:
         """
         if not pictures:
             return Scores(np.zeros((0, len(self.labels))), np.zeros((0, self._net.features), np.float32))
-        features = self._net.penultimate(self.tensor(pictures))
-        logits = self._net.head[-1](features).float().cpu()
+        with self.using_net:  # explanations hang hooks into it meanwhile
+            features = self._net.penultimate(self.tensor(pictures))
+            logits = self._net.head[-1](features).float().cpu()
         return Scores(self.checkpoint.probabilities(logits).numpy(), features.float().cpu().numpy())
 
     def tensor(self, pictures: Sequence[Image]) -> torch.Tensor:

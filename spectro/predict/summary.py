@@ -20,7 +20,8 @@ class Summary:
         self._path = path
         self._seconds: dict[str, float] = {}
         self._end_s = 0.0
-        self._strongest: list[tuple[float, float, Segment]] = []
+        self._strongest: list[tuple[float, float, int, Segment]] = []
+        self._added = 0
 
     def add(self, segment: Segment) -> None:
         """Take a segment into account."""
@@ -28,7 +29,8 @@ class Summary:
         lasts = segment.end_s - segment.start_s
         self._seconds[segment.label] = self._seconds.get(segment.label, 0.0) + lasts
         if segment.confidence is not None:
-            entry = (segment.confidence, -segment.start_s, segment)
+            self._added += 1
+            entry = (segment.confidence, -segment.start_s, -self._added, segment)  # no two are equal
             (heapq.heappush if len(self._strongest) < STRONGEST else heapq.heappushpop)(self._strongest, entry)
 
     def content(self) -> dict[str, Any]:
@@ -41,14 +43,14 @@ class Summary:
         heard = {label: seconds for label, seconds in self._seconds.items() if label != SILENCE}
         sound_s = sum(heard.values())
         order = sorted(heard, key=lambda label: (-heard[label], label))
-        strongest = sorted(self._strongest, key=lambda entry: (-entry[0], -entry[1]))
+        strongest = sorted(self._strongest, reverse=True, key=lambda entry: entry[:3])
         return {
             "path": self._path,
             "duration_s": round(self._end_s, 3),
             "sound_s": round(sound_s, 3),
             "silence_s": round(self._seconds.get(SILENCE, 0.0), 3),
             "shares": {label: round(heard[label] / sound_s, 4) for label in order},
-            "strongest": [_moment(segment) for _, _, segment in strongest],
+            "strongest": [_moment(segment) for *_, segment in strongest],
         }
 
 

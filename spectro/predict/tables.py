@@ -28,7 +28,7 @@ KINDS = {
 }
 """Parquet type of each column that is not float64."""
 ENDINGS = (".csv", ".parquet", ".json", ".jsonl", "")
-SHARD_ROWS = 10_000
+SHARD_ROWS = ROWS_IN_GROUP = 10_000
 
 
 class Table(Protocol):
@@ -92,7 +92,7 @@ class JsonTable:
 
 
 class ParquetTable:
-    """A Parquet file, a row group for each `add`.
+    """A Parquet file, with row groups of `ROWS_IN_GROUP`.
 
     Args:
         path: where to write.
@@ -102,14 +102,22 @@ class ParquetTable:
     def __init__(self, path: Path, names: Sequence[str]) -> None:
         self._schema = _schema(names)
         self._writer = pq.ParquetWriter(path, self._schema)
+        self._waiting: list[Record] = []
 
     def add(self, records: list[Record]) -> None:
-        """Add rows."""
-        self._writer.write_table(pa.Table.from_pylist(records, schema=self._schema))
+        """Add rows; a group is written when it is full."""
+        self._waiting += records
+        if len(self._waiting) >= ROWS_IN_GROUP:
+            self._write()
 
     def close(self) -> None:
-        """Finish the file."""
+        """Write the last group, and finish the file."""
+        self._write()
         self._writer.close()
+
+    def _write(self) -> None:
+        self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=self._schema))
+        self._waiting = []
 
 
 class ShardedTable:
@@ -123,7 +131,7 @@ class ShardedTable:
 
     def __init__(self, folder: Path, names: Sequence[str], shard_rows: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        for stale in folder.glob("part-*.parquet"):
+        for stale in folder.glob("part-[0-9][0-9][0-9][0-9][0-9].parquet"):
             stale.unlink()
         self._folder, self._schema, self._shard_rows = folder, _schema(names), shard_rows
         self._waiting: list[Record] = []

@@ -5,7 +5,7 @@ Memory stays the same, however long the recording is.
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from spectro.signal.audio import Source, Waveform, name_of, opened
 from spectro.signal.spectrogram import Image
 
 SILENCE = "silence"
+MAX_CHANNELS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +46,7 @@ def timeline(
     split_channels: bool = False,
     max_duration_s: float | None = None,
     batch_size: int = 8,
+    on_block: Callable[[], object] | None = None,
 ) -> Iterator[Segment]:
     """Yield what is heard in the course of a recording, from its begin to its end without gaps.
 
@@ -56,19 +58,19 @@ def timeline(
             channel follow those of the one before.
         max_duration_s: longest duration accepted, in seconds; None for no limit.
         batch_size: pictures that the network takes at a time.
+        on_block: is called for about each second that is read; what it raises ends the timeline.
 
     Raises:
-        AudioError: the recording cannot be used, or not from some moment on; the segments before it have been yielded.
+        AudioError: the recording has too many channels to be split, cannot be used, or not from some moment on; the
+            segments before it have been yielded.
     """
     options = settings or WindowSettings()
     spec = scorer.checkpoint.spec
-    channels = _channels(source) if split_channels else 1
-    for channel in range(channels):
-        blocks = stream.blocks(
-            source, sample_rate=spec.sample_rate, split_channels=split_channels, max_duration_s=max_duration_s
-        )
-        maker = Timeline(scorer, options, name_of(source), channel if split_channels else None, batch_size)
-        yield from maker.segments(block[:, channel] for block in blocks)
+    channels: Iterable[int | None] = range(_channels(source)) if split_channels else [None]
+    for channel in channels:
+        blocks = stream.blocks(source, sample_rate=spec.sample_rate, channel=channel, max_duration_s=max_duration_s)
+        maker = Timeline(scorer, options, name_of(source), channel, batch_size)
+        yield from maker.segments(_watched(blocks, on_block))
         _rewind(source)
 
 
@@ -211,7 +213,16 @@ def _channels(source: Source) -> int:
     with opened(source, max_duration_s=None) as file:
         count = int(file.channels)
     _rewind(source)
+    if count > MAX_CHANNELS:
+        raise AudioError(f"{name_of(source)}: has {count} channels; up to {MAX_CHANNELS} can be parties of their own")
     return count
+
+
+def _watched(blocks: Iterator[Waveform], on_block: Callable[[], object] | None) -> Iterator[Waveform]:
+    for block in blocks:
+        if on_block is not None:
+            on_block()
+        yield block
 
 
 def _rewind(source: Source) -> None:

@@ -6,7 +6,7 @@ timelines are made one at a time by a fourth; the event loop does nothing but pa
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
 from typing import Annotated, Any, BinaryIO
@@ -14,13 +14,13 @@ from typing import Annotated, Any, BinaryIO
 from fastapi import FastAPI, File, HTTPException, Query, Request, Response, UploadFile
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, PlainTextResponse
+from fastapi.routing import APIRoute
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 import spectro
 from spectro.errors import (
     AudioFormatError,
     AudioLengthError,
-    CheckpointError,
     ImageFormatError,
     PredictionError,
     SpectroError,
@@ -47,7 +47,7 @@ from spectro.signal.audio import name_of
 from spectro.signal.spectrogram import Image
 
 READERS = 2
-STATUS = {AudioFormatError: 415, ImageFormatError: 415, AudioLengthError: 413, CheckpointError: 503}
+STATUS = {AudioFormatError: 415, ImageFormatError: 415, AudioLengthError: 413}
 """Status of errors that are not the content's fault to be understood (422)."""
 
 Recording = Annotated[UploadFile, File(description="a recording: WAV, FLAC, OGG, Opus, MP3, AIFF, ...")]
@@ -71,6 +71,27 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
+class OneFileRequest(Request):
+    """A request whose form holds one file and few fields, so that parts of it cannot fill the memory."""
+
+    def form(self, **_limits: Any) -> Any:
+        """Read the form; what holds more is refused with 400."""
+        return super().form(max_files=1, max_fields=8, max_part_size=2**16)
+
+
+class OneFileRoute(APIRoute):
+    """A route that reads such forms."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what answers a request."""
+        handler = super().get_route_handler()
+
+        async def handle(request: Request) -> Response:
+            return await handler(OneFileRequest(request.scope, request.receive))
+
+        return handle
+
+
 class Service:
     """What the routes work with.
 
@@ -84,7 +105,6 @@ class Service:
         self.models, self.limits, self.metrics = models, limits, metrics
         self._readers = ThreadPoolExecutor(READERS, "reading")
         self._timelines = ThreadPoolExecutor(1, "timelines")
-        self._pending_timelines = 0
 
     async def close(self) -> None:
         """Stop the threads."""
@@ -98,6 +118,8 @@ class Service:
             return await self.models.get(name)
         except KeyError:
             raise HTTPException(404, f"there is no model {name!r}; there are {', '.join(self.models.names)}") from None
+        except SpectroError as error:
+            raise HTTPException(503, str(error)) from error
 
     async def predict(
         self, model: Model, upload: UploadFile, draw: Callable[[BinaryIO], Image], *, min_margin: float, embedding: bool
@@ -112,10 +134,7 @@ class Service:
 
     async def timeline(self, request: Request, model: Model, upload: UploadFile, **options: Any) -> TimelineAnswer:
         """Make a timeline; it is given up when the client goes away."""
-        if self._pending_timelines >= self.limits.max_timelines:
-            raise HTTPException(503, "other timelines are being made; try again", {"Retry-After": "30"})
         gone = threading.Event()
-        self._pending_timelines += 1
         try:
             with _named(upload):
                 work = asyncio.get_running_loop().run_in_executor(
@@ -127,7 +146,6 @@ class Service:
                 return work.result()
         finally:
             gone.set()
-            self._pending_timelines -= 1
 
 
 @contextmanager
@@ -167,6 +185,7 @@ def make_app(models: Models, limits: Limits, metrics: Metrics, *, keys: tuple[st
         lifespan=lifespan,
     )
 
+    app.router.route_class = OneFileRoute
     classify: dict[str, Any] = {"responses": PROBLEMS, "tags": ["predict"], "response_model_exclude_none": True}
 
     @app.post("/v1/predict/wav", summary="Classify a recording", **classify)
@@ -262,13 +281,22 @@ def _timeline(
     min_margin: float,
     split_channels: bool,
 ) -> TimelineAnswer:
+    def keep_on() -> None:
+        if gone.is_set():
+            raise PredictionError("the client has gone")
+
     scorer = model.predictor.with_margin(min_margin)
     summary = Summary(_name(upload))
     segments: list[SegmentAnswer] = []
-    found = timeline(scorer, upload.file, settings, split_channels=split_channels, max_duration_s=max_duration_s)
+    found = timeline(
+        scorer,
+        upload.file,
+        settings,
+        split_channels=split_channels,
+        max_duration_s=max_duration_s,
+        on_block=keep_on,
+    )
     for segment in found:
-        if gone.is_set():
-            raise PredictionError("the client has gone")
         summary.add(segment)
         segments.append(_segment(segment))
     return TimelineAnswer(segments=segments, summary=SummaryAnswer(**summary.content()))

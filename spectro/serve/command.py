@@ -46,7 +46,7 @@ class ServeSettings:
     page: bool | None = None
     max_batch: int = 32
     limits: Limits = field(default_factory=Limits)
-    stop_s: int = 30
+    stop_s: int = 8
     device: str | None = None
 
     def __post_init__(self) -> None:
@@ -69,6 +69,7 @@ def run(settings: ServeSettings) -> int:
     from spectro.serve.app import make_app
     from spectro.serve.metrics import Metrics
     from spectro.serve.models import Models
+    from spectro.serve.server import Server
 
     metrics = Metrics()
     models = Models(
@@ -81,10 +82,12 @@ def run(settings: ServeSettings) -> int:
     keys = tuple(key.strip() for key in os.environ.get(KEYS, "").split(",") if key.strip())
     service = make_app(models, settings.limits, metrics, keys=keys)
     app: ASGIApp = service
+    before_stop = None
     if page:
         from spectro.serve.page import add_page
 
-        app = add_page(service, models, settings.limits, keys=keys)
+        with_page = add_page(service, models, settings.limits, keys=keys)
+        app, before_stop = with_page, with_page.stop
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.create_server((settings.host, settings.port), family=family, backlog=2048) as listener:
         host, port = listener.getsockname()[:2]
@@ -97,5 +100,5 @@ def run(settings: ServeSettings) -> int:
             log_level="warning",
             server_header=False,
         )
-        uvicorn.Server(config).run(sockets=[listener])
+        Server(config, before_stop).run(sockets=[listener])
     return 0

@@ -4,14 +4,17 @@ import asyncio
 import hmac
 from collections import Counter as Counts
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from spectro.errors import PredictionError
+
 MEBIBYTE = 2**20
+TIMELINE = "/v1/timeline"
 KEYED = ("/v1/", "/metrics", "/openapi.json")
 
 
@@ -39,6 +42,11 @@ class Limits:
     max_timelines: int = 4
     idle_s: float = 15.0
 
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            if not getattr(self, one.name) > 0:
+                raise PredictionError(f"limits.{one.name} is {getattr(self, one.name)}; it must be positive")
+
 
 class Guard:
     """Refuses requests before their body is read, and bodies that grow too large or stop coming.
@@ -52,6 +60,7 @@ class Guard:
     def __init__(self, app: ASGIApp, limits: Limits, keys: tuple[str, ...] = ()) -> None:
         self._app, self._limits, self._keys = app, limits, keys
         self._pending: Counts[str] = Counts()
+        self._timelines = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -69,9 +78,11 @@ class Guard:
             return
         client = scope["client"][0] if scope.get("client") else ""
         self._pending[client] += 1
+        self._timelines += path == TIMELINE
         try:
             await self._app(scope, self._watched(receive, largest_mb), send)
         finally:
+            self._timelines -= path == TIMELINE
             self._pending[client] -= 1
             self._pending += Counts()  # forgets clients that have nothing pending
 
@@ -89,6 +100,8 @@ class Guard:
             return _problem(429, f"more than {self._limits.max_per_client} requests at a time", {"Retry-After": "1"})
         if self._pending.total() >= self._limits.max_pending:
             return _problem(503, "the service is busy; try again", {"Retry-After": "1"})
+        if path == TIMELINE and self._timelines >= self._limits.max_timelines:
+            return _problem(503, "other timelines are being made; try again", {"Retry-After": "30"})
         return None
 
     def _knows(self, headers: Mapping[str, str]) -> bool:

@@ -5,6 +5,7 @@ Nothing on it comes from another host, and a policy in its answers keeps browser
 
 import asyncio
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from io import BytesIO
@@ -20,6 +21,7 @@ import PIL.Image
 import soundfile
 from fastapi import FastAPI
 from starlette.datastructures import MutableHeaders
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from spectro.errors import SpectroError
@@ -65,7 +67,7 @@ class Finding:
     download: str | None = None
 
 
-def add_page(app: FastAPI, models: Models, limits: Limits, *, keys: tuple[str, ...] = ()) -> ASGIApp:
+def add_page(app: FastAPI, models: Models, limits: Limits, *, keys: tuple[str, ...] = ()) -> "PageApp":
     """Return the application with the page at `/`.
 
     Args:
@@ -74,9 +76,11 @@ def add_page(app: FastAPI, models: Models, limits: Limits, *, keys: tuple[str, .
         limits: what is taken.
         keys: passwords of the user `spectro`; none for an open page.
     """
+    blocks = _blocks(models, limits).queue(max_size=limits.max_pending)
+    blocks.has_launched = True  # without it, gradio does not check that the paths which browsers send are uploads
     mounted = gr.mount_gradio_app(
         app,
-        _blocks(models, limits).queue(max_size=limits.max_pending),
+        blocks,
         path="/",
         auth=[("spectro", key) for key in keys] or None,
         auth_message="User spectro, and an API key as the password.",
@@ -86,20 +90,29 @@ def add_page(app: FastAPI, models: Models, limits: Limits, *, keys: tuple[str, .
         css_paths=HERE / "page.css",
         head=f"<script>{(HERE / 'page.js').read_text()}</script>",
         ssr_mode=False,
+        run_history=False,
         show_error=False,
     )
-    return OwnHostOnly(mounted)
+    return PageApp(
+        mounted, [route.app for route in mounted.routes if hasattr(getattr(route, "app", None), "stop_event")]
+    )
 
 
-class OwnHostOnly:
-    """Tells browsers to ask no other host for anything.
+class PageApp:
+    """The service with the page; tells browsers to ask no other host for anything.
 
     Args:
         app: who answers.
+        pages: gradio's own applications in it.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
+    def __init__(self, app: ASGIApp, pages: Sequence[Any]) -> None:
+        self._app, self._pages = app, pages
+
+    def stop(self) -> None:
+        """End the streams that open pages keep, which would hold up the service's end."""
+        for page in self._pages:
+            page.stop_event.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
@@ -112,6 +125,9 @@ class OwnHostOnly:
                 headers["X-Content-Type-Options"] = "nosniff"
             await send(message)
 
+        if "file=http" in scope.get("path", ""):  # gradio would fetch it
+            await PlainTextResponse("not found", 404)(scope, receive, send)
+            return
         await self._app(scope, receive, marked)
 
 
@@ -211,8 +227,9 @@ def _look_at_course(predictor: Predictor, path: Path, length: float, max_duratio
     if not content["strongest"]:
         return Finding(_alert(f"{path.name}: nothing but silence was heard."))
     strongest = content["strongest"][0]
-    found = explain.explain(predictor, _part(path, strongest["start_s"], strongest["end_s"]))
-    found = explain.moved(found, strongest["start_s"])
+    middle_s, half_s = (strongest["start_s"] + strongest["end_s"]) / 2, predictor.checkpoint.spec.duration_s / 2
+    start_s, end_s = max(strongest["start_s"], middle_s - half_s), min(strongest["end_s"], middle_s + half_s)
+    found = explain.moved(explain.explain(predictor, _part(path, start_s, end_s)), start_s)
     columns = [segment.record(predictor.labels) for segment in segments]
     frame = pd.DataFrame(columns).drop(columns=["path", "channel", "error"])
     return Finding(

@@ -46,6 +46,7 @@ SUFFIXES = frozenset(
 """File endings that are taken for recordings when a folder is searched."""
 
 MIN_RATE, MAX_RATE = 4_000, 768_000  # Hz; outside of these a header is wrong rather than exotic
+MAX_VALUE = 1e8  # 16-bit integers that were saved as floats are 3e4; squares must stay finite in single precision
 SILENT_PEAK = 1e-4  # of full scale, -80 dB: three steps of 16-bit audio
 DEFAULT_MAX_DURATION_S = 60.0
 BLOCK_VALUES = 2**24  # samples, over all channels, that are decoded at a time: 64 MiB
@@ -84,8 +85,7 @@ def read(
     if max_duration_s is not None and math.isinf(max_duration_s):
         max_duration_s = None
     samples, file_rate = _decode(source, name, max_duration_s)
-    if not np.isfinite(samples).all():
-        raise AudioError(f"{name}: holds NaN or infinite samples; export it again from its source")
+    check_values(samples, name)
     if float(np.abs(samples).max()) < SILENT_PEAK:
         raise AudioError(f"{name}: is silent (its peak lies below -80 dB of full scale)")
     if file_rate != sample_rate:
@@ -99,8 +99,19 @@ def read(
     return samples
 
 
+def check_values(samples: npt.NDArray[np.float32], where: str) -> None:
+    """Raise AudioError, beginning with `where`, if samples are not finite, or too large to be squared."""
+    largest = float(np.abs(samples).max(initial=0.0))
+    if not math.isfinite(largest):
+        raise AudioError(f"{where}: holds NaN or infinite samples; export it again from its source")
+    if largest > MAX_VALUE:
+        raise AudioError(f"{where}: holds samples of {largest:.0e} times full scale; export it again from its source")
+
+
 def duration_s(source: str | os.PathLike[str]) -> float:
     """Return the duration that a recording's header tells, in seconds; 0 if it tells none."""
+    if not Path(source).is_file():  # opening a pipe would wait
+        return 0.0
     try:
         return float(soundfile.info(_for_libsndfile(source)).duration)
     except (soundfile.SoundFileError, RuntimeError, OSError):

@@ -8,9 +8,7 @@ import numpy.typing as npt
 import soxr
 
 from spectro.errors import AudioError, AudioFormatError, AudioLengthError
-from spectro.signal.audio import Source, name_of, opened, read_block
-
-Block = npt.NDArray[np.float32]
+from spectro.signal.audio import Source, Waveform, check_values, name_of, opened, read_block
 
 FRAME_S = 0.02
 HISTORY_S = 30.0
@@ -19,19 +17,18 @@ BLOCK_S = 1.0
 
 
 def blocks(
-    source: Source, *, sample_rate: int, split_channels: bool = False, max_duration_s: float | None = None
-) -> Iterator[Block]:
+    source: Source, *, sample_rate: int, channel: int | None = None, max_duration_s: float | None = None
+) -> Iterator[Waveform]:
     """Yield a recording in blocks of about a second.
 
     Args:
         source: a path, or a seekable binary file.
         sample_rate: wanted sampling rate, in Hz; soxr converts, at its high quality.
-        split_channels: keep channels apart instead of averaging them.
+        channel: take this channel alone, from 0; None for the mean of all.
         max_duration_s: longest duration accepted, in seconds; None for no limit.
 
     Yields:
-        float32 arrays of shape (samples, channels), full scale at -1 and 1, all finite; one channel unless they are
-        kept apart.
+        float32 arrays of shape (samples,), full scale at -1 and 1, all finite.
 
     Raises:
         AudioError: the recording cannot be used, or not from some moment on; the text says from when.
@@ -39,15 +36,14 @@ def blocks(
     name = name_of(source)
     done = 0
     with opened(source, max_duration_s=max_duration_s) as file:
-        rate, channels = int(file.samplerate), int(file.channels) if split_channels else 1
-        resampler = Resampler(rate, sample_rate, channels)
+        rate = int(file.samplerate)
+        resampler = Resampler(rate, sample_rate)
         while len(block := read_block(file, round(BLOCK_S * rate))):
-            if not np.isfinite(block).all():
-                raise AudioError(f"{name}: holds NaN or infinite samples after {done / rate:.1f} s; export it again")
+            check_values(block, f"{name}: after {done / rate:.1f} s")
             done += len(block)
             if max_duration_s is not None and done > max_duration_s * rate:
                 raise AudioLengthError(f"{name}: lasts more than the limit of {max_duration_s:g} s; raise the limit")
-            yield resampler.add(block if split_channels else block.mean(axis=1, dtype=np.float32, keepdims=True))
+            yield resampler.add(block.mean(axis=1, dtype=np.float32) if channel is None else block[:, channel])
         if done < file.frames < 2**62:  # pipes promise more
             raise AudioFormatError(f"{name}: breaks off after {done / rate:.1f} of {file.frames / rate:.1f} s")
         yield resampler.finish()
@@ -61,28 +57,24 @@ class Resampler:
     Args:
         rate: their rate, in Hz.
         wanted: the wanted rate, in Hz.
-        channels: number of channels.
     """
 
-    def __init__(self, rate: int, wanted: int, channels: int) -> None:
-        self._channels = channels
-        self._stream = (
-            None if rate == wanted else soxr.ResampleStream(rate, wanted, channels, dtype="float32", quality="HQ")
-        )
+    def __init__(self, rate: int, wanted: int) -> None:
+        self._stream = None if rate == wanted else soxr.ResampleStream(rate, wanted, 1, dtype="float32", quality="HQ")
 
-    def add(self, block: Block) -> Block:
-        """Return what is ready once a block, float32 of shape (samples, channels), is added."""
+    def add(self, block: Waveform) -> Waveform:
+        """Return what is ready once a block, float32 of shape (samples,), is added."""
         return self._convert(block, last=False)
 
-    def finish(self) -> Block:
+    def finish(self) -> Waveform:
         """Return what is left at the end."""
-        return self._convert(np.zeros((0, self._channels), np.float32), last=True)
+        return self._convert(np.zeros(0, np.float32), last=True)
 
-    def _convert(self, block: Block, *, last: bool) -> Block:
+    def _convert(self, block: Waveform, *, last: bool) -> Waveform:
         if self._stream is None:
             return block
-        converted: Block = self._stream.resample_chunk(np.ascontiguousarray(block), last=last)
-        return converted.reshape(-1, self._channels)
+        converted: Waveform = self._stream.resample_chunk(np.ascontiguousarray(block), last=last)
+        return converted
 
 
 class Activity:
@@ -100,9 +92,9 @@ class Activity:
         self.frame = round(FRAME_S * sample_rate)
         self._silence_db = silence_db
         self._levels: deque[float] = deque(maxlen=round(HISTORY_S / FRAME_S))
-        self._rest: Block = np.zeros(0, np.float32)
+        self._rest: Waveform = np.zeros(0, np.float32)
 
-    def add(self, samples: Block) -> npt.NDArray[np.bool_]:
+    def add(self, samples: Waveform) -> npt.NDArray[np.bool_]:
         """Return, for each whole frame that samples of shape (samples,) complete, whether there is sound."""
         joined = np.concatenate([self._rest, samples])
         count = len(joined) // self.frame

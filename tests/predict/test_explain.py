@@ -1,4 +1,5 @@
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,19 @@ def test_a_frequency_stands_at_the_band_that_it_excites() -> None:
     for frequency in (250, 500, 1000, 2000, 4000):
         loudest = filters[:, round(frequency / spec.sample_rate * spec.n_fft)].argmax()
         assert band_of(frequency, spec) == pytest.approx(loudest, abs=0.75)
+
+
+def test_explaining_and_scoring_at_once_disturb_each_other_not(predictor: Predictor, wav: WriteWav) -> None:
+    picture = predictor.draw(wav())
+    heat, chances = explain_picture(predictor, picture).heat, predictor.scores([picture]).probabilities
+    with ThreadPoolExecutor(3) as threads:
+        scored = [threads.submit(predictor.scores, [picture]) for _ in range(150)]
+        explained = [threads.submit(explain_picture, predictor, picture) for _ in range(40)]
+        scored += [threads.submit(predictor.scores, [picture]) for _ in range(150)]
+        for one in explained:
+            np.testing.assert_allclose(one.result().heat, heat, atol=1e-5)
+        for score in scored:
+            np.testing.assert_allclose(score.result().probabilities, chances, atol=1e-6)
 
 
 def test_the_drawing_is_a_picture_with_axes(predictor: Predictor, wav: WriteWav) -> None:

@@ -164,6 +164,37 @@ def test_a_journal_keeps_nothing_that_could_not_be_looked_at(tmp_path: Path) -> 
     assert json.loads(place.read_text().splitlines()[0]) == {"identity": "one"}
 
 
+def test_two_runs_do_not_write_one_table(tmp_path: Path) -> None:
+    with (
+        Journal(beside(tmp_path / "rows.csv"), "one", []),
+        pytest.raises(PredictionError, match="another run writes to this table"),
+    ):
+        Journal(beside(tmp_path / "rows.csv"), "one", [])
+    Journal(beside(tmp_path / "rows.csv"), "one", []).__exit__()
+
+
+def test_a_followed_folder_keeps_rows_of_what_has_gone(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in "abc"]
+    for path in paths:
+        path.write_bytes(b"1")
+    with Journal(tmp_path / "journal", "one", paths) as journal:
+        journal.add((path, sign(path), {"path": path.name}) for path in paths)
+    paths[0].unlink()
+    paths[1].write_bytes(b"22")
+    with Journal(tmp_path / "journal", "one", None) as journal:
+        assert list(journal.records()) == [[{"path": "a"}, {"path": "c"}]]
+
+
+def test_shards_leave_what_is_not_theirs(world: World, tmp_path: Path, wav: WriteWav) -> None:
+    out = tmp_path / "shards"
+    out.mkdir()
+    (out / "part-00000-abc.snappy.parquet").write_bytes(b"another's")
+    (out / "part-00007.parquet").write_bytes(b"stale")
+    assert run(settings(world, out, wav())) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["part-00000-abc.snappy.parquet", "part-00000.parquet"]
+    assert beside(Path()).name == f".{Path.cwd().name}.journal"
+
+
 def _stop_when(monkeypatch: pytest.MonkeyPatch, reached: Callable[[], bool]) -> None:
     original = command._arrivals
 

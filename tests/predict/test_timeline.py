@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from spectro.cli import run_verb
+from spectro.predict.folder import stems
 from spectro.predict.summary import Summary, audacity, webvtt
 from spectro.predict.windows import SILENCE, Segment
 from tests.conftest import RATE, World, WriteWav, voice
@@ -57,6 +58,23 @@ def test_a_summary_tells_shares_of_sound_and_the_strongest_moments() -> None:
     for place in range(100):
         many.add(Segment(path="b.wav", start_s=place, end_s=place + 1, label="sad", confidence=place / 100))
     assert [one["start_s"] for one in many.content()["strongest"]] == [99, 98, 97, 96, 95]
+
+
+def test_moments_that_are_equal_in_two_channels_are_both_told(world: World, wav: WriteWav, tmp_path: Path) -> None:
+    path = wav("dual.wav", np.stack([voice(2.0)] * 2, axis=1))
+    out, tracks = tmp_path / "rows.csv", tmp_path / "tracks"
+    assert _run(world, path, "--out", out, "--tracks", tracks, "--split_channels", "true") == 0
+    strongest = json.loads((tracks / "dual.json").read_text())["strongest"]
+    assert [one["channel"] for one in strongest] == [0, 1]
+    many = wav("many.wav", np.zeros((RATE, 40), np.float32))
+    assert _run(world, many, "--out", out, "--split_channels", "true") == 2
+    assert "has 40 channels" in pd.read_csv(out)["error"][0]
+
+
+def test_names_of_tracks_stay_below_and_apart(tmp_path: Path) -> None:
+    below, beside = tmp_path / "a/one.wav", tmp_path / "a/../b/two.wav"
+    assert [path.as_posix() for path in stems([below, beside])] == ["a/one", "b/two"]
+    assert [path.as_posix() for path in stems([below, tmp_path / "a/one.flac"])] == ["one.wav", "one.flac"]
 
 
 def _run(world: World, *arguments: str | Path) -> int:

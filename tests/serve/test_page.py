@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pandas as pd
 import pytest
+import requests
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from spectro.predict.predictor import Predictor
@@ -137,6 +138,34 @@ def test_a_closed_page_asks_for_the_key(start: Start, browser: Browser) -> None:
         page.get_by_role("button", name="Login").click()
         expect(page.get_by_role("button", name="Recognise")).to_be_visible(timeout=30_000)
         page.close()
+
+
+def test_the_page_reads_uploads_and_nothing_else(running: Running, tmp_path: Path, wav: WriteWav) -> None:
+    secret = wav("secret.wav")
+    config = requests.get(running.url + "/config", timeout=9).json()
+    number = next(one["id"] for one in config["dependencies"] if one["inputs"])
+
+    def ask(path: str) -> str:
+        file = {"path": path, "meta": {"_type": "gradio.FileData"}}
+        content = {"data": [file, "checkpoint"], "fn_index": number, "session_hash": "one", "trigger_id": None}
+        requests.post(running.url + "/gradio_api/queue/join", json=content, timeout=9)
+        data = running.url + "/gradio_api/queue/data?session_hash=one"
+        with requests.get(data, timeout=30, stream=True) as events:
+            return next(line for line in events.iter_lines(decode_unicode=True) if "process_completed" in line)
+
+    assert '"success":false' in ask(str(secret))
+    with secret.open("rb") as file:
+        uploaded = requests.post(running.url + "/gradio_api/upload", files={"files": file}, timeout=9).json()[0]
+    assert '"success":true' in ask(uploaded)
+    assert requests.get(f"{running.url}/gradio_api/file={secret}", timeout=9).status_code in (403, 404)
+    assert requests.get(f"{running.url}/gradio_api/file=http://example.org/", timeout=9).status_code == 404
+    assert config.get("run_history") is not True
+
+
+def test_a_long_stretch_of_one_label_is_explained_at_its_middle(world: World, wav: WriteWav) -> None:
+    predictor = Predictor(world.checkpoint, device="cpu", max_duration_s=5)
+    found = look(predictor, wav("long.wav", voice(20.0)), 3600)
+    assert found.table is not None
 
 
 def test_what_is_heard_of_a_course_is_the_timeline(world: World, wav: WriteWav) -> None:

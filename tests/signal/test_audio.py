@@ -163,3 +163,13 @@ def test_names_that_are_not_utf8_can_be_printed(tmp_path: Path) -> None:
         audio.read(path, sample_rate=RATE)
     assert "\\xff.wav" in str(caught.value)
     str(caught.value).encode("utf-8")
+
+
+def test_samples_that_cannot_be_squared_are_refused(wav: WriteWav) -> None:
+    with pytest.raises(AudioError, match=r"samples of 1e\+25 times full scale"):
+        audio.read(wav(samples=voice() * np.float32(1e25) / 0.8, subtype="FLOAT"), sample_rate=RATE)
+
+
+def test_a_pipe_has_no_duration(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.wav")
+    assert audio.duration_s(tmp_path / "pipe.wav") == 0
