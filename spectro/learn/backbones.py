@@ -1,7 +1,7 @@
-"""ImageNet networks that read pictures: made, given weights, and divided into layers for training.
+"""Networks that read pictures: made, given weights, and divided into layers for training.
 
-Networks, their input normalisation and their published weights are timm's. `mobilenet`, `vgg16`, `vgg19` and
-`inceptionv3` are short names; any other timm name works.
+ImageNet networks, their input normalisation and their published weights are timm's. `mobilenet`, `vgg16`, `vgg19` and
+`inceptionv3` are short names; any other timm name works, and so do the names of `sequence`.
 """
 
 import hashlib
@@ -17,6 +17,7 @@ from timm.models import group_parameters
 from torch import nn
 
 from spectro.errors import TrainingError, WeightsError
+from spectro.learn import sequence
 
 StateDict: TypeAlias = dict[str, torch.Tensor]
 Plan: TypeAlias = Literal["head", "last-block", "all", "gradual"]
@@ -47,7 +48,9 @@ class SpectrogramNet(nn.Module):
         if not timm.is_model(name):
             near = timm.list_models(f"*{name}*")[:5]
             hint = (
-                f"near are {', '.join(near)}" if near else "mobilenet, vgg16, vgg19, inceptionv3 and timm's names work"
+                f"near are {', '.join(near)}"
+                if near
+                else f"mobilenet, vgg16, vgg19, inceptionv3, {', '.join(sequence.NAMES)} and timm's names work"
             )
             raise TrainingError(f"there is no backbone {backbone!r}; {hint}")
         self.backbone_name, self.hidden, self.classes = backbone, hidden, classes
