@@ -4,16 +4,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
 from spectro.corpora.labels import label_clips
 from spectro.corpora.splits import LEAKY, natural, speaker_names, split, voices
 from spectro.errors import EvaluationError
-from spectro.evaluate import plots
-from spectro.evaluate.metrics import summarise
-from spectro.files import printable, write_bytes, write_json
+from spectro.evaluate.outcome import clip_ms, told, write_report
+from spectro.files import printable
 from spectro.learn.checkpoint import Checkpoint
 from spectro.predict.folder import predict_rows
 from spectro.predict.predictor import Predictor, default_checkpoint
@@ -84,24 +82,18 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         )
     clips = _clips(index[index["copy"] == 0], checkpoint, settings.part)
     predicted = _predict(predictor, settings, clips)
-    report = _describe(folder, checkpoint, clips, settings) | summarise(
-        targets=clips["target"].to_numpy(np.int64),
-        predicted=predicted["predicted"].map(predictor.labels.index).to_numpy(np.int64),
-        speakers=speaker_names(clips).fillna("unknown").to_numpy(str),
-        genders=clips["gender"].fillna("").to_numpy(str),
-        labels=predictor.labels,
+    return write_report(
+        out,
+        _describe(folder, checkpoint, clips, settings) | {"clip_ms": clip_ms(predictor.predict_wav, clips["path"])},
+        predicted,
+        predictor.labels,
         rounds=settings.rounds,
         seed=settings.seed,
     )
-    write_json(out / "metrics.json", report)
-    write_bytes(out / "predictions.csv", predicted.to_csv(index=False, float_format="%.6g").encode())
-    plots.confusion(report, out / "confusion.png")
-    plots.recall(report, out / "recall.png")
-    return report
 
 
 def _clips(index: pd.DataFrame, checkpoint: Checkpoint, part: str) -> pd.DataFrame:
-    """Return the clips of a part with the checkpoint's numbers of their labels."""
+    """Return the clips of a part that have a label of the checkpoint."""
     if not {"data", "split"} <= set(checkpoint.origin):
         raise EvaluationError("the checkpoint does not tell its data and split, so no clip is known to be new to it")
     data, own = checkpoint.origin["data"], checkpoint.origin["split"]
@@ -120,8 +112,7 @@ def _clips(index: pd.DataFrame, checkpoint: Checkpoint, part: str) -> pd.DataFra
     labelled = labelled[labelled["label"].isin(checkpoint.labels)]
     if not len(labelled):
         raise EvaluationError(f"no clip of the {part} speakers, with a label of this checkpoint, is in the index")
-    numbers = {label: number for number, label in enumerate(checkpoint.labels)}
-    return labelled.assign(target=labelled["label"].map(numbers).astype("int64")).reset_index(drop=True)
+    return labelled.reset_index(drop=True)
 
 
 def _predict(predictor: Predictor, settings: EvaluateSettings, clips: pd.DataFrame) -> pd.DataFrame:
@@ -131,7 +122,7 @@ def _predict(predictor: Predictor, settings: EvaluateSettings, clips: pd.DataFra
     broken = [row for row in found if row.error]
     if broken:
         raise EvaluationError(f"{broken[0].path}: {broken[0].error}; render again")
-    table = clips[["clip_id", "path", "corpus", "speaker", "gender", "label"]].copy()
+    table = told(clips)
     table["predicted"] = [row.label for row in found]
     table["confidence"] = [row.confidence for row in found]
     for label in predictor.labels:
