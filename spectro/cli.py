@@ -22,11 +22,14 @@ VERBS = {
     "listen": ("spectro.predict.live", "ListenSettings"),
     "explain": ("spectro.predict.explain", "ExplainSettings"),
     "serve": ("spectro.serve.command", "ServeSettings"),
+    "features": ("spectro.baselines.features", "FeaturesSettings"),
+    "classical": ("spectro.baselines.classical", "ClassicalSettings"),
+    "speech": ("spectro.baselines.speech", "SpeechSettings"),
     "study": ("spectro.evaluate.study", "StudySettings"),
 }
 """Module and settings of each verb; a module is imported when its verb is used."""
 
-RESUMED = ("download", "render", "finetune", "predict", "study")
+RESUMED = ("download", "render", "finetune", "predict", "features", "speech", "study")
 """The verbs that go on where an earlier run was stopped."""
 
 POSITIONAL = dict.fromkeys(("predict", "timeline", "explain"), "inputs")

@@ -15,7 +15,8 @@
     ├── WeightsError             pretrained weights that cannot be fetched or do not fit the backbone
     ├── CheckpointError          a checkpoint folder that is missing, damaged or of another kind
     ├── TrainingError            a fine-tuning that cannot start or go on
-    ├── EvaluationError          clips that this checkpoint cannot be evaluated on
+    ├── EvaluationError          clips that this checkpoint cannot be evaluated on, or a study that contradicts itself
+    ├── FeatureError             features that cannot be had of these clips, or not with what is installed
     └── PredictionError          input that cannot be predicted at all
 
 Messages name the file or the value at fault, and end with what to do about it.
@@ -84,6 +85,10 @@ class TrainingError(SpectroError):
 
 class EvaluationError(SpectroError):
     """A checkpoint cannot be evaluated on these clips."""
+
+
+class FeatureError(SpectroError):
+    """Features cannot be had of these clips, or not with what is installed."""
 
 
 class PredictionError(SpectroError):

@@ -135,18 +135,18 @@ def settings_dict(settings: AugmentSettings) -> dict[str, object]:
 def _stretch(samples: Waveform, sample_rate: int, rate: float, _generator: np.random.Generator) -> Waveform:
     from librosa.effects import time_stretch  # brings numba with it, which prediction does not need
 
-    stretched: Waveform = time_stretch(samples, rate=rate, n_fft=_vocoder_size(sample_rate))
+    stretched: Waveform = time_stretch(samples, rate=rate, n_fft=vocoder_size(sample_rate))
     return stretched
 
 
 def _shift_pitch(samples: Waveform, sample_rate: int, semitones: float, _generator: np.random.Generator) -> Waveform:
     from librosa.effects import pitch_shift
 
-    shifted: Waveform = pitch_shift(samples, sr=sample_rate, n_steps=semitones, n_fft=_vocoder_size(sample_rate))
+    shifted: Waveform = pitch_shift(samples, sr=sample_rate, n_steps=semitones, n_fft=vocoder_size(sample_rate))
     return shifted
 
 
-def _vocoder_size(sample_rate: int) -> int:
+def vocoder_size(sample_rate: int) -> int:
     """Return the FFT size nearest to 64 ms: librosa's default of 2048 is for music, and smears speech at 16 kHz."""
     return int(2 ** round(math.log2(0.064 * sample_rate)))
 

@@ -1,0 +1,257 @@
+"""Features and a scikit-learn classifier, as most public projects do it, on held-out speakers.
+
+Hyper-parameters are searched on the training speakers only, by inner folds that keep speakers apart, on untouched
+clips; the best are then fitted on all training clips (and their copies). The validation speakers choose nothing here:
+they are measured, so that designs can be compared without a look at test speakers.
+
+What is fitted is measured and not kept: it could only be kept by pickling.
+"""
+
+import json
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.neural_network import MLPClassifier
+from sklearn.pipeline import Pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC, LinearSVC
+from sklearn.tree import DecisionTreeClassifier
+
+from spectro.baselines.features import FeatureSettings, describe, extract
+from spectro.baselines.results import Clips, report, show, write_run
+from spectro.corpora.splits import Part, speaker_names
+from spectro.errors import FeatureError, TrainingError
+from spectro.render import read_index
+from spectro.signal import spectrogram
+
+Name = Literal["logistic", "knn", "tree", "forest", "boosting", "xgboost", "svm-linear", "svm-rbf", "mlp"]
+
+
+def _xgboost(seed: int) -> Any:
+    try:
+        from xgboost import XGBClassifier
+    except ImportError as error:
+        raise FeatureError("xgboost is not installed: pip install 'spectro[xgboost]'") from error
+    return XGBClassifier(n_estimators=200, colsample_bytree=0.3, subsample=0.8, n_jobs=1, random_state=seed)
+
+
+CLASSIFIERS: dict[str, tuple[Callable[[int], Any], dict[str, list[Any]]]] = {
+    "logistic": (lambda seed: LogisticRegression(max_iter=1000, random_state=seed), {"C": [0.001, 0.01, 0.1, 1.0]}),
+    "knn": (lambda _: KNeighborsClassifier(), {"n_neighbors": [1, 5, 15, 31], "weights": ["uniform", "distance"]}),
+    "tree": (
+        lambda seed: DecisionTreeClassifier(random_state=seed),
+        {"max_depth": [5, 10, None], "min_samples_leaf": [1, 5, 20]},
+    ),
+    "forest": (
+        lambda seed: RandomForestClassifier(300, random_state=seed),
+        {"max_features": ["sqrt", 0.1], "min_samples_leaf": [1, 3]},
+    ),
+    "boosting": (
+        lambda seed: HistGradientBoostingClassifier(max_iter=60, max_features=0.2, random_state=seed),
+        {"max_leaf_nodes": [4, 12], "learning_rate": [0.1, 0.2]},
+    ),
+    "xgboost": (_xgboost, {"max_depth": [2, 4], "learning_rate": [0.05, 0.15]}),
+    "svm-linear": (lambda seed: LinearSVC(random_state=seed), {"C": [0.0001, 0.001, 0.01, 0.1]}),
+    "svm-rbf": (lambda _: SVC(), {"C": [1.0, 10.0, 100.0], "gamma": [0.0001, 0.0003, 0.001, 0.003]}),
+    "mlp": (
+        lambda seed: MLPClassifier(early_stopping=False, max_iter=60, random_state=seed),
+        {"hidden_layer_sizes": [(128,), (300,)], "alpha": [0.01, 1.0]},
+    ),
+}
+"""Each classifier, made from a seed, and the grid that is searched."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassicalSettings:
+    """Train a classical classifier on features of the clips, and measure it on speakers that it has not heard.
+
+    Writes run.json, and evaluation-test/ and evaluation-valid/ as `evaluate` does.
+
+    Args:
+        index: folder of a rendering, whose recordings must be where they were.
+        classifier: logistic (regression), knn, tree, forest, boosting (histogram-based gradient boosting), xgboost
+            (extra `xgboost`), svm-linear, svm-rbf, or mlp.
+        features: what describes a clip.
+        out: folder for the results; null for checkpoints/CLASSIFIER-NAME_OF_INDEX.
+        labels: label scheme: emotion, emotion5, valence, gender, emotion-gender, emotion5-gender.
+        protocol: how speakers are split: luna-jimenez, emobox (both for RAVDESS), group-kfold, loso, or random-leaky,
+            which mixes speakers as tutorials do and says so.
+        fold: fold of the protocol, from 0.
+        copies: all: the augmented copies of training clips are trained on too; none: untouched clips only.
+        inner_folds: folds of the search for hyper-parameters, by speaker, within the training speakers; 0 takes the
+            middle of the grid and searches nothing.
+        seed: seed of all that is random.
+        workers: processes; 0 is one a core.
+        test: whether test speakers are looked at; false while designs are compared.
+    """
+
+    index: Path = Path("data/images/synthetic")
+    classifier: Name = "svm-rbf"
+    features: FeatureSettings = field(default_factory=FeatureSettings)
+    out: Path | None = None
+    labels: str = "emotion"
+    protocol: str = "group-kfold"
+    fold: int = 0
+    copies: Literal["none", "all"] = "none"
+    inner_folds: int = 4
+    seed: int = 0
+    workers: int = 0
+    test: bool = True
+
+    def __post_init__(self) -> None:
+        if self.inner_folds < 0 or self.inner_folds == 1:
+            raise TrainingError(f"inner_folds is {self.inner_folds}; it must be 0, or 2 or more")
+        for name in ("seed", "workers"):
+            if getattr(self, name) < 0:
+                raise TrainingError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go."""
+        return self.out or Path("checkpoints") / f"{self.classifier}-{self.index.name}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Clips and their features.
+
+    Args:
+        clips: the clips.
+        values: features, float32 of shape (rows, features).
+    """
+
+    clips: Clips
+    values: npt.NDArray[np.float32]
+
+
+def classical(settings: ClassicalSettings) -> dict[str, Any]:
+    """Train and measure, and write the results.
+
+    Returns:
+        the content of `run.json`.
+
+    Raises:
+        FeatureError: the features cannot be had.
+        TrainingError: the training speakers are too few for the inner folds.
+        RenderError, CorpusError: the rendering, labels or split cannot be had.
+    """
+    table = _table(settings)
+    started = time.perf_counter()
+    model, chosen = fit(table, settings)
+    training = {
+        "epoch": None,
+        "seconds": round(time.perf_counter() - started, 2),
+        "chosen": chosen,
+        "settings": _plain(settings),
+    }
+    parts: tuple[Part, ...] = ("valid", "test") if settings.test else ("valid",)
+    return write_run(
+        settings.folder,
+        table.clips,
+        {part: _measure(model, table, part, settings) for part in parts},
+        training,
+        backbone=settings.classifier,
+        parameters=_parameters(model),
+    )
+
+
+def fit(table: Table, settings: ClassicalSettings) -> tuple[Pipeline, dict[str, Any]]:
+    """Search hyper-parameters, and fit the best on all training clips.
+
+    Returns:
+        scaler and classifier, fitted; and the hyper-parameters that were chosen.
+    """
+    make, grid = CLASSIFIERS[settings.classifier]
+    model = Pipeline([("scale", StandardScaler()), ("classify", make(settings.seed))])
+    clips = table.clips
+    targets = clips.rows["target"].to_numpy(np.int64)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # where the rest of the grid is better, it does not matter
+        if settings.inner_folds:
+            rows = clips.part("train")
+            speakers = speaker_names(clips.rows).to_numpy(str)[rows]
+            if len(set(speakers)) < settings.inner_folds:
+                raise TrainingError(
+                    f"{len(set(speakers))} training speakers are too few for {settings.inner_folds} inner folds"
+                )
+            inner = StratifiedGroupKFold(settings.inner_folds, shuffle=True, random_state=settings.seed)
+            search = GridSearchCV(
+                model,
+                {f"classify__{name}": values for name, values in grid.items()},
+                scoring="recall_macro",
+                cv=inner,
+                refit=False,
+                n_jobs=settings.workers or -1,
+                error_score="raise",
+            )
+            search.fit(table.values[rows], targets[rows], groups=speakers)
+            best = dict(search.best_params_)
+        else:
+            best = {f"classify__{name}": values[len(values) // 2] for name, values in grid.items()}
+        model.set_params(**best)
+        rows = clips.part("train", copies=settings.copies == "all")
+        model.fit(table.values[rows], targets[rows])
+    return model, {name.removeprefix("classify__"): value for name, value in best.items()}
+
+
+def _table(settings: ClassicalSettings) -> Table:
+    """Return the labelled clips with their features; what cannot be done is found out before features are made."""
+    index, _spec = read_index(settings.index)
+    Clips.of(index, settings.labels, settings.protocol, settings.fold)
+    copies = settings.copies == "all"
+    described, names = extract(settings.index, settings.features, copies=copies, workers=settings.workers)
+    clips = Clips.of(described, settings.labels, settings.protocol, settings.fold)
+    return Table(clips, clips.rows[names].to_numpy(np.float32))
+
+
+def _measure(model: Pipeline, table: Table, part: Part, settings: ClassicalSettings) -> dict[str, Any]:
+    """Classify a part, and write its report."""
+    values = table.values[table.clips.part(part)]
+    probabilities = None
+    if hasattr(model, "predict_proba"):
+        probabilities = np.zeros((len(values), len(table.clips.labels)))
+        probabilities[:, model.classes_] = model.predict_proba(values)
+    _index, spec = read_index(settings.index)
+
+    def classify(path: Path) -> Any:
+        vector, _names = describe(spectrogram.read(path, spec, max_duration_s=None), spec, settings.features)
+        return model.predict(vector[None])
+
+    return report(settings.folder, part, table.clips, model.predict(values), probabilities, classify)
+
+
+def _parameters(model: Pipeline) -> int | None:
+    """Return how many weights were fitted; None for methods that keep clips or trees."""
+    classifier = model[-1]
+    if hasattr(classifier, "coefs_"):
+        return int(sum(one.size for one in (*classifier.coefs_, *classifier.intercepts_)))
+    if hasattr(classifier, "classes_") and hasattr(classifier, "intercept_") and not isinstance(classifier, SVC):
+        return int(classifier.coef_.size + classifier.intercept_.size)
+    return None
+
+
+def _plain(settings: ClassicalSettings) -> dict[str, Any]:
+    """Return what figures depend on, as JSON values."""
+    free = ("out", "index", "workers", "test", "features")
+    fields = {name: value for name, value in asdict(settings).items() if name not in free}
+    plain: dict[str, Any] = json.loads(json.dumps(fields | {"features": settings.features.identity()}))
+    return plain
+
+
+def run(settings: ClassicalSettings) -> int:
+    """Run the verb; returns its exit code."""
+    found = classical(settings)
+    print(f"{settings.protocol}, fold {settings.fold}; chosen by inner folds: {found['training']['chosen']}")
+    show(found, settings.folder)
+    return 0

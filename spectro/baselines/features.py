@@ -1,0 +1,351 @@
+"""Hand-made features, openSMILE's eGeMAPS and frozen speech networks: one vector a clip, kept beside the rendering.
+
+Vectors are made of the very waveforms that the pictures of a rendering were drawn from: its clips, cut and resampled as
+its spec says, and its augmented copies, drawn again by their seeds. They are kept in
+`INDEX/features/FINGERPRINT.parquet`, a row a clip and copy, so that systems share them, a run that was cut short goes
+on, and other tools can read them. A row stands as long as its recording's size and modification time do.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import joblib
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import scipy.stats
+from tqdm import tqdm
+
+from spectro.errors import FeatureError, SpectroError
+from spectro.files import fingerprint, printable, read_json, replacing, write_json
+from spectro.render import SETTINGS, read_index
+from spectro.signal import augment, spectrogram
+from spectro.signal.audio import Waveform
+from spectro.signal.augment import AugmentSettings
+from spectro.signal.spectrogram import SpectrogramSpec
+
+Vector: TypeAlias = npt.NDArray[np.float32]
+Frames: TypeAlias = npt.NDArray[np.float32]
+Extractor: TypeAlias = Callable[[Waveform, int], Vector]
+
+FOLDER = "features"
+KEYS = ["clip_id", "copy", "identity"]
+KEPT_EVERY = 500  # clips; what a kill can cost
+
+PARTS = (
+    "mfcc",
+    "delta",
+    "chroma",
+    "logmel",
+    "contrast",
+    "tonnetz",
+    "zero_crossings",
+    "rms",
+    "centroid",
+    "bandwidth",
+    "rolloff",
+)
+STATISTICS = ("mean", "std", "skewness", "kurtosis")
+LOGMEL_BANDS, CHROMA = 64, 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSettings:
+    """What describes a clip.
+
+    Args:
+        kind: handmade: the features of `parts`, over time by `statistics`; egemaps: the 88 functionals of openSMILE's
+            eGeMAPS (extra `egemaps`); speech: what a frozen speech network says, averaged over time (extra `speech`).
+        parts: which hand-made features: mfcc, delta (of the MFCC), chroma, logmel (64 bands), contrast, tonnetz,
+            zero_crossings, rms, centroid, bandwidth, rolloff.
+        mfcc: how many MFCC; 13 and 40 are common.
+        statistics: what is told of each feature's course: mean, std, skewness, kurtosis.
+        model: for speech: a name on the Hugging Face hub, such as facebook/wav2vec2-base, or a local folder.
+        layer: for speech: the hidden layer that is averaged; -1 is the last, 0 what enters the first.
+    """
+
+    kind: Literal["handmade", "egemaps", "speech"] = "handmade"
+    parts: tuple[str, ...] = PARTS
+    mfcc: int = 40
+    statistics: tuple[str, ...] = STATISTICS
+    model: str = "facebook/wav2vec2-base"
+    layer: int = -1
+
+    def __post_init__(self) -> None:
+        for name, known in (("parts", PARTS), ("statistics", STATISTICS)):
+            if not (chosen := getattr(self, name)):
+                raise FeatureError(f"features.{name} is empty; there are {', '.join(known)}")
+            if unknown := [one for one in chosen if one not in known]:
+                raise FeatureError(f"features.{name}: there is no {', '.join(unknown)}; there are {', '.join(known)}")
+        if not 1 <= self.mfcc <= 128:
+            raise FeatureError(f"features.mfcc is {self.mfcc}; it must lie between 1 and 128")
+
+    def identity(self) -> dict[str, Any]:
+        """Return what vectors depend on, as JSON values."""
+        own = {
+            "handmade": ("kind", "parts", "mfcc", "statistics"),
+            "egemaps": ("kind",),
+            "speech": ("kind", "model", "layer"),
+        }
+        chosen: dict[str, Any] = json.loads(json.dumps({name: getattr(self, name) for name in own[self.kind]}))
+        return chosen
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeaturesSettings:
+    """Describe every clip of a rendering, and its copies, by a vector of features, kept as Parquet beside it.
+
+    Run it again after an interruption: what is done is kept. `classical` does this itself.
+
+    Args:
+        index: folder of a rendering, whose recordings must be where they were.
+        features: what describes a clip.
+        copies: whether augmented copies are described too.
+        workers: processes; 0 is one a core.
+    """
+
+    index: Path = Path("data/images/synthetic")
+    features: FeatureSettings = field(default_factory=FeatureSettings)
+    copies: bool = True
+    workers: int = 0
+
+
+@dataclass(frozen=True)
+class _Job:
+    """One clip, and the copies of it that lack their vectors."""
+
+    clip_id: str
+    path: str
+    identity: str
+    copies: tuple[int, ...]
+
+
+def extract(
+    folder: Path, settings: FeatureSettings, *, copies: bool = True, workers: int = 0
+) -> tuple[pd.DataFrame, list[str]]:
+    """Describe the clips of a rendering; vectors that are there already are taken.
+
+    Args:
+        folder: a rendering's folder.
+        settings: what describes a clip.
+        copies: whether augmented copies are described too.
+        workers: processes; 0 is one a core.
+
+    Returns:
+        the rows of the image index that were asked for with the features' columns, float32; and the columns' names.
+
+    Raises:
+        FeatureError: recordings cannot be read, or what `settings` ask for is not installed or cannot be fetched.
+        RenderError: there is no complete rendering in `folder`.
+    """
+    index, spec = read_index(folder)
+    wanted = index if copies else index[index["copy"] == 0]
+    augmentation = AugmentSettings(**read_json(folder / SETTINGS)["augment"])
+    identity = {"features": settings.identity(), "spec": spec.to_dict(), "augment": asdict(augmentation)}
+    path = folder / FOLDER / f"{fingerprint(identity)}.parquet"
+    kept = _read(path)
+    jobs = list(_jobs(wanted, kept))
+    if jobs:
+        write_json(path.with_suffix(".json"), identity)
+        kept = _fill(path, kept, jobs, settings, spec, augmentation, workers)
+    names = [name for name in kept.columns if name not in KEYS]
+    table = wanted.merge(kept.drop(columns="identity"), on=["clip_id", "copy"], how="left", validate="one_to_one")
+    return table, names
+
+
+def describe(samples: Waveform, spec: SpectrogramSpec, settings: FeatureSettings) -> tuple[Vector, list[str]]:
+    """Return a waveform's vector, float32 of shape (features,), and the features' names.
+
+    Raises:
+        FeatureError: what `settings` ask for is not installed or cannot be fetched.
+    """
+    if settings.kind == "handmade":
+        return handmade(samples, spec.sample_rate, settings)
+    if settings.kind == "egemaps":
+        return _egemaps(samples, spec.sample_rate)
+    from spectro.baselines import speech
+
+    return speech.embed(samples, spec.sample_rate, settings.model, settings.layer)
+
+
+def handmade(samples: Waveform, sample_rate: int, settings: FeatureSettings) -> tuple[Vector, list[str]]:
+    """Return statistics over time of hand-made features, by librosa, and their names.
+
+    Frames are 64 ms long and 16 ms apart. A feature that does not change has skewness and kurtosis 0.
+
+    Args:
+        samples: float32 array of shape (samples,).
+        sample_rate: in Hz.
+        settings: which features and statistics.
+    """
+    rows: list[Frames] = []
+    names: list[str] = []
+    for part, frames in _courses(samples, sample_rate, settings):
+        rows.append(frames)
+        names += [part] if len(frames) == 1 else [f"{part}{number}" for number in range(len(frames))]
+    course = np.concatenate(rows).astype(np.float64)
+    found: dict[str, Callable[[], npt.NDArray[np.float64]]] = {
+        "mean": lambda: course.mean(axis=1),
+        "std": lambda: course.std(axis=1),
+        "skewness": lambda: _shape(course, scipy.stats.skew),
+        "kurtosis": lambda: _shape(course, scipy.stats.kurtosis),
+    }
+    vector = np.concatenate([found[name]() for name in settings.statistics]).astype(np.float32)
+    return vector, [f"{name}_{statistic}" for statistic in settings.statistics for name in names]
+
+
+def _courses(samples: Waveform, sample_rate: int, settings: FeatureSettings) -> Iterator[tuple[str, Frames]]:
+    """Yield each part's name and its course, float32 of shape (values, frames)."""
+    from librosa import feature, power_to_db, stft
+
+    size = augment.vocoder_size(sample_rate)
+    hop = size // 4
+    magnitude = np.abs(stft(np.pad(samples, (0, max(0, size - len(samples)))), n_fft=size, hop_length=hop))
+    power, common = magnitude**2, {"sr": sample_rate}
+    mel = power_to_db(feature.melspectrogram(S=power, n_mels=128, **common))
+    mfcc = feature.mfcc(S=mel, n_mfcc=settings.mfcc)
+    chroma = feature.chroma_stft(S=power, n_chroma=CHROMA, tuning=0.0, **common)
+    octaves = int(np.log2(sample_rate / 2 / 200))  # above 200 Hz, as librosa counts
+    made: dict[str, Callable[[], Frames]] = {
+        "mfcc": lambda: mfcc,
+        "delta": lambda: feature.delta(mfcc, mode="nearest"),
+        "chroma": lambda: chroma,
+        "logmel": lambda: power_to_db(feature.melspectrogram(S=power, n_mels=LOGMEL_BANDS, **common)),
+        "contrast": lambda: feature.spectral_contrast(S=magnitude, n_bands=octaves, **common),
+        "tonnetz": lambda: feature.tonnetz(chroma=chroma, **common),
+        "zero_crossings": lambda: feature.zero_crossing_rate(samples, frame_length=size, hop_length=hop),
+        "rms": lambda: feature.rms(S=magnitude, frame_length=size),
+        "centroid": lambda: feature.spectral_centroid(S=magnitude, **common),
+        "bandwidth": lambda: feature.spectral_bandwidth(S=magnitude, **common),
+        "rolloff": lambda: feature.spectral_rolloff(S=magnitude, **common),
+    }
+    frames = mfcc.shape[1]
+    for part in settings.parts:
+        course = made[part]()
+        yield (
+            part,
+            course[:, :frames]
+            if course.shape[1] >= frames
+            else np.pad(course, ((0, 0), (0, frames - course.shape[1])), mode="edge"),
+        )
+
+
+def _shape(course: npt.NDArray[np.float64], moment: Callable[..., Any]) -> npt.NDArray[np.float64]:
+    """Return a standardised moment of each row; 0 where a row does not change, which has none."""
+    changes = course.std(axis=1) > 1e-9 * np.maximum(1.0, np.abs(course).max(axis=1))
+    found = np.zeros(len(course))
+    found[changes] = moment(course[changes], axis=1)
+    return found
+
+
+def _egemaps(samples: Waveform, sample_rate: int) -> tuple[Vector, list[str]]:
+    """Return openSMILE's 88 functionals (Eyben et al., IEEE Transactions on Affective Computing 7 (2016) 190)."""
+    found = _smile().process_signal(samples, sample_rate)
+    return found.to_numpy(np.float32)[0], [str(name) for name in found.columns]
+
+
+@lru_cache
+def _smile() -> Any:
+    try:
+        import opensmile
+    except ImportError as error:
+        raise FeatureError("egemaps needs openSMILE: pip install 'spectro[egemaps]'") from error
+    return opensmile.Smile(opensmile.FeatureSet.eGeMAPSv02, opensmile.FeatureLevel.Functionals)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError):
+        return pd.DataFrame(columns=KEYS)  # missing or damaged: it is only a cache
+
+
+def _jobs(wanted: pd.DataFrame, kept: pd.DataFrame) -> Iterator[_Job]:
+    """Yield the clips of which vectors are missing, or are of a recording that has changed."""
+    known = {(one[0], one[1]): one[2] for one in kept[KEYS].itertuples(index=False)}
+    for clip_id, rows in wanted.groupby("clip_id", sort=False):
+        path = str(rows["path"].iloc[0])
+        identity = _identity(Path(path))
+        copies = tuple(int(copy) for copy in rows["copy"] if known.get((clip_id, copy)) != identity)
+        if copies:
+            yield _Job(str(clip_id), path, identity, copies)
+
+
+def _identity(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise FeatureError(
+            f"{printable(path)}: the recording of a rendered clip is gone ({error.strerror}); render again"
+        ) from error
+    return f"{status.st_size}:{status.st_mtime_ns}"
+
+
+def _fill(
+    path: Path,
+    kept: pd.DataFrame,
+    jobs: list[_Job],
+    settings: FeatureSettings,
+    spec: SpectrogramSpec,
+    augmentation: AugmentSettings,
+    workers: int,
+) -> pd.DataFrame:
+    """Add what is missing to the table, and write it now and then."""
+    count = 1 if settings.kind == "speech" else workers or os.cpu_count() or 1  # one network in memory
+    parallel = joblib.Parallel(n_jobs=count, return_as="generator_unordered", pre_dispatch="4*n_jobs")
+    rounds = parallel(joblib.delayed(_describe_clip)(job, settings, spec, augmentation) for job in jobs)
+    found: list[pd.DataFrame] = []
+    failed: list[str] = []
+    for done, (rows, error) in enumerate(tqdm(rounds, desc="features", total=len(jobs), unit="clip"), 1):
+        found += [rows] if rows is not None else []
+        failed += [error] if error else []
+        if found and (done % KEPT_EVERY == 0 or done == len(jobs)):
+            new = pd.concat(found)
+            both = pd.concat([kept, new], ignore_index=True) if len(kept) else new
+            kept = both.drop_duplicates(["clip_id", "copy"], keep="last")
+            found = []
+            with replacing(path) as temporary:
+                kept.to_parquet(temporary, index=False)
+    if failed:
+        raise FeatureError(
+            f"{len(failed)} of {len(jobs)} clips cannot be described, such as: {failed[0]}; the others are kept"
+        )
+    return kept
+
+
+def _describe_clip(
+    job: _Job, settings: FeatureSettings, spec: SpectrogramSpec, augmentation: AugmentSettings
+) -> tuple[pd.DataFrame | None, str]:
+    """Return the rows of a clip and an empty text, or nothing and what is wrong."""
+    vectors: list[Vector] = []
+    names: list[str] = []
+    try:
+        samples = spectrogram.read(job.path, spec, max_duration_s=None)
+        for copy in job.copies:
+            drawn = augment.draw(augmentation, job.clip_id, copy) if copy else None
+            altered = augment.apply(samples, spec.sample_rate, drawn) if drawn else samples
+            vector, names = describe(altered, spec, settings)
+            if not np.isfinite(vector).all():
+                return None, f"{job.path}: has features that are not finite"
+            vectors.append(vector)
+    except FeatureError:
+        raise  # something is not installed: no other clip can do better
+    except SpectroError as error:
+        return None, str(error)
+    rows = pd.DataFrame(np.stack(vectors), columns=names)
+    rows.insert(0, "identity", job.identity)
+    rows.insert(0, "copy", list(job.copies))
+    rows.insert(0, "clip_id", job.clip_id)
+    return rows, ""
+
+
+def run(settings: FeaturesSettings) -> int:
+    """Run the verb; returns its exit code."""
+    table, names = extract(settings.index, settings.features, copies=settings.copies, workers=settings.workers)
+    print(f"{len(names)} features of {len(table)} clips and copies in {settings.index / FOLDER}")
+    return 0

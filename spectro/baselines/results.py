@@ -1,0 +1,139 @@
+"""The clips that a baseline is trained and measured on, and the results that it writes, in the form of `evaluate`."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from spectro.corpora.labels import label_clips
+from spectro.corpora.splits import PARTS, Part, Split, split
+from spectro.evaluate.outcome import RUN_FILE, clip_ms, told, write_report
+from spectro.files import write_json
+
+Numbers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Clips:
+    """Labelled clips and copies, and their parts.
+
+    Args:
+        rows: rows of an image index with the columns `label` and `target` (the label's number).
+        scheme: name of the label scheme.
+        labels: names of the labels, in order.
+        split: the fold.
+    """
+
+    rows: pd.DataFrame
+    scheme: str
+    labels: tuple[str, ...]
+    split: Split
+
+    @classmethod
+    def of(cls, index: pd.DataFrame, scheme: str, protocol: str, fold: int) -> Self:
+        """Label and split the clips of an image index, or of one with further columns.
+
+        Raises:
+            CorpusError: the labels or the split cannot be had from these clips.
+        """
+        labelled, labels = label_clips(index, scheme)
+        labelled["target"] = [labels.index(label) for label in labelled["label"]]
+        return cls(labelled, scheme, labels, split(labelled, protocol, fold))
+
+    def part(self, part: Part, *, copies: bool = False) -> Numbers:
+        """Return the numbers of a part's rows; those of copies only if they are asked for."""
+        chosen = self.rows["clip_id"].map(self.split.part) == part
+        return np.flatnonzero(chosen if copies else chosen & (self.rows["copy"] == 0))
+
+
+def report(
+    out: Path,
+    part: Part,
+    clips: Clips,
+    predicted: Numbers,
+    probabilities: npt.NDArray[np.float64] | None,
+    classify: Callable[[Path], Any],
+) -> dict[str, Any]:
+    """Write what a system says of the untouched clips of a part to `out/evaluation-PART`.
+
+    Args:
+        out: the run's folder.
+        part: which.
+        clips: the clips.
+        predicted: number of the predicted label, int64 of shape (clips of the part,).
+        probabilities: float64 of shape (clips of the part, labels), or None for systems that give none.
+        classify: classifies one recording, to see how long that takes; done for test speakers only.
+
+    Returns:
+        the content of `metrics.json`.
+    """
+    table = told(clips.rows.iloc[clips.part(part)]).reset_index(drop=True)
+    table["predicted"] = [clips.labels[number] for number in predicted]
+    if probabilities is not None:
+        table["confidence"] = probabilities.max(axis=1)
+        for number, label in enumerate(clips.labels):
+            table[f"p_{label}"] = probabilities[:, number]
+    conditions = {
+        "checkpoint": out.name,
+        "corpora": sorted(set(table["corpus"])),
+        "part": part,
+        **{name: getattr(clips.split, name) for name in ("protocol", "fold", "leak")},
+        "speakers_heard_in_training": [],
+        "clip_ms": clip_ms(classify, table["path"]) if part == "test" else None,
+    }
+    return write_report(out / f"evaluation-{part}", conditions, table, clips.labels)
+
+
+def write_run(
+    out: Path,
+    clips: Clips,
+    reports: dict[Part, dict[str, Any]],
+    training: dict[str, Any],
+    *,
+    backbone: str,
+    parameters: int | None,
+) -> dict[str, Any]:
+    """Write `run.json`: what a study, or a reader, must know of the run.
+
+    Args:
+        out: the run's folder.
+        clips: the clips.
+        reports: what `report` returned, by part.
+        training: `epoch` (None where there are none), `seconds`, `settings`.
+        backbone: name of what was trained.
+        parameters: how many weights it has; None for methods that keep clips or trees.
+
+    Returns:
+        what was written.
+    """
+    run = {
+        "backbone": backbone,
+        "parameters": parameters,
+        "data": {"corpora": sorted(set(clips.rows["corpus"])), "labels": clips.scheme},
+        "split": clips.split.describe(),
+        "training": training,
+        "metrics": {
+            part: {"clips": found["clips"], **{name: found[name]["value"] for name in ("uar", "wa", "f1")}}
+            for part, found in reports.items()
+        },
+    }
+    write_json(out / RUN_FILE, run)
+    return run
+
+
+def show(run: dict[str, Any], out: Path) -> None:
+    """Print the figures of a run."""
+    own = run["split"]
+    for part in PARTS[1:]:
+        if values := run["metrics"].get(part):
+            print(
+                f"{part:>5} speakers {', '.join(own['speakers'][part])}: UAR {values['uar']:.3f}, "
+                f"WA {values['wa']:.3f}, F1 {values['f1']:.3f} ({values['clips']} clips)"
+            )
+    if own["leak"]:
+        print(f"these figures leak: {own['leak']}")
+    print(f"results in {out}")

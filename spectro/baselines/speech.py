@@ -1,0 +1,325 @@
+"""wav2vec 2.0, WavLM, HuBERT and the Audio Spectrogram Transformer, through transformers (extra `speech`).
+
+Frozen, such a network is a kind of feature (`embed`), which `classical` puts a linear head (`logistic`) or a layer more
+(`mlp`) on. The verb `speech` fine-tunes the whole network, with transformers' own trainer, on the waveforms that the
+pictures of a rendering were drawn from; the epoch is chosen on validation speakers. Networks are read from the hub or
+from a local folder, safetensors first; where there are none, PyTorch reads tensors and nothing else from the file.
+"""
+
+import json
+import shutil
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import soxr
+from scipy.special import softmax
+
+from spectro.baselines.results import Clips, report, show, write_run
+from spectro.corpora.splits import PARTS, Part
+from spectro.errors import FeatureError, TrainingError, WeightsError
+from spectro.files import printable, read_json, write_json
+from spectro.learn.figures import confusion, figures
+from spectro.render import SETTINGS, read_index
+from spectro.signal import augment, spectrogram
+from spectro.signal.audio import Waveform
+from spectro.signal.augment import AugmentSettings
+
+MODEL, TRAINING, SETTINGS_FILE = "model", "training", "settings.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechSettings:
+    """Fine-tune a speech network (wav2vec 2.0, WavLM, HuBERT, AST) on clips, with whole speakers held out.
+
+    Needs the extra `speech`. Run it again after an interruption: it goes on from the last whole epoch. Writes the
+    network into model/, run.json, and evaluation-test/ and evaluation-valid/ as `evaluate` does.
+
+    Args:
+        index: folder of a rendering, whose recordings must be where they were.
+        model: a name on the Hugging Face hub, such as facebook/wav2vec2-base, or a local folder.
+        out: folder for the results; null for checkpoints/speech-NAME_OF_INDEX.
+        labels: label scheme: emotion, emotion5, valence, gender, emotion-gender, emotion5-gender.
+        protocol: how speakers are split: luna-jimenez, emobox (both for RAVDESS), group-kfold, loso, or random-leaky,
+            which mixes speakers as tutorials do and says so.
+        fold: fold of the protocol, from 0.
+        copies: all: the augmented copies of training clips are trained on too; none: untouched clips only.
+        epochs: passes over the training clips.
+        learning_rate: highest learning rate, reached after a tenth of the run, then lowered to nothing on a line.
+        batch_size: clips a batch.
+        freeze_encoder: whether the convolutions that read the waveform stay as they are, where the network has them.
+        max_s: longer clips show their middle, in seconds.
+        seed: seed of all that is random.
+        test: whether test speakers are looked at; false while designs are compared.
+        overwrite: start anew over a run with other settings, instead of refusing.
+    """
+
+    index: Path = Path("data/images/synthetic")
+    model: str = "facebook/wav2vec2-base"
+    out: Path | None = None
+    labels: str = "emotion"
+    protocol: str = "group-kfold"
+    fold: int = 0
+    copies: Literal["none", "all"] = "none"
+    epochs: int = 10
+    learning_rate: float = 5e-5
+    batch_size: int = 8
+    freeze_encoder: bool = True
+    max_s: float = 10.0
+    seed: int = 0
+    test: bool = True
+    overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size"):
+            if getattr(self, name) < 1:
+                raise TrainingError(f"{name} is {getattr(self, name)}; it must be 1 or more")
+        if self.learning_rate <= 0 or self.max_s <= 0 or self.seed < 0:
+            raise TrainingError("learning_rate and max_s must be positive, and seed 0 or more")
+
+    @property
+    def folder(self) -> Path:
+        """Where the results go."""
+        return self.out or Path("checkpoints") / f"speech-{self.index.name}"
+
+
+def embed(samples: Waveform, sample_rate: int, model: str, layer: int) -> tuple[npt.NDArray[np.float32], list[str]]:
+    """Return a hidden layer of a frozen network, averaged over time: float32 of shape (features,), and names.
+
+    Args:
+        samples: float32 array of shape (samples,).
+        sample_rate: in Hz; the network's own is resampled to.
+        model: a name on the hub, or a local folder.
+        layer: -1 for the last, 0 for what enters the first.
+
+    Raises:
+        FeatureError: transformers is not installed, or there is no such layer.
+        WeightsError: the network cannot be had.
+    """
+    import torch
+
+    extractor, net = _frozen(model)
+    with torch.inference_mode():
+        hidden = net(**_inputs(extractor, [samples], sample_rate), output_hidden_states=True).hidden_states
+    if not -len(hidden) <= layer < len(hidden):
+        raise FeatureError(f"{model} has layers 0 to {len(hidden) - 1}; layer {layer} was asked for")
+    vector = hidden[layer][0].mean(0).numpy().astype(np.float32)
+    return vector, [f"hidden{number}" for number in range(len(vector))]
+
+
+@lru_cache(maxsize=1)
+def _frozen(model: str) -> tuple[Any, Any]:
+    extractor, net = load(model, "AutoModel")
+    return extractor, net.eval()
+
+
+def load(model: str, kind: str, **options: Any) -> tuple[Any, Any]:
+    """Return a network of transformers and what prepares its input.
+
+    Args:
+        model: a name on the hub, or a local folder.
+        kind: class of transformers that opens it, such as `AutoModel`.
+        options: further options of its `from_pretrained`.
+
+    Raises:
+        FeatureError: transformers is not installed.
+        WeightsError: the network cannot be fetched or read.
+    """
+    try:
+        import transformers
+    except ImportError as error:
+        raise FeatureError("speech networks need transformers: pip install 'spectro[speech]'") from error
+    transformers.logging.set_verbosity_error()
+    if len(Path(model).parts) > 2 and not Path(model).is_dir():
+        raise WeightsError(f"{model}: is neither a folder nor a name on the hub (OWNER/NAME)")
+    try:
+        extractor = transformers.AutoFeatureExtractor.from_pretrained(model)
+        return extractor, getattr(transformers, kind).from_pretrained(model, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise WeightsError(
+            f"the network {model} cannot be had ({reason}); name a folder that holds one, or one on the hub that the "
+            "network reaches"
+        ) from error
+
+
+def _inputs(extractor: Any, clips: list[Waveform], sample_rate: int) -> Any:
+    """Return what a network takes for waveforms, padded to one length."""
+    own = int(extractor.sampling_rate)
+    resampled = [soxr.resample(one, sample_rate, own, quality="HQ") if own != sample_rate else one for one in clips]
+    padding = "max_length" if hasattr(extractor, "max_length") else True  # AST sees pictures of one size
+    return extractor(resampled, sampling_rate=own, padding=padding, return_tensors="pt")
+
+
+class _Waveforms:
+    """Rows of an index as (waveform, target), read when they are needed."""
+
+    def __init__(self, folder: Path, rows: pd.DataFrame, max_s: float) -> None:
+        _index, self.spec = read_index(folder)
+        self._augmentation = AugmentSettings(**read_json(folder / SETTINGS)["augment"])
+        self._rows, self._max_s = rows, max_s
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, place: int) -> tuple[Waveform, int]:
+        row = self._rows.iloc[place]
+        samples = spectrogram.read(str(row["path"]), self.spec, max_duration_s=None)
+        if row["copy"]:
+            drawn = augment.draw(self._augmentation, str(row["clip_id"]), int(row["copy"]))
+            samples = augment.apply(samples, self.spec.sample_rate, drawn)
+        return _middle(samples, self.spec.sample_rate, self._max_s), int(row["target"])
+
+
+def _middle(samples: Waveform, sample_rate: int, max_s: float) -> Waveform:
+    count = round(max_s * sample_rate)
+    start = max(0, (len(samples) - count) // 2)
+    return samples[start : start + count]
+
+
+def finetune(settings: SpeechSettings) -> dict[str, Any]:
+    """Fine-tune a network, and write it and its results.
+
+    Returns:
+        the content of `run.json`.
+
+    Raises:
+        TrainingError: the output folder holds another run.
+        FeatureError, WeightsError: transformers or the network cannot be had.
+        RenderError, CorpusError: the rendering, labels or split cannot be had.
+    """
+    index, spec = read_index(settings.index)
+    clips = Clips.of(index, settings.labels, settings.protocol, settings.fold)
+    out, identity = settings.folder, _identity(settings, spec.fingerprint)
+    _check_run(out, identity, settings.overwrite)
+    names = dict(enumerate(clips.labels))
+    extractor, net = load(
+        settings.model,
+        "AutoModelForAudioClassification",
+        num_labels=len(names),
+        id2label=names,
+        label2id={name: number for number, name in names.items()},
+        ignore_mismatched_sizes=True,
+    )
+    if settings.freeze_encoder and hasattr(net, "freeze_feature_encoder"):
+        net.freeze_feature_encoder()
+    waveforms = {
+        part: _Waveforms(
+            settings.index,
+            clips.rows.iloc[clips.part(part, copies=part == "train" and settings.copies == "all")],
+            settings.max_s,
+        )
+        for part in PARTS
+    }
+    trainer = _trainer(settings, net, extractor, waveforms, spec.sample_rate)
+    write_json(out / TRAINING / SETTINGS_FILE, identity)
+    state = _train(trainer, out / TRAINING)
+    net.save_pretrained(out / MODEL)
+    extractor.save_pretrained(out / MODEL)
+
+    def classify(path: Path) -> Any:
+        samples = spectrogram.read(path, spec, max_duration_s=None)
+        inputs = _inputs(extractor, [_middle(samples, spec.sample_rate, settings.max_s)], spec.sample_rate)
+        with torch.inference_mode():
+            return net(**inputs.to(net.device)).logits.argmax(-1)
+
+    import torch
+
+    reports: dict[Part, dict[str, Any]] = {}
+    for part in PARTS[1:] if settings.test else PARTS[1:2]:
+        logits = np.asarray(trainer.predict(waveforms[part]).predictions, dtype=np.float64)
+        net.eval()
+        reports[part] = report(out, part, clips, logits.argmax(1), softmax(logits, axis=1), classify)
+    return write_run(
+        out,
+        clips,
+        reports,
+        state | {"settings": identity},
+        backbone=settings.model,
+        parameters=sum(one.numel() for one in net.parameters()),
+    )
+
+
+def _identity(settings: SpeechSettings, spec: str) -> dict[str, Any]:
+    """Return what a run's result depends on, as JSON values."""
+    free = ("out", "index", "test", "overwrite")
+    fields = {name: value for name, value in asdict(settings).items() if name not in free}
+    plain: dict[str, Any] = json.loads(json.dumps(fields | {"spec": spec}))
+    return plain
+
+
+def _check_run(out: Path, identity: dict[str, Any], overwrite: bool) -> None:
+    """Refuse to mix two runs."""
+    before = read_json(out / TRAINING / SETTINGS_FILE)
+    if before == identity:
+        return
+    if before is not None and not overwrite:
+        raise TrainingError(
+            f"{printable(out)}: holds a run with other settings; choose another --out, or --overwrite true"
+        )
+    shutil.rmtree(out / TRAINING, ignore_errors=True)
+
+
+def _trainer(
+    settings: SpeechSettings, net: Any, extractor: Any, waveforms: dict[Part, _Waveforms], sample_rate: int
+) -> Any:
+    """Return transformers' trainer, which keeps the epoch that is best on validation speakers."""
+    import torch
+    from transformers import Trainer, TrainingArguments
+
+    def collate(items: list[tuple[Waveform, int]]) -> dict[str, Any]:
+        inputs = _inputs(extractor, [samples for samples, _target in items], sample_rate)
+        return {**inputs, "labels": torch.tensor([target for _samples, target in items])}
+
+    def measure(found: Any) -> dict[str, float]:
+        predicted = found.predictions.argmax(-1)
+        return {"uar": figures(confusion(found.label_ids, predicted, found.predictions.shape[-1])).uar}
+
+    arguments = TrainingArguments(
+        output_dir=str(settings.folder / TRAINING),
+        num_train_epochs=settings.epochs,
+        learning_rate=settings.learning_rate,
+        lr_scheduler_type="linear",
+        warmup_steps=0.1,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.batch_size,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="uar",
+        remove_unused_columns=False,
+        report_to="none",
+        dataloader_pin_memory=torch.cuda.is_available(),
+        seed=settings.seed,
+    )
+    return Trainer(
+        model=net,
+        args=arguments,
+        data_collator=collate,
+        train_dataset=waveforms["train"],
+        eval_dataset=waveforms["valid"],
+        compute_metrics=measure,
+    )
+
+
+def _train(trainer: Any, folder: Path) -> dict[str, Any]:
+    """Train, or go on from the last whole epoch; returns the epoch that was chosen, from 0, and the seconds."""
+    from transformers.trainer_utils import get_last_checkpoint
+
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
+    found = [one["eval_uar"] for one in trainer.state.log_history if "eval_uar" in one]
+    seconds = [one["train_runtime"] for one in trainer.state.log_history if "train_runtime" in one]
+    return {"epoch": found.index(max(found)), "seconds": round(float(sum(seconds)), 2)}
+
+
+def run(settings: SpeechSettings) -> int:
+    """Run the verb; returns its exit code."""
+    found = finetune(settings)
+    print(f"{settings.protocol}, fold {settings.fold}, epoch {found['training']['epoch']} chosen")
+    show(found, settings.folder)
+    return 0
