@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from spectro.errors import EvaluationError
-from spectro.evaluate.study import COLUMNS, StudySettings, grid, row, study, summary, unfinished, with_row
+from spectro.evaluate.grid import StudySettings, grid
+from spectro.evaluate.study import COLUMNS, possible_jobs, row, stages, study, summary, unfinished, with_row
 from spectro.files import read_json
 from tests.conftest import SMALL, World
 
@@ -25,11 +26,12 @@ def _settings(folder: Path, corpus: Path, **changes: Any) -> StudySettings:
         "source": corpus,
         "weights": "none",
         "images": {"small": {"corpus": "synthetic", "spec": SMALL.to_dict()}},
-        "base": base,
+        "base": {"finetune": base},
         "systems": {
             "too large": {"batch_size": 10_000},
             "refitted": {"refit": True, "masking": {"time_masks": 0}},
         },
+        "protocols": {"group-kfold": [0]},
         "jobs": 2,
     }
     return StudySettings(**(defaults | changes))
@@ -44,7 +46,7 @@ def test_a_study_keeps_one_row_a_run_and_runs_nothing_twice(world: World, tmp_pa
     ]
 
     kept = pd.read_csv(settings.table).iloc[0]
-    folder = next((tmp_path / "runs").glob("refitted-fold0-seed0-*"))
+    folder = next((tmp_path / "runs").glob("refitted-group-kfold-fold0-seed0-*"))
     chosen, refit = (read_json(folder / name / "spectro.json") for name in ("chosen", "refit"))
     assert kept["valid_uar"] == chosen["metrics"]["valid"]["uar"]
     assert kept["test_uar"] == refit["metrics"]["test"]["uar"]
@@ -59,7 +61,7 @@ def test_a_study_keeps_one_row_a_run_and_runs_nothing_twice(world: World, tmp_pa
 
 
 def test_every_system_runs_on_every_fold_and_seed(tmp_path: Path) -> None:
-    settings = _settings(tmp_path, tmp_path, folds=[0, 2], seeds=[0, 1])
+    settings = _settings(tmp_path, tmp_path, protocols={"group-kfold": [0, 2]}, seeds=[0, 1])
     runs = list(grid(settings))
     assert {(run.system, run.fold, run.seed) for run in runs} == {
         (system, fold, seed) for system in settings.systems for fold in (0, 2) for seed in (0, 1)
@@ -69,7 +71,7 @@ def test_every_system_runs_on_every_fold_and_seed(tmp_path: Path) -> None:
 
 
 def test_a_system_changes_single_settings_of_the_base(tmp_path: Path) -> None:
-    base = {"train": {"epochs": 3, "mixup": 0.5}, "batch_size": 8}
+    base = {"finetune": {"train": {"epochs": 3, "mixup": 0.5}, "batch_size": 8}}
     settings = _settings(tmp_path, tmp_path, base=base, systems={"short": {"train": {"epochs": 1}}, "plain": {}})
     assert [run.settings["train"] for run in grid(settings)] == [
         {"epochs": 1, "mixup": 0.5},
@@ -84,16 +86,17 @@ def test_what_changes_figures_changes_the_configuration(tmp_path: Path) -> None:
     assert config() == config(jobs=1) == config(seeds=[4])
     others = [
         config(images={"small": {"corpus": "synthetic"}}),
-        config(base={"backbone": "mobilenet"}),
+        config(base={"finetune": {"backbone": "mobilenet"}}),
+        config(protocols={"loso": [0]}),
+        config(labels=["gender"]),
         config(weights="auto"),
     ]
-    assert len({config(), *others}) == 4
+    assert len({config(), *others}) == 6
 
 
 def test_designs_can_be_compared_without_a_look_at_test_speakers(world: World, tmp_path: Path) -> None:
     run = next(grid(_settings(tmp_path, tmp_path, systems={"one": {}})))
-    description = read_json(world.checkpoint / "spectro.json")
-    hidden, shown = (row(run, description, test=test) for test in (False, True))
+    hidden, shown = (row(run, world.checkpoint, test=test) for test in (False, True))
     assert tuple(hidden) == tuple(shown) == COLUMNS
     assert {name for name in COLUMNS if hidden[name] != shown[name]} == {"test_wa", "test_uar", "test_f1"}
     assert (hidden["test_uar"], hidden["valid_uar"]) == (None, world.trained.origin["metrics"]["valid"]["uar"])
@@ -101,20 +104,19 @@ def test_designs_can_be_compared_without_a_look_at_test_speakers(world: World, t
 
 def test_test_figures_are_had_once_they_are_asked_for(world: World, tmp_path: Path) -> None:
     run = next(grid(_settings(tmp_path, tmp_path, systems={"one": {}})))
-    description = read_json(world.checkpoint / "spectro.json")
     empty = pd.DataFrame(columns=list(COLUMNS))
-    compared = with_row(empty, row(run, description, test=False))
+    compared = with_row(empty, row(run, world.checkpoint, test=False))
     assert unfinished([run], empty, test=False) == [run]
     assert unfinished([run], compared, test=False) == []
     assert unfinished([run], compared, test=True) == [run]
-    tested = with_row(compared, row(run, description, test=True))
+    tested = with_row(compared, row(run, world.checkpoint, test=True))
     assert len(tested) == 1
     assert unfinished([run], tested, test=True) == []
 
 
 def test_the_summary_is_of_all_runs_of_a_system() -> None:
     rows = [
-        {"system": s, "config": s, "valid_uar": v, "test_uar": t}
+        {"system": s, "config": s, "protocol": "p", "labels": "emotion", "valid_uar": v, "test_uar": t}
         for s, v, t in (("a", 0.5, 0.4), ("a", 0.7, 0.6), ("b", 0.9, 0.5))
     ]
     found = summary(pd.DataFrame(rows, columns=list(COLUMNS))).set_index("system")
@@ -124,6 +126,59 @@ def test_the_summary_is_of_all_runs_of_a_system() -> None:
     assert found.loc["a", "runs"] == 2
 
 
+def test_augmentation_and_pictures_are_axes_of_the_grid(tmp_path: Path) -> None:
+    systems = {
+        "plain": {"images": "small"},
+        "both": {"copies": "none", "augmented": {"copies": "one", "train": {"mixup": 0.1}}},
+    }
+    images = {"small": {"corpus": "synthetic"}, "large": {"corpus": "synthetic", "copies": 1}}
+    runs = list(grid(_settings(tmp_path, tmp_path, systems=systems, images=images)))
+    assert [(run.system, run.images, run.augmented) for run in runs] == [
+        ("plain", "small", None),
+        ("both", "small", False),
+        ("both", "small", True),
+        ("both", "large", False),
+        ("both", "large", True),
+    ]
+    assert [run.settings["copies"] for run in runs[1:3]] == ["none", "one"]
+    assert runs[2].settings["train"] == {"epochs": 1, "mixup": 0.1}
+    assert not {"augmented", "images", "verb", "refit"} & set(runs[2].settings)
+    assert len({run.name for run in runs}) == 5
+
+
+def test_a_quick_study_is_the_study_with_its_changes(tmp_path: Path) -> None:
+    shorter = {"table": "quick.csv", "protocols": {"group-kfold": [1]}, "systems": {"refitted": None, "new": {}}}
+    settings = _settings(tmp_path, tmp_path, shorter=shorter)
+    assert settings.shortened() is settings
+    quick = replace(settings, quick=True).shortened()
+    assert [(run.system, run.fold) for run in grid(quick)] == [("too large", 1), ("new", 1)]
+    assert (quick.table, quick.page) == (Path("quick.csv"), Path("quick.html"))
+    with pytest.raises(EvaluationError, match="shorter sets folds, which a study does not know"):
+        replace(settings, quick=True, shorter={"folds": [0]}).shortened()
+
+
+def test_each_verb_gets_its_own_settings(tmp_path: Path) -> None:
+    systems = {"svm": {"verb": "classical", "classifier": "svm-rbf"}, "net": {}}
+    settings = _settings(tmp_path, tmp_path, systems=systems, test=False)
+    (svm, net) = grid(settings)
+    ((name, verb, given),) = stages(settings, svm, threads=1)
+    assert (name, verb, given["classifier"], given["test"], given["workers"]) == (
+        "chosen",
+        "classical",
+        "svm-rbf",
+        False,
+        1,
+    )
+    assert "weights" not in given and "backbone" not in given
+    assert [verb for _name, verb, _given in stages(settings, net, threads=1)] == ["finetune"]
+    tested = stages(replace(settings, test=True), net, threads=1)
+    assert [verb for _name, verb, _given in tested] == ["finetune", "evaluate"]
+
+
+def test_at_least_one_run_goes_on_at_a_time() -> None:
+    assert possible_jobs() >= 1
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -131,7 +186,11 @@ def test_the_summary_is_of_all_runs_of_a_system() -> None:
         ({"systems": {"a": {"seed": 3}}}, "system a sets seed, which the study chooses"),
         ({"systems": {"a": {"images": "large"}}}, "reads the images large, which the study lacks"),
         ({"systems": {"a": {"refit": "x"}}}, "sets refit to x; it is true or false"),
-        ({"jobs": 0}, "jobs is 0"),
+        ({"jobs": -1}, "jobs is -1"),
+        ({"protocols": {}}, "names no protocols"),
+        ({"systems": {"a": {"verb": "serve"}}}, "the verb serve; systems are trained by finetune, classical, speech"),
+        ({"systems": {"a": {"verb": "classical", "refit": True}}}, "which only fine-tuned systems know"),
+        ({"systems": {"a": {"augmented": {"fold": 1}}}}, "system a sets fold, which the study chooses"),
     ],
 )
 def test_a_study_that_contradicts_itself_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:

@@ -1,0 +1,67 @@
+"""Commands in processes of their own, forked from a server that has imported what they need.
+
+Importing the networks' libraries takes longer than many a run does; here it is done once.
+"""
+
+import importlib
+import multiprocessing as mp
+import os
+import sys
+import threading
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import yaml
+from joblib.externals.loky import get_reusable_executor
+
+from spectro.files import write_bytes
+
+CLI = "spectro.cli"
+_CONTEXT: Any = mp.get_context("forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn")
+
+
+def command(verb: str, given: dict[str, Any], config: Path, log: Path, threads: int) -> int:
+    """Run `spectro VERB --config CONFIG` in a process of its own; returns its exit code.
+
+    It ends with the process that asked for it, however that ends, so that a run that is started again has its folder to
+    itself.
+
+    Args:
+        verb: the verb.
+        given: its settings, which are written to `config`.
+        config: YAML file, kept beside the result.
+        log: file that the process's output is added to.
+        threads: how many threads it computes with.
+    """
+    write_bytes(config, yaml.safe_dump(given, sort_keys=False).encode())
+    if hasattr(_CONTEXT, "set_forkserver_preload"):
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # of a server that is not yet there
+        _CONTEXT.set_forkserver_preload(["spectro.learn.finetune", "spectro.evaluate.report"])
+    process = _CONTEXT.Process(target=_run, args=(verb, config, log, threads))
+    process.start()
+    process.join()
+    return int(process.exitcode)
+
+
+def _run(verb: str, config: Path, log: Path, threads: int) -> None:
+    """Be the process: take the log for output, and do as the command line does."""
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(output, sys.stdout.fileno())
+    os.dup2(output, sys.stderr.fileno())
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    import torch
+
+    torch.set_num_threads(threads)
+    code = importlib.import_module(CLI).run_verb(verb, ["--config", str(config)])
+    get_reusable_executor().shutdown(wait=True)  # joblib's workers would be waited for until they are bored
+    sys.stdout.flush()
+    sys.exit(code)
+
+
+def _end_with_parent() -> None:
+    parent = mp.parent_process()
+    if parent is not None:
+        wait([parent.sentinel])
+        os._exit(1)

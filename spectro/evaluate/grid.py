@@ -1,0 +1,217 @@
+"""The grid of a study: which systems run on which pictures, protocols, folds, label schemes and seeds."""
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from spectro.errors import EvaluationError
+from spectro.files import fingerprint
+from spectro.learn.backbones import weights_identity
+
+VERBS = ("finetune", "classical", "speech")
+"""The verbs that a system can be trained by."""
+OWN = ("out", "index", "protocol", "fold", "labels", "seed")
+"""Settings of a run that the study chooses itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudySettings:
+    """Train and measure a grid of systems, keep one row of figures a run, and show them side by side on a page.
+
+    Run it again after an interruption: rows that are there are left out, unfinished runs go on.
+
+    Args:
+        table: CSV that rows are added to.
+        runs: folder of the runs' checkpoints and logs, and of the renderings.
+        report: the page, one HTML file that needs nothing else; null for the table's name with .html.
+        published: CSV of published figures to show beside ours: system, corpus, labels, protocol, figure, measure,
+            source.
+        source: folder of the corpus, for renderings that name none; null for data/corpora/CORPUS.
+        weights: starting weights of all fine-tuned systems that name none: auto, none, or a file.
+        images: renderings by name: what each sets of `spectro render`.
+        base: by verb (finetune, classical, speech): what all its runs set.
+        systems: systems by name: the `verb` that trains it (finetune if it names none), and what it sets beyond `base`.
+            `images` names its renderings (all, if it names none); `refit: true` trains on the validation speakers too
+            once they have chosen the epoch; `augmented` is what it sets beside that where augmentation is on.
+        augmentation: whether systems that say what `augmented` means run without, with, or both.
+        protocols: folds of each protocol, by its name.
+        labels: label schemes.
+        seeds: seeds of the training.
+        test: whether test figures are entered; false while designs are compared.
+        jobs: runs at a time, among which the processor's threads are divided; 0 for as many as there are cores, and
+            2 GiB of memory for each; one where there is a GPU.
+        quick: run the study as `shorter` changes it: to see that all works, and roughly where it leads.
+        shorter: what a quick study sets otherwise; a system that is set to null is left out.
+    """
+
+    table: Path
+    runs: Path = Path("checkpoints/study")
+    report: Path | None = None
+    published: Path | None = None
+    source: Path | None = None
+    weights: str = "auto"
+    images: dict[str, dict[str, Any]] = field(default_factory=dict)
+    base: dict[str, dict[str, Any]] = field(default_factory=dict)
+    systems: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    augmentation: list[bool] = field(default_factory=lambda: [False, True])
+    protocols: dict[str, list[int]] = field(default_factory=dict)
+    labels: list[str] = field(default_factory=lambda: ["emotion"])
+    seeds: list[int] = field(default_factory=lambda: [0])
+    test: bool = True
+    jobs: int = 0
+    quick: bool = False
+    shorter: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("images", "systems", "protocols", "labels", "seeds", "augmentation"):
+            if not getattr(self, name):
+                raise EvaluationError(f"the study names no {name}")
+        if self.jobs < 0:
+            raise EvaluationError(f"jobs is {self.jobs}; it must be 0 or more")
+        for name in [*self.base, *(system.get("verb", VERBS[0]) for _, system in self.chosen_systems())]:
+            if name not in VERBS:
+                raise EvaluationError(f"the study names the verb {name}; systems are trained by {', '.join(VERBS)}")
+        for name, system in self.chosen_systems():
+            self._check(name, merged(self.base.get(system.get("verb", VERBS[0]), {}), system))
+
+    def _check(self, name: str, system: dict[str, Any]) -> None:
+        for images in _listed(system.get("images", [])):
+            if images not in self.images:
+                raise EvaluationError(f"system {name} reads the images {images}, which the study lacks")
+        if taken := [key for key in OWN if key in {**system, **system.get("augmented", {})}]:
+            raise EvaluationError(f"system {name} sets {', '.join(taken)}, which the study chooses")
+        if not isinstance(system.get("refit", False), bool):
+            raise EvaluationError(f"system {name} sets refit to {system['refit']}; it is true or false")
+        if system.get("refit") and system.get("verb", VERBS[0]) != "finetune":
+            raise EvaluationError(f"system {name} sets refit, which only fine-tuned systems know")
+
+    def chosen_systems(self) -> list[tuple[str, dict[str, Any]]]:
+        """Return the systems that are not set to null."""
+        return [(name, system) for name, system in self.systems.items() if system is not None]
+
+    def shortened(self) -> "StudySettings":
+        """Return the study that is run: this one, or the quick one that it describes.
+
+        Raises:
+            EvaluationError: `shorter` sets something that a study does not know.
+        """
+        if not self.quick:
+            return self
+        own: dict[str, Any] = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        if unknown := [name for name in self.shorter if name not in own]:
+            raise EvaluationError(f"shorter sets {', '.join(unknown)}, which a study does not know")
+        changed = merged(own, self.shorter) | {"quick": False}
+        paths = {name: Path(changed[name]) for name in ("table", "runs", "report") if changed[name] is not None}
+        return StudySettings(**(changed | paths))
+
+    @property
+    def page(self) -> Path:
+        """Where the page goes."""
+        return self.report or self.table.with_suffix(".html")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One row of the grid.
+
+    Args:
+        system: name of the system.
+        verb: the verb that trains it.
+        augmented: whether augmentation is on; None for systems that do not say what it means.
+        images: name of its rendering.
+        protocol: protocol.
+        fold: fold of the protocol.
+        labels: label scheme.
+        seed: seed of the training.
+        refit: whether it is trained once more, on validation speakers too.
+        settings: the other settings of its training.
+        config: fingerprint of what its figures depend on, beside fold and seed.
+    """
+
+    system: str
+    verb: str
+    augmented: bool | None
+    images: str
+    protocol: str
+    fold: int
+    labels: str
+    seed: int
+    refit: bool
+    settings: dict[str, Any]
+    config: str
+
+    @property
+    def name(self) -> str:
+        """Name of its folder."""
+        augmented = "-augmented" if self.augmented else ""
+        labels = "" if self.labels == "emotion" else f"-{self.labels}"
+        place = f"{self.protocol}{labels}-fold{self.fold}-seed{self.seed}"
+        return f"{self.system}{augmented}-{place}-{self.config[:8]}"
+
+    @property
+    def key(self) -> tuple[str, int, int]:
+        """What tells its row from others: configuration, fold and seed."""
+        return self.config, self.fold, self.seed
+
+
+def grid(settings: StudySettings) -> Iterator[Run]:
+    """Yield the runs, all systems of a fold and seed before the next."""
+    places = [(protocol, fold) for protocol, folds in settings.protocols.items() for fold in folds]
+    for seed, (protocol, fold), labels in product(settings.seeds, places, settings.labels):
+        for name, system in settings.chosen_systems():
+            for images in _listed(system.get("images", list(settings.images))):
+                for augmented in settings.augmentation if "augmented" in system else [None]:
+                    yield _run(settings, name, system, augmented, images, protocol, fold, labels, seed)
+
+
+def _run(
+    settings: StudySettings,
+    name: str,
+    system: dict[str, Any],
+    augmented: bool | None,
+    images: str,
+    protocol: str,
+    fold: int,
+    labels: str,
+    seed: int,
+) -> Run:
+    verb = str(system.get("verb", VERBS[0]))
+    chosen = merged(settings.base.get(verb, {}), system)
+    if augmented:
+        chosen = merged(chosen, chosen["augmented"])
+    refit = bool(chosen.get("refit", False))
+    chosen = {key: value for key, value in chosen.items() if key not in ("verb", "images", "refit", "augmented")}
+    identity = {**chosen, "verb": verb, "protocol": protocol, "labels": labels, "refit": refit}
+    if verb == "finetune":
+        chosen.setdefault("weights", settings.weights)
+        identity["weights"] = weights_identity(str(chosen["weights"]))
+    return Run(
+        system=name,
+        verb=verb,
+        augmented=augmented,
+        images=images,
+        protocol=protocol,
+        fold=fold,
+        labels=labels,
+        seed=seed,
+        refit=refit,
+        settings=chosen,
+        config=fingerprint({**identity, "images": settings.images[images]}),
+    )
+
+
+def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Return `base` with `changes`, groups of settings within it likewise."""
+    groups = {
+        name: merged(base[name], value)
+        for name, value in changes.items()
+        if isinstance(value, dict) and isinstance(base.get(name), dict)
+    }
+    return base | changes | groups
+
+
+def _listed(names: str | list[str]) -> list[str]:
+    return [names] if isinstance(names, str) else names
