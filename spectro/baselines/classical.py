@@ -29,7 +29,7 @@ from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
 from spectro.baselines.features import FeatureSettings, describe, extract
-from spectro.baselines.results import Clips, report, show, write_run
+from spectro.baselines.results import Clips, Numbers, report, show, write_run
 from spectro.corpora.splits import Part, speaker_names
 from spectro.errors import FeatureError, TrainingError
 from spectro.render import read_index
@@ -135,6 +135,34 @@ class Table:
     values: npt.NDArray[np.float32]
 
 
+@dataclass(frozen=True)
+class Fitted:
+    """A fitted classifier.
+
+    Args:
+        model: scaler and classifier, which number the labels that they were trained on without gaps.
+        codes: the label's number for each of the model's own, int64 of shape (trained labels,).
+        chosen: the hyper-parameters that were chosen.
+    """
+
+    model: Pipeline
+    codes: Numbers
+    chosen: dict[str, Any]
+
+    def predict(self, values: npt.NDArray[np.float32]) -> Numbers:
+        """Return the numbers of the labels of features, float32 of shape (clips, features)."""
+        predicted: Numbers = self.codes[self.model.predict(values)]
+        return predicted
+
+    def probabilities(self, values: npt.NDArray[np.float32], labels: int) -> npt.NDArray[np.float64] | None:
+        """Return float64 of shape (clips, labels); None for classifiers that give none."""
+        if not hasattr(self.model, "predict_proba"):
+            return None
+        chances = np.zeros((len(values), labels))
+        chances[:, self.codes] = self.model.predict_proba(values)
+        return chances
+
+
 def classical(settings: ClassicalSettings) -> dict[str, Any]:
     """Train and measure, and write the results.
 
@@ -148,34 +176,35 @@ def classical(settings: ClassicalSettings) -> dict[str, Any]:
     """
     table = _table(settings)
     started = time.perf_counter()
-    model, chosen = fit(table, settings)
+    fitted = fit(table, settings)
     training = {
         "epoch": None,
         "seconds": round(time.perf_counter() - started, 2),
-        "chosen": chosen,
+        "chosen": fitted.chosen,
         "settings": _plain(settings),
     }
     parts: tuple[Part, ...] = ("valid", "test") if settings.test else ("valid",)
     return write_run(
         settings.folder,
         table.clips,
-        {part: _measure(model, table, part, settings) for part in parts},
+        {part: _measure(fitted, table, part, settings) for part in parts},
         training,
         backbone=settings.classifier,
-        parameters=_parameters(model),
+        parameters=_parameters(fitted.model),
     )
 
 
-def fit(table: Table, settings: ClassicalSettings) -> tuple[Pipeline, dict[str, Any]]:
+def fit(table: Table, settings: ClassicalSettings) -> Fitted:
     """Search hyper-parameters, and fit the best on all training clips.
 
-    Returns:
-        scaler and classifier, fitted; and the hyper-parameters that were chosen.
+    Raises:
+        TrainingError: the training speakers are too few for the inner folds.
+        FeatureError: the classifier is not installed.
     """
     make, grid = CLASSIFIERS[settings.classifier]
     model = Pipeline([("scale", StandardScaler()), ("classify", make(settings.seed))])
     clips = table.clips
-    targets = clips.rows["target"].to_numpy(np.int64)
+    codes, targets = np.unique(clips.rows["target"].to_numpy(np.int64), return_inverse=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # where the rest of the grid is better, it does not matter
         if settings.inner_folds:
@@ -202,7 +231,7 @@ def fit(table: Table, settings: ClassicalSettings) -> tuple[Pipeline, dict[str, 
         model.set_params(**best)
         rows = clips.part("train", copies=settings.copies == "all")
         model.fit(table.values[rows], targets[rows])
-    return model, {name.removeprefix("classify__"): value for name, value in best.items()}
+    return Fitted(model, codes, {name.removeprefix("classify__"): value for name, value in best.items()})
 
 
 def _table(settings: ClassicalSettings) -> Table:
@@ -215,20 +244,17 @@ def _table(settings: ClassicalSettings) -> Table:
     return Table(clips, clips.rows[names].to_numpy(np.float32))
 
 
-def _measure(model: Pipeline, table: Table, part: Part, settings: ClassicalSettings) -> dict[str, Any]:
+def _measure(fitted: Fitted, table: Table, part: Part, settings: ClassicalSettings) -> dict[str, Any]:
     """Classify a part, and write its report."""
     values = table.values[table.clips.part(part)]
-    probabilities = None
-    if hasattr(model, "predict_proba"):
-        probabilities = np.zeros((len(values), len(table.clips.labels)))
-        probabilities[:, model.classes_] = model.predict_proba(values)
     _index, spec = read_index(settings.index)
 
     def classify(path: Path) -> Any:
         vector, _names = describe(spectrogram.read(path, spec, max_duration_s=None), spec, settings.features)
-        return model.predict(vector[None])
+        return fitted.predict(vector[None])
 
-    return report(settings.folder, part, table.clips, model.predict(values), probabilities, classify)
+    probabilities = fitted.probabilities(values, len(table.clips.labels))
+    return report(settings.folder, part, table.clips, fitted.predict(values), probabilities, classify)
 
 
 def _parameters(model: Pipeline) -> int | None:

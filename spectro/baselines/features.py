@@ -154,7 +154,8 @@ def extract(
         write_json(path.with_suffix(".json"), identity)
         kept = _fill(path, kept, jobs, settings, spec, augmentation, workers)
     names = [name for name in kept.columns if name not in KEYS]
-    table = wanted.merge(kept.drop(columns="identity"), on=["clip_id", "copy"], how="left", validate="one_to_one")
+    vectors = kept.drop(columns="identity").astype({"clip_id": wanted["clip_id"].dtype})
+    table = wanted.merge(vectors, on=["clip_id", "copy"], how="left", validate="one_to_one")
     return table, names
 
 

@@ -192,11 +192,14 @@ def finetune(settings: SpeechSettings) -> dict[str, Any]:
         FeatureError, WeightsError: transformers or the network cannot be had.
         RenderError, CorpusError: the rendering, labels or split cannot be had.
     """
+    import torch
+
     index, spec = read_index(settings.index)
     clips = Clips.of(index, settings.labels, settings.protocol, settings.fold)
     out, identity = settings.folder, _identity(settings, spec.fingerprint)
     _check_run(out, identity, settings.overwrite)
     names = dict(enumerate(clips.labels))
+    torch.manual_seed(settings.seed)  # of the head, which no network brings with it
     extractor, net = load(
         settings.model,
         "AutoModelForAudioClassification",
@@ -226,8 +229,6 @@ def finetune(settings: SpeechSettings) -> dict[str, Any]:
         inputs = _inputs(extractor, [_middle(samples, spec.sample_rate, settings.max_s)], spec.sample_rate)
         with torch.inference_mode():
             return net(**inputs.to(net.device)).logits.argmax(-1)
-
-    import torch
 
     reports: dict[Part, dict[str, Any]] = {}
     for part in PARTS[1:] if settings.test else PARTS[1:2]:

@@ -33,6 +33,8 @@ _CONFIG = {
 class Frames(nn.Module):
     """A picture -> its frames, each feature normalised by its mean and deviation over the training clips.
 
+    Two columns make a frame (25 ms by default), which is about as far as frames are apart in those projects.
+
     Args:
         kind: `mfcc`: the first 40 coefficients of the orthonormal cosine transform of each column, which are MFCC but
             for the scale of the picture's gray values; `logmel`: means of neighbouring mel bands, 64 in all.
@@ -45,8 +47,8 @@ class Frames(nn.Module):
         self.norm = nn.BatchNorm1d(self.features)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Return frames, float of shape (batch, features, width), of the first channel of (batch, 3, height, width)."""
-        bands = pictures[:, 0].flip(1)  # row 0 shows the highest band
+        """Return frames, float (batch, features, width // 2), of the first channel of (batch, 3, height, width)."""
+        bands = nn.functional.avg_pool1d(pictures[:, 0].flip(1), 2)  # row 0 shows the highest band
         if self.kind == "mfcc":
             frames = cosine_transform(bands.shape[1], COEFFICIENTS).to(bands) @ bands
         else:
@@ -68,7 +70,7 @@ class SequenceNet(nn.Module):
 
     Args:
         frames: makes frames of a picture.
-        body: takes frames (batch, features, width), returns (batch, `body.features`).
+        body: takes frames (batch, features, frames), returns (batch, `body.features`).
     """
 
     def __init__(self, frames: Frames, body: "Convolutions | Recurrence") -> None:
@@ -112,13 +114,13 @@ class Convolutions(nn.Module):
         self.features = inputs * POOLED_FRAMES
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """Return features of shape (batch, `features`) of frames (batch, inputs, width)."""
+        """Return features of shape (batch, `features`) of frames (batch, inputs, frames)."""
         pooled: torch.Tensor = self.pool(self.blocks(frames))
         return pooled.flatten(1)
 
 
 class Recurrence(nn.Module):
-    """Two recurrent layers of 128 units over means of two frames (25 ms by default); their outputs' mean over time.
+    """Two recurrent layers of 128 units; the mean of their outputs over time.
 
     The last state alone, which many projects take, would be that of the padding after the word.
     """
@@ -131,9 +133,8 @@ class Recurrence(nn.Module):
         self.features = self.UNITS
 
     def forward(self, frames: torch.Tensor) -> torch.Tensor:
-        """Return features of shape (batch, `features`) of frames (batch, inputs, width)."""
-        pairs = nn.functional.avg_pool1d(frames, 2)
-        outputs, _state = self.cells(pairs.transpose(1, 2))
+        """Return features of shape (batch, `features`) of frames (batch, inputs, frames)."""
+        outputs, _state = self.cells(frames.transpose(1, 2))
         mean: torch.Tensor = outputs.mean(1)
         return mean
 

@@ -1,0 +1,179 @@
+import os
+import shutil
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import librosa
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from spectro.baselines import features
+from spectro.baselines.features import PARTS, STATISTICS, FeatureSettings, describe, extract, handmade
+from spectro.cli import run_verb
+from spectro.errors import FeatureError
+from spectro.files import read_json
+from spectro.render import SETTINGS, read_index
+from spectro.signal import augment, spectrogram
+from spectro.signal.augment import AugmentSettings
+from tests.conftest import RATE, SMALL, World, voice
+
+QUICK = FeatureSettings(parts=("mfcc", "rms"), mfcc=13, statistics=("mean", "std"))
+
+
+@pytest.fixture
+def index(world: World, tmp_path: Path) -> Path:
+    """A rendering of its own, whose features nobody has made yet."""
+    shutil.copytree(world.images, tmp_path / "index", ignore=shutil.ignore_patterns(features.FOLDER))
+    return tmp_path / "index"
+
+
+def test_the_features_are_those_of_librosa_and_scipy() -> None:
+    samples = voice(1.5)
+    vector, names = handmade(samples, RATE, FeatureSettings())
+    found = dict(zip(names, vector, strict=True))
+    size, hop = 1024, 256
+    mfcc = librosa.feature.mfcc(y=samples, sr=RATE, n_mfcc=40, n_fft=size, hop_length=hop)
+    courses = {
+        "mfcc0": mfcc[0],
+        "mfcc39": mfcc[39],
+        "delta5": librosa.feature.delta(mfcc, mode="nearest")[5],
+        "chroma3": librosa.feature.chroma_stft(y=samples, sr=RATE, tuning=0.0, n_fft=size, hop_length=hop)[3],
+        "centroid": librosa.feature.spectral_centroid(y=samples, sr=RATE, n_fft=size, hop_length=hop)[0],
+        "bandwidth": librosa.feature.spectral_bandwidth(y=samples, sr=RATE, n_fft=size, hop_length=hop)[0],
+        "rolloff": librosa.feature.spectral_rolloff(y=samples, sr=RATE, n_fft=size, hop_length=hop)[0],
+        "zero_crossings": librosa.feature.zero_crossing_rate(samples, frame_length=size, hop_length=hop)[0],
+    }
+    moments = {"mean": np.mean, "std": np.std, "skewness": scipy.stats.skew, "kurtosis": scipy.stats.kurtosis}
+    for name, course in courses.items():
+        for statistic, moment in moments.items():
+            assert found[f"{name}_{statistic}"] == pytest.approx(moment(course), rel=1e-3, abs=1e-3), (name, statistic)
+
+
+def test_every_part_and_statistic_is_there_once_and_finite() -> None:
+    vector, names = handmade(voice(), RATE, FeatureSettings())
+    assert len(set(names)) == len(names) == len(vector)
+    assert np.isfinite(vector).all()
+    for part in PARTS:
+        for statistic in STATISTICS:
+            assert any(name.startswith(part) and name.endswith(statistic) for name in names)
+    single, _ = handmade(voice(), RATE, replace(QUICK, mfcc=40, parts=("mfcc",), statistics=("mean",)))
+    assert len(single) == 40
+
+
+def test_a_clip_shorter_than_a_frame_has_features_too() -> None:
+    vector, _ = handmade(voice(0.02), RATE, FeatureSettings())
+    assert np.isfinite(vector).all()
+
+
+def test_copies_are_those_that_the_pictures_show(index: Path) -> None:
+    table, names = extract(index, QUICK, workers=1)
+    row = table[(table["copy"] == 2)].iloc[3]
+    settings = AugmentSettings(**read_json(index / SETTINGS)["augment"])
+    drawn = augment.draw(settings, row["clip_id"], 2)
+    assert drawn.to_json() == row["parameters"]
+    altered = augment.apply(spectrogram.read(row["path"], SMALL), SMALL.sample_rate, drawn)
+    expected, expected_names = describe(altered, SMALL, QUICK)
+    assert names == expected_names
+    np.testing.assert_allclose(row[names].to_numpy(np.float32), expected, rtol=1e-5)
+
+
+def test_rows_are_those_of_the_index(index: Path) -> None:
+    whole, _ = read_index(index)
+    table, names = extract(index, QUICK, workers=1)
+    pd.testing.assert_frame_equal(table.drop(columns=names), whole)
+    untouched, _ = extract(index, QUICK, copies=False, workers=1)
+    assert set(untouched["copy"]) == {0}
+    assert len(untouched) == (whole["copy"] == 0).sum()
+
+
+def test_what_is_known_is_not_made_again(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[str] = []
+    original = features._describe_clip
+    monkeypatch.setattr(features, "_describe_clip", lambda job, *rest: made.append(job.clip_id) or original(job, *rest))
+    first, _names = extract(index, QUICK, copies=False, workers=1)
+    assert len(made) == len(first)
+    made.clear()
+    again, _ = extract(index, QUICK, copies=False, workers=1)
+    assert not made
+    pd.testing.assert_frame_equal(first, again)
+
+    recording = Path(first["path"].iloc[4])
+    status = recording.stat()
+    later = time.time_ns()
+    os.utime(recording, ns=(later, later))
+    try:
+        extract(index, QUICK, copies=False, workers=1)
+        assert made == [first["clip_id"].iloc[4]]
+    finally:
+        os.utime(recording, ns=(status.st_atime_ns, status.st_mtime_ns))
+    made.clear()
+    extract(index, replace(QUICK, mfcc=12), copies=False, workers=1)
+    assert len(made) == len(first)
+
+
+def test_a_damaged_store_is_made_anew(index: Path) -> None:
+    first, _ = extract(index, QUICK, copies=False, workers=1)
+    (store,) = (index / features.FOLDER).glob("*.parquet")
+    store.write_bytes(store.read_bytes()[:100])
+    again, _ = extract(index, QUICK, copies=False, workers=1)
+    pd.testing.assert_frame_equal(first, again)
+
+
+def test_one_bad_recording_costs_no_other(world: World, index: Path, tmp_path: Path) -> None:
+    table, _ = read_index(index)
+    good = table[table["copy"] == 0].head(3).copy()
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"RIFF")
+    good.iloc[1, good.columns.get_loc("path")] = str(broken)
+    good.to_parquet(index / "index.parquet")
+    with pytest.raises(FeatureError, match=r"1 of 3 clips cannot be described.*broken\.wav.*the others are kept"):
+        extract(index, QUICK, workers=1)
+    (store,) = (index / features.FOLDER).glob("*.parquet")
+    assert set(pd.read_parquet(store)["clip_id"]) == set(good["clip_id"].iloc[[0, 2]])
+
+
+def test_a_recording_that_is_gone_is_named(index: Path, tmp_path: Path) -> None:
+    table, _ = read_index(index)
+    table["path"] = str(tmp_path / "gone.wav")
+    table.to_parquet(index / "index.parquet")
+    with pytest.raises(FeatureError, match=r"gone\.wav: the recording of a rendered clip is gone"):
+        extract(index, QUICK, workers=1)
+
+
+def test_egemaps_are_the_88_functionals(index: Path) -> None:
+    pytest.importorskip("opensmile")
+    vector, names = describe(voice(), SMALL, FeatureSettings(kind="egemaps"))
+    assert len(names) == len(vector) == 88
+    assert names[0] == "F0semitoneFrom27.5Hz_sma3nz_amean"
+    high, _ = describe(voice(pitch=300.0), SMALL, FeatureSettings(kind="egemaps"))
+    assert high[0] - vector[0] == pytest.approx(12, abs=0.5)  # an octave, in semitones
+
+
+def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    features._smile.cache_clear()
+    monkeypatch.setitem(__import__("sys").modules, "opensmile", None)
+    with pytest.raises(FeatureError, match=r"pip install 'spectro\[egemaps\]'"):
+        describe(voice(), SMALL, FeatureSettings(kind="egemaps"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"parts": ("mfcc", "pitch")}, "there is no pitch; there are mfcc, delta"),
+        ({"parts": ()}, "features.parts is empty"),
+        ({"statistics": ("median",)}, "there is no median"),
+        ({"mfcc": 0}, "features.mfcc is 0"),
+    ],
+)
+def test_settings_that_describe_nothing_are_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(FeatureError, match=message):
+        FeatureSettings(**changes)  # type: ignore[arg-type]
+
+
+def test_the_command_says_what_it_made(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--index", str(index), "--features.parts", '["rms"]', "--copies", "false", "--workers", "1"]
+    assert run_verb("features", given) == 0
+    assert "4 features of 48 clips and copies" in capsys.readouterr().out

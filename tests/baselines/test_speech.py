@@ -1,0 +1,168 @@
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from spectro.baselines import speech
+from spectro.baselines.classical import ClassicalSettings, classical
+from spectro.baselines.features import FeatureSettings
+from spectro.baselines.speech import SpeechSettings, finetune, load
+from spectro.errors import FeatureError, TrainingError, WeightsError
+from spectro.files import read_json
+from tests.conftest import RATE, World, voice
+
+transformers = pytest.importorskip("transformers")
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:At least one mel filter has all zero values"),  # AST's own 128 bands
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+
+SMALL: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 32,
+}
+CONVOLUTIONS: dict[str, Any] = {
+    "conv_dim": (8, 8, 8),
+    "conv_stride": (5, 4, 4),
+    "conv_kernel": (10, 8, 4),
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+}
+NETWORKS = ("Wav2Vec2", "WavLM", "Hubert", "AST")
+
+
+@pytest.fixture(scope="session")
+def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny networks of the real classes, from random weights."""
+    root = tmp_path_factory.mktemp("networks")
+    torch.manual_seed(0)
+    for name in NETWORKS:
+        own = {"max_length": 64} if name == "AST" else CONVOLUTIONS
+        config = getattr(transformers, f"{name}Config")(**SMALL, **own)
+        getattr(transformers, f"{name}Model")(config).save_pretrained(root / name)
+        extractor: Any = transformers.Wav2Vec2FeatureExtractor(return_attention_mask=False)
+        if name == "AST":
+            extractor = transformers.ASTFeatureExtractor(max_length=64)
+        extractor.save_pretrained(root / name)
+    return root
+
+
+def _settings(world: World, networks: Path, out: Path, **changes: Any) -> SpeechSettings:
+    defaults = {"epochs": 2, "learning_rate": 1e-3, "model": str(networks / "Wav2Vec2"), "index": world.images}
+    return SpeechSettings(**(defaults | {"out": out} | changes))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_frozen_network_gives_the_mean_of_a_hidden_layer(networks: Path, name: str) -> None:
+    samples = voice(1.2)
+    vector, names = speech.embed(samples, RATE, str(networks / name), -1)
+    assert vector.shape == (16,) == (len(names),)
+    extractor, net = load(str(networks / name), "AutoModel")
+    with torch.inference_mode():
+        inputs = extractor([samples], sampling_rate=RATE, return_tensors="pt")
+        expected = net.eval()(**inputs).last_hidden_state[0].mean(0)
+    if name != "AST":  # whose last state is normalised once more
+        np.testing.assert_allclose(vector, expected, rtol=1e-4, atol=1e-5)
+    other, _ = speech.embed(samples, RATE, str(networks / name), 0)
+    assert not np.allclose(vector, other)
+
+
+def test_another_rate_is_resampled_to_the_networks_own(networks: Path) -> None:
+    model = str(networks / "Wav2Vec2")
+    one, _ = speech.embed(voice(1.0, rate=16_000), 16_000, model, -1)
+    other, _ = speech.embed(voice(1.0, rate=48_000), 48_000, model, -1)
+    np.testing.assert_allclose(one, other, atol=0.02 * np.abs(one).max())
+
+
+def test_a_linear_head_on_frozen_features_is_a_classical_run(world: World, networks: Path, tmp_path: Path) -> None:
+    features = FeatureSettings(kind="speech", model=str(networks / "Wav2Vec2"), layer=1)
+    settings = ClassicalSettings(
+        index=world.images, classifier="logistic", features=features, out=tmp_path, inner_folds=0, workers=1
+    )
+    run = classical(settings)
+    assert run["training"]["settings"]["features"] == {"kind": "speech", "model": features.model, "layer": 1}
+    assert run["metrics"]["test"]["clips"] == 12
+
+
+@pytest.mark.parametrize("name", ["Wav2Vec2", "AST"])
+def test_a_network_is_fine_tuned_kept_and_measured(world: World, networks: Path, tmp_path: Path, name: str) -> None:
+    settings = _settings(world, networks, tmp_path / "run", model=str(networks / name), copies="all")
+    run = finetune(settings)
+    assert run == read_json(tmp_path / "run" / "run.json")
+    assert run["training"]["epoch"] in (0, 1)
+    table = pd.read_csv(tmp_path / "run" / "evaluation-test" / "predictions.csv", dtype={"speaker": str})
+    assert set(table["speaker"]) == set(run["split"]["speakers"]["test"])
+
+    _extractor, kept = load(str(tmp_path / "run" / "model"), "AutoModelForAudioClassification")
+    assert kept.config.id2label == dict(enumerate(name[2:] for name in table if name.startswith("p_")))
+    start = load(str(networks / name), "AutoModel")[1].state_dict()
+    prefix = kept.base_model_prefix
+    moved = {key: not torch.equal(value, kept.state_dict()[f"{prefix}.{key}"]) for key, value in start.items()}
+    assert any(moved.values())
+    assert not any(changed for key, changed in moved.items() if key.startswith("feature_extractor."))
+
+
+def test_a_run_goes_on_from_its_last_whole_epoch(
+    world: World, networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = finetune(_settings(world, networks, tmp_path / "whole"))
+
+    class Killed(Exception):
+        pass
+
+    cut = _settings(world, networks, tmp_path / "cut")
+    original = speech._trainer
+
+    def dying(*given: Any) -> Any:
+        trainer = original(*given)
+
+        class Dies(transformers.TrainerCallback):  # type: ignore[misc]
+            def on_epoch_begin(self, _arguments: Any, state: Any, _control: Any, **_: Any) -> None:
+                if state.epoch >= 1:
+                    raise Killed
+
+        trainer.add_callback(Dies())
+        return trainer
+
+    monkeypatch.setattr(speech, "_trainer", dying)
+    with pytest.raises(Killed):
+        finetune(cut)
+    monkeypatch.undo()
+    assert (tmp_path / "cut" / "training").exists() and not (tmp_path / "cut" / "run.json").exists()
+    resumed = finetune(cut)
+    assert resumed["metrics"] == whole["metrics"]
+    assert resumed["training"]["epoch"] == whole["training"]["epoch"]
+
+
+def test_two_runs_are_not_mixed(world: World, networks: Path, tmp_path: Path) -> None:
+    settings = _settings(world, networks, tmp_path, epochs=1)
+    finetune(settings)
+    with pytest.raises(TrainingError, match="holds a run with other settings"):
+        finetune(replace(settings, learning_rate=1e-4))
+
+
+def test_networks_that_cannot_be_had_are_named(networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(WeightsError, match="is neither a folder nor a name on the hub"):
+        load(str(tmp_path / "there" / "is" / "none"), "AutoModel")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(WeightsError, match="cannot be had"):
+        load(str(tmp_path / "empty"), "AutoModel")
+    with pytest.raises(FeatureError, match="has layers 0 to 2; layer 9 was asked for"):
+        speech.embed(voice(), RATE, str(networks / "Hubert"), 9)
+    monkeypatch.setitem(__import__("sys").modules, "transformers", None)
+    with pytest.raises(FeatureError, match=r"pip install 'spectro\[speech\]'"):
+        load(str(networks / "Hubert"), "AutoModel")
+
+
+def test_without_the_network_the_hub_is_not_waited_for_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsError, match=r"spectro-has-no/such-network cannot be had .*name a folder that holds one"):
+        load("spectro-has-no/such-network", "AutoModel")
