@@ -14,6 +14,7 @@ from typing import Any
 
 import yaml
 from joblib.externals.loky import get_reusable_executor
+from threadpoolctl import threadpool_limits
 
 from spectro.files import write_bytes
 
@@ -36,7 +37,6 @@ def command(verb: str, given: dict[str, Any], config: Path, log: Path, threads: 
     """
     write_bytes(config, yaml.safe_dump(given, sort_keys=False).encode())
     if hasattr(_CONTEXT, "set_forkserver_preload"):
-        os.environ["OMP_NUM_THREADS"] = str(threads)  # of a server that is not yet there
         _CONTEXT.set_forkserver_preload(["spectro.learn.finetune", "spectro.evaluate.report"])
     process = _CONTEXT.Process(target=_run, args=(verb, config, log, threads))
     process.start()
@@ -49,15 +49,17 @@ def _run(verb: str, config: Path, log: Path, threads: int) -> None:
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(output, sys.stdout.fileno())
     os.dup2(output, sys.stderr.fileno())
-    os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # of processes that this one starts
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch
 
     torch.set_num_threads(threads)
-    code = importlib.import_module(CLI).run_verb(verb, ["--config", str(config)])
-    get_reusable_executor().shutdown(wait=True)  # joblib's workers would be waited for until they are bored
-    sys.stdout.flush()
-    sys.exit(code)
+    try:
+        with threadpool_limits(threads):
+            sys.exit(importlib.import_module(CLI).run_verb(verb, ["--config", str(config)]))
+    finally:
+        get_reusable_executor().shutdown(wait=True)  # joblib's workers would be waited for until they are bored
+        sys.stdout.flush()
 
 
 def _end_with_parent() -> None:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 from markupsafe import Markup
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from spectro.evaluate.entries import Entry
 
@@ -69,6 +70,9 @@ def costs(place: tuple[str, str, str], systems: Sequence[Entry]) -> dict[str, An
         points = [(float(one.rows[column].mean()), one.uar, one.name) for one in here]
         points = [point for point in points if np.isfinite(point[0]) and point[0] > 0]
         axes.set(xscale="log", xlabel=title)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         if not points:
             continue
         axes.scatter([x for x, _y, _name in points], [y for _x, y, _name in points], s=22, color=PALETTE[0])
@@ -130,6 +134,7 @@ def embedding_map(embeddings: npt.NDArray[np.float32], clips: pd.DataFrame, labe
                 linewidths=0,
             )
         axes.set(title=f"by {column}", xticks=[], yticks=[])
+        axes.spines[:].set_visible(False)
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize=8)
     return _svg(figure, "embeddings")
 

@@ -106,7 +106,7 @@ def _published(path: Path | None) -> list[dict[str, Any]]:
     if path is None:
         return []
     try:
-        table = pd.read_csv(path, keep_default_na=False)
+        table = pd.read_csv(path, keep_default_na=False, dtype=str)
     except (OSError, ValueError) as error:
         raise EvaluationError(f"{printable(path)}: cannot be read as a table of published figures ({error})") from error
     if tuple(table.columns) != PUBLISHED:

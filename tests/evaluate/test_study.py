@@ -1,9 +1,14 @@
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+import yaml
 
 from spectro.errors import EvaluationError
 from spectro.evaluate.grid import StudySettings, grid
@@ -204,3 +209,39 @@ def test_a_table_of_something_else_is_not_written_over(world: World, tmp_path: P
     with pytest.raises(EvaluationError, match="is not a table of a study"):
         study(settings)
     assert settings.table.read_text() == "a,b\n1,2\n"
+
+
+def test_a_study_that_is_killed_goes_on_to_the_same_table(world: World, tmp_path: Path) -> None:
+    systems = {
+        "svm": {"verb": "classical", "augmented": {"copies": "all"}},
+        "knn": {"verb": "classical", "classifier": "knn"},
+    }
+    base = {"classical": {"features": {"parts": ["mfcc", "rms"], "mfcc": 13}, "inner_folds": 2}}
+    options = {"systems": systems, "base": base, "protocols": {"group-kfold": [0, 1]}, "jobs": 2}
+    images = {"small": {"corpus": "synthetic", "spec": SMALL.to_dict(), "copies": 1}}
+    whole, failed = study(_settings(tmp_path / "whole", world.corpus, images=images, **options))
+    assert len(whole) == 6 and not failed
+
+    config, table = tmp_path / "study.yaml", tmp_path / "cut" / "results.csv"
+    given = {"images": images, "source": str(world.corpus), "runs": str(tmp_path / "cut" / "runs"), **options}
+    config.write_text(yaml.safe_dump(given))
+    command = [sys.executable, "-m", "spectro", "study", "--config", str(config), "--table", str(table)]
+    killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
+    deadline = time.monotonic() + 120
+    while not table.exists() and killed.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    killed.send_signal(signal.SIGKILL)
+    killed.wait()
+    before = pd.read_csv(table)
+    assert 1 <= len(before) < 6
+
+    cut, failed = study(_settings(tmp_path / "cut", world.corpus, images=images, **options))
+    assert not failed
+    timeless = [name for name in COLUMNS if name not in ("train_s", "clip_ms")]
+    order = ["config", "fold"]
+    left, right = (pd.read_csv(tmp_path / name / "results.csv").sort_values(order) for name in ("whole", "cut"))
+    pd.testing.assert_frame_equal(left[timeless].reset_index(drop=True), right[timeless].reset_index(drop=True))
+    kept = right.merge(before, on=["config", "fold", "seed"], suffixes=("", "_before"))
+    assert len(kept) == len(before) and (kept["train_s"] == kept["train_s_before"]).all()
+    assert len(cut) == 6
+    assert "svm, augmented" in (tmp_path / "cut" / "results.html").read_text()

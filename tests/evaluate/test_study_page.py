@@ -1,0 +1,171 @@
+import re
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import recall_score
+
+from spectro.errors import EvaluationError
+from spectro.evaluate.entries import entries
+from spectro.evaluate.grid import StudySettings, grid
+from spectro.evaluate.outcome import told, write_report
+from spectro.evaluate.study import COLUMNS, result_name, with_row
+from spectro.evaluate.study_page import PUBLISHED, write_page
+from spectro.render import read_index
+from tests.conftest import World
+
+CHROMIUM = shutil.which("chromium")
+EMOTIONS = ("calm", "happy", "angry")
+
+
+@pytest.fixture(scope="module")
+def study(
+    world: World, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[StudySettings, pd.DataFrame, dict[Any, Path]]:
+    """A study that is done: two systems on two protocols, one of them a network, with what their runs left."""
+    root = tmp_path_factory.mktemp("study")
+    (root / "runs" / "images").mkdir(parents=True)
+    (root / "runs" / "images" / "small").symlink_to(world.images)
+    (root / "published.csv").write_text(
+        f'{",".join(PUBLISHED)}\n<b>bold</b> claim,RAVDESS,emotion,random clips,94,accuracy,"a, b"\n'
+    )
+    settings = StudySettings(
+        table=root / "results.csv",
+        runs=root / "runs",
+        published=root / "published.csv",
+        images={"small": {"corpus": "synthetic"}},
+        systems={
+            "net": {"verb": "finetune", "weights": "none"},
+            "svm": {"verb": "classical", "augmented": {"copies": "all"}},
+        },
+        protocols={"group-kfold": [0, 1], "random-leaky": [0]},
+    )
+    index, _spec = read_index(world.images)
+    untouched = index[index["copy"] == 0]
+    table, folders = pd.DataFrame(columns=list(COLUMNS)), {}
+    for number, run in enumerate(grid(settings)):
+        folder = folders[run.key] = settings.runs / run.name / result_name(run)
+        if run.system == "net":
+            shutil.copytree(world.checkpoint, folder)
+        speakers = sorted(set(untouched["speaker"]))[4 * run.fold : 4 * run.fold + 4]
+        clips = told(untouched[untouched["speaker"].isin(speakers)].assign(label=lambda one: one["emotion"]))
+        generator = np.random.default_rng(number)
+        right = generator.random(len(clips)) < (0.9 if run.protocol == "random-leaky" else 0.5)
+        clips["predicted"] = np.where(right, clips["label"], generator.choice(EMOTIONS, len(clips)))
+        conditions = {
+            "checkpoint": run.name,
+            "part": "test",
+            "fold": run.fold,
+            "leak": "",
+            "speakers_heard_in_training": [],
+        }
+        report = write_report(folder / "evaluation-test", conditions, clips, EMOTIONS, rounds=50)
+        row = dict.fromkeys(COLUMNS) | {
+            "system": run.system,
+            "augmented": run.augmented,
+            "config": run.config,
+            "corpus": "synthetic",
+            "labels": run.labels,
+            "protocol": run.protocol,
+            "fold": run.fold,
+            "seed": run.seed,
+            "valid_uar": 0.5,
+            "test_uar": report["uar"]["value"],
+            "train_s": 12.0,
+            "clip_ms": 3.0,
+        }
+        table = with_row(table, row)
+    return settings, table, folders
+
+
+@pytest.fixture(scope="module")
+def page(study: tuple[StudySettings, pd.DataFrame, dict[Any, Path]]) -> Path:
+    """Its page."""
+    settings, table, folders = study
+    write_page(settings, table, folders)
+    return settings.page
+
+
+def test_figures_are_of_all_folds_together(study: tuple[StudySettings, pd.DataFrame, dict[Any, Path]]) -> None:
+    settings, table, folders = study
+    found = {(one.name, one.protocol): one for one in entries(settings, table, folders)}
+    assert set(found) == {
+        (name, protocol) for name in ("net", "svm", "svm, augmented") for protocol in ("group-kfold", "random-leaky")
+    }
+    for entry in found.values():
+        tables = [pd.read_csv(folder / "evaluation-test" / "predictions.csv") for folder in entry.folders]
+        both = pd.concat(tables)
+        assert len(tables) == len(entry.rows) == (2 if entry.protocol == "group-kfold" else 1)
+        assert entry.uar == pytest.approx(recall_score(both["label"], both["predicted"], average="macro"), abs=1e-4)
+        assert entry.report is not None and len(entry.report["speakers"]) == 4 * len(tables)
+
+
+def test_runs_that_left_nothing_still_have_their_row(
+    study: tuple[StudySettings, pd.DataFrame, dict[Any, Path]], tmp_path: Path
+) -> None:
+    settings, table, folders = study
+    gone = dict.fromkeys(folders, tmp_path / "gone")
+    moved = replace(settings, report=tmp_path / "page.html", runs=tmp_path)
+    write_page(moved, table, gone)
+    text = (tmp_path / "page.html").read_text()
+    for value in table["test_uar"]:
+        assert isinstance(value, float)
+    mean = table[(table["system"] == "net") & (table["protocol"] == "group-kfold")]["test_uar"].mean()
+    assert f"<strong>{mean:.3f}</strong>" in text
+
+
+def test_the_page_needs_nothing_else_and_runs_nothing_that_it_was_given(page: Path) -> None:
+    text = page.read_text()
+    assert not re.findall(r"(?:src|href)=[\"'](?!data:|#|https?://[^\"']*\")", text)
+    assert "<script src" not in text and "@import" not in text and "url(" not in re.sub(r"url\(#[^)]*\)", "", text)
+    assert "<b>bold</b>" not in text and "&lt;b&gt;bold&lt;/b&gt; claim" in text
+    for heading in ("Leaderboard", "Published figures", "Recall by class", "UAR by test speaker", "Confusion matrices"):
+        assert f">{heading}</h2>" in text
+    assert text.count("<svg") > 8 and text.count("data:image/png;base64,") == len(EMOTIONS) * 2
+
+
+def test_a_table_that_is_none_of_published_figures_is_refused(
+    study: tuple[StudySettings, pd.DataFrame, dict[Any, Path]], tmp_path: Path
+) -> None:
+    settings, table, folders = study
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(EvaluationError, match=r"other\.csv: must have the columns system, corpus"):
+        write_page(replace(settings, published=tmp_path / "other.csv"), table, folders)
+    with pytest.raises(EvaluationError, match=r"none\.csv: cannot be read"):
+        write_page(replace(settings, published=tmp_path / "none.csv"), table, folders)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
+@pytest.mark.parametrize("width", [1360, 390])
+def test_tables_sort_by_keyboard_and_the_page_fits(page: Path, width: int) -> None:
+    sync_api = pytest.importorskip("playwright.sync_api")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        tab = browser.new_page(viewport={"width": width, "height": 800})
+        asked, wrong = [], []
+        tab.on("request", lambda request: asked.append(request.url))
+        tab.on("pageerror", lambda error: wrong.append(str(error)))
+        tab.goto(page.as_uri())
+        assert tab.evaluate("document.documentElement.scrollWidth") <= width
+        board = tab.locator("table.sortable").first
+
+        def column(number: int) -> list[str]:
+            return board.locator(f"tbody tr > :nth-child({number})").all_inner_texts()
+
+        assert column(3) == sorted(column(3), reverse=True)
+        heading = board.locator("thead th").nth(2)
+        heading.locator("button").focus()
+        tab.keyboard.press("Enter")
+        assert heading.get_attribute("aria-sort") == "descending"
+        tab.keyboard.press("Enter")
+        assert heading.get_attribute("aria-sort") == "ascending"
+        assert column(3) == sorted(column(3))
+        board.locator("thead th button").first.click()
+        assert column(1) == sorted(column(1))
+        browser.close()
+    assert not wrong
+    assert all(url.startswith(("file:", "data:")) for url in asked)
