@@ -2,6 +2,8 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import yaml
 from spectro import cli
 from spectro.cli import VERBS, main, parse, run_verb
 from spectro.errors import SpecError, SpectroError
-from spectro.evaluate.study import StudySettings, grid
+from spectro.evaluate.grid import StudySettings, grid
 from spectro.learn.settings import FinetuneSettings
 from spectro.render import RenderSettings
 from spectro.signal.spectrogram import SpectrogramSpec
@@ -40,7 +42,7 @@ def test_every_verb_has_a_thin_script(verb: str) -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_every_config_is_read_by_its_verb(path: Path) -> None:
     module, name = VERBS[path.parent.name]
-    settings_class = getattr(__import__(module, fromlist=[name]), name)
+    settings_class = getattr(import_module(module), name)
     settings = parse(path.parent.name, settings_class, ["--config", str(path)])
     for key, value in yaml.safe_load(path.read_text()).items():
         chosen = getattr(settings, key)
@@ -53,13 +55,14 @@ def test_every_config_is_read_by_its_verb(path: Path) -> None:
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if path.parent.name == "study"], ids=lambda path: path.stem)
 def test_every_study_sets_what_its_verbs_take(path: Path, tmp_path: Path) -> None:
-    settings = parse("study", StudySettings, ["--config", str(path)])
-    for verb, settings_class, given in (
-        *(("render", RenderSettings, one) for one in settings.images.values()),
-        *(("finetune", FinetuneSettings, one.settings) for one in grid(settings)),
-    ):
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump(given))
-        parse(verb, settings_class, ["--config", str(tmp_path / "config.yaml")])
+    whole = parse("study", StudySettings, ["--config", str(path)])
+    studies = [whole, *([replace(whole, quick=True).shortened()] if whole.shorter else [])]
+    given = [("render", one) for settings in studies for one in settings.images.values()]
+    given += [(one.verb, one.settings) for settings in studies for one in grid(settings)]
+    for verb, text in sorted({(verb, yaml.safe_dump(one)) for verb, one in given}):
+        (tmp_path / "config.yaml").write_text(text)
+        module, name = VERBS[verb]
+        parse(verb, getattr(import_module(module), name), ["--config", str(tmp_path / "config.yaml")])
 
 
 def test_there_are_configs() -> None:
