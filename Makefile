@@ -28,8 +28,8 @@ lint: $(READY)  ## format, lint, types, and which room imports which
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint  ## lint, then all tests
-	$(BIN)/python -m pytest
+test: lint  ## lint, then all tests, on up to four cores
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope
 
 format: $(READY)  ## format the code in place
 	$(BIN)/ruff format .

@@ -28,7 +28,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
-from spectro.baselines.features import FeatureSettings, describe, extract
+from spectro.baselines.features import FeatureSettings, describe, extract, show_failures
 from spectro.baselines.results import Clips, Numbers, report, show, write_run
 from spectro.corpora.splits import Part, speaker_names
 from spectro.errors import FeatureError, TrainingError
@@ -54,8 +54,8 @@ CLASSIFIERS: dict[str, tuple[Callable[[int], Any], dict[str, list[Any]]]] = {
         {"max_depth": [5, 10, None], "min_samples_leaf": [1, 5, 20]},
     ),
     "forest": (
-        lambda seed: RandomForestClassifier(300, random_state=seed),
-        {"max_features": ["sqrt", 0.1], "min_samples_leaf": [1, 3]},
+        lambda seed: RandomForestClassifier(200, random_state=seed),
+        {"min_samples_leaf": [1, 3]},
     ),
     "boosting": (
         lambda seed: HistGradientBoostingClassifier(max_iter=60, max_features=0.2, random_state=seed),
@@ -76,7 +76,8 @@ CLASSIFIERS: dict[str, tuple[Callable[[int], Any], dict[str, list[Any]]]] = {
 class ClassicalSettings:
     """Train a classical classifier on features of the clips, and measure it on speakers that it has not heard.
 
-    Writes run.json, and evaluation-test/ and evaluation-valid/ as `evaluate` does.
+    Writes run.json, and evaluation-test/ and evaluation-valid/ as `evaluate` does. Exit code 1 means that some clips
+    could not be described, and were left out.
 
     Args:
         index: folder of a rendering, whose recordings must be where they were.
@@ -129,10 +130,12 @@ class Table:
     Args:
         clips: the clips.
         values: features, float32 of shape (rows, features).
+        failures: clips that could not be described, with the reason.
     """
 
     clips: Clips
     values: npt.NDArray[np.float32]
+    failures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -181,6 +184,7 @@ def classical(settings: ClassicalSettings) -> dict[str, Any]:
         "epoch": None,
         "seconds": round(time.perf_counter() - started, 2),
         "chosen": fitted.chosen,
+        "left_out": list(table.failures),
         "settings": _plain(settings),
     }
     parts: tuple[Part, ...] = ("valid", "test") if settings.test else ("valid",)
@@ -210,7 +214,10 @@ def fit(table: Table, settings: ClassicalSettings) -> Fitted:
         warnings.filterwarnings("ignore", "(Scoring failed|One or more of the test scores are non-finite)")  # left out
         if settings.inner_folds:
             rows = clips.part("train")
-            speakers = speaker_names(clips.rows).to_numpy(str)[rows]
+            named = speaker_names(clips.rows).fillna(
+                "clip " + clips.rows["clip_id"]
+            )  # one without a name is nobody else
+            speakers = named.to_numpy(object).astype(str)[rows]
             if len(set(speakers)) < settings.inner_folds:
                 raise TrainingError(
                     f"{len(set(speakers))} training speakers are too few for {settings.inner_folds} inner folds"
@@ -224,7 +231,12 @@ def fit(table: Table, settings: ClassicalSettings) -> Fitted:
                 refit=False,
                 n_jobs=settings.workers or -1,
             )
-            search.fit(table.values[rows], targets[rows], groups=speakers)
+            try:
+                search.fit(table.values[rows], targets[rows], groups=speakers)
+            except ValueError as error:
+                raise TrainingError(
+                    f"{settings.classifier} cannot be searched on {len(rows)} clips ({error})"
+                ) from error
             if np.isnan(search.best_score_):
                 raise TrainingError(f"none of the grid of {settings.classifier} can be fitted to {len(rows)} clips")
             best = dict(search.best_params_)
@@ -241,9 +253,9 @@ def _table(settings: ClassicalSettings) -> Table:
     index, _spec = read_index(settings.index)
     Clips.of(index, settings.labels, settings.protocol, settings.fold)
     copies = settings.copies == "all"
-    described, names = extract(settings.index, settings.features, copies=copies, workers=settings.workers)
-    clips = Clips.of(described, settings.labels, settings.protocol, settings.fold)
-    return Table(clips, clips.rows[names].to_numpy(np.float32))
+    found = extract(settings.index, settings.features, copies=copies, workers=settings.workers)
+    clips = Clips.of(found.rows, settings.labels, settings.protocol, settings.fold)
+    return Table(clips, clips.rows[found.names].to_numpy(np.float32), tuple(found.failures))
 
 
 def _measure(fitted: Fitted, table: Table, part: Part, settings: ClassicalSettings) -> dict[str, Any]:
@@ -282,4 +294,4 @@ def run(settings: ClassicalSettings) -> int:
     found = classical(settings)
     print(f"{settings.protocol}, fold {settings.fold}; chosen by inner folds: {found['training']['chosen']}")
     show(found, settings.folder)
-    return 0
+    return show_failures(found["training"]["left_out"])

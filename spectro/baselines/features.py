@@ -8,6 +8,7 @@ on, and other tools can read them. A row stands as long as its recording's size 
 
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache
@@ -21,7 +22,7 @@ import pandas as pd
 import scipy.stats
 from tqdm import tqdm
 
-from spectro.errors import FeatureError, SpectroError
+from spectro.errors import FeatureError, SpectroError, WeightsError
 from spectro.files import fingerprint, printable, read_json, replacing, write_json
 from spectro.render import SETTINGS, read_index
 from spectro.signal import augment, spectrogram
@@ -35,6 +36,7 @@ Extractor: TypeAlias = Callable[[Waveform, int], Vector]
 
 FOLDER = "features"
 KEYS = ["clip_id", "copy", "identity"]
+SHOWN_FAILURES = 20
 KEPT_EVERY = 500  # clips; what a kill can cost
 
 PARTS = (
@@ -93,6 +95,10 @@ class FeatureSettings:
             "speech": ("kind", "model", "layer"),
         }
         chosen: dict[str, Any] = json.loads(json.dumps({name: getattr(self, name) for name in own[self.kind]}))
+        if self.kind == "speech":
+            from spectro.baselines import speech
+
+            chosen["model"] = speech.model_identity(self.model)
         return chosen
 
 
@@ -125,9 +131,22 @@ class _Job:
     copies: tuple[int, ...]
 
 
-def extract(
-    folder: Path, settings: FeatureSettings, *, copies: bool = True, workers: int = 0
-) -> tuple[pd.DataFrame, list[str]]:
+@dataclass(frozen=True)
+class Described:
+    """What was made of a rendering.
+
+    Args:
+        rows: the rows of the image index that have features, with these as further columns, float32.
+        names: names of the features.
+        failures: clips that could not be described, with the reason.
+    """
+
+    rows: pd.DataFrame
+    names: list[str]
+    failures: list[str]
+
+
+def extract(folder: Path, settings: FeatureSettings, *, copies: bool = True, workers: int = 0) -> Described:
     """Describe the clips of a rendering; vectors that are there already are taken.
 
     Args:
@@ -136,11 +155,9 @@ def extract(
         copies: whether augmented copies are described too.
         workers: processes; 0 is one a core.
 
-    Returns:
-        the rows of the image index that were asked for with the features' columns, float32; and the columns' names.
-
     Raises:
-        FeatureError: recordings cannot be read, or what `settings` ask for is not installed or cannot be fetched.
+        FeatureError: no clip could be described, or what `settings` ask for is not installed.
+        WeightsError: a speech network cannot be had.
         RenderError: there is no complete rendering in `folder`.
     """
     index, spec = read_index(folder)
@@ -149,14 +166,19 @@ def extract(
     identity = {"features": settings.identity(), "spec": spec.to_dict(), "augment": asdict(augmentation)}
     path = folder / FOLDER / f"{fingerprint(identity)}.parquet"
     kept = _read(path)
-    jobs = list(_jobs(wanted, kept))
+    jobs, failures = _jobs(wanted, kept)
     if jobs:
         write_json(path.with_suffix(".json"), identity)
-        kept = _fill(path, kept, jobs, settings, spec, augmentation, workers)
+        kept, failed = _fill(path, kept, jobs, settings, spec, augmentation, workers)
+        failures += failed
     names = [name for name in kept.columns if name not in KEYS]
+    if not names:
+        raise FeatureError(f"none of {len(failures)} clips can be described, such as: {failures[0]}")
     vectors = kept.drop(columns="identity").astype({"clip_id": wanted["clip_id"].dtype})
-    table = wanted.merge(vectors, on=["clip_id", "copy"], how="left", validate="one_to_one")
-    return table, names
+    if jobs and failures:  # rows of recordings as they were before
+        vectors = vectors[~vectors["clip_id"].isin([one.partition(": ")[0] for one in failures])]
+    rows = wanted.merge(vectors, on=["clip_id", "copy"], how="inner", validate="one_to_one")
+    return Described(rows, names, failures)
 
 
 def describe(samples: Waveform, spec: SpectrogramSpec, settings: FeatureSettings) -> tuple[Vector, list[str]]:
@@ -266,25 +288,26 @@ def _read(path: Path) -> pd.DataFrame:
         return pd.DataFrame(columns=KEYS)  # missing or damaged: it is only a cache
 
 
-def _jobs(wanted: pd.DataFrame, kept: pd.DataFrame) -> Iterator[_Job]:
-    """Yield the clips of which vectors are missing, or are of a recording that has changed."""
+def _jobs(wanted: pd.DataFrame, kept: pd.DataFrame) -> tuple[list[_Job], list[str]]:
+    """Return the clips of which vectors are missing, or are of a recording that has changed; and those that are gone.
+
+    What is known of a clip stands while its recording is away.
+    """
     known = {(one[0], one[1]): one[2] for one in kept[KEYS].itertuples(index=False)}
+    jobs, gone = [], []
     for clip_id, rows in wanted.groupby("clip_id", sort=False):
-        path = str(rows["path"].iloc[0])
-        identity = _identity(Path(path))
+        path = Path(str(rows["path"].iloc[0]))
+        try:
+            status = path.stat()
+        except OSError as error:
+            if any((clip_id, copy) not in known for copy in rows["copy"]):
+                gone.append(f"{clip_id}: {printable(path)}: the recording is gone ({error.strerror}); render again")
+            continue
+        identity = f"{status.st_size}:{status.st_mtime_ns}"
         copies = tuple(int(copy) for copy in rows["copy"] if known.get((clip_id, copy)) != identity)
         if copies:
-            yield _Job(str(clip_id), path, identity, copies)
-
-
-def _identity(path: Path) -> str:
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise FeatureError(
-            f"{printable(path)}: the recording of a rendered clip is gone ({error.strerror}); render again"
-        ) from error
-    return f"{status.st_size}:{status.st_mtime_ns}"
+            jobs.append(_Job(str(clip_id), str(path), identity, copies))
+    return jobs, gone
 
 
 def _fill(
@@ -295,14 +318,14 @@ def _fill(
     spec: SpectrogramSpec,
     augmentation: AugmentSettings,
     workers: int,
-) -> pd.DataFrame:
-    """Add what is missing to the table, and write it now and then."""
+) -> tuple[pd.DataFrame, list[str]]:
+    """Add what is missing to the table, and write it now and then; returns it, and the clips that failed."""
     count = 1 if settings.kind == "speech" else workers or os.cpu_count() or 1  # one network in memory
     parallel = joblib.Parallel(n_jobs=count, return_as="generator_unordered", pre_dispatch="4*n_jobs")
     rounds = parallel(joblib.delayed(_describe_clip)(job, settings, spec, augmentation) for job in jobs)
     found: list[pd.DataFrame] = []
     failed: list[str] = []
-    for done, (rows, error) in enumerate(tqdm(rounds, desc="features", total=len(jobs), unit="clip"), 1):
+    for done, (rows, error) in enumerate(tqdm(rounds, desc="features", total=len(jobs), unit="clip", leave=False), 1):
         found += [rows] if rows is not None else []
         failed += [error] if error else []
         if found and (done % KEPT_EVERY == 0 or done == len(jobs)):
@@ -312,11 +335,7 @@ def _fill(
             found = []
             with replacing(path) as temporary:
                 kept.to_parquet(temporary, index=False)
-    if failed:
-        raise FeatureError(
-            f"{len(failed)} of {len(jobs)} clips cannot be described, such as: {failed[0]}; the others are kept"
-        )
-    return kept
+    return kept, failed
 
 
 def _describe_clip(
@@ -332,12 +351,12 @@ def _describe_clip(
             altered = augment.apply(samples, spec.sample_rate, drawn) if drawn else samples
             vector, names = describe(altered, spec, settings)
             if not np.isfinite(vector).all():
-                return None, f"{job.path}: has features that are not finite"
+                return None, f"{job.clip_id}: {printable(job.path)}: has features that are not finite"
             vectors.append(vector)
-    except FeatureError:
-        raise  # something is not installed: no other clip can do better
+    except (FeatureError, WeightsError):
+        raise  # something is not installed or cannot be had: no other clip can do better
     except SpectroError as error:
-        return None, str(error)
+        return None, f"{job.clip_id}: {error}"
     rows = pd.DataFrame(np.stack(vectors), columns=names)
     rows.insert(0, "identity", job.identity)
     rows.insert(0, "copy", list(job.copies))
@@ -347,6 +366,15 @@ def _describe_clip(
 
 def run(settings: FeaturesSettings) -> int:
     """Run the verb; returns its exit code."""
-    table, names = extract(settings.index, settings.features, copies=settings.copies, workers=settings.workers)
-    print(f"{len(names)} features of {len(table)} clips and copies in {settings.index / FOLDER}")
-    return 0
+    found = extract(settings.index, settings.features, copies=settings.copies, workers=settings.workers)
+    print(f"{len(found.names)} features of {len(found.rows)} clips and copies in {settings.index / FOLDER}")
+    return show_failures(found.failures)
+
+
+def show_failures(failures: list[str]) -> int:
+    """Say which clips could not be described; returns the exit code that this means."""
+    for reason in failures[:SHOWN_FAILURES]:
+        print(f"left out: {reason}", file=sys.stderr)
+    if len(failures) > SHOWN_FAILURES:
+        print(f"left out: {len(failures) - SHOWN_FAILURES} more", file=sys.stderr)
+    return 1 if failures else 0

@@ -10,7 +10,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from spectro.corpora.labels import label_clips
-from spectro.corpora.splits import PARTS, Part, Split, split
+from spectro.corpora.splits import PARTS, Part, Split, data_fingerprint, split
 from spectro.evaluate.outcome import RUN_FILE, clip_ms, told, write_report
 from spectro.files import write_json
 
@@ -43,6 +43,11 @@ class Clips:
         labelled, labels = label_clips(index, scheme)
         labelled["target"] = [labels.index(label) for label in labelled["label"]]
         return cls(labelled, scheme, labels, split(labelled, protocol, fold))
+
+    @property
+    def fingerprint(self) -> str:
+        """What tells these clips, copies, labels and parts from others."""
+        return data_fingerprint(self.rows, self.split)
 
     def part(self, part: Part, *, copies: bool = False) -> Numbers:
         """Return the numbers of a part's rows; those of copies only if they are asked for."""

@@ -7,7 +7,9 @@ from a local folder, safetensors first; where there are none, PyTorch reads tens
 """
 
 import json
+import math
 import shutil
+import time
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -30,6 +32,9 @@ from spectro.signal.audio import Waveform
 from spectro.signal.augment import AugmentSettings
 
 MODEL, TRAINING, SETTINGS_FILE = "model", "training", "settings.json"
+WARMUP = 0.1
+SHORTEST_S = 0.1
+"""Shorter clips get silence: wav2vec 2.0's convolutions need 25 ms."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +93,9 @@ class SpeechSettings:
 
 
 def embed(samples: Waveform, sample_rate: int, model: str, layer: int) -> tuple[npt.NDArray[np.float32], list[str]]:
-    """Return a hidden layer of a frozen network, averaged over time: float32 of shape (features,), and names.
+    """Return a hidden layer of a frozen network, averaged over its frames: float32 of shape (features,), and names.
+
+    The Audio Spectrogram Transformer's frames are the patches of its picture and its two class tokens.
 
     Args:
         samples: float32 array of shape (samples,).
@@ -109,6 +116,15 @@ def embed(samples: Waveform, sample_rate: int, model: str, layer: int) -> tuple[
         raise FeatureError(f"{model} has layers 0 to {len(hidden) - 1}; layer {layer} was asked for")
     vector = hidden[layer][0].mean(0).numpy().astype(np.float32)
     return vector, [f"hidden{number}" for number in range(len(vector))]
+
+
+def model_identity(model: str) -> str:
+    """Return what tells a network from others: its name on the hub, or the checksum of a folder's weights."""
+    if not Path(model).is_dir():
+        return model
+    from spectro.learn.backbones import weights_identity
+
+    return weights_identity(model)
 
 
 @lru_cache(maxsize=1)
@@ -150,6 +166,7 @@ def load(model: str, kind: str, **options: Any) -> tuple[Any, Any]:
 def _inputs(extractor: Any, clips: list[Waveform], sample_rate: int) -> Any:
     """Return what a network takes for waveforms, padded to one length."""
     own = int(extractor.sampling_rate)
+    clips = [np.pad(one, (0, max(0, round(SHORTEST_S * sample_rate) - len(one)))) for one in clips]
     resampled = [soxr.resample(one, sample_rate, own, quality="HQ") if own != sample_rate else one for one in clips]
     padding = "max_length" if hasattr(extractor, "max_length") else True  # AST sees pictures of one size
     return extractor(resampled, sampling_rate=own, padding=padding, return_tensors="pt")
@@ -196,7 +213,7 @@ def finetune(settings: SpeechSettings) -> dict[str, Any]:
 
     index, spec = read_index(settings.index)
     clips = Clips.of(index, settings.labels, settings.protocol, settings.fold)
-    out, identity = settings.folder, _identity(settings, spec.fingerprint)
+    out, identity = settings.folder, _identity(settings, clips, spec.fingerprint)
     _check_run(out, identity, settings.overwrite)
     names = dict(enumerate(clips.labels))
     torch.manual_seed(settings.seed)  # of the head, which no network brings with it
@@ -245,11 +262,12 @@ def finetune(settings: SpeechSettings) -> dict[str, Any]:
     )
 
 
-def _identity(settings: SpeechSettings, spec: str) -> dict[str, Any]:
+def _identity(settings: SpeechSettings, clips: Clips, spec: str) -> dict[str, Any]:
     """Return what a run's result depends on, as JSON values."""
     free = ("out", "index", "test", "overwrite")
     fields = {name: value for name, value in asdict(settings).items() if name not in free}
-    plain: dict[str, Any] = json.loads(json.dumps(fields | {"spec": spec}))
+    fields |= {"model": model_identity(settings.model), "spec": spec, "data": clips.fingerprint}
+    plain: dict[str, Any] = json.loads(json.dumps(fields))
     return plain
 
 
@@ -270,7 +288,16 @@ def _trainer(
 ) -> Any:
     """Return transformers' trainer, which keeps the epoch that is best on validation speakers."""
     import torch
-    from transformers import Trainer, TrainingArguments
+    from transformers import Trainer, TrainerCallback, TrainingArguments
+
+    class Clock(TrainerCallback):  # type: ignore[misc]
+        """Notes each epoch's seconds in the state that resuming restores."""
+
+        def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+            self.started = time.perf_counter()
+
+        def on_epoch_end(self, _arguments: Any, state: Any, *_: Any, **__: Any) -> None:
+            state.log_history.append({"epoch_s": time.perf_counter() - self.started})
 
     def collate(items: list[tuple[Waveform, int]]) -> dict[str, Any]:
         inputs = _inputs(extractor, [samples for samples, _target in items], sample_rate)
@@ -285,12 +312,12 @@ def _trainer(
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="linear",
-        warmup_steps=0.1,
+        warmup_steps=math.ceil(WARMUP * settings.epochs * math.ceil(len(waveforms["train"]) / settings.batch_size)),
         per_device_train_batch_size=settings.batch_size,
         per_device_eval_batch_size=settings.batch_size,
         eval_strategy="epoch",
         save_strategy="epoch",
-        save_total_limit=1,
+        save_total_limit=2,  # the best, and the last, from which a finished run is written again
         load_best_model_at_end=True,
         metric_for_best_model="uar",
         remove_unused_columns=False,
@@ -305,17 +332,21 @@ def _trainer(
         train_dataset=waveforms["train"],
         eval_dataset=waveforms["valid"],
         compute_metrics=measure,
+        callbacks=[Clock()],
     )
 
 
 def _train(trainer: Any, folder: Path) -> dict[str, Any]:
     """Train, or go on from the last whole epoch; returns the epoch that was chosen, from 0, and the seconds."""
+    for saved in folder.glob("checkpoint-*"):
+        if not (saved / "trainer_state.json").exists():  # which is written last
+            shutil.rmtree(saved)
     from transformers.trainer_utils import get_last_checkpoint
 
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
     found = [one["eval_uar"] for one in trainer.state.log_history if "eval_uar" in one]
-    seconds = [one["train_runtime"] for one in trainer.state.log_history if "train_runtime" in one]
-    return {"epoch": found.index(max(found)), "seconds": round(float(sum(seconds)), 2)}
+    seconds = sum(one["epoch_s"] for one in trainer.state.log_history if "epoch_s" in one)
+    return {"epoch": found.index(max(found)), "seconds": round(float(seconds), 2)}
 
 
 def run(settings: SpeechSettings) -> int:

@@ -15,6 +15,7 @@ from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from spectro.corpora import find
 from spectro.errors import SplitError
+from spectro.files import fingerprint
 
 Part: TypeAlias = Literal["train", "valid", "test"]
 PARTS: tuple[Part, ...] = ("train", "valid", "test")
@@ -69,6 +70,17 @@ class Split:
             part={clip: "train" if part == "valid" else part for clip, part in self.part.items()},
             speakers={"train": tuple(merged), "valid": (), "test": self.speakers["test"]},
         )
+
+
+def data_fingerprint(labelled: pd.DataFrame, split: Split) -> str:
+    """Return 16 hexadecimal digits that tell the clips, copies, labels and parts of a run from any others.
+
+    Args:
+        labelled: an image index with a column `label`.
+        split: its split.
+    """
+    columns = ("clip_id", "copy", "parameters", "label")
+    return fingerprint([labelled[name].astype(str).tolist() for name in columns] + [sorted(split.part.items())])
 
 
 Folds: TypeAlias = list[tuple[set[str], set[str]]]  # validation and test speakers of each fold

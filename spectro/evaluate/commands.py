@@ -19,6 +19,8 @@ from threadpoolctl import threadpool_limits
 from spectro.files import write_bytes
 
 CLI = "spectro.cli"
+_ONE_AT_A_TIME = threading.Lock()
+"""Starting a process reads the exit codes of others, and each can be read once only."""
 _CONTEXT: Any = mp.get_context("forkserver" if "forkserver" in mp.get_all_start_methods() else "spawn")
 
 
@@ -39,9 +41,12 @@ def command(verb: str, given: dict[str, Any], config: Path, log: Path, threads: 
     if hasattr(_CONTEXT, "set_forkserver_preload"):
         _CONTEXT.set_forkserver_preload(["spectro.learn.finetune", "spectro.evaluate.report"])
     process = _CONTEXT.Process(target=_run, args=(verb, config, log, threads))
-    process.start()
-    process.join()
-    return int(process.exitcode)
+    with _ONE_AT_A_TIME:
+        process.start()
+    wait([process.sentinel])
+    with _ONE_AT_A_TIME:
+        process.join()
+        return int(process.exitcode)
 
 
 def _run(verb: str, config: Path, log: Path, threads: int) -> None:

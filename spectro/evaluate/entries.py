@@ -1,5 +1,6 @@
 """What a study found, system by system: its rows and predictions, pooled over folds and seeds."""
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from spectro.corpora.splits import speaker_names
 from spectro.evaluate.grid import Run, StudySettings, grid
 from spectro.evaluate.metrics import summarise
 from spectro.evaluate.outcome import METRICS_FILE, PREDICTIONS_FILE
@@ -30,6 +32,8 @@ class Entry:
         report: figures of all its predictions, as `summarise` returns them; None if they are gone.
         folders: where its runs left their results.
         images: name of its rendering.
+        asked: how many runs the study asks for.
+        one_of_several: whether the study has other renderings.
     """
 
     system: str
@@ -41,11 +45,32 @@ class Entry:
     report: dict[str, Any] | None
     folders: tuple[Path, ...]
     images: str
+    asked: int
+    one_of_several: bool = False
+
+    @property
+    def key(self) -> tuple[str, bool | None, str]:
+        """What tells it from others on the same clips."""
+        return self.system, self.augmented, self.images
 
     @property
     def name(self) -> str:
-        """Its name, and whether augmentation was on."""
-        return f"{self.system}, augmented" if self.augmented else self.system
+        """Its name, whether augmentation was on, and its rendering if there are several."""
+        on = f" on {self.images}" if self.one_of_several else ""
+        return f"{self.system}{on}{', augmented' if self.augmented else ''}"
+
+    @property
+    def complete(self) -> bool:
+        """Whether all its runs are done."""
+        return len(self.rows) == self.asked
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 % interval of UAR over speakers; None if there is but one, or the predictions are gone."""
+        if self.report is None or len(self.report["speakers"]) < 2:
+            return None
+        low, high = self.report["uar"]["interval"]
+        return low, high
 
     @property
     def uar(self) -> float:
@@ -62,24 +87,29 @@ def entries(settings: StudySettings, table: pd.DataFrame, folders: Folders) -> I
         folders: result folder of each run, by the run's key.
     """
     groups: dict[tuple[Any, ...], list[tuple[Run, Any]]] = {}
+    asked: Counter[tuple[Any, ...]] = Counter()
     rows = {(str(row["config"]), int(row["fold"]), int(row["seed"])): row for row in table.to_dict("records")}
     for run in grid(settings):
         row = rows.get(run.key)
+        place = (run.system, run.augmented, run.labels, run.protocol, run.images)
+        asked[place] += 1
         if row is not None and not pd.isna(row["test_uar"]):
-            place = (run.system, run.augmented, row["corpus"], run.labels, run.protocol, run.images)
             groups.setdefault(place, []).append((run, row))
-    for (system, augmented, corpus, labels, protocol, images), members in groups.items():
+    for place, members in groups.items():
+        system, augmented, labels, protocol, images = place
         places = tuple(folders[run.key] for run, _row in members)
         yield Entry(
             system=system,
             augmented=augmented,
-            corpus=corpus,
+            corpus=str(members[0][1]["corpus"]),
             labels=labels,
             protocol=protocol,
             rows=pd.DataFrame([row for _run, row in members]),
             report=_pooled(places),
             folders=places,
             images=images,
+            asked=asked[place],
+            one_of_several=len(settings.images) > 1,
         )
 
 
@@ -92,12 +122,18 @@ def _pooled(folders: tuple[Path, ...]) -> dict[str, Any] | None:
         if metrics is None or not (path / PREDICTIONS_FILE).exists():
             return None
         labels = tuple(metrics["labels"])
-        tables.append(pd.read_csv(path / PREDICTIONS_FILE, dtype={"speaker": str, "gender": str}))
+        tables.append(read_predictions(folder))
     predicted = pd.concat(tables, ignore_index=True)
     return summarise(
         targets=np.array([labels.index(label) for label in predicted["label"]], dtype=np.int64),
         predicted=np.array([labels.index(label) for label in predicted["predicted"]], dtype=np.int64),
-        speakers=predicted["speaker"].fillna("unknown").to_numpy(str),
-        genders=predicted["gender"].fillna("").to_numpy(str),
+        speakers=speaker_names(predicted).to_numpy(str),
+        genders=predicted["gender"].to_numpy(str),
         labels=labels,
     )
+
+
+def read_predictions(folder: Path) -> pd.DataFrame:
+    """Return what a run said of its test clips, all as text: names may look like numbers, or like nothing."""
+    table = pd.read_csv(folder / "evaluation-test" / PREDICTIONS_FILE, dtype=str, keep_default_na=False)
+    return table.assign(speaker=table["speaker"].replace("", "unknown"))

@@ -1,8 +1,10 @@
 """The grid of a study: which systems run on which pictures, protocols, folds, label schemes and seeds."""
 
+import copy
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -81,7 +83,10 @@ class StudySettings:
         for images in _listed(system.get("images", [])):
             if images not in self.images:
                 raise EvaluationError(f"system {name} reads the images {images}, which the study lacks")
-        if taken := [key for key in OWN if key in {**system, **system.get("augmented", {})}]:
+        augmented = system.get("augmented", {})
+        if fixed := [key for key in ("verb", "images", "refit") if key in augmented]:
+            raise EvaluationError(f"system {name} sets {', '.join(fixed)} where augmentation is on; set it for both")
+        if taken := [key for key in OWN if key in {**system, **augmented}]:
             raise EvaluationError(f"system {name} sets {', '.join(taken)}, which the study chooses")
         if not isinstance(system.get("refit", False), bool):
             raise EvaluationError(f"system {name} sets refit to {system['refit']}; it is true or false")
@@ -184,10 +189,19 @@ def _run(
         chosen = merged(chosen, chosen["augmented"])
     refit = bool(chosen.get("refit", False))
     chosen = {key: value for key, value in chosen.items() if key not in ("verb", "images", "refit", "augmented")}
-    identity = {**chosen, "verb": verb, "protocol": protocol, "labels": labels, "refit": refit}
+    identity: dict[str, Any] = {
+        **copy.deepcopy(chosen),
+        "verb": verb,
+        "protocol": protocol,
+        "labels": labels,
+        "refit": refit,
+    }
     if verb == "finetune":
         chosen.setdefault("weights", settings.weights)
-        identity["weights"] = weights_identity(str(chosen["weights"]))
+        identity["weights"] = _checksum(str(chosen["weights"]))
+    for place in (identity, identity.get("features", {})):
+        if "model" in place and Path(str(place["model"])).is_dir():
+            place["model"] = _checksum(str(place["model"]))
     return Run(
         system=name,
         verb=verb,
@@ -201,6 +215,11 @@ def _run(
         settings=chosen,
         config=fingerprint({**identity, "images": settings.images[images]}),
     )
+
+
+@lru_cache
+def _checksum(weights: str) -> str:
+    return weights_identity(weights)
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

@@ -19,9 +19,9 @@ from spectro.corpora import find
 from spectro.corpora.splits import LEAK, LEAKY, natural
 from spectro.errors import EvaluationError, SpectroError
 from spectro.evaluate import study_figures
-from spectro.evaluate.entries import Entry, Folders, entries
+from spectro.evaluate.entries import Entry, Folders, entries, read_predictions
 from spectro.evaluate.grid import StudySettings
-from spectro.evaluate.outcome import METRICS_FILE, PREDICTIONS_FILE
+from spectro.evaluate.outcome import METRICS_FILE
 from spectro.files import printable, read_json, write_bytes
 from spectro.learn.backbones import WEIGHTS_FILE
 from spectro.learn.checkpoint import versions
@@ -29,6 +29,7 @@ from spectro.render import read_index
 from spectro.signal import spectrogram
 
 PUBLISHED = ("system", "corpus", "labels", "protocol", "figure", "measure", "source")
+LEAST_ON_MAP = 10
 ENVELOPE = 300
 """Points of a drawn waveform."""
 
@@ -46,8 +47,8 @@ def write_page(settings: StudySettings, table: pd.DataFrame, folders: Folders) -
     """
     found = sorted(entries(settings, table, folders), key=lambda one: -np.nan_to_num(one.uar, nan=-1.0))
     content = _template().render(
-        boards=list(_boards(found)),
-        published=_published(settings.published),
+        boards=list(_boards(settings, found)),
+        published=read_published(settings.published),
         curves=list(_curves(found)),
         costs=[study_figures.costs(board, found) for board in _honest_places(found)],
         map=_map(settings, found),
@@ -63,38 +64,50 @@ def write_page(settings: StudySettings, table: pd.DataFrame, folders: Folders) -
     write_bytes(settings.page, content.encode())
 
 
-def _boards(found: list[Entry]) -> Iterator[dict[str, Any]]:
-    """Yield a leaderboard for each corpus and label scheme: best on new speakers first."""
-    for corpus, labels in dict.fromkeys((one.corpus, one.labels) for one in found):
-        here = [one for one in found if (one.corpus, one.labels) == (corpus, labels)]
-        protocols = sorted(dict.fromkeys(one.protocol for one in here), key=lambda name: name == LEAKY)
-        names = dict.fromkeys((one.system, one.augmented) for one in _first_by(here, protocols[0]))
-        rows: list[dict[str, Any]] = []
-        for name in names:
-            cells = {one.protocol: one for one in here if (one.system, one.augmented) == name}
-            first = cells.get(protocols[0]) or next(iter(cells.values()))
-            honest = cells.get(protocols[0]) if protocols[0] != LEAKY else None
-            gain = cells[LEAKY].uar - honest.uar if honest is not None and LEAKY in cells else None
-            rows.append({"first": first, "cells": [cells.get(protocol) for protocol in protocols], "flatters": gain})
-        classes = next((list(one.report["labels"]) for one in here if one.report), [])
-        speakers = natural({name for one in here if one.report for name in one.report["speakers"]})
-        gains = [gain for row in rows if isinstance(gain := row["flatters"], float)]
+def _boards(settings: StudySettings, found: list[Entry]) -> Iterator[dict[str, Any]]:
+    """Yield a leaderboard for each corpus and label scheme, in the study's order: best on new speakers first."""
+    places = dict.fromkeys((labels, _corpus(one)) for labels in settings.labels for one in found)
+    for labels, corpus in places:
+        here = [one for one in found if (one.labels, _corpus(one)) == (labels, corpus)]
+        protocols = [name for name in settings.protocols if any(one.protocol == name for one in here)]
+        if not here:
+            continue
+        protocols.sort(key=lambda name: name == LEAKY)
+        ordered = sorted(here, key=lambda one: one.protocol != protocols[0])
+        rows = [
+            _row([one for one in here if one.key == key], protocols) for key in dict.fromkeys(o.key for o in ordered)
+        ]
+        reports = [one.report for one in here if one.report]
+        classes = list(reports[0]["labels"]) if reports else []
+        occurring = {name for one in reports for name, values in one["labels"].items() if values["clips"]}
+        gains = [gain for row in rows if (gain := row["flatters"]) is not None]
+        honest = [one for one in here if one.protocol == protocols[0] != LEAKY and one.complete]
         yield {
             "corpus": corpus,
             "labels": labels,
             "protocols": protocols,
             "leaky": LEAKY,
             "rows": rows,
+            "best": max(honest, key=lambda one: float(one.rows["valid_uar"].mean()), default=None),
             "classes": classes,
-            "chance": 1 / len(classes) if classes else None,
-            "speakers": speakers,
+            "chance": 1 / len(occurring) if occurring else None,
+            "speakers": natural({name for one in honest if one.report for name in one.report["speakers"]}),
             "flatters": float(np.mean(gains)) if gains else None,
         }
 
 
-def _first_by(found: list[Entry], protocol: str) -> list[Entry]:
-    """Return entries, those of a protocol before all others."""
-    return sorted(found, key=lambda one: one.protocol != protocol)
+def _row(entries: list[Entry], protocols: list[str]) -> dict[str, Any]:
+    """Return a system's cells by protocol, and how much the leaky one flatters it, where both are complete."""
+    cells = {one.protocol: one for one in entries}
+    first, leaky = next(cells[name] for name in protocols if name in cells), cells.get(LEAKY)
+    both = leaky is not None and leaky is not first and leaky.complete and first.complete
+    gain = leaky.uar - first.uar if leaky is not None and both and first.protocol == protocols[0] else None
+    return {"first": first, "cells": [cells.get(name) for name in protocols], "flatters": gain}
+
+
+def _corpus(entry: Entry) -> str:
+    """Return what a board is of: the corpus, or of folders of one's own, which differ, the rendering."""
+    return f"{entry.corpus} {entry.images}" if "folder" in entry.corpus.split("+") else entry.corpus
 
 
 def _honest_places(found: list[Entry]) -> list[tuple[str, str, str]]:
@@ -102,7 +115,12 @@ def _honest_places(found: list[Entry]) -> list[tuple[str, str, str]]:
     return list(dict.fromkeys((one.corpus, one.labels, one.protocol) for one in found if one.protocol != LEAKY))
 
 
-def _published(path: Path | None) -> list[dict[str, Any]]:
+def read_published(path: Path | None) -> list[dict[str, str]]:
+    """Return the rows of a table of published figures; none without a table.
+
+    Raises:
+        EvaluationError: it cannot be read, or is another kind of table.
+    """
     if path is None:
         return []
     try:
@@ -132,14 +150,17 @@ def _map(settings: StudySettings, found: list[Entry]) -> dict[str, Any] | None:
     from spectro.predict.folder import predict_rows
     from spectro.predict.predictor import Predictor
 
-    clips = pd.read_csv(best.folders[0] / "evaluation-test" / PREDICTIONS_FILE, dtype={"speaker": str})
-    folder = settings.runs / "images" / best.images
-    index, _spec = read_index(folder)
-    images = index[index["copy"] == 0].set_index("clip_id")["image"]
-    paths = [folder / str(images[name]) for name in clips["clip_id"]]
-    found_rows = list(predict_rows(Predictor(best.folders[0]), paths))
-    if any(row.embedding is None for row in found_rows):
-        return None  # the pictures are gone since
+    clips, folder = read_predictions(best.folders[0]), settings.runs / "images" / best.images
+    try:
+        index, _spec = read_index(folder)
+        predictor = Predictor(best.folders[0])
+    except SpectroError:
+        return None  # the rendering is gone: its table still stands
+    untouched = index[index["copy"] == 0]
+    images = dict(zip(untouched["clip_id"], untouched["image"], strict=True))
+    found_rows = list(predict_rows(predictor, [folder / str(images.get(name, "")) for name in clips["clip_id"]]))
+    if len(found_rows) < LEAST_ON_MAP or any(row.embedding is None for row in found_rows):
+        return None  # there is little to see, or the pictures are not those of then
     embeddings = np.stack([row.embedding for row in found_rows if row.embedding is not None])
     report = read_json(best.folders[0] / "evaluation-test" / METRICS_FILE)
     return {
@@ -164,7 +185,7 @@ def _examples(settings: StudySettings, found: list[Entry]) -> list[dict[str, Any
         except SpectroError:
             continue  # the rendering is gone: its table still stands
         untouched = index[index["copy"] == 0]
-        groups = untouched.fillna({"gender": ""}).groupby(["emotion", "gender"], sort=False).first().reset_index()
+        groups = untouched.fillna({"gender": ""}).groupby(["emotion", "gender"], sort=False).head(1)
         clips = []
         for row in groups.to_dict("records"):
             picture = folder / str(row["image"])
@@ -175,7 +196,16 @@ def _examples(settings: StudySettings, found: list[Entry]) -> list[dict[str, Any
             except SpectroError:
                 envelope = ""  # the recording is gone since it was drawn
             png = base64.b64encode(picture.read_bytes()).decode()
-            clips.append({**row, "png": png, "envelope": envelope, "seconds": spec.duration_s})
+            speaker = "" if pd.isna(row["speaker"]) else f", speaker {row['speaker']}"
+            clips.append(
+                {
+                    **row,
+                    "caption": f"{row['emotion']}{speaker}",
+                    "png": png,
+                    "envelope": envelope,
+                    "seconds": spec.duration_s,
+                }
+            )
         genders = natural({str(clip["gender"]) for clip in clips})
         emotions = list(dict.fromkeys(str(clip["emotion"]) for clip in clips))
         made.append({"images": name, "clips": clips, "genders": genders, "emotions": emotions, "spec": spec})

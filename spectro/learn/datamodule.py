@@ -16,9 +16,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from spectro.corpora.labels import label_clips
-from spectro.corpora.splits import PARTS, Part, Split, split
+from spectro.corpora.splits import PARTS, Part, Split, data_fingerprint, split
 from spectro.errors import TrainingError
-from spectro.files import fingerprint
 from spectro.learn.masking import Masker, MaskingSettings
 from spectro.render import read_index
 from spectro.signal import image
@@ -163,10 +162,7 @@ class PictureDataModule(pl.LightningDataModule):
         self.split: Split = whole.without_validation() if refit else whole
         self.rows: dict[Part, pd.DataFrame] = {part: self._part(labelled, part, copies) for part in PARTS}
         self.corpora = tuple(sorted(labelled["corpus"].unique()))
-        self.fingerprint = fingerprint(
-            [labelled[column].astype(str).tolist() for column in ("clip_id", "copy", "parameters", "label")]
-            + [sorted(self.split.part.items())]
-        )
+        self.fingerprint = data_fingerprint(labelled, self.split)
         self._folder = folder
         self._batch_size = batch_size
         self._copies, self._balance = copies, balance

@@ -148,3 +148,29 @@ def test_settings_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setitem(__import__("sys").modules, "xgboost", None)
     with pytest.raises(FeatureError, match=r"pip install 'spectro\[xgboost\]'"):
         fit(_table(), replace(_settings(), classifier="xgboost"))
+
+
+def test_a_search_that_cannot_be_made_is_said_in_one_line() -> None:
+    rows = [
+        {"clip_id": str(speaker), "copy": 0, "speaker": str(speaker), "gender": ("female", "male")[speaker % 2]}
+        for speaker in range(12)
+    ]
+    frame = pd.DataFrame(rows).assign(corpus="synthetic", emotion="calm", path="", language="en")
+    table = Table(Clips.of(frame, "gender", "group-kfold", 0), np.eye(12, dtype=np.float32))
+    with pytest.raises(TrainingError, match="logistic cannot be searched on 8 clips"):
+        fit(table, _settings(inner_folds=7))
+
+
+def test_clips_without_a_speaker_are_each_their_own_in_the_inner_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+    frame = _table().clips.rows.drop(columns=["label", "target"]).astype({"speaker": "string"})
+    frame.loc[frame["clip_id"].isin(frame["clip_id"].unique()[::2]), "speaker"] = pd.NA
+    clips = Clips.of(frame, "emotion", "random-leaky", 0)
+    seen: list[Any] = []
+    original = GridSearchCV.fit
+    monkeypatch.setattr(
+        GridSearchCV, "fit", lambda self, x, y, *, groups: seen.append(groups) or original(self, x, y, groups=groups)
+    )
+    fit(Table(clips, np.random.default_rng(0).normal(size=(len(frame), 4)).astype(np.float32)), _settings())
+    nameless = [name for name in seen[0] if name.startswith("clip ")]
+    assert len(nameless) == len(set(nameless)) > 10
+    assert {name for name in seen[0] if not name.startswith("clip ")} == {str(number) for number in range(10)}

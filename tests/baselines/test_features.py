@@ -11,9 +11,10 @@ import pytest
 import scipy.stats
 
 from spectro.baselines import features
+from spectro.baselines.classical import ClassicalSettings, classical
 from spectro.baselines.features import PARTS, STATISTICS, FeatureSettings, describe, extract, handmade
 from spectro.cli import run_verb
-from spectro.errors import FeatureError
+from spectro.errors import FeatureError, WeightsError
 from spectro.files import read_json
 from spectro.render import SETTINGS, read_index
 from spectro.signal import augment, spectrogram
@@ -69,7 +70,8 @@ def test_a_clip_shorter_than_a_frame_has_features_too() -> None:
 
 
 def test_copies_are_those_that_the_pictures_show(index: Path) -> None:
-    table, names = extract(index, QUICK, workers=1)
+    found = extract(index, QUICK, workers=1)
+    table, names = found.rows, found.names
     row = table[(table["copy"] == 2)].iloc[3]
     settings = AugmentSettings(**read_json(index / SETTINGS)["augment"])
     drawn = augment.draw(settings, row["clip_id"], 2)
@@ -82,9 +84,9 @@ def test_copies_are_those_that_the_pictures_show(index: Path) -> None:
 
 def test_rows_are_those_of_the_index(index: Path) -> None:
     whole, _ = read_index(index)
-    table, names = extract(index, QUICK, workers=1)
-    pd.testing.assert_frame_equal(table.drop(columns=names), whole)
-    untouched, _ = extract(index, QUICK, copies=False, workers=1)
+    found = extract(index, QUICK, workers=1)
+    pd.testing.assert_frame_equal(found.rows.drop(columns=found.names), whole)
+    untouched = extract(index, QUICK, copies=False, workers=1).rows
     assert set(untouched["copy"]) == {0}
     assert len(untouched) == (whole["copy"] == 0).sum()
 
@@ -93,10 +95,10 @@ def test_what_is_known_is_not_made_again(index: Path, monkeypatch: pytest.Monkey
     made: list[str] = []
     original = features._describe_clip
     monkeypatch.setattr(features, "_describe_clip", lambda job, *rest: made.append(job.clip_id) or original(job, *rest))
-    first, _names = extract(index, QUICK, copies=False, workers=1)
+    first = extract(index, QUICK, copies=False, workers=1).rows
     assert len(made) == len(first)
     made.clear()
-    again, _ = extract(index, QUICK, copies=False, workers=1)
+    again = extract(index, QUICK, copies=False, workers=1).rows
     assert not made
     pd.testing.assert_frame_equal(first, again)
 
@@ -115,32 +117,61 @@ def test_what_is_known_is_not_made_again(index: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_damaged_store_is_made_anew(index: Path) -> None:
-    first, _ = extract(index, QUICK, copies=False, workers=1)
+    first = extract(index, QUICK, copies=False, workers=1).rows
     (store,) = (index / features.FOLDER).glob("*.parquet")
     store.write_bytes(store.read_bytes()[:100])
-    again, _ = extract(index, QUICK, copies=False, workers=1)
+    again = extract(index, QUICK, copies=False, workers=1).rows
     pd.testing.assert_frame_equal(first, again)
 
 
-def test_one_bad_recording_costs_no_other(world: World, index: Path, tmp_path: Path) -> None:
+def test_one_bad_recording_costs_no_other(index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     table, _ = read_index(index)
     good = table[table["copy"] == 0].head(3).copy()
     broken = tmp_path / "broken.wav"
     broken.write_bytes(b"RIFF")
     good.iloc[1, good.columns.get_loc("path")] = str(broken)
     good.to_parquet(index / "index.parquet")
-    with pytest.raises(FeatureError, match=r"1 of 3 clips cannot be described.*broken\.wav.*the others are kept"):
-        extract(index, QUICK, workers=1)
-    (store,) = (index / features.FOLDER).glob("*.parquet")
-    assert set(pd.read_parquet(store)["clip_id"]) == set(good["clip_id"].iloc[[0, 2]])
+    found = extract(index, QUICK, workers=1)
+    assert list(found.rows["clip_id"]) == list(good["clip_id"].iloc[[0, 2]])
+    (failure,) = found.failures
+    assert "broken.wav" in failure
 
-
-def test_a_recording_that_is_gone_is_named(index: Path, tmp_path: Path) -> None:
-    table, _ = read_index(index)
-    table["path"] = str(tmp_path / "gone.wav")
+    settings = ClassicalSettings(index=index, features=QUICK, out=tmp_path / "run", inner_folds=0, workers=1)
+    table.loc[table["clip_id"] == good["clip_id"].iloc[1], "path"] = str(broken)
     table.to_parquet(index / "index.parquet")
-    with pytest.raises(FeatureError, match=r"gone\.wav: the recording of a rendered clip is gone"):
+    run = classical(settings)
+    assert len(run["training"]["left_out"]) == 1
+    given = ["--index", str(index), "--features.parts", '["mfcc","rms"]', "--features.mfcc", "13", "--workers", "1"]
+    assert run_verb("classical", [*given, "--inner_folds", "0", "--out", str(tmp_path / "again")]) == 1
+    assert "left out:" in capsys.readouterr().err
+
+
+def test_recordings_that_are_gone_are_named_and_what_is_known_of_them_stands(index: Path, tmp_path: Path) -> None:
+    table, _ = read_index(index)
+    moved = table.assign(path=str(tmp_path / "gone.wav"))
+    moved.to_parquet(index / "index.parquet")
+    with pytest.raises(FeatureError, match=r"none of 48 clips.*gone\.wav: the recording is gone"):
         extract(index, QUICK, workers=1)
+    table.to_parquet(index / "index.parquet")
+    before = extract(index, QUICK, workers=1)
+    moved.to_parquet(index / "index.parquet")
+    after = extract(index, QUICK, workers=1)
+    assert not after.failures
+    pd.testing.assert_frame_equal(before.rows[before.names], after.rows[after.names])
+
+
+def test_a_network_that_cannot_be_had_is_asked_for_once(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("transformers")
+    asked: list[str] = []
+
+    def load(model: str, _kind: str) -> None:
+        asked.append(model)
+        raise WeightsError("the network cannot be had")
+
+    monkeypatch.setattr("spectro.baselines.speech.load", load)
+    with pytest.raises(WeightsError, match="cannot be had"):
+        extract(index, FeatureSettings(kind="speech", model="nobody/nothing"), workers=1)
+    assert asked == ["nobody/nothing"]
 
 
 def test_egemaps_are_the_88_functionals(index: Path) -> None:

@@ -1,3 +1,4 @@
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from spectro.baselines.features import FeatureSettings
 from spectro.baselines.speech import SpeechSettings, finetune, load
 from spectro.errors import FeatureError, TrainingError, WeightsError
 from spectro.files import read_json
+from spectro.render import read_index
 from tests.conftest import RATE, World, voice
 
 transformers = pytest.importorskip("transformers")
@@ -75,6 +77,11 @@ def test_a_frozen_network_gives_the_mean_of_a_hidden_layer(networks: Path, name:
     assert not np.allclose(vector, other)
 
 
+def test_a_clip_shorter_than_a_convolution_is_read_too(networks: Path) -> None:
+    vector, _ = speech.embed(voice(0.01), RATE, str(networks / "Wav2Vec2"), -1)
+    assert np.isfinite(vector).all()
+
+
 def test_another_rate_is_resampled_to_the_networks_own(networks: Path) -> None:
     model = str(networks / "Wav2Vec2")
     one, _ = speech.embed(voice(1.0, rate=16_000), 16_000, model, -1)
@@ -88,7 +95,8 @@ def test_a_linear_head_on_frozen_features_is_a_classical_run(world: World, netwo
         index=world.images, classifier="logistic", features=features, out=tmp_path, inner_folds=0, workers=1
     )
     run = classical(settings)
-    assert run["training"]["settings"]["features"] == {"kind": "speech", "model": features.model, "layer": 1}
+    kept = run["training"]["settings"]["features"]
+    assert (kept["kind"], kept["layer"]) == ("speech", 1) and kept["model"].startswith("model.safetensors sha256:")
     assert run["metrics"]["test"]["clips"] == 12
 
 
@@ -136,10 +144,15 @@ def test_a_run_goes_on_from_its_last_whole_epoch(
     with pytest.raises(Killed):
         finetune(cut)
     monkeypatch.undo()
+    half = tmp_path / "cut" / "training" / "checkpoint-99"  # killed while it was written
+    half.mkdir()
     assert (tmp_path / "cut" / "training").exists() and not (tmp_path / "cut" / "run.json").exists()
     resumed = finetune(cut)
     assert resumed["metrics"] == whole["metrics"]
     assert resumed["training"]["epoch"] == whole["training"]["epoch"]
+    again = finetune(cut)
+    assert again["metrics"] == whole["metrics"]
+    assert again["training"]["seconds"] == resumed["training"]["seconds"] > 0
 
 
 def test_two_runs_are_not_mixed(world: World, networks: Path, tmp_path: Path) -> None:
@@ -147,6 +160,11 @@ def test_two_runs_are_not_mixed(world: World, networks: Path, tmp_path: Path) ->
     finetune(settings)
     with pytest.raises(TrainingError, match="holds a run with other settings"):
         finetune(replace(settings, learning_rate=1e-4))
+    index, _spec = read_index(world.images)
+    shutil.copytree(world.images, tmp_path / "fewer")
+    index[index["clip_id"] != index["clip_id"].iloc[0]].to_parquet(tmp_path / "fewer" / "index.parquet")
+    with pytest.raises(TrainingError, match="holds a run with other settings"):
+        finetune(replace(settings, index=tmp_path / "fewer"))
 
 
 def test_networks_that_cannot_be_had_are_named(networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

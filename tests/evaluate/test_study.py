@@ -4,6 +4,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -180,8 +181,31 @@ def test_each_verb_gets_its_own_settings(tmp_path: Path) -> None:
     assert [verb for _name, verb, _given in tested] == ["finetune", "evaluate"]
 
 
-def test_at_least_one_run_goes_on_at_a_time() -> None:
-    assert possible_jobs() >= 1
+def test_as_many_runs_go_on_as_cores_and_memory_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    for free, jobs in ((100, 8), (7, 3), (1, 1)):
+        monkeypatch.setattr("psutil.virtual_memory", lambda free=free: SimpleNamespace(available=free * 2**30))
+        assert possible_jobs() == jobs
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert possible_jobs() == 1
+
+
+def test_runs_that_would_share_a_row_are_refused(tmp_path: Path) -> None:
+    for changes in (
+        {"systems": {"one": {}, "other": {}}},
+        {"systems": {"one": {"augmented": {}}}},
+        {"systems": {"one": {}}, "seeds": [0, 0]},
+    ):
+        with pytest.raises(EvaluationError, match=r"the study has the same run twice: one-.* and "):
+            study(_settings(tmp_path, tmp_path, **changes))
+
+
+def test_published_figures_are_read_before_anything_is_trained(tmp_path: Path) -> None:
+    settings = _settings(tmp_path, tmp_path, systems={"one": {}}, published=tmp_path / "none.csv")
+    with pytest.raises(EvaluationError, match=r"none\.csv: cannot be read"):
+        study(settings)
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
@@ -195,6 +219,7 @@ def test_at_least_one_run_goes_on_at_a_time() -> None:
         ({"protocols": {}}, "names no protocols"),
         ({"systems": {"a": {"verb": "serve"}}}, "the verb serve; systems are trained by finetune, classical, speech"),
         ({"systems": {"a": {"verb": "classical", "refit": True}}}, "which only fine-tuned systems know"),
+        ({"systems": {"a": {"augmented": {"refit": True}}}}, "system a sets refit where augmentation is on"),
         ({"systems": {"a": {"augmented": {"fold": 1}}}}, "system a sets fold, which the study chooses"),
     ],
 )

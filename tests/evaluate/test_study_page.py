@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import recall_score
 
 from spectro.errors import EvaluationError
-from spectro.evaluate.entries import entries
+from spectro.evaluate.entries import _pooled, entries
 from spectro.evaluate.grid import StudySettings, grid
 from spectro.evaluate.outcome import told, write_report
 from spectro.evaluate.study import COLUMNS, result_name, with_row
@@ -112,20 +112,83 @@ def test_runs_that_left_nothing_still_have_their_row(
     moved = replace(settings, report=tmp_path / "page.html", runs=tmp_path)
     write_page(moved, table, gone)
     text = (tmp_path / "page.html").read_text()
-    for value in table["test_uar"]:
-        assert isinstance(value, float)
     mean = table[(table["system"] == "net") & (table["protocol"] == "group-kfold")]["test_uar"].mean()
     assert f"<strong>{mean:.3f}</strong>" in text
 
 
 def test_the_page_needs_nothing_else_and_runs_nothing_that_it_was_given(page: Path) -> None:
     text = page.read_text()
-    assert not re.findall(r"(?:src|href)=[\"'](?!data:|#|https?://[^\"']*\")", text)
-    assert "<script src" not in text and "@import" not in text and "url(" not in re.sub(r"url\(#[^)]*\)", "", text)
+    assert not re.findall(r"src=[\"'](?!data:)", text)
+    assert {name for name, _ in re.findall(r"<(\w+)[^>]* href=[\"']([^\"'#][^\"']*)", text)} <= {"a"}
+    assert "@import" not in text and "url(" not in re.sub(r"url\(#[^)]*\)", "", text)
     assert "<b>bold</b>" not in text and "&lt;b&gt;bold&lt;/b&gt; claim" in text
     for heading in ("Leaderboard", "Published figures", "Recall by class", "UAR by test speaker", "Confusion matrices"):
         assert f">{heading}</h2>" in text
     assert text.count("<svg") > 8 and text.count("data:image/png;base64,") == len(EMOTIONS) * 2
+
+
+def test_the_lead_is_what_validation_speakers_favour_on_new_speakers(
+    study: tuple[StudySettings, pd.DataFrame, dict[Any, Path]], tmp_path: Path
+) -> None:
+    settings, table, folders = study
+    for favoured in ("net", "svm"):
+        told = table.assign(valid_uar=[0.9 if name == favoured else 0.1 for name in table["system"]])
+        write_page(replace(settings, report=tmp_path / "page.html"), told, folders)
+        lead = re.search(r'<p class="lead">(.*?)</p>', (tmp_path / "page.html").read_text(), re.DOTALL)
+        assert lead is not None and f"validation speakers, {favoured}" in lead[1] and "(group-kfold)" in lead[1]
+    leaky = replace(settings, protocols={"random-leaky": [0]}, report=tmp_path / "page.html")
+    write_page(leaky, table, folders)
+    text = (tmp_path / "page.html").read_text()
+    assert '<p class="lead">' not in text and "Nothing on this page is about speakers that" in text
+
+
+def test_a_system_that_lacks_runs_says_so_and_does_not_lead(
+    study: tuple[StudySettings, pd.DataFrame, dict[Any, Path]], tmp_path: Path
+) -> None:
+    settings, table, folders = study
+    missing = (table["system"] == "net") & (table["fold"] == 1)
+    told = table.assign(valid_uar=[0.9 if name == "net" else 0.1 for name in table["system"]])[~missing]
+    write_page(replace(settings, report=tmp_path / "page.html"), told, folders)
+    text = (tmp_path / "page.html").read_text()
+    assert "1 of 2</span>" in text and "validation speakers, svm" in text
+
+
+def test_two_renderings_are_two_rows(
+    study: tuple[StudySettings, pd.DataFrame, dict[Any, Path]], tmp_path: Path
+) -> None:
+    settings, table, folders = study
+    both = replace(settings, images={**settings.images, "large": {"corpus": "synthetic", "copies": 1}})
+    keys = {run.key for run in grid(both)} - set(folders)
+    twin = {run.name.replace("-", ""): run for run in grid(both) if run.images == "large"}
+    rows = [
+        table[(table["system"] == run.system) & (table["protocol"] == run.protocol) & (table["fold"] == run.fold)]
+        .iloc[:1]
+        .assign(config=run.config)
+        for run in twin.values()
+    ]
+    assert keys == {run.key for run in twin.values()}
+    gone = {**folders, **dict.fromkeys(keys, tmp_path / "gone")}
+    found = list(entries(both, pd.concat([table, *rows]), gone))
+    assert {one.name for one in found} == {
+        f"{system} on {images}{augmented}"
+        for images in ("small", "large")
+        for system, augmented in (("net", ""), ("svm", ""), ("svm", ", augmented"))
+    }
+    write_page(replace(both, report=tmp_path / "page.html"), pd.concat([table, *rows]), gone)
+    for name in ("net on small", "net on large"):
+        assert f"<tr><td>{name}</td>" in (tmp_path / "page.html").read_text()
+
+
+def test_names_that_look_like_numbers_or_like_nothing_stay_names(tmp_path: Path) -> None:
+    for number, (speaker, label) in enumerate((("NA", "1"), ("01", "None"))):
+        clips = pd.DataFrame(
+            {"clip_id": ["a", "b"], "path": "", "corpus": "folder", "speaker": speaker, "gender": None, "label": label}
+        ).assign(predicted=["1", "None"])
+        conditions = {"checkpoint": "x", "part": "test", "leak": "", "speakers_heard_in_training": []}
+        write_report(tmp_path / str(number) / "evaluation-test", conditions, clips, ("1", "None"), rounds=5)
+    report = _pooled((tmp_path / "0", tmp_path / "1"))
+    assert report is not None and set(report["speakers"]) == {"NA", "01"}
+    assert report["confusion"] == [[1, 1], [1, 1]]
 
 
 def test_a_table_that_is_none_of_published_figures_is_refused(
