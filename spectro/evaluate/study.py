@@ -23,7 +23,7 @@ from spectro.evaluate.commands import command
 from spectro.evaluate.grid import Run, StudySettings, grid
 from spectro.evaluate.outcome import METRICS_FILE, RUN_FILE
 from spectro.evaluate.study_page import read_published, write_page
-from spectro.files import fingerprint, printable, read_json, write_bytes
+from spectro.files import fingerprint, held, printable, read_json, write_bytes
 from spectro.learn.checkpoint import DESCRIPTION_FILE
 
 COLUMNS = (
@@ -47,6 +47,7 @@ COLUMNS = (
     "transductive",
 )
 KEY = ("config", "fold", "seed")
+LOCK = ".lock"
 RUN_MEMORY = 2 * 2**30  # bytes; a MobileNet's fine-tuning takes half of that
 
 
@@ -57,12 +58,20 @@ def study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
         the table, with the columns of `COLUMNS`; and what went wrong, by the run's name.
 
     Raises:
-        EvaluationError: a rendering failed, or the table is not one of a study.
+        EvaluationError: a rendering failed, the table is not one of a study, two runs are the same, or another study
+            works in the same folder.
     """
     settings = settings.shortened()
-    runs, table = list(grid(settings)), _read(settings.table)
-    check_distinct(runs)
+    check_distinct(list(grid(settings)))
     read_published(settings.published)  # what is wrong with it should not be found out in the end
+    with held(settings.runs / LOCK) as free:
+        if not free:
+            raise EvaluationError(f"{printable(settings.runs)}: another study works there; wait, or name other --runs")
+        return _study(settings)
+
+
+def _study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
+    runs, table = list(grid(settings)), _read(settings.table)
     missing = unfinished(runs, table, settings.test)
     for name in dict.fromkeys(run.images for run in missing):
         _render(settings, name)

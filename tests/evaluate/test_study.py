@@ -13,8 +13,8 @@ import yaml
 
 from spectro.errors import EvaluationError
 from spectro.evaluate.grid import StudySettings, grid
-from spectro.evaluate.study import COLUMNS, possible_jobs, row, stages, study, summary, unfinished, with_row
-from spectro.files import read_json
+from spectro.evaluate.study import COLUMNS, LOCK, possible_jobs, row, stages, study, summary, unfinished, with_row
+from spectro.files import held, read_json
 from tests.conftest import SMALL, World
 
 
@@ -199,6 +199,16 @@ def test_runs_that_would_share_a_row_are_refused(tmp_path: Path) -> None:
     ):
         with pytest.raises(EvaluationError, match=r"the study has the same run twice: one-.* and "):
             study(_settings(tmp_path, tmp_path, **changes))
+
+
+def test_two_studies_do_not_work_in_one_folder(tmp_path: Path) -> None:
+    settings = _settings(tmp_path, tmp_path, systems={"one": {}})
+    with held(settings.runs / LOCK) as free:
+        assert free
+        with pytest.raises(EvaluationError, match="another study works there; wait, or name other --runs"):
+            study(settings)
+    with held(settings.runs / LOCK) as free:
+        assert free
 
 
 def test_published_figures_are_read_before_anything_is_trained(tmp_path: Path) -> None:
