@@ -34,9 +34,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def held(path: Path) -> Iterator[bool]:
-    """Hold a lock file while the block runs; yields whether nobody else holds it. It is free again however a process ends.
+    """Hold a lock file while the block runs; yields whether nobody else holds it.
 
-    Where the system has no such locks, it is always free.
+    It is free again however a process ends. Where the system has no such locks, it is always free.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a") as stream:
