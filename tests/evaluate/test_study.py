@@ -262,7 +262,7 @@ def test_a_study_that_is_killed_goes_on_to_the_same_table(world: World, tmp_path
     config.write_text(yaml.safe_dump(given))
     command = [sys.executable, "-m", "spectro", "study", "--config", str(config), "--table", str(table)]
     killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=tmp_path)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not table.exists() and killed.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
     killed.send_signal(signal.SIGKILL)

@@ -1,0 +1,17 @@
+"""A rendering that baselines may write their features into."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import World
+
+
+@pytest.fixture(scope="session")
+def world(world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
+    """The tests' world with a rendering of its own, since features are kept beside the pictures."""
+    images: Path = tmp_path_factory.mktemp("baselines") / "images"
+    shutil.copytree(world.images, images)
+    return replace(world, images=images)
