@@ -274,9 +274,9 @@ def _measure(fitted: Fitted, table: Table, part: Part, settings: ClassicalSettin
 def _parameters(model: Pipeline) -> int | None:
     """Return how many weights were fitted; None for methods that keep clips or trees."""
     classifier = model[-1]
-    if hasattr(classifier, "coefs_"):
+    if isinstance(classifier, MLPClassifier):
         return int(sum(one.size for one in (*classifier.coefs_, *classifier.intercepts_)))
-    if hasattr(classifier, "classes_") and hasattr(classifier, "intercept_") and not isinstance(classifier, SVC):
+    if isinstance(classifier, LogisticRegression | LinearSVC):
         return int(classifier.coef_.size + classifier.intercept_.size)
     return None
 

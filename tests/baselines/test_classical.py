@@ -12,7 +12,7 @@ from sklearn.model_selection import GridSearchCV
 from torchmetrics.functional.classification import multiclass_f1_score, multiclass_recall
 
 from spectro.baselines import classical as module
-from spectro.baselines.classical import CLASSIFIERS, ClassicalSettings, Name, Table, classical, fit
+from spectro.baselines.classical import CLASSIFIERS, ClassicalSettings, Name, Table, _parameters, classical, fit
 from spectro.baselines.features import FOLDER, FeatureSettings
 from spectro.baselines.results import Clips
 from spectro.cli import run_verb
@@ -57,6 +57,8 @@ def test_every_classifier_learns_what_can_be_learnt(name: str) -> None:
     right = fitted.predict(table.values[test]) == table.clips.rows["target"].to_numpy()[test]
     assert right.mean() > 0.6
     assert set(fitted.chosen) == set(CLASSIFIERS[name][1])
+    weights = {"logistic": 3 * 9, "svm-linear": 3 * 9, "mlp": 8 * 128 + 128 + 128 * 3 + 3}
+    assert _parameters(fitted.model) == weights.get(name)
 
 
 def test_what_is_chosen_and_fitted_does_not_depend_on_speakers_that_are_held_out() -> None:
