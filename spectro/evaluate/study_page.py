@@ -143,10 +143,11 @@ def _curves(found: list[Entry]) -> Iterator[dict[str, Any]]:
 
 
 def _map(settings: StudySettings, found: list[Entry]) -> dict[str, Any] | None:
-    """Return a picture of the embeddings of the best network's test clips; None if no network is at hand."""
-    best = next((one for one in found if one.protocol != LEAKY and _is_network(one.folders[0])), None)
-    if best is None:
+    """Return a picture of test clips' embeddings by the network that validation speakers favour; None without one."""
+    networks = [one for one in found if one.protocol != LEAKY and one.complete and _is_network(one.folders[0])]
+    if not networks:
         return None
+    best = max(networks, key=lambda one: float(one.rows["valid_uar"].mean()))
     from spectro.predict.folder import predict_rows
     from spectro.predict.predictor import Predictor
 
