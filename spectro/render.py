@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,14 +25,15 @@ from tqdm import tqdm
 
 from spectro.corpora import find, scan, splits, synthetic
 from spectro.corpora.labels import label_clips
-from spectro.errors import RenderError, SpectroError
+from spectro.draw import IMAGES, Job, Outcome, Recipe, draw_clips
+from spectro.errors import RenderError
 from spectro.files import TEMPORARY_SUFFIX, fingerprint, printable, read_json, replacing, write_bytes, write_json
-from spectro.signal import audio, augment, image, spectrogram
+from spectro.signal import audio, augment
 from spectro.signal.augment import AugmentSettings
 from spectro.signal.spectrogram import SpectrogramSpec
 
 INDEX, SPEC, SETTINGS, FAILURES, REJECTED = "index.parquet", "spec.json", "render.json", "failures.csv", "rejected.csv"
-IMAGES = "images"
+TOGETHER = 16  # pictures that are handed to a process at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,28 +90,6 @@ class Rendering:
     reused: int
     failures: int
     rejected: int
-
-
-@dataclass(frozen=True)
-class _Job:
-    """One clip and all its copies: decoded once."""
-
-    clip_id: str
-    path: str
-    copies: int
-
-
-@dataclass(frozen=True)
-class _Outcome:
-    """What became of one copy: either it has an image, or an error."""
-
-    clip_id: str
-    copy: int
-    image: str = ""
-    augmentation: str = ""
-    parameters: str = "{}"
-    error: str = ""
-    reused: bool = False
 
 
 def render(settings: RenderSettings) -> Rendering:
@@ -188,32 +168,35 @@ def _check_settings(settings: RenderSettings, out: Path) -> None:
     write_json(out / SPEC, settings.spec.to_dict())
 
 
-def _jobs(clips: pd.DataFrame, settings: RenderSettings) -> list[_Job]:
+def _jobs(clips: pd.DataFrame, settings: RenderSettings) -> list[Job]:
     copied = set(clips["clip_id"])
     if settings.protocol is not None:
         labelled, _labels = label_clips(clips, "emotion")
         part = splits.split(labelled, settings.protocol, settings.fold).part
         copied = {clip_id for clip_id in copied if part.get(clip_id) == "train"}
     return [
-        _Job(clip_id, path, settings.copies if clip_id in copied else 0)
+        Job(clip_id, path, settings.copies if clip_id in copied else 0)
         for clip_id, path in zip(clips["clip_id"], clips["path"], strict=True)
     ]
 
 
-def _work(jobs: list[_Job], settings: RenderSettings, out: Path) -> Iterator[_Outcome]:
+def _work(jobs: list[Job], settings: RenderSettings, out: Path) -> Iterator[Outcome]:
     """Render in processes, showing progress; yield outcomes as they come."""
     (out / IMAGES).mkdir(parents=True, exist_ok=True)
     for leftover in (out / IMAGES).glob(f".*{TEMPORARY_SUFFIX}"):
         leftover.unlink()  # of a run that was killed
     mark = fingerprint(_settings_dict(settings))
+    recipe = Recipe(out, settings.spec, settings.augment, settings.max_duration_s, mark)
     parallel = joblib.Parallel(
         n_jobs=settings.workers or os.cpu_count() or 1, return_as="generator_unordered", pre_dispatch="4*n_jobs"
     )
-    rounds = parallel(joblib.delayed(_render_clip)(job, settings, out, mark) for job in jobs)
+    some = max(1, TOGETHER // (1 + settings.copies))
+    chunks = (jobs[start : start + some] for start in range(0, len(jobs), some))
+    rounds = parallel(joblib.delayed(draw_clips)(chunk, recipe) for chunk in chunks)
     failed = 0
     with tqdm(total=len(jobs), desc="rendering", unit="clip") as progress:
         try:
-            for outcomes in rounds:
+            for outcomes in chain.from_iterable(rounds):
                 failed += any(outcome.error for outcome in outcomes)
                 progress.set_postfix(failed=failed, refresh=False)
                 progress.update()
@@ -225,76 +208,8 @@ def _work(jobs: list[_Job], settings: RenderSettings, out: Path) -> Iterator[_Ou
             ) from error
 
 
-def _render_clip(job: _Job, settings: RenderSettings, out: Path, mark: str) -> list[_Outcome]:
-    """Render one clip and its copies, or find them rendered."""
-    try:
-        status = Path(job.path).stat()
-        identity, modified = f"{mark}:{status.st_size}", status.st_mtime_ns
-    except OSError:
-        identity, modified = "", 0  # reading it will say what is wrong
-    outcomes: list[_Outcome] = []
-    samples: audio.Waveform | None = None
-    for copy in range(job.copies + 1):
-        name = f"{IMAGES}/{job.clip_id}_{copy}.png"
-        text = _finished(out / name, job, copy, identity, modified)
-        if text is not None:
-            outcomes.append(_outcome(job, copy, name, text, reused=True))
-            continue
-        try:
-            if samples is None:
-                samples = spectrogram.read(job.path, settings.spec, max_duration_s=settings.max_duration_s)
-            pixels, drawn = _picture(samples, job, copy, settings)
-            text = {"identity": identity, "copy": str(copy), **drawn}
-            content = image.encode(pixels, settings.spec, job.clip_id, **text)
-        except SpectroError as error:
-            outcomes.append(_Outcome(job.clip_id, copy, error=str(error)))
-            if samples is None:
-                break  # no copy can do better
-            continue
-        with replacing(out / name) as temporary:
-            temporary.write_bytes(content)
-            os.utime(temporary, ns=(modified, modified))
-        outcomes.append(_outcome(job, copy, name, text))
-    return outcomes
-
-
-def _finished(path: Path, job: _Job, copy: int, identity: str, modified: int) -> dict[str, str] | None:
-    """Return what the PNG says of itself if it shows this copy of this very file by these settings."""
-    try:
-        if path.stat().st_mtime_ns != modified:
-            return None
-    except OSError:
-        return None
-    text = image.read_text(path)
-    expected = {"identity": identity, "clip": job.clip_id, "copy": str(copy)}
-    return text if all(text.get(key) == value for key, value in expected.items()) else None
-
-
-def _picture(
-    samples: audio.Waveform, job: _Job, copy: int, settings: RenderSettings
-) -> tuple[spectrogram.Image, dict[str, str]]:
-    """Return the pixels of a copy, and what the PNG and the index say of how it was altered."""
-    if copy == 0:
-        return spectrogram.render(samples, settings.spec), {}
-    drawn = augment.draw(settings.augment, job.clip_id, copy)
-    altered = augment.apply(samples, settings.spec.sample_rate, drawn)
-    text = {"augmentation": drawn.name, "parameters": drawn.to_json()}
-    return spectrogram.render(altered, settings.spec), text
-
-
-def _outcome(job: _Job, copy: int, name: str, text: dict[str, str], *, reused: bool = False) -> _Outcome:
-    return _Outcome(
-        clip_id=job.clip_id,
-        copy=copy,
-        image=name,
-        augmentation=text.get("augmentation", ""),
-        parameters=text.get("parameters", "{}"),
-        reused=reused,
-    )
-
-
 def _write_index(
-    clips: pd.DataFrame, rejected: pd.DataFrame, outcomes: list[_Outcome], settings: RenderSettings, out: Path
+    clips: pd.DataFrame, rejected: pd.DataFrame, outcomes: list[Outcome], settings: RenderSettings, out: Path
 ) -> Rendering:
     done = [outcome for outcome in outcomes if not outcome.error]
     failed = [outcome for outcome in outcomes if outcome.error]

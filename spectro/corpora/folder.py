@@ -10,8 +10,9 @@ from pathlib import Path, PurePath
 
 import pandas as pd
 
-from spectro.corpora.table import Corpus, Fields, Parser, clip_id, recordings
+from spectro.corpora.table import Corpus, Fields, Parser, clip_id
 from spectro.errors import CorpusError
+from spectro.signal.audio import recordings
 
 RESERVED = {"clip_id", "corpus", "copy", "image", "augmentation", "parameters", "spec", "target"}
 

@@ -11,7 +11,6 @@ from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 import pandas as pd
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from spectro.corpora import find
 from spectro.errors import SplitError
@@ -149,6 +148,8 @@ def voices(corpus: str) -> str:
 
 def _leaky(clips: pd.DataFrame, fold: int) -> tuple[np.ndarray[Any, Any], int]:
     _check_fold(LEAKY, fold, K)
+    from sklearn.model_selection import StratifiedKFold  # half a second to import, and rendering seldom splits
+
     labels = clips["label"].to_numpy(dtype=str)
     if np.unique(labels, return_counts=True)[1].min() < 2 * K:
         raise SplitError(f"{LEAKY} needs {2 * K} clips of every label")
@@ -186,6 +187,8 @@ def _group_kfold(clips: pd.DataFrame) -> Folds:
     speakers = speaker_names(clips).to_numpy(dtype=str)
     if (count := len(set(speakers))) < K + 1:
         raise SplitError(f"group-kfold needs {K + 1} speakers; there are {count}: use loso")
+    from sklearn.model_selection import StratifiedGroupKFold
+
     labels = clips["label"].to_numpy(dtype=str)
     folds = StratifiedGroupKFold(K, shuffle=True, random_state=0).split(labels, labels, speakers)
     tests = [set(speakers[test]) for _rest, test in folds]

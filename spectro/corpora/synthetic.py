@@ -16,7 +16,6 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-import scipy.signal
 import soundfile
 from tqdm import tqdm
 
@@ -145,7 +144,9 @@ def _resonate(source: npt.NDArray[np.float64], centre: float, width: float) -> n
     """Pass through one formant, a resonator of unit gain at 0 Hz."""
     radius = np.exp(-np.pi * width / SAMPLE_RATE)
     poles = [1, -2 * radius * np.cos(2 * np.pi * min(centre, 7500) / SAMPLE_RATE), radius**2]
-    resonated: npt.NDArray[np.float64] = scipy.signal.lfilter([sum(poles)], poles, source)
+    from scipy.signal import lfilter  # a second to import
+
+    resonated: npt.NDArray[np.float64] = lfilter([sum(poles)], poles, source)
     return resonated
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 
 from spectro.errors import CorpusError
 from spectro.files import printable
-from spectro.signal.audio import SUFFIXES
+from spectro.signal.audio import recordings
 
 COLUMNS = ("clip_id", "path", "corpus", "emotion", "speaker", "gender", "language")
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised", "bored")
@@ -119,28 +119,6 @@ def make_table(rows: list[Fields]) -> pd.DataFrame:
     if len(twice):
         raise CorpusError(f"the clip_id {twice.iloc[0]!r} stands twice in the table")
     return table.sort_values("clip_id", ignore_index=True)
-
-
-def recordings(root: Path) -> Iterator[Path]:
-    """Yield all under `root` that has the ending of a recording, and folders that cannot be listed.
-
-    Links to folders are followed, once each. A folder that is named like a recording is yielded, and searched too.
-    """
-    seen: set[tuple[int, int]] = set()
-    closed: list[Path] = []
-    walk = os.walk(root, followlinks=True, onerror=lambda error: closed.append(Path(str(error.filename))))
-    for folder, folders, files in walk:
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in seen:
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        folders.sort()
-        for name in sorted([*files, *folders]):
-            path = Path(folder, name)
-            if path.suffix.lower() in SUFFIXES and not name.startswith("."):
-                yield path
-    yield from closed
 
 
 def clip_id(corpus: str, path: PurePath) -> str:

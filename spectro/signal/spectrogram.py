@@ -14,7 +14,6 @@ from typing import Any, Literal, Self, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import scipy.fft
-import scipy.signal
 import scipy.sparse
 
 from spectro.errors import SpecError
@@ -258,9 +257,9 @@ def log_mel(samples: Waveform, spec: SpectrogramSpec, win_length: int | None = N
     padded = np.pad(padded, (0, max(0, spec.n_fft - len(padded))))
     frames = np.lib.stride_tricks.sliding_window_view(padded, spec.n_fft)[:: spec.hop_length]
     frames = frames[: 1 + len(samples) // spec.hop_length]
-    spectrum = scipy.fft.rfft(frames * window, axis=1)
+    spectrum = scipy.fft.rfft((frames * window).T, axis=0)  # along columns, as the product below reads it
     power = spectrum.real**2 + spectrum.imag**2
-    mel = _sparse_filterbank(spec) @ power.T
+    mel = _sparse_filterbank(spec) @ power
     decibels: FloatArray = 10 * np.log10(np.maximum(mel, np.float32(POWER_FLOOR)))
     return decibels
 
@@ -334,7 +333,9 @@ def _delta(plane: FloatArray, order: Literal[1, 2]) -> FloatArray:
     width = min(DELTA_WIDTH, plane.shape[1] - 1 + plane.shape[1] % 2)
     if width <= order:
         return np.full_like(plane, 0.5)
-    slope = scipy.signal.savgol_filter(plane, width, polyorder=order, deriv=order, axis=1, mode="interp")
+    from scipy.signal import savgol_filter  # a second to import, and used here alone
+
+    slope = savgol_filter(plane, width, polyorder=order, deriv=order, axis=1, mode="interp")
     mapped: FloatArray = (0.5 + slope / (2 * DELTA_RANGES[order - 1])).astype(np.float32)
     return mapped
 
@@ -354,8 +355,8 @@ def _fill(plane: Image, spec: SpectrogramSpec) -> Image:
 def _window(n_fft: int, win_length: int) -> FloatArray:
     """Return a periodic Hann window of `win_length` in the middle of `n_fft` zeros."""
     before = (n_fft - win_length) // 2
-    window = scipy.signal.get_window("hann", win_length, fftbins=True).astype(np.float32)
-    padded: FloatArray = np.pad(window, (before, n_fft - win_length - before))
+    window = 0.5 - 0.5 * np.cos(2 * np.pi / win_length * np.arange(win_length))
+    padded: FloatArray = np.pad(window.astype(np.float32), (before, n_fft - win_length - before))
     return padded
 
 

@@ -45,6 +45,16 @@ def test_channels_are_averaged(wav: WriteWav) -> None:
     np.testing.assert_allclose(audio.read(path, sample_rate=RATE), (left + right) / 2, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["clip.wav", "clip.flac", "clip.aiff"])
+def test_16_bit_values_are_libsndfiles_own(wav: WriteWav, name: str) -> None:
+    loud = np.clip(12 * np.stack([voice(), -voice(pitch=210)], axis=1), -1, 1)
+    path = wav(name, loud, subtype="PCM_16")
+    with soundfile.SoundFile(path) as file:
+        found = audio.read_block(file, 10**6)
+    np.testing.assert_array_equal(found, soundfile.read(path, dtype="float32")[0])
+    assert found.dtype == np.float32 and found.min() == -1
+
+
 @pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000, 96_000])
 def test_any_rate_is_converted_to_the_working_rate(wav: WriteWav, rate: int) -> None:
     """A sine keeps its frequency, amplitude and duration."""

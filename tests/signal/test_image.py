@@ -2,6 +2,7 @@ import io
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import PIL.Image
 import pytest
@@ -32,8 +33,11 @@ def test_any_other_program_sees_the_same_colours(tmp_path: Path, spec: Spectrogr
     pixels = render(voice(), spec)
     path = tmp_path / "a.png"
     path.write_bytes(image.encode(pixels, spec, "clip"))
-    seen = np.asarray(PIL.Image.open(path).convert("RGB"))
-    np.testing.assert_array_equal(seen, np.repeat(pixels[..., None], 3, 2) if pixels.ndim == 2 else pixels)
+    colours = np.repeat(pixels[..., None], 3, 2) if pixels.ndim == 2 else pixels
+    with PIL.Image.open(path) as opened:
+        opened.verify()  # all checksums
+    np.testing.assert_array_equal(np.asarray(PIL.Image.open(path).convert("RGB")), colours)
+    np.testing.assert_array_equal(cv2.imread(str(path))[..., ::-1], colours)  # libpng
 
 
 def test_a_picture_of_another_spec_is_refused(tmp_path: Path) -> None:

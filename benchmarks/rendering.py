@@ -1,0 +1,317 @@
+"""How fast are clips rendered, against what people use today; and does it stay so?
+
+python benchmarks/rendering.py RAVDESS_FOLDER                  # against librosa, matplotlib and opensoundscape
+python benchmarks/rendering.py RAVDESS_FOLDER --stages         # where the time goes, and how far it is from the limit
+python benchmarks/rendering.py RAVDESS_FOLDER --stretch        # stretching and shifting pitch, for copies
+python benchmarks/rendering.py RAVDESS_FOLDER --grow 1000 100000   # the verb: time and memory over many clips
+
+All ways do one job: decode, one channel, 16 kHz, a log-mel picture of 224 x 224 (FFT of 2048, hop of 256; nothing is
+resized), a PNG on the disk. opensoundscape is measured where it is installed.
+"""
+
+import argparse
+import io
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import psutil
+import scipy.fft
+import soundfile
+import soxr
+
+from spectro.draw import Job, Recipe, draw_clips
+from spectro.signal import audio, augment, image, spectrogram
+from spectro.signal.augment import Augmentation, AugmentSettings
+from spectro.signal.spectrogram import SpectrogramSpec
+
+SPEC = SpectrogramSpec(
+    n_fft=2048, win_length=2048, hop_length=256, height=224, width=224, fmin=0, scale="clip_peak", low=-80, high=0,
+    trim_db=None, placement="start",
+)  # fmt: skip
+MEL = {"sr": SPEC.sample_rate, "n_fft": SPEC.n_fft, "hop_length": SPEC.hop_length, "n_mels": SPEC.height}
+
+
+def by_spectro(path: Path, out: Path) -> None:
+    """What the workers of `spectro render` do."""
+    recipe = Recipe(out, SPEC, AugmentSettings(), 60.0, "benchmark")
+    draw_clips([Job(f"{path.parent.name}_{path.stem}", str(path), 0)], recipe)
+
+
+def log_mel(path: Path) -> np.ndarray:
+    """librosa's, in dB below the peak, of 224 frames."""
+    import librosa
+
+    samples, _rate = librosa.load(path, sr=SPEC.sample_rate)
+    decibels = librosa.power_to_db(librosa.feature.melspectrogram(y=samples, **MEL), ref=np.max)
+    return librosa.util.fix_length(decibels, size=SPEC.width, axis=1, constant_values=-80.0)
+
+
+def by_pillow(path: Path, out: Path, colours: bool = False) -> None:
+    """librosa, and Pillow for the PNG."""
+    gray = np.uint8(255 * (log_mel(path)[::-1] / 80 + 1))
+    PIL.Image.fromarray(np.stack([gray] * 3, -1) if colours else gray).save(out / f"{path.parent.name}_{path.stem}.png")
+
+
+def by_pillow_rgb(path: Path, out: Path) -> None:
+    """librosa, and Pillow for an RGB PNG."""
+    by_pillow(path, out, colours=True)
+
+
+def by_matplotlib(path: Path, out: Path) -> None:
+    """As tutorials do: librosa's specshow, and savefig."""
+    import librosa.display
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot
+
+    figure = pyplot.figure(figsize=(2.24, 2.24), dpi=100)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.axis("off")
+    librosa.display.specshow(log_mel(path), sr=SPEC.sample_rate, hop_length=SPEC.hop_length, ax=axes)
+    figure.savefig(out / f"{path.parent.name}_{path.stem}.png")
+    pyplot.close(figure)
+
+
+def by_opensoundscape(path: Path, out: Path) -> None:
+    """opensoundscape's mel spectrogram, its to_image, and Pillow."""
+    from opensoundscape import Audio
+    from opensoundscape.spectrogram import MelSpectrogram
+
+    samples = Audio.from_file(path, sample_rate=SPEC.sample_rate)
+    shape = {"window_samples": SPEC.n_fft, "overlap_samples": SPEC.n_fft - SPEC.hop_length, "n_mels": SPEC.height}
+    found = MelSpectrogram.from_audio(samples, **shape)
+    found.to_image(shape=(SPEC.height, SPEC.width)).save(out / f"{path.parent.name}_{path.stem}.png")
+
+
+WAYS: dict[str, Callable[[Path, Path], None]] = {
+    "spectro": by_spectro,
+    "librosa + Pillow, gray": by_pillow,
+    "librosa + Pillow, RGB": by_pillow_rgb,
+    "librosa + matplotlib": by_matplotlib,
+    "opensoundscape to image": by_opensoundscape,
+}
+
+
+def draw_some(way: str, paths: list[Path], out: Path) -> int:
+    """What a process does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for path in paths:
+            WAYS[way](path, out)
+    return len(paths)
+
+
+def rate(pool: ProcessPoolExecutor, way: str, clips: list[Path], workers: int) -> float:
+    """Return the clips a second of a way; what it writes is thrown away."""
+    with tempfile.TemporaryDirectory() as name:
+        (Path(name) / "images").mkdir()
+        chunks = [clips[start : start + 16] for start in range(0, len(clips), 16)]
+        started = time.perf_counter()
+        list(pool.map(draw_some, [way] * len(chunks), chunks, [Path(name)] * len(chunks)))
+        return len(clips) / (time.perf_counter() - started)
+
+
+def compare(clips: list[Path], rounds: int) -> dict[str, object]:
+    """Measure all ways in turns, by two processes, and spectro by one."""
+    ways = dict(WAYS)
+    try:
+        import opensoundscape  # noqa: F401
+    except ImportError:
+        del ways["opensoundscape to image"]
+    found: dict[str, list[float]] = {name: [] for name in (*ways, "spectro, one process")}
+    with ProcessPoolExecutor(2) as two, ProcessPoolExecutor(1) as one:
+        for way in ways:  # imports, caches
+            rate(two, way, clips[:64], 2)
+        rate(one, "spectro", clips[:64], 1)
+        for _ in range(rounds):
+            for way in ways:
+                some = clips if way == "spectro" else clips[: len(clips) // 4]
+                found[way].append(rate(two, way, some, 2))
+            found["spectro, one process"].append(rate(one, "spectro", clips, 1))
+    ours = found["spectro"]
+    return {
+        "clips_a_second": {name: round(statistics.median(values)) for name, values in found.items()},
+        "spectro_times_as_fast": {
+            name: {
+                "median": round(statistics.median(a / b for a, b in zip(ours, values, strict=True)), 2),
+                "rounds": [round(a / b, 2) for a, b in zip(ours, values, strict=True)],
+            }
+            for name, values in found.items()
+            if name != "spectro"
+        },
+    }
+
+
+def milliseconds(work: Callable[[object], object], items: list[object], rounds: int) -> float:
+    """Return the median over rounds of the mean time of an item."""
+    taken = []
+    for _ in range(rounds):
+        started = time.perf_counter()
+        for item in items:
+            work(item)
+        taken.append((time.perf_counter() - started) / len(items) * 1000)
+    return round(statistics.median(taken), 3)
+
+
+def stages(clips: list[Path], rounds: int) -> dict[str, object]:
+    """Time each stage in one thread, and what its arithmetic would take at the machine's measured peak."""
+    decoded = [audio._decode(path, "", None) for path in clips]
+    samples = [soxr.resample(found, file_rate, SPEC.sample_rate, quality="HQ") for found, file_rate in decoded]
+    shown = [spectrogram._place(one, SPEC) for one in samples]
+    pixels = [spectrogram.render(one, SPEC) for one in samples]
+    contents = [image.encode(one, SPEC, "clip") for one in pixels]
+    with tempfile.TemporaryDirectory() as name:
+        place = Path(name) / "a.png"
+        found = {
+            "decode": milliseconds(lambda path: audio._decode(path, "", None), clips, rounds),
+            "check": milliseconds(lambda one: audio.check_values(one[0], ""), decoded, rounds),
+            "resample": milliseconds(lambda one: soxr.resample(one[0], one[1], 16_000, quality="HQ"), decoded, rounds),
+            "log-mel": milliseconds(lambda one: spectrogram.log_mel(one, SPEC), shown, rounds),
+            "draw (with log-mel)": milliseconds(lambda one: spectrogram.render(one, SPEC), samples, rounds),
+            "encode": milliseconds(lambda one: image.encode(one, SPEC, "clip"), pixels, rounds),
+            "write": milliseconds(place.write_bytes, contents, rounds),
+            "all": milliseconds(lambda path: by_spectro(path, Path(name)), clips, 1),
+        }
+        raw = milliseconds(lambda path: path.read_bytes(), clips, rounds)
+    matrix = np.random.default_rng(0).random((1024, 1024), np.float32)
+    peak = 2 * 1024**3 / milliseconds(lambda _: matrix @ matrix, [None] * 5, rounds) / 1e6
+    frames = np.zeros((SPEC.n_fft, SPEC.width), np.float32)
+    fft_flops = SPEC.width * 2.5 * SPEC.n_fft * np.log2(SPEC.n_fft)
+    mel_flops = 2 * SPEC.width * int((spectrogram.mel_filterbank(SPEC) > 0).sum())
+    flat = pixels[0].tobytes()
+    return {
+        "milliseconds_a_clip": found,
+        "limits": {
+            "bytes of a clip": round(statistics.mean(path.stat().st_size for path in clips)),
+            "reading them, ms": raw,
+            "peak of a matrix product, GFLOP/s, one thread": round(peak, 1),
+            "FFT arithmetic at that peak, ms": round(fft_flops / peak / 1e6, 4),
+            "FFT as it is, ms": milliseconds(lambda _: scipy.fft.rfft(frames, axis=0), [None] * 5, rounds),
+            "mel arithmetic at that peak, ms": round(mel_flops / peak / 1e6, 4),
+            "deflate of the pixels, runs only, ms": milliseconds(
+                lambda _: zlib.compressobj(1, strategy=zlib.Z_RLE).compress(flat), [None] * 5, rounds
+            ),
+        },
+    }
+
+
+def altered(how: Augmentation, samples: audio.Waveform) -> audio.Waveform:
+    """Return an altered copy."""
+    return augment.apply(samples, 16_000, how)
+
+
+def stretch(clips: list[Path], rounds: int) -> dict[str, object]:
+    """Time what copies are made with, and python-stretch (Signalsmith's) where it is installed."""
+    samples = [audio.read(path, sample_rate=16_000, trim_db=30.0) for path in clips]
+    found = {
+        name: milliseconds(partial(altered, Augmentation({name: value})), samples, rounds)
+        for name, value in (("stretch_rate", 1.1), ("pitch_semitones", 1.5), ("speed_rate", 1.05), ("snr_db", 20.0))
+    }
+    try:
+        from python_stretch import Signalsmith
+    except ImportError:
+        return {"milliseconds_a_clip": found}
+
+    def signalsmith(one: np.ndarray, *, rate: float = 1.0, semitones: float = 0.0) -> np.ndarray:
+        stretcher = Signalsmith.Stretch()
+        stretcher.preset(1, 16_000)
+        stretcher.timeFactor = rate
+        stretcher.setTransposeSemitones(semitones)
+        return stretcher.process(one[None])
+
+    found["Signalsmith, stretch"] = milliseconds(lambda one: signalsmith(one, rate=1.1), samples, rounds)
+    found["Signalsmith, pitch"] = milliseconds(lambda one: signalsmith(one, semitones=1.5), samples, rounds)
+    return {"milliseconds_a_clip": found}
+
+
+def short_clips(clips: list[Path], count: int, folder: Path) -> None:
+    """Write `count` recordings of half a second, no two of them the same."""
+    pieces = [audio.read(path, sample_rate=16_000, trim_db=30.0)[:8000] for path in clips]
+    (folder / "speech").mkdir(parents=True)
+    for number in range(count):
+        samples = (pieces[number % len(pieces)] * 32767).astype(np.int16)
+        samples[:4] = np.frombuffer(np.int64(number).tobytes(), np.int16)
+        content = io.BytesIO()
+        soundfile.write(content, samples, 16_000, format="WAV", subtype="PCM_16")
+        (folder / "speech" / f"{number:06}.wav").write_bytes(content.getvalue())
+
+
+def family(process: psutil.Process) -> Iterator[float]:
+    """Yield the memory of a process and of each that it started, in MiB."""
+    for one in [process, *process.children(recursive=True)]:
+        try:
+            yield one.memory_info().rss / 2**20
+        except psutil.NoSuchProcess:
+            continue
+
+
+def grow(clips: list[Path], counts: list[int]) -> list[dict[str, float]]:
+    """Run the verb over many clips: seconds a clip, and the most memory that it takes with its processes."""
+    rows = []
+    for count in counts:
+        with tempfile.TemporaryDirectory() as name:
+            short_clips(clips, count, Path(name) / "clips")
+            arguments = ["--corpus", "folder", "--source", f"{name}/clips", "--out", f"{name}/images", "--workers", "2"]
+            started, most, largest = time.perf_counter(), 0.0, 0.0
+            child = subprocess.Popen(
+                [sys.executable, "-m", "spectro", "render", *arguments],
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+            )
+            watched = psutil.Process(child.pid)
+            while child.poll() is None:
+                memory = list(family(watched))
+                most, largest = max(most, sum(memory)), max(largest, *memory[1:] or [0.0])
+                time.sleep(0.2)
+            seconds = time.perf_counter() - started
+            assert child.returncode == 0
+            rows.append(
+                {
+                    "clips": count,
+                    "seconds": round(seconds, 1),
+                    "clips_a_second": round(count / seconds, 1),
+                    "peak_mib": round(most),
+                    "peak_mib_of_a_worker": round(largest),
+                }
+            )
+    return rows
+
+
+def main() -> None:
+    """Measure, and print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="a folder of recordings")
+    parser.add_argument("--clips", type=int, default=480)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--stages", action="store_true")
+    parser.add_argument("--stretch", action="store_true")
+    parser.add_argument("--grow", type=int, nargs="+", metavar="CLIPS")
+    given = parser.parse_args()
+    every = sorted(given.source.rglob("*.wav"))
+    clips = every[:: max(1, len(every) // given.clips)][: given.clips]
+    if given.grow:
+        found: object = grow(clips, given.grow)
+    elif given.stages:
+        found = stages(clips[:100], given.rounds)
+    elif given.stretch:
+        found = stretch(clips[:50], given.rounds)
+    else:
+        found = compare(clips, given.rounds)
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
