@@ -29,7 +29,7 @@ lint: $(READY)  ## format, lint, types, and which room imports which
 	$(BIN)/lint-imports
 
 test: lint  ## lint, then all tests, on up to four cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
 
 format: $(READY)  ## format the code in place
 	$(BIN)/ruff format .

@@ -21,6 +21,7 @@ VERBS = {
     "timeline": ("spectro.predict.timeline", "TimelineSettings"),
     "listen": ("spectro.predict.live", "ListenSettings"),
     "explain": ("spectro.predict.explain", "ExplainSettings"),
+    "export": ("spectro.predict.export", "ExportSettings"),
     "serve": ("spectro.serve.command", "ServeSettings"),
     "features": ("spectro.baselines.features", "FeaturesSettings"),
     "classical": ("spectro.baselines.classical", "ClassicalSettings"),

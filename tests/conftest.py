@@ -1,5 +1,6 @@
 """Small real things that the tests share: recordings, a rendered corpus, a trained checkpoint."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from spectro.learn.finetune import finetune
 from spectro.learn.settings import FinetuneSettings
 from spectro.render import RenderSettings, render
 from spectro.signal.spectrogram import SpectrogramSpec
+
+os.environ.setdefault("SPECTRO_ENGINE", "torch")  # an export of every test's network would take its time
 
 RATE = 16_000
 SMALL = SpectrogramSpec(n_fft=512, win_length=400, hop_length=320, height=40, width=80)

@@ -12,7 +12,7 @@ from spectro.corpora.splits import LEAKY, natural, speaker_names, split, voices
 from spectro.errors import EvaluationError
 from spectro.evaluate.outcome import clip_ms, told, write_report
 from spectro.files import printable
-from spectro.learn.checkpoint import Checkpoint
+from spectro.learn.description import Description
 from spectro.predict.folder import predict_rows
 from spectro.predict.predictor import Predictor, default_checkpoint
 from spectro.render import read_index
@@ -72,7 +72,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         CheckpointError, RenderError: the checkpoint or the index cannot be read.
     """
     folder, out = settings.checkpoint_folder, settings.folder
-    predictor = Predictor(folder, device=settings.device)
+    predictor = Predictor(folder, device=settings.device, engine="torch")
     checkpoint = predictor.checkpoint
     index, spec = read_index(settings.index)
     if spec.fingerprint != checkpoint.spec.fingerprint:
@@ -92,7 +92,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     )
 
 
-def _clips(index: pd.DataFrame, checkpoint: Checkpoint, part: str) -> pd.DataFrame:
+def _clips(index: pd.DataFrame, checkpoint: Description, part: str) -> pd.DataFrame:
     """Return the clips of a part that have a label of the checkpoint."""
     if not {"data", "split"} <= set(checkpoint.origin):
         raise EvaluationError("the checkpoint does not tell its data and split, so no clip is known to be new to it")
@@ -130,7 +130,7 @@ def _predict(predictor: Predictor, settings: EvaluateSettings, clips: pd.DataFra
     return table
 
 
-def _describe(folder: Path, checkpoint: Checkpoint, clips: pd.DataFrame, settings: EvaluateSettings) -> dict[str, Any]:
+def _describe(folder: Path, checkpoint: Description, clips: pd.DataFrame, settings: EvaluateSettings) -> dict[str, Any]:
     """Return under which conditions the figures were had, and what makes them flatter."""
     own = checkpoint.origin["split"]
     heard: list[str] = []

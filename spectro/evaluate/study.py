@@ -24,7 +24,7 @@ from spectro.evaluate.grid import Run, StudySettings, grid
 from spectro.evaluate.outcome import METRICS_FILE, RUN_FILE
 from spectro.evaluate.study_page import read_published, write_page
 from spectro.files import fingerprint, held, printable, read_json, write_bytes
-from spectro.learn.checkpoint import DESCRIPTION_FILE
+from spectro.learn.description import DESCRIPTION_FILE
 
 COLUMNS = (
     "system",

@@ -23,8 +23,8 @@ from spectro.evaluate.entries import Entry, Folders, entries, read_predictions
 from spectro.evaluate.grid import StudySettings
 from spectro.evaluate.outcome import METRICS_FILE
 from spectro.files import printable, read_json, write_bytes
-from spectro.learn.backbones import WEIGHTS_FILE
 from spectro.learn.checkpoint import versions
+from spectro.learn.description import WEIGHTS_FILE
 from spectro.render import read_index
 from spectro.signal import spectrogram
 

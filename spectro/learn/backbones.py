@@ -18,12 +18,12 @@ from torch import nn
 
 from spectro.errors import TrainingError, WeightsError
 from spectro.learn import sequence
+from spectro.learn.description import WEIGHTS_FILE
 
 StateDict: TypeAlias = dict[str, torch.Tensor]
 Plan: TypeAlias = Literal["head", "last-block", "all", "gradual"]
 
 SHORT_NAMES = {"mobilenet": "mobilenetv2_100", "inceptionv3": "inception_v3"}
-WEIGHTS_FILE = "model.safetensors"
 
 
 class SpectrogramNet(nn.Module):

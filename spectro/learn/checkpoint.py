@@ -4,10 +4,8 @@
 comes from: backbone, labels in order, spec, temperature, split, metrics, package versions, licence of the data.
 """
 
-import hashlib
-import json
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -18,12 +16,12 @@ from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
 from spectro.errors import CheckpointError, SpectroError
-from spectro.files import fingerprint, printable, write_bytes, write_json
-from spectro.learn.backbones import WEIGHTS_FILE, SpectrogramNet
+from spectro.files import printable, write_bytes, write_json
+from spectro.learn import description as descriptions
+from spectro.learn.backbones import SpectrogramNet
+from spectro.learn.description import CARD_FILE, DESCRIPTION_FILE, EXPORT_FILE, FORMAT, WEIGHTS_FILE, Description
 from spectro.signal.spectrogram import SpectrogramSpec
 
-FORMAT = 1
-DESCRIPTION_FILE, CARD_FILE = "spectro.json", "card.md"
 PACKAGES = (
     "torch",
     "torchvision",
@@ -39,33 +37,23 @@ PACKAGES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Checkpoint:
+class Checkpoint(Description):
     """A network and what must be known of it.
 
     Args:
-        net: the network, in evaluation mode.
-        labels: labels in the order of the network's outputs.
-        spec: the spec of the pictures that it reads.
-        temperature: what logits are divided by before the softmax.
-        origin: JSON values on where it comes from: `weights`, `data`, `split`, `training`, `metrics`, `versions`.
+        net: the network, in evaluation mode; its backbone's name and number of parameters are those of the description.
 
     Raises:
         CheckpointError: the number of labels is not the network's number of outputs.
     """
 
     net: SpectrogramNet
-    labels: tuple[str, ...]
-    spec: SpectrogramSpec
-    temperature: float = 1.0
-    origin: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "backbone", self.net.backbone_name)
+        object.__setattr__(self, "parameters", sum(parameter.numel() for parameter in self.net.parameters()))
         if len(self.labels) != self.net.classes:
             raise CheckpointError(f"{len(self.labels)} labels are given for a network with {self.net.classes} outputs")
-
-    def probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        """Return float64 probabilities of shape (batch, labels), calibrated by the temperature."""
-        return torch.softmax(logits.double() / self.temperature, dim=-1)
 
 
 def save(checkpoint: Checkpoint, folder: Path, *, dtype: Literal["float32", "float16"] = "float32") -> None:
@@ -79,14 +67,14 @@ def save(checkpoint: Checkpoint, folder: Path, *, dtype: Literal["float32", "flo
     net = checkpoint.net
     description = {
         "format": FORMAT,
-        "backbone": net.backbone_name,
+        "backbone": checkpoint.backbone,
         "hidden": net.hidden,
         "labels": list(checkpoint.labels),
         "spec": checkpoint.spec.to_dict(),
         "normalisation": {"mean": _shares(net.mean), "std": _shares(net.std)},
         "temperature": checkpoint.temperature,
         "dtype": dtype,
-        "parameters": sum(parameter.numel() for parameter in net.parameters()),
+        "parameters": checkpoint.parameters,
         **checkpoint.origin,
     }
     state = {name: _cast(tensor, dtype) for name, tensor in net.state_dict().items()}
@@ -101,50 +89,34 @@ def load(folder: Path) -> Checkpoint:
     Raises:
         CheckpointError: the folder is missing or damaged, or its parts do not fit together; the text says which.
     """
+    content = descriptions.read(folder)
+    about = Description.from_dict(content, folder)
     try:
-        description = json.loads((folder / DESCRIPTION_FILE).read_text(encoding="utf-8"))
         state = load_file(folder / WEIGHTS_FILE)
     except FileNotFoundError as error:
-        raise CheckpointError(
-            f"{printable(folder)}: holds no checkpoint ({Path(str(error.filename or WEIGHTS_FILE)).name} is missing); "
-            "make one with scripts/finetune.py"
-        ) from error
+        if (folder / EXPORT_FILE).exists():
+            raise CheckpointError(
+                f"{printable(folder)}: holds an exported network, which can predict and nothing else; "
+                "name the checkpoint that it was made of"
+            ) from error
+        raise descriptions.missing(folder, WEIGHTS_FILE) from error
     except (OSError, ValueError, SafetensorError) as error:
         raise CheckpointError(f"{printable(folder)}: cannot be read ({error})") from error
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{printable(folder)}: is not a checkpoint of format {FORMAT}; update spectro, or train again"
-        )
     try:
-        labels = tuple(description["labels"])
-        net = SpectrogramNet(description["backbone"], len(labels), hidden=description["hidden"])
+        net = SpectrogramNet(about.backbone, len(about.labels), hidden=content["hidden"])
         missing, extra = net.load_state_dict(
             {name: _cast(value, "float32") for name, value in state.items()}, strict=False
         )
-        net.set_normalisation(**description["normalisation"])
-        spec = SpectrogramSpec.from_dict(description["spec"])
-        temperature = float(description["temperature"])
+        net.set_normalisation(**content["normalisation"])
     except (KeyError, TypeError, ValueError, RuntimeError, SpectroError) as error:
-        raise CheckpointError(f"{printable(folder)}: its parts do not fit together ({error})") from error
+        raise descriptions.misfit(folder, error) from error
     if missing or extra:
         raise CheckpointError(
             f"{printable(folder)}: {WEIGHTS_FILE} lacks {len(missing)} and has {len(extra)} other tensors than its "
-            f"{net.backbone_name} with {len(labels)} labels, such as {[*missing, *extra][0]}"
+            f"{about.backbone} with {len(about.labels)} labels, such as {[*missing, *extra][0]}"
         )
-    own = ("format", "backbone", "hidden", "labels", "spec", "normalisation", "temperature", "dtype", "parameters")
-    origin = {key: value for key, value in description.items() if key not in own}
     net.eval().to(memory_format=torch.channels_last)
-    return Checkpoint(net=net, labels=labels, spec=spec, temperature=temperature, origin=origin)
-
-
-def identity(folder: Path) -> str:
-    """Return 16 hexadecimal digits that tell the checkpoint in a folder from any other.
-
-    Raises:
-        OSError: a file of it cannot be read.
-    """
-    parts = [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (WEIGHTS_FILE, DESCRIPTION_FILE)]
-    return fingerprint(parts)
+    return Checkpoint(net=net, labels=about.labels, spec=about.spec, temperature=about.temperature, origin=about.origin)
 
 
 def versions() -> dict[str, str]:

@@ -1,6 +1,6 @@
 """The LightningModule: loss, optimiser, metrics, and which layers are trained when."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +13,9 @@ from torchvision.transforms import v2
 
 from spectro.errors import TrainingError
 from spectro.learn.backbones import Plan, SpectrogramNet, layers, trainable
-from spectro.learn.datamodule import Batch
+from spectro.learn.datamodule import Activations, Batch
 from spectro.learn.figures import figures
+from spectro.learn.prefix import FrozenPrefix
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 CALIBRATION_PICTURES = 256
@@ -57,7 +58,11 @@ class TrainingSettings:
 
 
 @torch.no_grad()
-def calibrate(net: nn.Module, batches: Iterable[torch.Tensor]) -> None:
+def calibrate(
+    net: nn.Module,
+    batches: Iterable[torch.Tensor | Activations],
+    run: Callable[[Any], object] | None = None,
+) -> None:
     """Re-estimate the statistics of batch norms that are trained, on pictures as they will be in use.
 
     While training they are estimated on pictures that are masked, warped and mixed, which have other means and
@@ -66,6 +71,7 @@ def calibrate(net: nn.Module, batches: Iterable[torch.Tensor]) -> None:
     Args:
         net: the network; it is left in evaluation mode.
         batches: untouched training pictures, of shape (batch, channels, height, width).
+        run: passes a batch through the network; None for the network itself.
 
     Source: Wu & Johnson, Rethinking "Batch" in BatchNorm, arXiv:2105.07576, section 3 (precise batch norm).
     """
@@ -79,7 +85,7 @@ def calibrate(net: nn.Module, batches: Iterable[torch.Tensor]) -> None:
         norm.momentum = None  # a plain mean over all batches
         norm.train()
     for batch in batches:
-        net(batch)
+        (run or net)(batch)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
@@ -108,6 +114,8 @@ class Classifier(pl.LightningModule):
         log_prior: logarithms of the labels' shares among training clips, float32 of shape (labels,); they are added
             to the logits in the training loss, so that the logits alone take all labels for equally likely. None for
             nothing.
+        prefix: the network in two parts, of which the first is computed once for each picture; None for pictures that
+            are altered on their way, or where nothing is frozen for good.
 
     Source: Menon et al., Long-tail learning via logit adjustment, ICLR 2021, section 5, for `log_prior`.
     """
@@ -121,8 +129,10 @@ class Classifier(pl.LightningModule):
         seed: int = 0,
         class_weights: torch.Tensor | None = None,
         log_prior: torch.Tensor | None = None,
+        prefix: FrozenPrefix | None = None,
     ) -> None:
         super().__init__()
+        self._prefix = prefix
         self.net, self.settings, self.seed = net, settings, seed
         self.criterion = nn.CrossEntropyLoss(weight=class_weights, label_smoothing=settings.label_smoothing)
         prior = torch.zeros(net.classes) if log_prior is None else log_prior
@@ -133,6 +143,28 @@ class Classifier(pl.LightningModule):
             if alpha > 0
         ]
         self.valid_confusion = MulticlassConfusionMatrix(net.classes)
+
+    def on_fit_start(self) -> None:
+        """Compute what is frozen for good."""
+        if self._prefix is None:
+            return
+        start = self._prefix.start
+        self.net.eval()
+
+        def compute(pictures: torch.Tensor) -> Activations:
+            with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+                return start(pictures.to(self.device))
+
+        self.trainer.datamodule.remember(compute)  # type: ignore[attr-defined]
+        self.net.train()
+
+    def logits(self, given: torch.Tensor | Activations) -> torch.Tensor:
+        """Return logits of shape (batch, labels) for pictures, or for what is known of them."""
+        if isinstance(given, torch.Tensor):
+            logits: torch.Tensor = self.net(given)
+            return logits
+        assert self._prefix is not None
+        return self._prefix.rest(given)
 
     def on_train_epoch_start(self) -> None:
         """Freeze what the plan does not train yet; frozen batch norms keep their statistics."""
@@ -146,13 +178,13 @@ class Classifier(pl.LightningModule):
     def training_step(self, batch: Batch, _index: int) -> torch.Tensor:
         """Return the loss of a batch, mixed or not."""
         torch.manual_seed((self.seed << 24) + self.global_step)
-        pictures, targets = batch
-        pictures = pictures.float()
-        if self.mixes:
+        given, targets = batch
+        count = len(targets)
+        if self.mixes and isinstance(given, torch.Tensor):
             chosen = int(torch.randint(len(self.mixes), ()))
-            pictures, targets = self.mixes[chosen](pictures, targets)
-        loss = self.loss(self.net(pictures), targets)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=len(pictures))
+            given, targets = self.mixes[chosen](given.float(), targets)
+        loss = self.loss(self.logits(given), targets)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=count)
         return loss
 
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -162,17 +194,22 @@ class Classifier(pl.LightningModule):
 
     def validation_step(self, batch: Batch, _index: int) -> None:
         """Measure a batch of validation speakers."""
-        pictures, targets = batch
-        logits = self.net(pictures).float()
+        given, targets = batch
+        logits = self.logits(given).float()
         self.valid_confusion.update(logits, targets)
         loss = nn.functional.cross_entropy(logits, targets)
-        self.log("valid_loss", loss, on_step=False, on_epoch=True, batch_size=len(pictures), sync_dist=True)
+        self.log("valid_loss", loss, on_step=False, on_epoch=True, batch_size=len(targets), sync_dist=True)
 
     def on_validation_epoch_start(self) -> None:
         """Measure with batch-norm statistics of untouched training clips; see `calibrate`."""
         pictures = self.trainer.datamodule.calibration_dataloader(CALIBRATION_PICTURES)  # type: ignore[attr-defined]
         with self.trainer.precision_plugin.forward_context():
-            calibrate(self.net, (batch.to(self.device) for batch, _targets in pictures))
+            calibrate(self.net, (self._moved(given) for given, _targets in pictures), self.logits)
+
+    def _moved(self, given: torch.Tensor | Activations) -> torch.Tensor | Activations:
+        if isinstance(given, torch.Tensor):
+            return given.to(self.device)
+        return [tensor.to(self.device) for tensor in given]
 
     def on_validation_epoch_end(self) -> None:
         """Log the figures of all validation speakers together."""

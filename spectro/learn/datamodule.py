@@ -4,16 +4,18 @@ Pictures are read when they are needed; what is kept in memory is their names an
 by the sampler from (seed, epoch), so that an epoch is the same whatever the number of workers and after a resumption.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import psutil
 import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm import tqdm
 
 from spectro.corpora.labels import label_clips
 from spectro.corpora.splits import PARTS, Part, Split, data_fingerprint, split
@@ -23,9 +25,12 @@ from spectro.render import read_index
 from spectro.signal import image
 from spectro.signal.spectrogram import SpectrogramSpec
 
-Batch: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+Activations: TypeAlias = Sequence[torch.Tensor]
+Batch: TypeAlias = tuple[torch.Tensor | Activations, torch.Tensor]
 Copies: TypeAlias = Literal["one", "all", "none"]
 Balance: TypeAlias = Literal["none", "sampling", "loss", "prior"]
+
+MEMORY_SHARE = 0.25
 
 
 class Draw(NamedTuple):
@@ -35,7 +40,7 @@ class Draw(NamedTuple):
     seed: int
 
 
-class PictureDataset(Dataset[tuple[torch.Tensor, int]]):
+class PictureDataset(Dataset[tuple[torch.Tensor | Activations, int]]):
     """Pictures of an index, read one by one.
 
     Args:
@@ -43,21 +48,31 @@ class PictureDataset(Dataset[tuple[torch.Tensor, int]]):
         rows: rows of the image index with the columns `image` and `target`.
         spec: the spec that the pictures must have been drawn by.
         masker: alters pictures that are asked for with a seed; None leaves all as they are.
+        known: what is returned in place of pictures, by the name of their image; None for pictures.
     """
 
-    def __init__(self, folder: Path, rows: pd.DataFrame, spec: SpectrogramSpec, masker: Masker | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        rows: pd.DataFrame,
+        spec: SpectrogramSpec,
+        masker: Masker | None = None,
+        known: dict[str, Activations] | None = None,
+    ) -> None:
         self._folder, self._spec = folder, spec
         # An array of plain bytes: counting references to Python strings would copy them into every worker.
         self._images = rows["image"].to_numpy(dtype=bytes)
         self._targets = rows["target"].to_numpy(dtype=np.int64)
-        self._masker = masker
+        self._masker, self._known = masker, known
 
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitem__(self, draw: Draw | int) -> tuple[torch.Tensor, int]:
-        """Return a picture as uint8 of shape (channels, height, width), and its target."""
+    def __getitem__(self, draw: Draw | int) -> tuple[torch.Tensor | Activations, int]:
+        """Return a picture as uint8 of shape (channels, height, width), or what is known of it, and its target."""
         row, seed = draw if isinstance(draw, tuple) else (draw, None)
+        if self._known is not None:
+            return self._known[self._images[row].decode()], int(self._targets[row])
         pixels = image.read(self._folder / self._images[row].decode(), self._spec).pixels
         if self._masker is not None and seed is not None:
             pixels = self._masker(pixels, seed)
@@ -168,6 +183,7 @@ class PictureDataModule(pl.LightningDataModule):
         self._copies, self._balance = copies, balance
         self._masker = Masker(masking, self.spec.height, self.spec.width) if masking else None
         self._seed, self._workers = seed, workers
+        self._known: dict[str, Activations] | None = None
         self.first_epoch = 0
         if (pictures := len(self._sampler())) < batch_size:
             raise TrainingError(f"an epoch of {pictures} training pictures does not fill one batch of {batch_size}")
@@ -177,6 +193,32 @@ class PictureDataModule(pl.LightningDataModule):
         if part != "train" or copies == "none":
             rows = rows[rows["copy"] == 0]
         return rows.reset_index(drop=True)
+
+    def remember(self, compute: Callable[[torch.Tensor], Activations]) -> None:
+        """Give what is computed of training and validation pictures, once for each, in place of the pictures.
+
+        Where that would take more than a quarter of the memory that is free, pictures are given as before.
+
+        Args:
+            compute: takes uint8 pictures of shape (batch, channels, height, width), returns tensors of shape
+                (batch, ...).
+        """
+        rows = pd.concat([self.rows["train"], self.rows["valid"]], ignore_index=True)
+        loader = self._loader(PictureDataset(self._folder, rows, self.spec), persistent_workers=False)
+        known: dict[str, Activations] = {}
+        names = iter(rows["image"])
+        for pictures, _targets in tqdm(loader, desc="frozen layers", unit="batch"):
+            found = [tensor.cpu() for tensor in compute(pictures)]
+            if not known:
+                bytes_each = sum(tensor[:1].nbytes for tensor in found)
+                if len(rows) * bytes_each > psutil.virtual_memory().available * MEMORY_SHARE:
+                    return
+            known |= {name: one for one, name in zip(zip(*found, strict=True), names, strict=False)}
+        self._known = known
+
+    def forget(self) -> None:
+        """Give pictures again."""
+        self._known = None
 
     def class_weights(self) -> torch.Tensor | None:
         """Return float32 weights of shape (labels,) for the loss, of mean 1 over the clips; None for equal ones."""
@@ -202,14 +244,14 @@ class PictureDataModule(pl.LightningDataModule):
         """Training batches an epoch, on each device."""
         return len(self._sampler()) // self._batch_size
 
-    def train_dataloader(self) -> DataLoader[tuple[torch.Tensor, int]]:
+    def train_dataloader(self) -> DataLoader[Any]:
         """Return the training batches; a last batch that is not full is dropped."""
         rows = self.rows["train"]
         sampler = self._sampler()
-        dataset = PictureDataset(self._folder, rows, self.spec, self._masker)
+        dataset = PictureDataset(self._folder, rows, self.spec, self._masker, self._known)
         return self._loader(dataset, sampler=sampler, drop_last=True)
 
-    def calibration_dataloader(self, pictures: int | None = None) -> DataLoader[tuple[torch.Tensor, int]]:
+    def calibration_dataloader(self, pictures: int | None = None) -> DataLoader[Any]:
         """Return batches of untouched training clips, in an order that is always the same.
 
         Args:
@@ -217,13 +259,14 @@ class PictureDataModule(pl.LightningDataModule):
         """
         rows = self.rows["train"]
         untouched = rows[rows["copy"] == 0].sample(frac=1.0, random_state=self._seed)[:pictures]
-        return self._loader(PictureDataset(self._folder, untouched, self.spec), num_workers=0, persistent_workers=False)
+        dataset = PictureDataset(self._folder, untouched, self.spec, known=self._known)
+        return self._loader(dataset, num_workers=0, persistent_workers=False)
 
-    def val_dataloader(self) -> DataLoader[tuple[torch.Tensor, int]]:
+    def val_dataloader(self) -> DataLoader[Any]:
         """Return the validation batches, in the order of `rows["valid"]`."""
-        return self._loader(PictureDataset(self._folder, self.rows["valid"], self.spec))
+        return self._loader(PictureDataset(self._folder, self.rows["valid"], self.spec, known=self._known))
 
-    def test_dataloader(self) -> DataLoader[tuple[torch.Tensor, int]]:
+    def test_dataloader(self) -> DataLoader[Any]:
         """Return the test batches, in the order of `rows["test"]`."""
         return self._loader(PictureDataset(self._folder, self.rows["test"], self.spec))
 
@@ -231,7 +274,7 @@ class PictureDataModule(pl.LightningDataModule):
         balanced = self._balance == "sampling"
         return ClipSampler(self.rows["train"], self._copies, balanced, self._seed, self.first_epoch)
 
-    def _loader(self, dataset: PictureDataset, **options: Any) -> DataLoader[tuple[torch.Tensor, int]]:
+    def _loader(self, dataset: PictureDataset, **options: Any) -> DataLoader[Any]:
         defaults: dict[str, Any] = {
             "batch_size": self._batch_size,
             "num_workers": self._workers,

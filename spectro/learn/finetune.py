@@ -25,7 +25,9 @@ from spectro.learn.checkpoint import Checkpoint
 from spectro.learn.classifier import Classifier
 from spectro.learn.curves import Curves
 from spectro.learn.datamodule import PictureDataModule
+from spectro.learn.description import DESCRIPTION_FILE
 from spectro.learn.outcome import describe, finish
+from spectro.learn.prefix import FrozenPrefix
 from spectro.learn.settings import FinetuneSettings
 from spectro.learn.trainer import LAST, TRAINING, make_trainer, silence
 
@@ -54,7 +56,8 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
         settings = replace(settings, train=replace(settings.train, epochs=chosen.origin["training"]["epoch"] + 1))
     weights = load_weights(net, settings.weights)
     net.to(memory_format=torch.channels_last)
-    model = Classifier(net, settings.train, settings.seed, data.class_weights(), data.log_prior())
+    prefix = _prefix(settings, net)
+    model = Classifier(net, settings.train, settings.seed, data.class_weights(), data.log_prior(), prefix)
     with warnings.catch_warnings():
         silence()
         trainer, best = make_trainer(settings, out)
@@ -62,6 +65,7 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
             shutil.rmtree(out / TRAINING, ignore_errors=True)
             write_json(out / TRAINING / RUN_FILE, identity)
         _fit(trainer, model, data, resume)
+        data.forget()
         if not trainer.is_global_zero:
             return Checkpoint(net=net, labels=data.labels, spec=data.spec)
         origin = describe(settings, data, weights, identity)
@@ -76,6 +80,17 @@ def _fit(trainer: pl.Trainer, model: Classifier, data: PictureDataModule, resume
         trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=False if resume else None)
     except SystemExit as error:
         raise KeyboardInterrupt from error  # Lightning exits when it is interrupted
+
+
+def _prefix(settings: FinetuneSettings, net: SpectrogramNet) -> FrozenPrefix | None:
+    """Return the network's frozen start, if it gives the same for the same clip in every epoch."""
+    train = settings.train
+    if train.plan not in ("head", "last-block") or settings.mask or train.mixup or train.cutmix:
+        return None
+    try:
+        return FrozenPrefix(net, train.plan)
+    except ValueError:
+        return None  # computed again each epoch, to the same result
 
 
 def _data(settings: FinetuneSettings) -> PictureDataModule:
@@ -121,7 +136,7 @@ def _find_run(out: Path, identity: dict[str, Any], overwrite: bool) -> Path | No
     path, last = out / TRAINING / RUN_FILE, out / TRAINING / LAST
     if last.exists() and read_json(path) == identity:
         return last
-    if not overwrite and (last.exists() or (out / checkpoints.DESCRIPTION_FILE).exists()):
+    if not overwrite and (last.exists() or (out / DESCRIPTION_FILE).exists()):
         raise TrainingError(
             f"{printable(out)}: holds a run with other settings; choose another --out, or --overwrite true"
         )

@@ -17,6 +17,7 @@ from spectro.learn.checkpoint import Checkpoint
 from spectro.learn.classifier import Classifier, calibrate, freeze
 from spectro.learn.curves import plot_curves
 from spectro.learn.datamodule import PictureDataModule
+from spectro.learn.description import DESCRIPTION_FILE
 from spectro.learn.figures import confusion, figures
 from spectro.learn.settings import FinetuneSettings
 
@@ -47,7 +48,7 @@ def describe(
 
 def _heard_before(weights: Path, data: PictureDataModule) -> list[str]:
     """Return the test speakers that a checkpoint of ours, taken as starting weights, was trained or chosen on."""
-    before = read_json(weights / checkpoints.DESCRIPTION_FILE)
+    before = read_json(weights / DESCRIPTION_FILE)
     if not isinstance(before, dict) or not {"data", "split"} <= set(before):
         return []
     if not {voices(name) for name in before["data"]["corpora"]} & {voices(name) for name in data.corpora}:

@@ -15,7 +15,8 @@ from tqdm import tqdm
 
 from spectro.errors import PredictionError
 from spectro.files import fingerprint
-from spectro.learn import checkpoint as checkpoints
+from spectro.learn.description import identity
+from spectro.predict.engines import EngineName, Precision
 from spectro.predict.folder import expand, predict_rows
 from spectro.predict.journal import Journal, Signature, beside, sign
 from spectro.predict.predictor import Predictor, default_checkpoint
@@ -41,6 +42,8 @@ class PredictSettings:
             Parquet in shards; null prints CSV, and keeps no journal.
         batch_size: pictures that the network takes at a time.
         device: cpu, cuda, ...; null takes a GPU where there is one.
+        engine: what computes the network: torch, onnx or openvino (extras), or auto for the fastest that is installed.
+        precision: float32, or bfloat16 for more speed and less exact probabilities (torch, openvino).
         max_duration_s: recordings longer than this are refused, in seconds.
         min_margin: the answer is `unsure` where the two most likely labels' probabilities are nearer than this, 0 to 1.
         embeddings: add a column embedding, what the network's last layer reads; not for .csv.
@@ -56,6 +59,8 @@ class PredictSettings:
     out: Path | None = None
     batch_size: int = 32
     device: str | None = None
+    engine: EngineName = "auto"
+    precision: Precision = "float32"
     max_duration_s: float = audio.DEFAULT_MAX_DURATION_S
     min_margin: float = 0.0
     embeddings: bool = False
@@ -80,7 +85,12 @@ def run(settings: PredictSettings) -> int:
         raise PredictionError(f"no recording in {', '.join(settings.inputs)}")
     folder = settings.checkpoint or default_checkpoint()
     predictor = Predictor(
-        folder, device=settings.device, max_duration_s=settings.max_duration_s, min_margin=settings.min_margin
+        folder,
+        device=settings.device,
+        engine=settings.engine,
+        precision=settings.precision,
+        max_duration_s=settings.max_duration_s,
+        min_margin=settings.min_margin,
     )
     names = list(Row(path="").record(predictor.labels, embeddings=settings.embeddings))
     with ExitStack() as stack:
@@ -97,7 +107,10 @@ def run(settings: PredictSettings) -> int:
             run.classify(todo)
     where = f" in {settings.out}" if settings.out else ""
     bad = f"; {run.failed} could not be used, see the column error" if run.failed else ""
-    print(f"{run.total - run.failed} of {run.total} recordings classified{where}{bad}", file=sys.stderr)
+    print(
+        f"{run.total - run.failed} of {run.total} recordings classified{where} by {predictor.engine.name}{bad}",
+        file=sys.stderr,
+    )
     return 0 if not run.failed else 2 if run.failed == run.total else 1
 
 
@@ -168,7 +181,7 @@ def _journal(settings: PredictSettings, folder: Path, paths: list[Path]) -> Jour
     path = beside(settings.out)
     if not settings.resume:
         path.unlink(missing_ok=True)
-    depends = [checkpoints.identity(folder), settings.max_duration_s, settings.min_margin, settings.embeddings]
+    depends = [identity(folder), settings.max_duration_s, settings.min_margin, settings.embeddings, settings.precision]
     journal = Journal(path, fingerprint(depends), None if settings.follow else paths)
     if journal.dropped:
         print(

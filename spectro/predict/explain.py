@@ -22,6 +22,7 @@ from tqdm import tqdm
 from spectro.errors import AudioError, ImageError, PredictionError
 from spectro.files import printable, write_bytes
 from spectro.learn.backbones import SpectrogramNet
+from spectro.predict.engines import batch
 from spectro.predict.folder import expand, stems
 from spectro.predict.predictor import Prediction, Predictor, Source, default_checkpoint
 from spectro.signal import audio, image, spectrogram
@@ -82,7 +83,7 @@ def run(settings: ExplainSettings) -> int:
     paths = list(dict.fromkeys(expand(settings.inputs)))
     if not paths:
         raise PredictionError(f"no recording in {', '.join(settings.inputs)}")
-    predictor = Predictor(settings.checkpoint or default_checkpoint(), device=settings.device)
+    predictor = Predictor(settings.checkpoint or default_checkpoint(), device=settings.device, engine="torch")
     failed = 0
     for path, name in zip(tqdm(paths, desc="explaining", unit="clip", file=sys.stderr), stems(paths), strict=True):
         stem = settings.out / name
@@ -200,9 +201,9 @@ def draw(explanation: Explanation, *, title: str = "", width_in: float = 7.5, he
 
 
 def _heat(predictor: Predictor, picture: Image, target: int) -> Heat:
-    net = predictor.checkpoint.net
-    pictures = predictor.tensor([picture])
-    with predictor.using_net, torch.enable_grad():
+    engine = predictor.torch_engine
+    net, pictures = engine.net, engine.tensor(batch([picture]))
+    with engine.lock, torch.enable_grad():
         attribution = LayerGradCam(net, _last_map(net, pictures)).attribute(
             pictures.float(), target=target, relu_attributions=True
         )

@@ -1,18 +1,18 @@
 """Recordings, folders and lists -> one row each, in batches; the next batch is read while the network runs."""
 
+import csv
+import io
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import pandas as pd
-
-from spectro.corpora.table import recordings
 from spectro.errors import PredictionError
 from spectro.files import printable
 from spectro.predict.rows import Row, Scorer, Scores, score_all, verdict
 from spectro.signal import audio, image
+from spectro.signal.audio import recordings
 from spectro.signal.spectrogram import Image
 
 
@@ -50,11 +50,15 @@ def _expand_one(path: Path) -> Iterator[Path]:
 def _read_list(path: Path) -> list[Path]:
     """Return the paths that a list names, relative to the list's folder."""
     try:
+        text = path.read_text(encoding="utf-8-sig")
         if path.suffix.lower() == ".csv":
-            names = pd.read_csv(path, dtype=str, usecols=["path"])["path"].dropna().tolist()
+            rows = csv.DictReader(io.StringIO(text))
+            if "path" not in (rows.fieldnames or ()):
+                raise ValueError("it has no column path")
+            names = [row["path"] for row in rows if row["path"]]
         else:
-            names = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, ValueError) as error:
+            names = [line for line in text.splitlines() if line.strip()]
+    except (OSError, ValueError, csv.Error) as error:
         raise PredictionError(f"{printable(path)}: is not a readable list of paths ({error})") from error
     return [path.parent / name for name in names]
 

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spectro.errors import PredictionError
+from spectro.predict.engines import EngineName, Precision
 from spectro.predict.predictor import Predictor, default_checkpoint
 from spectro.predict.rows import Chances, Row, Scorer, verdict
 from spectro.predict.utterances import Cutter, WindowSettings, draw_samples
@@ -44,6 +45,8 @@ class ListenSettings:
             before in the same utterance.
         min_margin: the answer is `unsure` where the two most likely labels' probabilities are nearer than this, 0 to 1.
         device: cpu, cuda, ...; null takes a GPU where there is one.
+        engine: what computes the network: torch, onnx or openvino (extras), or auto for the fastest that is installed.
+        precision: float32, or bfloat16 for more speed and less exact probabilities (torch, openvino).
     """
 
     source: Literal["microphone", "stdin"] = "microphone"
@@ -57,6 +60,8 @@ class ListenSettings:
     windows: WindowSettings = field(default_factory=WindowSettings)
     min_margin: float = 0.0
     device: str | None = None
+    engine: EngineName = "auto"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if not MIN_RATE <= self.rate <= MAX_RATE:
@@ -70,7 +75,11 @@ class ListenSettings:
 def run(settings: ListenSettings) -> int:
     """Run the verb until the sound ends or it is interrupted; returns its exit code."""
     predictor = Predictor(
-        settings.checkpoint or default_checkpoint(), device=settings.device, min_margin=settings.min_margin
+        settings.checkpoint or default_checkpoint(),
+        device=settings.device,
+        engine=settings.engine,
+        precision=settings.precision,
+        min_margin=settings.min_margin,
     )
     blocks = _microphone(settings) if settings.source == "microphone" else _raw(sys.stdin.buffer, settings)
     try:

@@ -1,25 +1,28 @@
 """Recordings and pictures -> labels with probabilities, through the same picture-making as training."""
 
 import os
-import threading
 from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Self, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, Self, TypeAlias
 
 import numpy as np
-import torch
 
 from spectro.errors import CheckpointError, PredictionError
-from spectro.learn import checkpoint as checkpoints
-from spectro.learn.checkpoint import Checkpoint
+from spectro.learn.description import DESCRIPTION_FILE
+from spectro.predict import engines
+from spectro.predict.engines import EngineName, Precision, TorchEngine
 from spectro.predict.folder import expand, predict_rows
 from spectro.predict.rows import Chances, Embedding, Row, Scores, verdict
 from spectro.predict.utterances import WindowSettings
 from spectro.predict.windows import Segment, timeline
 from spectro.signal import audio, image, spectrogram
 from spectro.signal.spectrogram import Image
+
+if TYPE_CHECKING:
+    from spectro.learn.checkpoint import Checkpoint
 
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO
 
@@ -48,15 +51,18 @@ class Predictor:
     """Classifies recordings and pictures with one checkpoint.
 
     Args:
-        checkpoint: a checkpoint, or its folder.
+        checkpoint: a checkpoint, its folder, or the folder of an exported network.
         device: `cpu`, `cuda`, ...; None takes a GPU where there is one.
+        engine: what computes the network: `torch`, `onnx`, `openvino`, or `auto` for the fastest that is installed (or
+            what the environment's SPECTRO_ENGINE names). `predictor.engine.name` says which it is.
+        precision: `float32`, or `bfloat16` for more speed and less exact probabilities.
         max_duration_s: recordings longer than this are refused, in seconds; None for no limit. What is shown to the
             network is `checkpoint.spec.duration_s` long: the middle (or the start, as the spec says).
         min_margin: the answer is `unsure` where the two most likely labels' probabilities are nearer than this, 0 to 1.
 
     Raises:
         CheckpointError: the folder holds no checkpoint that can be used.
-        PredictionError: there is no such device, or the margin is not a share.
+        PredictionError: there is no such device or engine, or the margin is not a share.
 
     Example:
         >>> predictor = Predictor("checkpoints/mobilenet-ravdess")
@@ -66,23 +72,20 @@ class Predictor:
 
     def __init__(
         self,
-        checkpoint: Checkpoint | str | os.PathLike[str],
+        checkpoint: "Checkpoint | str | os.PathLike[str]",
         *,
         device: str | None = None,
+        engine: EngineName = "auto",
+        precision: Precision = "float32",
         max_duration_s: float | None = audio.DEFAULT_MAX_DURATION_S,
         min_margin: float = 0.0,
     ) -> None:
         if not 0 <= min_margin <= 1:
             raise PredictionError(f"min_margin is {min_margin}; it must lie between 0 and 1")
-        self.checkpoint = checkpoint if isinstance(checkpoint, Checkpoint) else checkpoints.load(Path(checkpoint))
+        self._source, self._device = checkpoint, device
+        self.checkpoint, self.engine = engines.make(checkpoint, engine, device=device, precision=precision)
         self.max_duration_s = max_duration_s
-        self.using_net = threading.RLock()
         self.min_margin = min_margin
-        try:
-            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-            self._net = self.checkpoint.net.to(self.device).eval()
-        except (RuntimeError, AssertionError) as error:
-            raise PredictionError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -161,7 +164,6 @@ class Predictor:
         pairs = zip(found.probabilities, found.embeddings, strict=True)
         return [Prediction(**verdict(self, chances), embedding=embedding) for chances, embedding in pairs]
 
-    @torch.inference_mode()
     def scores(self, pictures: Sequence[Image]) -> Scores:
         """Return the probabilities and the embeddings of a batch of pictures.
 
@@ -169,16 +171,21 @@ class Predictor:
             pictures: uint8 arrays of shape `checkpoint.spec.shape`.
         """
         if not pictures:
-            return Scores(np.zeros((0, len(self.labels))), np.zeros((0, self._net.features), np.float32))
-        with self.using_net:  # explanations hang hooks into it meanwhile
-            features = self._net.penultimate(self.tensor(pictures))
-            logits = self._net.head[-1](features).float().cpu()
-        return Scores(self.checkpoint.probabilities(logits).numpy(), features.float().cpu().numpy())
+            return Scores(np.zeros((0, len(self.labels))), np.zeros((0, 0), np.float32))
+        return self.engine.scores(engines.batch(pictures))
 
-    def tensor(self, pictures: Sequence[Image]) -> torch.Tensor:
-        """Return pictures as the network's input: uint8 of shape (pictures, 1 or 3, height, width), on its device."""
-        stacked = np.stack([p[..., None] if p.ndim == 2 else p for p in pictures]).transpose(0, 3, 1, 2)
-        return torch.from_numpy(np.ascontiguousarray(stacked)).to(self.device)
+    @cached_property
+    def torch_engine(self) -> TorchEngine:
+        """The network in PyTorch, whatever computes predictions; loaded when it is first asked for.
+
+        Raises:
+            CheckpointError: this is an exported network, without the checkpoint that it was made of.
+        """
+        if isinstance(self.engine, TorchEngine):
+            return self.engine
+        made = engines.make(self._source, "torch", device=self._device)[1]
+        assert isinstance(made, TorchEngine)
+        return made
 
     def with_margin(self, min_margin: float) -> Self:
         """Return a predictor with the same network and another margin.
@@ -198,17 +205,27 @@ class Predictor:
         return UNSURE if first - second < self.min_margin else self.labels[int(chances.argmax())]
 
 
-def load(checkpoint: str | os.PathLike[str] | None = None, *, device: str | None = None) -> Predictor:
+def load(
+    checkpoint: str | os.PathLike[str] | None = None,
+    *,
+    device: str | None = None,
+    engine: EngineName = "auto",
+    precision: Precision = "float32",
+) -> Predictor:
     """Load a checkpoint for prediction.
 
     Args:
         checkpoint: its folder; None for the shipped default.
         device: `cpu`, `cuda`, ...; None takes a GPU where there is one.
+        engine: `torch`, `onnx`, `openvino`, or `auto`: see `Predictor`.
+        precision: `float32`, or `bfloat16` for more speed and less exact probabilities.
 
     Raises:
         CheckpointError: there is no checkpoint that can be used.
+        PredictionError: there is no such device or engine.
     """
-    return Predictor(default_checkpoint() if checkpoint is None else checkpoint, device=device)
+    folder = default_checkpoint() if checkpoint is None else checkpoint
+    return Predictor(folder, device=device, engine=engine, precision=precision)
 
 
 def default_checkpoint() -> Path:
@@ -222,7 +239,7 @@ def default_checkpoint() -> Path:
     roots = (Path(__file__).resolve().parents[2], Path.cwd())
     for root in roots:
         folder = root / "checkpoints" / DEFAULT_CHECKPOINT
-        if (folder / checkpoints.DESCRIPTION_FILE).exists():
+        if (folder / DESCRIPTION_FILE).exists():
             return folder
     raise CheckpointError(
         f"the shipped checkpoint checkpoints/{DEFAULT_CHECKPOINT} is not in {' or '.join(map(str, roots))}; "

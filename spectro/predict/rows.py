@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from spectro.errors import AudioError, ImageError
-from spectro.learn.checkpoint import Checkpoint
+from spectro.learn.description import Description
 from spectro.signal.spectrogram import Image
 
 READERS = 2
@@ -37,7 +37,7 @@ class Scores:
 class Scorer(Protocol):
     """What rows are made with: a `Predictor`."""
 
-    checkpoint: Checkpoint
+    checkpoint: Description
 
     def scores(self, pictures: Sequence[Image]) -> Scores:
         """Score pictures."""

@@ -9,24 +9,16 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Protocol, TextIO, TypeAlias
-
-import pyarrow as pa
-import pyarrow.parquet as pq
+from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeAlias
 
 from spectro.errors import PredictionError
 from spectro.files import replacing
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 Record: TypeAlias = dict[str, Any]
 
-KINDS = {
-    "path": pa.string(),
-    "label": pa.string(),
-    "error": pa.string(),
-    "channel": pa.int64(),
-    "embedding": pa.list_(pa.float32()),
-}
-"""Parquet type of each column that is not float64."""
 ENDINGS = (".csv", ".parquet", ".json", ".jsonl", "")
 SHARD_ROWS = ROWS_IN_GROUP = 10_000
 
@@ -100,6 +92,8 @@ class ParquetTable:
     """
 
     def __init__(self, path: Path, names: Sequence[str]) -> None:
+        import pyarrow.parquet as pq  # a CSV does without its half a second
+
         self._schema = _schema(names)
         self._writer = pq.ParquetWriter(path, self._schema)
         self._waiting: list[Record] = []
@@ -116,7 +110,7 @@ class ParquetTable:
         self._writer.close()
 
     def _write(self) -> None:
-        self._writer.write_table(pa.Table.from_pylist(self._waiting, schema=self._schema))
+        self._writer.write_table(_arrow(self._waiting, self._schema))
         self._waiting = []
 
 
@@ -150,8 +144,10 @@ class ShardedTable:
             self._write(self._waiting)
 
     def _write(self, records: list[Record]) -> None:
+        import pyarrow.parquet as pq
+
         with replacing(self._folder / f"part-{self._written:05}.parquet") as temporary:
-            pq.write_table(pa.Table.from_pylist(records, schema=self._schema), temporary)
+            pq.write_table(_arrow(records, self._schema), temporary)
         self._written += 1
 
 
@@ -191,8 +187,18 @@ def open_table(out: Path | None, names: Sequence[str], *, shard_rows: int = SHAR
         table.close()
 
 
-def _schema(names: Sequence[str]) -> pa.Schema:
-    return pa.schema([(name, KINDS.get(name, pa.float64())) for name in names])
+def _schema(names: Sequence[str]) -> "pa.Schema":
+    import pyarrow as pa
+
+    text = dict.fromkeys(("path", "label", "error"), pa.string())
+    kinds = {**text, "channel": pa.int64(), "embedding": pa.list_(pa.float32())}
+    return pa.schema([(name, kinds.get(name, pa.float64())) for name in names])
+
+
+def _arrow(records: list[Record], schema: "pa.Schema") -> "pa.Table":
+    import pyarrow as pa
+
+    return pa.Table.from_pylist(records, schema=schema)
 
 
 def _text(value: Any) -> Any:

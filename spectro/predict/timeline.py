@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from spectro.errors import AudioError, PredictionError
 from spectro.files import printable, write_bytes, write_json
+from spectro.predict.engines import EngineName, Precision
 from spectro.predict.folder import expand, stems
 from spectro.predict.predictor import Predictor, default_checkpoint
 from spectro.predict.summary import Summary, audacity, webvtt
@@ -36,6 +37,8 @@ class TimelineSettings:
         min_margin: the answer is `unsure` where the two most likely labels' probabilities are nearer than this, 0 to 1.
         batch_size: pictures that the network takes at a time.
         device: cpu, cuda, ...; null takes a GPU where there is one.
+        engine: what computes the network: torch, onnx or openvino (extras), or auto for the fastest that is installed.
+        precision: float32, or bfloat16 for more speed and less exact probabilities (torch, openvino).
     """
 
     inputs: list[str] = field(default_factory=list)
@@ -47,6 +50,8 @@ class TimelineSettings:
     min_margin: float = 0.0
     batch_size: int = 8
     device: str | None = None
+    engine: EngineName = "auto"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -60,7 +65,11 @@ def run(settings: TimelineSettings) -> int:
     if not paths:
         raise PredictionError(f"no recording in {', '.join(settings.inputs)}")
     predictor = Predictor(
-        settings.checkpoint or default_checkpoint(), device=settings.device, min_margin=settings.min_margin
+        settings.checkpoint or default_checkpoint(),
+        device=settings.device,
+        engine=settings.engine,
+        precision=settings.precision,
+        min_margin=settings.min_margin,
     )
     lengths = [audio.duration_s(path) for path in paths]
     failed = 0

@@ -234,7 +234,7 @@ def make_app(models: Models, limits: Limits, metrics: Metrics, *, keys: tuple[st
         return ModelAnswer(
             name=chosen.name,
             models=service.models.names,
-            backbone=checkpoint.net.backbone_name,
+            backbone=checkpoint.backbone,
             labels=list(checkpoint.labels),
             duration_s=checkpoint.spec.duration_s,
             temperature=checkpoint.temperature,

@@ -5,11 +5,13 @@ import os
 import socket
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spectro.errors import PredictionError
-from spectro.predict.predictor import default_checkpoint
+from spectro.predict.engines import EngineName, Precision
+from spectro.predict.predictor import Predictor, default_checkpoint
 from spectro.serve.guard import Limits
 
 if TYPE_CHECKING:
@@ -37,6 +39,8 @@ class ServeSettings:
         limits: what is taken.
         stop_s: time that requests have to end when the service is told to stop, in seconds.
         device: cpu, cuda, ...; null takes a GPU where there is one.
+        engine: what computes the network: torch, onnx or openvino (extras), or auto for the fastest that is installed.
+        precision: float32, or bfloat16 for more speed and less exact probabilities (torch, openvino).
     """
 
     checkpoint: Path | None = None
@@ -48,6 +52,8 @@ class ServeSettings:
     limits: Limits = field(default_factory=Limits)
     stop_s: int = 8
     device: str | None = None
+    engine: EngineName = "auto"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         if self.max_batch < 1:
@@ -74,8 +80,13 @@ def run(settings: ServeSettings) -> int:
     metrics = Metrics()
     models = Models(
         [settings.checkpoint or default_checkpoint(), *settings.others],
-        device=settings.device,
-        max_duration_s=settings.limits.max_duration_s,
+        load=partial(
+            Predictor,
+            device=settings.device,
+            engine=settings.engine,
+            precision=settings.precision,
+            max_duration_s=settings.limits.max_duration_s,
+        ),
         max_batch=settings.max_batch,
         observe=metrics.batch.observe,
     )

@@ -31,8 +31,7 @@ class Models:
 
     Args:
         folders: checkpoint folders, each with a name of its own.
-        device: `cpu`, `cuda`, ...; None takes a GPU where there is one.
-        max_duration_s: longest clip, in seconds.
+        load: makes a predictor of a folder.
         max_batch: pictures that a network takes at a time.
         observe: is told the size of each batch.
 
@@ -44,16 +43,14 @@ class Models:
         self,
         folders: Sequence[Path],
         *,
-        device: str | None,
-        max_duration_s: float,
+        load: Callable[[Path], Predictor],
         max_batch: int,
         observe: Callable[[int], object],
     ) -> None:
         self._folders = {folder.resolve().name: folder for folder in folders}
         if len(self._folders) < len(folders):
             raise CheckpointError("two checkpoint folders have the same name; rename one")
-        self._device, self._max_duration_s = device, max_duration_s
-        self._max_batch, self._observe = max_batch, observe
+        self._make, self._max_batch, self._observe = load, max_batch, observe
         self._loaded: dict[str, Model] = {}
         self._loading = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, "loading")
@@ -87,7 +84,7 @@ class Models:
         self._thread.shutdown()
 
     def _load(self, name: str) -> Model:
-        predictor = Predictor(self._folders[name], device=self._device, max_duration_s=self._max_duration_s)
+        predictor = self._make(self._folders[name])
         model = Model(name, predictor, Batcher(predictor.scores, self._max_batch, self._observe))
         self._loaded[name] = model
         return model

@@ -11,6 +11,7 @@ from spectro.cli import run_verb
 from spectro.errors import PredictionError
 from spectro.learn.backbones import SpectrogramNet
 from spectro.learn.checkpoint import Checkpoint
+from spectro.predict.engines import batch
 from spectro.predict.explain import draw, explain, explain_picture, moved
 from spectro.predict.predictor import Predictor
 from spectro.signal.spectrogram import SpectrogramSpec, band_of, first_column, mel_filterbank
@@ -27,7 +28,7 @@ def test_the_map_is_grad_cam(predictor: Predictor, wav: WriteWav) -> None:
     found = explain_picture(predictor, picture, label="calm")
     net, kept = predictor.checkpoint.net, []
     hook = net.backbone.bn2.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
-    logits = net(predictor.tensor([picture]).float())
+    logits = net(predictor.torch_engine.tensor(batch([picture])).float())
     hook.remove()
     gradient = torch.autograd.grad(logits[0, predictor.labels.index("calm")], kept[0])[0]
     weighted = torch.relu((gradient.mean((2, 3), keepdim=True) * kept[0]).sum(1, keepdim=True)).detach()

@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import pytest
 import uvicorn
 from starlette.types import ASGIApp
 
+from spectro.predict.predictor import Predictor
 from spectro.serve.app import make_app
 from spectro.serve.guard import Limits
 from spectro.serve.metrics import Metrics
@@ -40,7 +42,10 @@ def start(world: World) -> Start:
         metrics, taken = Metrics(), Limits(**limits)  # type: ignore[arg-type]
         folders = [world.checkpoint, REPOSITORY / "checkpoints/mobilenet-ravdess"]
         models = Models(
-            folders, device="cpu", max_duration_s=taken.max_duration_s, max_batch=8, observe=metrics.batch.observe
+            folders,
+            load=partial(Predictor, device="cpu", max_duration_s=taken.max_duration_s),
+            max_batch=8,
+            observe=metrics.batch.observe,
         )
         service = make_app(models, taken, metrics, keys=keys)
         app: ASGIApp = add_page(service, models, taken, keys=keys) if page else service

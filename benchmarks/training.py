@@ -1,0 +1,180 @@
+"""What does training cost beside the network's own arithmetic; and what does a frozen start save?
+
+python benchmarks/training.py RENDERING                # Lightning, PNGs, masking and mixup, against a bare PyTorch loop
+python benchmarks/training.py RENDERING --stages       # the same, part by part
+python benchmarks/training.py RENDERING --prefix       # frozen layers computed once for each picture, and every time
+
+RENDERING is a folder that `spectro render` wrote. The bare loop has the same network, precision, batch, loss, optimiser
+and schedule, and its pictures as tensors in memory; it runs in turns with the epochs of `spectro finetune`.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from spectro.learn import finetune as finetuning
+from spectro.learn.backbones import SpectrogramNet
+from spectro.learn.classifier import Classifier, TrainingSettings
+from spectro.learn.datamodule import PictureDataModule
+from spectro.learn.settings import FinetuneSettings
+from spectro.learn.trainer import make_trainer
+
+
+class Bare:
+    """A loop over tensors in memory.
+
+    Args:
+        settings: of the run that it is set against.
+        data: of the same run.
+        steps: batches an epoch.
+    """
+
+    def __init__(self, settings: FinetuneSettings, data: PictureDataModule, steps: int) -> None:
+        self._net = SpectrogramNet(settings.backbone, len(data.labels)).to(memory_format=torch.channels_last)
+        loader = iter(data.calibration_dataloader())
+        self._batches = [next(loader) for _ in range(steps)]
+        self._optimiser = torch.optim.AdamW(self._net.parameters(), lr=settings.train.learning_rate)
+        self._schedule = torch.optim.lr_scheduler.OneCycleLR(self._optimiser, settings.train.learning_rate, 100_000)
+        self._loss = torch.nn.CrossEntropyLoss(label_smoothing=settings.train.label_smoothing)
+
+    def epoch(self, autocast: Any, device: torch.device) -> float:
+        """Train for an epoch; returns seconds."""
+        self._net.to(device).train()
+        batches = [(pictures.to(device), targets.to(device)) for pictures, targets in self._batches]
+        started = time.perf_counter()
+        for pictures, targets in batches:
+            with autocast():
+                loss = self._loss(self._net(pictures), targets)
+            self._optimiser.zero_grad()
+            loss.backward()
+            self._optimiser.step()
+            self._schedule.step()
+        _finish(device)
+        return time.perf_counter() - started
+
+
+class InTurns(pl.Callback):
+    """Times epochs of a training, and runs one of the bare loop after each.
+
+    Args:
+        bare: the bare loop.
+    """
+
+    def __init__(self, bare: Bare) -> None:
+        self._bare, self._started = bare, 0.0
+        self.ours: list[float] = []
+        self.theirs: list[float] = []
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start the clock."""
+        self._started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop it, and run the bare loop."""
+        _finish(pl_module.device)
+        self.ours.append(time.perf_counter() - self._started)
+        self.theirs.append(self._bare.epoch(trainer.precision_plugin.forward_context, pl_module.device))
+
+
+def _finish(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def overhead(settings: FinetuneSettings, steps: int, rounds: int) -> dict[str, Any]:
+    """Set training against the bare loop."""
+    settings = replace(settings, train=replace(settings.train, epochs=rounds + 1))
+    data = finetuning._data(settings)
+    torch.manual_seed(0)
+    turns = InTurns(Bare(settings, data, steps))
+    net = SpectrogramNet(settings.backbone, len(data.labels)).to(memory_format=torch.channels_last)
+    model = Classifier(net, settings.train, settings.seed, data.class_weights(), data.log_prior())
+    trainer, _best = make_trainer(settings, settings.folder)
+    trainer.callbacks = [turns]  # no checkpoints, which come once an epoch
+    trainer.limit_train_batches, trainer.limit_val_batches = steps, 0
+    trainer.fit(model, datamodule=data)
+    pairs = list(zip(turns.ours[1:], turns.theirs[1:], strict=True))  # the first warms up
+    pictures = steps * settings.batch_size
+    return {
+        "precision": str(trainer.precision),
+        "steps_an_epoch": steps,
+        "pictures_a_second": round(pictures / statistics.median(turns.ours[1:]), 1),
+        "pictures_a_second_bare": round(pictures / statistics.median(turns.theirs[1:]), 1),
+        "times_as_long_as_bare": {
+            "median": round(statistics.median(ours / theirs for ours, theirs in pairs), 3),
+            "rounds": [round(ours / theirs, 3) for ours, theirs in pairs],
+        },
+    }
+
+
+def stages(settings: FinetuneSettings, steps: int, rounds: int) -> dict[str, Any]:
+    """Leave parts of training away, one after the other."""
+    plain = replace(settings, mask=False, train=replace(settings.train, mixup=0.0))
+    return {
+        "all": overhead(settings, steps, rounds),
+        "without mixup": overhead(replace(plain, mask=True), steps, rounds),
+        "without mixup and masking": overhead(plain, steps, rounds),
+    }
+
+
+def prefix(settings: FinetuneSettings, rounds: int) -> dict[str, Any]:
+    """Train with plans that freeze a start, with and without computing it once for each picture."""
+    kept, found = finetuning._prefix, {}
+    for plan in ("head", "last-block"):
+        train = replace(settings.train, plan=plan, mixup=0.0, epochs=rounds)
+        taken: dict[str, float] = {}
+        for name in ("once", "every time"):
+            finetuning._prefix = kept if name == "once" else lambda *_: None
+            with tempfile.TemporaryDirectory() as out:
+                one = replace(settings, train=train, mask=False, out=Path(out) / "run")
+                started = time.perf_counter()
+                finetuning.finetune(one)
+                taken[name] = round(time.perf_counter() - started, 1)
+        found[plan] = {
+            "epochs": rounds,
+            "seconds": taken,
+            "times_as_fast": round(taken["every time"] / taken["once"], 2),
+        }
+    finetuning._prefix = kept
+    return found
+
+
+def main() -> None:
+    """Measure, and print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("index", type=Path, help="a folder of rendered pictures")
+    parser.add_argument("--backbone", default="mobilenet")
+    parser.add_argument("--batch_size", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--stages", action="store_true")
+    parser.add_argument("--prefix", action="store_true")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as out:
+        settings = FinetuneSettings(
+            index=given.index,
+            backbone=given.backbone,
+            weights="none",
+            batch_size=given.batch_size,
+            out=Path(out) / "run",
+            train=TrainingSettings(),
+        )
+        if given.prefix:
+            found = prefix(settings, given.rounds)
+        elif given.stages:
+            found = stages(settings, given.steps, given.rounds)
+        else:
+            found = overhead(settings, given.steps, given.rounds)
+    print(json.dumps({"backbone": given.backbone, "batch": given.batch_size, **found}, indent=2))
+
+
+if __name__ == "__main__":
+    main()

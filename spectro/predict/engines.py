@@ -1,0 +1,243 @@
+"""What computes the network: PyTorch, ONNX Runtime, or OpenVINO.
+
+PyTorch computes any checkpoint. The other two are several times as fast on a processor and start several times as fast,
+without PyTorch; they compute an exported copy, which is made when it is first asked for and kept.
+"""
+
+import ctypes
+import importlib.util
+import os
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from spectro.errors import PredictionError
+from spectro.files import printable
+from spectro.learn import description as descriptions
+from spectro.learn.description import EXPORT_FILE, Description
+from spectro.predict.rows import Scores
+from spectro.signal.spectrogram import Image
+
+if TYPE_CHECKING:
+    from spectro.learn.checkpoint import Checkpoint
+
+EngineName: TypeAlias = Literal["auto", "torch", "onnx", "openvino"]
+Precision: TypeAlias = Literal["float32", "bfloat16"]
+Pictures: TypeAlias = npt.NDArray[np.uint8]
+
+PACKAGE = {"openvino": "openvino", "onnx": "onnxruntime"}
+"""The package of each engine but PyTorch, the fastest first."""
+EXPORTER = ("onnx", "onnxscript")
+VARIABLE = "SPECTRO_ENGINE"
+
+
+class Engine(Protocol):
+    """Computes the network of one checkpoint; may be asked by several threads."""
+
+    name: str
+    """What computes, and in which precision: `openvino 2026.0, float32`."""
+
+    def scores(self, pictures: Pictures) -> Scores:
+        """Score a batch of pictures, uint8 of shape (pictures, 1 or 3, height, width)."""
+
+
+class TorchEngine:
+    """PyTorch.
+
+    Args:
+        checkpoint: the network, which is moved to the device.
+        device: `cpu`, `cuda`, ...; None takes a GPU where there is one.
+        precision: `bfloat16` lets convolutions and dense layers compute in it.
+
+    Raises:
+        PredictionError: there is no such device.
+    """
+
+    def __init__(self, checkpoint: "Checkpoint", device: str | None = None, precision: Precision = "float32") -> None:
+        import torch
+
+        try:
+            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            self.net = checkpoint.net.to(self.device).eval()
+        except (RuntimeError, AssertionError) as error:
+            raise PredictionError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        self.name = f"torch {torch.__version__} on {self.device}, {precision}"
+        self.lock = threading.RLock()
+        self._checkpoint, self._bfloat16 = checkpoint, precision == "bfloat16"
+
+    def tensor(self, pictures: Pictures) -> Any:
+        """Return pictures as a tensor of the same shape, on the network's device."""
+        import torch
+
+        return torch.from_numpy(pictures).to(self.device)
+
+    def scores(self, pictures: Pictures) -> Scores:
+        """Score a batch of pictures, uint8 of shape (pictures, 1 or 3, height, width)."""
+        import torch
+
+        with (
+            self.lock,  # explanations hang hooks into it meanwhile
+            torch.inference_mode(),
+            torch.autocast(self.device.type, torch.bfloat16, enabled=self._bfloat16),
+        ):
+            features = self.net.penultimate(self.tensor(pictures))
+            logits = self.net.head[-1](features).float().cpu().numpy()
+        return Scores(self._checkpoint.probabilities(logits), features.float().cpu().numpy())
+
+
+class OnnxEngine:
+    """ONNX Runtime, on the processor.
+
+    Args:
+        folder: the folder of an exported network.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads()
+        self._session = onnxruntime.InferenceSession(folder / EXPORT_FILE, options, ["CPUExecutionProvider"])
+        self.name = f"onnxruntime {onnxruntime.__version__}, float32"
+
+    def scores(self, pictures: Pictures) -> Scores:
+        """Score a batch of pictures, uint8 of shape (pictures, 1 or 3, height, width)."""
+        probabilities, embeddings = self._session.run(None, {"pictures": pictures})
+        return Scores(probabilities.astype(np.float64), embeddings)
+
+
+class OpenVinoEngine:
+    """OpenVINO, on the processor.
+
+    Args:
+        folder: the folder of an exported network.
+        precision: `bfloat16` for more speed where the processor computes with it, and less exact probabilities.
+    """
+
+    def __init__(self, folder: Path, precision: Precision = "float32") -> None:
+        import openvino
+
+        kind = {"float32": openvino.Type.f32, "bfloat16": openvino.Type.bf16}[precision]
+        settings = {
+            "INFERENCE_PRECISION_HINT": kind,
+            "INFERENCE_NUM_THREADS": threads(),
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        network = openvino.Core().compile_model(folder / EXPORT_FILE, "CPU", settings)
+        self._request = network.create_infer_request()
+        self._lock = threading.Lock()
+        self.name = f"openvino {openvino.__version__.split('-')[0]}, {precision}"
+
+    def scores(self, pictures: Pictures) -> Scores:
+        """Score a batch of pictures, uint8 of shape (pictures, 1 or 3, height, width)."""
+        with self._lock:
+            found = self._request.infer({"pictures": pictures})
+            return Scores(found["probabilities"].astype(np.float64), found["embeddings"].copy())
+
+
+def make(
+    checkpoint: "Checkpoint | str | os.PathLike[str]",
+    engine: EngineName = "auto",
+    *,
+    device: str | None = None,
+    precision: Precision = "float32",
+) -> tuple[Description, Engine]:
+    """Read a checkpoint, and make an engine that computes its network.
+
+    Args:
+        checkpoint: a checkpoint, its folder, or the folder of an exported network.
+        engine: `torch`, `onnx`, `openvino`, or `auto`, which takes the fastest that is installed: PyTorch where there
+            is a GPU, or a device is named, or the network cannot be exported; the environment's SPECTRO_ENGINE says
+            what else `auto` means.
+        device: `cpu`, `cuda`, ...; None takes a GPU where there is one.
+        precision: what is computed in.
+
+    Raises:
+        CheckpointError: the folder holds no checkpoint that can be used.
+        PredictionError: the engine is not installed, or cannot do what is asked.
+    """
+    wanted = os.environ.get(VARIABLE, "auto") if engine == "auto" else engine
+    if wanted not in ("auto", "torch", *PACKAGE):
+        raise PredictionError(f"there is no engine {wanted!r}; there are auto, torch, {', '.join(PACKAGE)}")
+    if isinstance(checkpoint, Description):
+        if wanted not in ("auto", "torch"):
+            raise PredictionError(f"engine {wanted} computes checkpoints that lie in a folder")
+        return checkpoint, TorchEngine(checkpoint, device, precision)
+    folder = Path(checkpoint)
+    about = Description.from_dict(descriptions.read(folder), folder)
+    if wanted == "auto":
+        wanted = _fastest(folder, device, precision)
+    if wanted == "torch":
+        return _torch(folder, device, precision)
+    if not installed(wanted):
+        raise PredictionError(f"engine {wanted} needs {PACKAGE[wanted]}: install spectro[{wanted}], or take another")
+    if device not in (None, "cpu"):
+        raise PredictionError(f"engine {wanted} computes on the processor, not on {device!r}; take --engine torch")
+    if wanted == "onnx" and precision != "float32":
+        raise PredictionError(f"engine onnx computes in float32, not in {precision}; take openvino or torch")
+    exported = folder
+    if not (folder / EXPORT_FILE).exists():
+        from spectro.predict.export import kept
+
+        exported = kept(folder)
+    return about, OnnxEngine(exported) if wanted == "onnx" else OpenVinoEngine(exported, precision)
+
+
+def batch(pictures: Sequence[Image]) -> Pictures:
+    """Return pictures as a batch: uint8 of shape (pictures, 1 or 3, height, width)."""
+    stacked = np.stack([p[..., None] if p.ndim == 2 else p for p in pictures]).transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(stacked)
+
+
+def installed(engine: str) -> bool:
+    """Tell whether the packages of an engine are there."""
+    return engine == "torch" or importlib.util.find_spec(PACKAGE[engine]) is not None
+
+
+def threads() -> int:
+    """Return how many threads a network may use: OMP_NUM_THREADS, or as many as there are cores for this process."""
+    told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(told) if told.isdigit() and int(told) > 0 else cores
+
+
+def _torch(folder: Path, device: str | None, precision: Precision) -> tuple[Description, Engine]:
+    from spectro.learn import checkpoint as checkpoints
+
+    loaded = checkpoints.load(folder)
+    return loaded, TorchEngine(loaded, device, precision)
+
+
+def _fastest(folder: Path, device: str | None, precision: Precision) -> str:
+    """Return the fastest engine that can compute a checkpoint here."""
+    exported = (folder / EXPORT_FILE).exists()
+    if not exported and (device not in (None, "cpu") or (_has_gpu() and device is None)):
+        return "torch"
+    for engine in PACKAGE:
+        if not installed(engine) or (engine == "onnx" and precision != "float32"):
+            continue
+        if exported:
+            return engine
+        from spectro.predict.export import ExportError, kept
+
+        try:
+            kept(folder)
+        except ExportError as error:
+            print(f"{printable(folder)}: {error}; PyTorch computes it", file=sys.stderr)
+            return "torch"
+        return engine
+    return "torch"
+
+
+def _has_gpu() -> bool:
+    """Tell whether there is a driver of NVIDIA's, without importing PyTorch, which takes seconds."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True

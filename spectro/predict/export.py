@@ -1,0 +1,248 @@
+"""A checkpoint's network as ONNX and OpenVINO IR, checked against PyTorch.
+
+An export folder is a checkpoint folder with `model.onnx` (and `model.xml` and `model.bin`, where OpenVINO is installed)
+in place of `model.safetensors`: it can predict and nothing else. The network takes `pictures`, uint8 of shape (any, 1
+or 3, height, width), and gives `probabilities`, float32 of shape (any, labels), and `embeddings`, float32 of shape
+(any, features); normalisation, softmax and temperature are in it.
+"""
+
+import importlib.util
+import logging
+import os
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from itertools import islice, product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import soxr
+
+from spectro.errors import PredictionError
+from spectro.files import printable, write_json
+from spectro.learn import description as descriptions
+from spectro.learn.description import CARD_FILE, DESCRIPTION_FILE, EXPORT_FILE
+from spectro.predict.engines import EXPORTER, PACKAGE, Engine, OnnxEngine, OpenVinoEngine, TorchEngine, batch, installed
+from spectro.predict.predictor import default_checkpoint
+from spectro.signal import image, spectrogram
+from spectro.signal.spectrogram import Image, SpectrogramSpec
+
+if TYPE_CHECKING:
+    from spectro.learn.checkpoint import Checkpoint
+
+TOLERANCE = 1e-4
+"""How far probabilities may lie from PyTorch's, in float32."""
+IR_FILE = "model.xml"
+BATCH = 32
+
+
+class ExportError(PredictionError):
+    """A network cannot be exported, or its export computes something else."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """Write a checkpoint's network as ONNX, and as OpenVINO IR where openvino is installed, for other programs.
+
+    The folder is a checkpoint folder that can predict and nothing else: `spectro predict --checkpoint OUT` needs no
+    PyTorch. What is written gives the same probabilities as PyTorch, to 0.0001, or it is not written. Predicting with
+    --engine onnx or openvino needs no export: it makes its own once, and keeps it in the cache folder.
+
+    Args:
+        checkpoint: a checkpoint folder; null for the shipped one.
+        out: folder to write; null for CHECKPOINT-export.
+        index: folder of a rendering, whose untouched clips are compared; null compares clips of the synthetic corpus.
+        pictures: how many are compared at most.
+    """
+
+    checkpoint: Path | None = None
+    out: Path | None = None
+    index: Path | None = None
+    pictures: int = 500
+
+    def __post_init__(self) -> None:
+        if self.pictures < 1:
+            raise PredictionError(f"pictures is {self.pictures}; at least 1 is needed")
+
+
+def run(settings: ExportSettings) -> int:
+    """Run the verb; returns its exit code."""
+    folder = settings.checkpoint or default_checkpoint()
+    out = settings.out or folder.with_name(f"{folder.name}-export")
+    if out.exists() and not ((out / EXPORT_FILE).exists() or (out.is_dir() and not any(out.iterdir()))):
+        raise PredictionError(f"{printable(out)}: is there, and no export; choose another --out")
+    spec = descriptions.Description.from_dict(descriptions.read(folder), folder).spec
+    pictures = _synthetic(spec) if settings.index is None else _rendered(settings.index, spec)
+    found = export(folder, out, list(islice(pictures, settings.pictures)))
+    for engine, figures in found.items():
+        print(
+            f"{engine}: {figures['pictures']} pictures, {figures['agreement']:.2%} with the same label as PyTorch, "
+            f"probabilities within {figures['difference']:.1e}"
+        )
+    print(f"{', '.join(sorted(path.name for path in out.iterdir()))} in {printable(out)}")
+    return 0
+
+
+def export(folder: Path, out: Path, pictures: Sequence[Image]) -> dict[str, dict[str, Any]]:
+    """Export a checkpoint's network, and compare it with PyTorch.
+
+    Args:
+        folder: a checkpoint folder.
+        out: folder to write; there whole or not at all; an export that it holds is replaced.
+        pictures: what is compared, uint8 arrays of shape `spec.shape`.
+
+    Returns:
+        for each engine that is installed: `pictures`, the share of equal labels (`agreement`), and the largest
+        `difference` of a probability.
+
+    Raises:
+        CheckpointError: the folder holds no checkpoint.
+        ExportError: the network cannot be exported, or computes something else afterwards.
+    """
+    from spectro.learn import checkpoint as checkpoints
+
+    if lacking := [name for name in EXPORTER if importlib.util.find_spec(name) is None]:
+        raise ExportError(f"exporting needs {', '.join(lacking)}: install spectro[onnx] or spectro[openvino]")
+    if not any(installed(engine) for engine in PACKAGE):
+        raise ExportError("nothing is here to compare an export with: install spectro[onnx] or spectro[openvino]")
+    checkpoint = checkpoints.load(folder)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
+        work = Path(name) / "export"
+        work.mkdir()
+        _write_onnx(checkpoint, work / EXPORT_FILE)
+        shutil.copyfile(folder / CARD_FILE, work / CARD_FILE)
+        if installed("openvino"):
+            _write_ir(work)
+        found = _compare(checkpoint, work, pictures)
+        content = descriptions.read(folder) | {"export": {"of": descriptions.identity(folder), "compared": found}}
+        write_json(work / DESCRIPTION_FILE, content)
+        if (out / EXPORT_FILE).exists():
+            shutil.rmtree(out)
+        work.rename(out)
+    return found
+
+
+def kept(folder: Path) -> Path:
+    """Return the folder of a checkpoint's export in the cache; made if it is not there.
+
+    The cache is `spectro` in XDG_CACHE_HOME, or in `.cache` in the home folder.
+
+    Raises:
+        CheckpointError: the folder holds no checkpoint.
+        ExportError: the network cannot be exported.
+    """
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spectro"
+    try:
+        out = cache / descriptions.identity(folder)
+    except FileNotFoundError as error:
+        raise descriptions.missing(folder, Path(error.filename).name) from error
+    if (out / EXPORT_FILE).exists():
+        return out
+    print(f"exporting {printable(folder)} for a faster engine, once, into {printable(out)}", file=sys.stderr)
+    spec = descriptions.Description.from_dict(descriptions.read(folder), folder).spec
+    try:
+        export(folder, out, list(islice(_synthetic(spec), BATCH)))
+    except OSError as error:
+        if not (out / EXPORT_FILE).exists():  # or another process was faster
+            raise ExportError(f"{printable(out)}: cannot be written ({error.strerror or error})") from error
+    return out
+
+
+def _write_onnx(checkpoint: "Checkpoint", path: Path) -> None:
+    import torch
+
+    class Answer(torch.nn.Module):
+        """The network from pictures to probabilities and embeddings."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = checkpoint.net
+
+        def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+            features = self.net.penultimate(pictures)
+            return torch.softmax(self.net.head[-1](features) / checkpoint.temperature, dim=-1), features
+
+    example = torch.zeros((2, *batch([np.zeros(checkpoint.spec.shape, np.uint8)]).shape[1:]), dtype=torch.uint8)
+    try:
+        with _quiet():
+            program = torch.onnx.export(
+                Answer().eval(),
+                (example,),
+                input_names=["pictures"],
+                output_names=["probabilities", "embeddings"],
+                dynamic_shapes={"pictures": {0: torch.export.Dim("batch")}},
+                dynamo=True,
+                verbose=False,
+            )
+            assert program is not None
+            program.save(path, external_data=False)
+    except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ExportError(f"{checkpoint.backbone} cannot be exported ({reason})") from error
+
+
+def _write_ir(folder: Path) -> None:
+    import openvino
+
+    openvino.save_model(openvino.convert_model(folder / EXPORT_FILE), folder / IR_FILE, compress_to_fp16=False)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter from telling what it does."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(sys.stderr):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _compare(checkpoint: "Checkpoint", folder: Path, pictures: Sequence[Image]) -> dict[str, dict[str, Any]]:
+    made: dict[str, Callable[[Path], Engine]] = {"onnx": OnnxEngine, "openvino": OpenVinoEngine}
+    reference = TorchEngine(checkpoint, "cpu")
+    found: dict[str, dict[str, Any]] = {}
+    for engine in [make(folder) for name, make in made.items() if installed(name)]:
+        difference, same = 0.0, 0
+        for start in range(0, len(pictures), BATCH):
+            some = batch(pictures[start : start + BATCH])
+            ours, theirs = reference.scores(some).probabilities, engine.scores(some).probabilities
+            difference = max(difference, float(np.abs(ours - theirs).max()))
+            same += int((ours.argmax(1) == theirs.argmax(1)).sum())
+        if not difference <= TOLERANCE:  # NaN is not
+            raise ExportError(
+                f"{checkpoint.backbone} gives probabilities that differ by {difference:.1e} by {engine.name}"
+            )
+        found[engine.name] = {
+            "pictures": len(pictures),
+            "agreement": same / len(pictures),
+            "difference": difference,
+        }
+    return found
+
+
+def _synthetic(spec: SpectrogramSpec) -> Iterator[Image]:
+    """Yield pictures of clips of the synthetic corpus."""
+    from spectro.corpora import synthetic
+
+    for take, emotion, speaker in product(range(99), synthetic.PROSODY, range(1, 9)):
+        samples = synthetic.synthesise(speaker, emotion, 0, take)
+        yield spectrogram.render(soxr.resample(samples, synthetic.SAMPLE_RATE, spec.sample_rate), spec)
+
+
+def _rendered(folder: Path, spec: SpectrogramSpec) -> Iterator[Image]:
+    from spectro.render import read_index
+
+    index, _spec = read_index(folder)
+    untouched = index[index["copy"] == 0].sample(frac=1.0, random_state=0)
+    for name in untouched["image"]:
+        yield image.read(folder / name, spec).pixels

@@ -1,0 +1,184 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from spectro.cli import main
+from spectro.errors import CheckpointError, PredictionError
+from spectro.learn import checkpoint as checkpoints
+from spectro.learn.backbones import SpectrogramNet
+from spectro.learn.checkpoint import Checkpoint
+from spectro.learn.description import EXPORT_FILE, identity
+from spectro.predict import engines, export
+from spectro.predict.explain import explain
+from spectro.predict.predictor import Predictor
+from spectro.signal.spectrogram import Image
+from tests.conftest import SMALL, World, WriteWav
+
+ENGINES = [("onnx", "onnxruntime"), ("openvino", "openvino")]
+
+
+def pictures(count: int) -> list[Image]:
+    return list(np.random.default_rng(0).integers(0, 256, (count, *SMALL.shape), dtype=np.uint8))
+
+
+@pytest.fixture(scope="module")
+def exported(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The small world's checkpoint, exported by the command."""
+    out = tmp_path_factory.mktemp("exported") / "net"
+    arguments = ["--checkpoint", str(world.checkpoint), "--out", str(out), "--index", str(world.images)]
+    assert main(["export", *arguments, "--pictures", "20"]) == 0
+    return out
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delenv("SPECTRO_ENGINE")
+    return tmp_path / "cache/spectro"
+
+
+@pytest.mark.parametrize(("engine", "package"), ENGINES)
+def test_an_export_gives_the_networks_probabilities_and_embeddings(
+    world: World, exported: Path, engine: engines.EngineName, package: str
+) -> None:
+    expected = Predictor(world.trained)
+    found = Predictor(exported, engine=engine)
+    assert found.engine.name.startswith(f"{package} ") and found.engine.name.endswith(", float32")
+    assert found.labels == world.trained.labels
+    for count in (1, 3, 40, 2):
+        ours, theirs = expected.scores(pictures(count)), found.scores(pictures(count))
+        np.testing.assert_allclose(theirs.probabilities, ours.probabilities, atol=export.TOLERANCE)
+        np.testing.assert_allclose(theirs.embeddings, ours.embeddings, atol=1e-3)
+        assert theirs.probabilities.dtype == np.float64 and theirs.embeddings.dtype == np.float32
+    assert found.scores([]).probabilities.shape == (0, len(found.labels))
+
+
+def test_the_folder_says_what_was_compared(world: World, exported: Path) -> None:
+    said = json.loads((exported / "spectro.json").read_text())["export"]
+    assert said["of"] == identity(world.checkpoint) != identity(exported)
+    assert len(said["compared"]) == len(ENGINES)
+    for figures in said["compared"].values():
+        assert figures["pictures"] == 20 and figures["agreement"] == 1 and figures["difference"] <= export.TOLERANCE
+    assert (exported / "model.xml").exists() and not (exported / "model.safetensors").exists()
+
+
+def test_an_export_that_computes_something_else_is_not_kept(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Wrong(engines.OnnxEngine):
+        def scores(self, some: engines.Pictures) -> engines.Scores:
+            found = super().scores(some)
+            return engines.Scores(found.probabilities + 2e-4, found.embeddings)
+
+    monkeypatch.setattr(export, "OnnxEngine", Wrong)
+    with pytest.raises(export.ExportError, match=r"differ by 2\.0e-04 by onnxruntime"):
+        export.export(world.checkpoint, tmp_path / "out", pictures(3))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("backbone", ["cnn1d", "lstm", "resnet10t"])
+def test_other_networks_can_be_exported(tmp_path: Path, backbone: str) -> None:
+    torch.manual_seed(0)
+    net = SpectrogramNet(backbone, 3, hidden=8).eval()
+    checkpoints.save(Checkpoint(net=net, labels=("a", "b", "c"), spec=SMALL, temperature=1.5), tmp_path / "net")
+    found = export.export(tmp_path / "net", tmp_path / "out", pictures(5))
+    assert all(figures["agreement"] == 1 for figures in found.values())
+
+
+def test_the_fastest_is_taken_and_its_export_made_once(
+    world: World, cache: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = Predictor(world.checkpoint)
+    assert first.engine.name.startswith("openvino")
+    assert "exporting" in capsys.readouterr().err
+    (kept,) = cache.iterdir()
+    assert kept.name == identity(world.checkpoint)
+    before = (kept / EXPORT_FILE).stat().st_mtime_ns
+    again = Predictor(world.checkpoint, engine="onnx")
+    assert (kept / EXPORT_FILE).stat().st_mtime_ns == before and not capsys.readouterr().err
+    ours = Predictor(world.checkpoint, engine="torch").scores(pictures(2)).probabilities
+    for other in (first, again):
+        np.testing.assert_allclose(other.scores(pictures(2)).probabilities, ours, atol=export.TOLERANCE)
+
+
+def test_torch_is_taken_where_the_network_cannot_be_exported(
+    world: World, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(export, "EXPORTER", ("no_such_package",))
+    assert Predictor(world.checkpoint).engine.name.startswith("torch")
+    assert "no_such_package" in capsys.readouterr().err
+    with pytest.raises(PredictionError, match=r"install spectro\[onnx\]"):
+        Predictor(world.checkpoint, engine="onnx")
+
+
+def test_the_environment_says_what_auto_means(world: World, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPECTRO_ENGINE", "onnx")
+    assert Predictor(exported).engine.name.startswith("onnxruntime")
+    assert Predictor(exported, engine="openvino").engine.name.startswith("openvino")
+    monkeypatch.setenv("SPECTRO_ENGINE", "fast")
+    with pytest.raises(PredictionError, match="no engine 'fast'"):
+        Predictor(exported)
+
+
+def test_what_an_engine_cannot_do_is_refused(world: World, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PredictionError, match="computes on the processor, not on 'cuda'"):
+        Predictor(exported, engine="openvino", device="cuda")
+    with pytest.raises(PredictionError, match="onnx computes in float32"):
+        Predictor(exported, engine="onnx", precision="bfloat16")
+    with pytest.raises(PredictionError, match="checkpoints that lie in a folder"):
+        Predictor(world.trained, engine="onnx")
+    with pytest.raises(CheckpointError, match="holds an exported network"):
+        Predictor(exported, engine="torch")
+    monkeypatch.setitem(engines.PACKAGE, "onnx", "no_such_package")
+    with pytest.raises(PredictionError, match=r"needs no_such_package: install spectro\[onnx\]"):
+        Predictor(exported, engine="onnx")
+
+
+@pytest.mark.parametrize("engine", ["torch", "openvino"])
+def test_bfloat16_gives_nearly_the_same(world: World, exported: Path, engine: engines.EngineName) -> None:
+    folder = world.checkpoint if engine == "torch" else exported
+    exact, rough = Predictor(folder, engine=engine), Predictor(folder, engine=engine, precision="bfloat16")
+    assert rough.engine.name.endswith("bfloat16")
+    np.testing.assert_allclose(
+        rough.scores(pictures(8)).probabilities, exact.scores(pictures(8)).probabilities, atol=0.05
+    )
+
+
+def test_an_explanation_needs_the_checkpoint(world: World, exported: Path, cache: Path, wav: WriteWav) -> None:
+    clip = wav()
+    fast = Predictor(world.checkpoint, engine="onnx")
+    ours, theirs = explain(Predictor(world.trained), clip), explain(fast, clip)
+    np.testing.assert_allclose(theirs.heat, ours.heat, atol=1e-5)
+    with pytest.raises(CheckpointError, match="name the checkpoint that it was made of"):
+        explain(Predictor(exported, engine="onnx"), clip)
+
+
+def test_an_export_is_not_written_over_something_else(world: World, tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/letter.txt").write_text("dear")
+    arguments = ["--checkpoint", str(world.checkpoint), "--out", str(tmp_path / "mine")]
+    assert main(["export", *arguments]) == 2
+    assert (tmp_path / "mine/letter.txt").read_text() == "dear"
+
+
+def test_a_folder_is_classified_without_torch(exported: Path, world: World, tmp_path: Path) -> None:
+    """With an export, the command's start is not that of PyTorch: it is not even imported."""
+    program = (
+        "import sys; from spectro.cli import main; code = main(sys.argv[1:]); "
+        "heavy = {'torch', 'timm', 'pandas', 'librosa', 'sklearn', 'matplotlib', 'pyarrow'} & set(sys.modules); "
+        "assert not heavy, heavy; sys.exit(code)"
+    )
+    for engine in ("onnx", "openvino"):
+        out = tmp_path / f"{engine}.csv"
+        arguments = [str(world.corpus), "--checkpoint", str(exported), "--out", str(out), "--engine", engine]
+        subprocess.run([sys.executable, "-c", program, "predict", *arguments], check=True, env=os.environ)
+        found = pd.read_csv(out)
+        rows = list(Predictor(world.trained).predict_folder(world.corpus))
+        assert list(found["label"]) == [row.label for row in rows]
