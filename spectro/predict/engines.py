@@ -10,6 +10,7 @@ import os
 import sys
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 
@@ -128,7 +129,10 @@ class OpenVinoEngine:
             "INFERENCE_NUM_THREADS": threads(),
             "PERFORMANCE_HINT": "LATENCY",
         }
-        network = openvino.Core().compile_model(folder / EXPORT_FILE, "CPU", settings)
+        # OpenVINO (2026.4) gives the thread that compiles another stack for signals, and puts the one before back when
+        # the network goes. Where networks go in another order, that one has gone too, and the next signal is a crash.
+        with ThreadPoolExecutor(1, "compiling") as apart:
+            network = apart.submit(openvino.Core().compile_model, folder / EXPORT_FILE, "CPU", settings).result()
         self._request = network.create_infer_request()
         self._lock = threading.Lock()
         self.name = f"openvino {openvino.__version__.split('-')[0]}, {precision}"

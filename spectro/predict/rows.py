@@ -1,5 +1,6 @@
 """What is said of one recording, or of a part of one; and pictures scored in batches, drawn while the network runs."""
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +15,7 @@ from spectro.errors import AudioError, ImageError
 from spectro.learn.description import Description
 from spectro.signal.spectrogram import Image
 
-READERS = 2
+READERS = max(2, min(8, os.cpu_count() or 2))  # threads that draw; decoding keeps them from being more use
 
 Chances = npt.NDArray[np.float64]
 Embedding = npt.NDArray[np.float32]

@@ -235,6 +235,7 @@ def make_app(models: Models, limits: Limits, metrics: Metrics, *, keys: tuple[st
             name=chosen.name,
             models=service.models.names,
             backbone=checkpoint.backbone,
+            engine=chosen.predictor.engine.name,
             labels=list(checkpoint.labels),
             duration_s=checkpoint.spec.duration_s,
             temperature=checkpoint.temperature,

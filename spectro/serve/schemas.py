@@ -63,6 +63,7 @@ class ModelAnswer(BaseModel):
     name: str = Field(description="what to give as `model`")
     models: list[str] = Field(description="all that can be given")
     backbone: str
+    engine: str = Field(description="what computes it, and in which precision")
     labels: list[str]
     duration_s: float = Field(description="seconds of sound that one picture shows")
     temperature: float

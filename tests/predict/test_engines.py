@@ -141,6 +141,19 @@ def test_what_an_engine_cannot_do_is_refused(world: World, exported: Path, monke
         Predictor(exported, engine="onnx")
 
 
+def test_signals_are_handled_after_networks_have_gone_in_any_order(exported: Path) -> None:
+    program = """
+import gc, pathlib, signal, subprocess, sys
+from spectro.predict.engines import OpenVinoEngine
+signal.signal(signal.SIGCHLD, lambda *_: None)
+first, second, third = (OpenVinoEngine(pathlib.Path(sys.argv[1])) for _ in range(3))
+del first; gc.collect(); del second; gc.collect(); del third; gc.collect()
+for _ in range(3):
+    subprocess.run(["true"], check=True)
+"""
+    subprocess.run([sys.executable, "-c", program, str(exported)], check=True)
+
+
 @pytest.mark.parametrize("engine", ["torch", "openvino"])
 def test_bfloat16_gives_nearly_the_same(world: World, exported: Path, engine: engines.EngineName) -> None:
     folder = world.checkpoint if engine == "torch" else exported
