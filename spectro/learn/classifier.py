@@ -114,8 +114,7 @@ class Classifier(pl.LightningModule):
         log_prior: logarithms of the labels' shares among training clips, float32 of shape (labels,); they are added
             to the logits in the training loss, so that the logits alone take all labels for equally likely. None for
             nothing.
-        prefix: the network in two parts, of which the first is computed once for each picture; None for pictures that
-            are altered on their way, or where nothing is frozen for good.
+        unaltered: pictures come as they are in every epoch, so that what is frozen for good may be computed once.
 
     Source: Menon et al., Long-tail learning via logit adjustment, ICLR 2021, section 5, for `log_prior`.
     """
@@ -129,10 +128,11 @@ class Classifier(pl.LightningModule):
         seed: int = 0,
         class_weights: torch.Tensor | None = None,
         log_prior: torch.Tensor | None = None,
-        prefix: FrozenPrefix | None = None,
+        unaltered: bool = False,
     ) -> None:
         super().__init__()
-        self._prefix = prefix
+        self._unaltered = unaltered
+        self._prefix: FrozenPrefix | None = None
         self.net, self.settings, self.seed = net, settings, seed
         self.criterion = nn.CrossEntropyLoss(weight=class_weights, label_smoothing=settings.label_smoothing)
         prior = torch.zeros(net.classes) if log_prior is None else log_prior
@@ -145,18 +145,22 @@ class Classifier(pl.LightningModule):
         self.valid_confusion = MulticlassConfusionMatrix(net.classes)
 
     def on_fit_start(self) -> None:
-        """Compute what is frozen for good."""
-        if self._prefix is None:
+        """Compute what is frozen for good, where it can be told apart."""
+        if not self._unaltered:
             return
-        start = self._prefix.start
         self.net.eval()
-
-        def compute(pictures: torch.Tensor) -> Activations:
-            with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-                return start(pictures.to(self.device))
-
-        self.trainer.datamodule.remember(compute)  # type: ignore[attr-defined]
+        try:
+            self._prefix = FrozenPrefix(self.net, self.settings.plan)
+        except ValueError:
+            pass  # it is computed again each epoch, to the same result
+        else:
+            self.trainer.datamodule.remember(self._start, self.settings.epochs)  # type: ignore[attr-defined]
         self.net.train()
+
+    def _start(self, pictures: torch.Tensor) -> Activations:
+        assert self._prefix is not None
+        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            return self._prefix.start(pictures.to(self.device))
 
     def logits(self, given: torch.Tensor | Activations) -> torch.Tensor:
         """Return logits of shape (batch, labels) for pictures, or for what is known of them."""

@@ -194,21 +194,27 @@ class PictureDataModule(pl.LightningDataModule):
             rows = rows[rows["copy"] == 0]
         return rows.reset_index(drop=True)
 
-    def remember(self, compute: Callable[[torch.Tensor], Activations]) -> None:
+    def remember(self, compute: Callable[[torch.Tensor], Activations], epochs: int) -> None:
         """Give what is computed of training and validation pictures, once for each, in place of the pictures.
 
-        Where that would take more than a quarter of the memory that is free, pictures are given as before.
+        Pictures are given as before where that would take more than a quarter of the memory that is free, or longer
+        than all epochs that are left, or where the results are not tensors of shape (batch, ...).
 
         Args:
-            compute: takes uint8 pictures of shape (batch, channels, height, width), returns tensors of shape
-                (batch, ...).
+            compute: takes uint8 pictures of shape (batch, channels, height, width).
+            epochs: of the run, from its begin.
         """
         rows = pd.concat([self.rows["train"], self.rows["valid"]], ignore_index=True)
+        if len(rows) >= (epochs - self.first_epoch) * (len(self._sampler()) + len(self.rows["valid"])):
+            return
         loader = self._loader(PictureDataset(self._folder, rows, self.spec), persistent_workers=False)
         known: dict[str, Activations] = {}
         names = iter(rows["image"])
         for pictures, _targets in tqdm(loader, desc="frozen layers", unit="batch"):
-            found = [tensor.cpu() for tensor in compute(pictures)]
+            results = compute(pictures)
+            if not all(isinstance(one, torch.Tensor) and one.shape[:1] == pictures.shape[:1] for one in results):
+                return
+            found = [tensor.cpu() for tensor in results]
             if not known:
                 bytes_each = sum(tensor[:1].nbytes for tensor in found)
                 if len(rows) * bytes_each > psutil.virtual_memory().available * MEMORY_SHARE:

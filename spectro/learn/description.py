@@ -101,13 +101,18 @@ def missing(folder: Path, name: str) -> CheckpointError:
     )
 
 
+def is_export(folder: Path) -> bool:
+    """Tell whether a folder holds an exported network and not the checkpoint itself."""
+    return (folder / EXPORT_FILE).exists() and not (folder / WEIGHTS_FILE).exists()
+
+
 def identity(folder: Path) -> str:
     """Return 16 hexadecimal digits that tell the checkpoint in a folder from any other.
 
     Raises:
         OSError: a file of it cannot be read.
     """
-    network = EXPORT_FILE if (folder / EXPORT_FILE).exists() else WEIGHTS_FILE
+    network = EXPORT_FILE if is_export(folder) else WEIGHTS_FILE
     digests = []
     for name in (network, DESCRIPTION_FILE):
         with (folder / name).open("rb") as file:

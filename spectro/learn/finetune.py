@@ -27,7 +27,6 @@ from spectro.learn.curves import Curves
 from spectro.learn.datamodule import PictureDataModule
 from spectro.learn.description import DESCRIPTION_FILE
 from spectro.learn.outcome import describe, finish
-from spectro.learn.prefix import FrozenPrefix
 from spectro.learn.settings import FinetuneSettings
 from spectro.learn.trainer import LAST, TRAINING, make_trainer, silence
 
@@ -56,8 +55,8 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
         settings = replace(settings, train=replace(settings.train, epochs=chosen.origin["training"]["epoch"] + 1))
     weights = load_weights(net, settings.weights)
     net.to(memory_format=torch.channels_last)
-    prefix = _prefix(settings, net)
-    model = Classifier(net, settings.train, settings.seed, data.class_weights(), data.log_prior(), prefix)
+    unaltered = not (settings.mask or settings.train.mixup or settings.train.cutmix)
+    model = Classifier(net, settings.train, settings.seed, data.class_weights(), data.log_prior(), unaltered)
     with warnings.catch_warnings():
         silence()
         trainer, best = make_trainer(settings, out)
@@ -80,17 +79,6 @@ def _fit(trainer: pl.Trainer, model: Classifier, data: PictureDataModule, resume
         trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=False if resume else None)
     except SystemExit as error:
         raise KeyboardInterrupt from error  # Lightning exits when it is interrupted
-
-
-def _prefix(settings: FinetuneSettings, net: SpectrogramNet) -> FrozenPrefix | None:
-    """Return the network's frozen start, if it gives the same for the same clip in every epoch."""
-    train = settings.train
-    if train.plan not in ("head", "last-block") or settings.mask or train.mixup or train.cutmix:
-        return None
-    try:
-        return FrozenPrefix(net, train.plan)
-    except ValueError:
-        return None  # computed again each epoch, to the same result
 
 
 def _data(settings: FinetuneSettings) -> PictureDataModule:

@@ -7,35 +7,51 @@ are computed once and kept, and training starts from them.
 from collections.abc import Sequence
 
 import torch
-from timm.layers import DropPath, get_notrace_functions, get_notrace_modules
+from timm.layers import get_notrace_functions, get_notrace_modules
 from torch import fx, nn
 
 from spectro.learn.backbones import Plan, SpectrogramNet, trainable
 
-RANDOM = (nn.modules.dropout._DropoutNd, DropPath)
-RANDOM_FUNCTIONS = (nn.functional.dropout, nn.functional.dropout2d, torch.dropout)
+RANDOM = {
+    "dropout",
+    "dropout1d",
+    "dropout2d",
+    "dropout3d",
+    "alpha_dropout",
+    "feature_dropout",
+    "bernoulli",
+    "bernoulli_",
+}
+"""Functions whose results are drawn; a trace would keep the mode, training or not, in which it was made."""
 ESTIMATES = nn.modules.batchnorm._NormBase
 
 
 class FrozenPrefix:
     """A network in two parts: what a plan never trains, and the rest; both share the network's own layers.
 
+    The parts know the device and the kind of number that the network has when they are made.
+
     Args:
         net: the network.
         plan: `head` or `last-block`.
 
     Raises:
-        ValueError: the network cannot be divided so: it cannot be traced, or nothing of its start is frozen.
+        ValueError: the network cannot be divided so: it cannot be traced, its backbone draws random numbers in
+            training, or nothing of its start is frozen.
     """
 
     def __init__(self, net: SpectrogramNet, plan: Plan) -> None:
         if plan not in ("head", "last-block"):
             raise ValueError(f"plan {plan} freezes nothing for good")
         trained, modules = trainable(net, plan), dict(net.named_modules())
+        if any(_chance(module) > 0 for module in net.backbone.modules()):
+            raise ValueError(f"{net.backbone_name} drops features at random in training")
         try:
             graph = _Tracer(autowrap_functions=tuple(get_notrace_functions())).trace(net)
         except (RuntimeError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{net.backbone_name} cannot be traced ({error})") from error
+        if any(getattr(node.target, "__name__", node.target) in RANDOM for node in graph.nodes):
+            raise ValueError(f"{net.backbone_name} draws random numbers")
         fixed: set[fx.Node] = set()  # gives the same whenever the picture is the same
         seen: set[fx.Node] = set()  # depends on the picture
         for node in graph.nodes:
@@ -52,7 +68,7 @@ class FrozenPrefix:
         self._rest = _part(net, graph, [node for node in graph.nodes if node not in fixed], None, border)
 
     def start(self, pictures: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return the activations of pictures: tensors of shape (batch, ...), on whose first axis pictures lie."""
+        """Return the activations of pictures; as a rule tensors on whose first axis pictures lie."""
         found: tuple[torch.Tensor, ...] = self._start(pictures)
         return found
 
@@ -97,14 +113,17 @@ def _moves(node: fx.Node, modules: dict[str, nn.Module], trained: set[str]) -> b
     """Tell whether a node's result may change between two passes of the same input."""
     if node.op == "get_attr":
         return str(node.target) in trained
-    if node.op == "call_function":
-        return node.target in RANDOM_FUNCTIONS
     if node.op != "call_module":
         return False
     module, name = modules[str(node.target)], str(node.target)
     own = {f"{name}.{parameter}" for parameter, _ in module.named_parameters()}
     return bool(own & trained) or any(
-        (isinstance(one, RANDOM) and getattr(one, "p", None) != 0 and getattr(one, "drop_prob", None) != 0)
-        or (isinstance(one, ESTIMATES) and not list(one.parameters()))
-        for one in module.modules()
+        _chance(one) > 0 or (isinstance(one, ESTIMATES) and not list(one.parameters())) for one in module.modules()
     )
+
+
+def _chance(module: nn.Module) -> float:
+    """Return the share of features, or of whole paths, that a module drops in training."""
+    if isinstance(module, nn.modules.dropout._DropoutNd):
+        return module.p
+    return float(getattr(module, "drop_prob", None) or 0.0)  # timm's DropPath

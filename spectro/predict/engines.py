@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from spectro.errors import PredictionError
+from spectro.errors import CheckpointError, PredictionError
 from spectro.files import printable
 from spectro.learn import description as descriptions
 from spectro.learn.description import EXPORT_FILE, Description
@@ -34,6 +34,7 @@ Pictures: TypeAlias = npt.NDArray[np.uint8]
 PACKAGE = {"openvino": "openvino", "onnx": "onnxruntime"}
 """The package of each engine but PyTorch, the fastest first."""
 EXPORTER = ("onnx", "onnxscript")
+IR_FILE = "model.xml"
 VARIABLE = "SPECTRO_ENGINE"
 
 
@@ -124,6 +125,7 @@ class OpenVinoEngine:
         import openvino
 
         kind = {"float32": openvino.Type.f32, "bfloat16": openvino.Type.bf16}[precision]
+        path = folder / IR_FILE if (folder / IR_FILE).exists() else folder / EXPORT_FILE
         settings = {
             "INFERENCE_PRECISION_HINT": kind,
             "INFERENCE_NUM_THREADS": threads(),
@@ -132,10 +134,12 @@ class OpenVinoEngine:
         # OpenVINO (2026.4) gives the thread that compiles another stack for signals, and puts the one before back when
         # the network goes. Where networks go in another order, that one has gone too, and the next signal is a crash.
         with ThreadPoolExecutor(1, "compiling") as apart:
-            network = apart.submit(openvino.Core().compile_model, folder / EXPORT_FILE, "CPU", settings).result()
+            network = apart.submit(openvino.Core().compile_model, path, "CPU", settings).result()
         self._request = network.create_infer_request()
         self._lock = threading.Lock()
-        self.name = f"openvino {openvino.__version__.split('-')[0]}, {precision}"
+        used = network.get_property("INFERENCE_PRECISION_HINT")
+        kinds = {openvino.Type.f32: "float32", openvino.Type.bf16: "bfloat16"}
+        self.name = f"openvino {openvino.__version__.split('-')[0]}, {kinds.get(used, used)}"
 
     def scores(self, pictures: Pictures) -> Scores:
         """Score a batch of pictures, uint8 of shape (pictures, 1 or 3, height, width)."""
@@ -165,11 +169,11 @@ def make(
         CheckpointError: the folder holds no checkpoint that can be used.
         PredictionError: the engine is not installed, or cannot do what is asked.
     """
-    wanted = os.environ.get(VARIABLE, "auto") if engine == "auto" else engine
+    wanted = os.environ.get(VARIABLE) or "auto" if engine == "auto" else engine
     if wanted not in ("auto", "torch", *PACKAGE):
         raise PredictionError(f"there is no engine {wanted!r}; there are auto, torch, {', '.join(PACKAGE)}")
     if isinstance(checkpoint, Description):
-        if wanted not in ("auto", "torch"):
+        if engine not in ("auto", "torch"):
             raise PredictionError(f"engine {wanted} computes checkpoints that lie in a folder")
         return checkpoint, TorchEngine(checkpoint, device, precision)
     folder = Path(checkpoint)
@@ -184,12 +188,13 @@ def make(
         raise PredictionError(f"engine {wanted} computes on the processor, not on {device!r}; take --engine torch")
     if wanted == "onnx" and precision != "float32":
         raise PredictionError(f"engine onnx computes in float32, not in {precision}; take openvino or torch")
-    exported = folder
-    if not (folder / EXPORT_FILE).exists():
-        from spectro.predict.export import kept
-
-        exported = kept(folder)
-    return about, OnnxEngine(exported) if wanted == "onnx" else OpenVinoEngine(exported, precision)
+    exported = _exported(folder)
+    try:
+        return about, OnnxEngine(exported) if wanted == "onnx" else OpenVinoEngine(exported, precision)
+    except Exception as error:
+        raise CheckpointError(
+            f"{printable(exported)}: cannot be computed by {wanted} ({_first_line(error)}); export it again"
+        ) from error
 
 
 def batch(pictures: Sequence[Image]) -> Pictures:
@@ -217,25 +222,34 @@ def _torch(folder: Path, device: str | None, precision: Precision) -> tuple[Desc
     return loaded, TorchEngine(loaded, device, precision)
 
 
+def _exported(folder: Path) -> Path:
+    """Return the folder of a checkpoint's export: itself, or one in the cache."""
+    if descriptions.is_export(folder):
+        return folder
+    from spectro.predict.export import kept
+
+    return kept(folder)
+
+
 def _fastest(folder: Path, device: str | None, precision: Precision) -> str:
     """Return the fastest engine that can compute a checkpoint here."""
-    exported = (folder / EXPORT_FILE).exists()
-    if not exported and (device not in (None, "cpu") or (_has_gpu() and device is None)):
+    possible = [name for name in PACKAGE if installed(name) and (name == "openvino" or precision == "float32")]
+    if descriptions.is_export(folder):
+        return possible[0] if possible else "openvino"  # which says what is to be installed
+    if not possible or device not in (None, "cpu") or (device is None and _has_gpu()):
         return "torch"
-    for engine in PACKAGE:
-        if not installed(engine) or (engine == "onnx" and precision != "float32"):
-            continue
-        if exported:
-            return engine
-        from spectro.predict.export import ExportError, kept
+    from spectro.predict.export import ExportError
 
-        try:
-            kept(folder)
-        except ExportError as error:
-            print(f"{printable(folder)}: {error}; PyTorch computes it", file=sys.stderr)
-            return "torch"
-        return engine
-    return "torch"
+    try:
+        _exported(folder)
+    except ExportError as error:
+        print(f"{printable(folder)}: {error}; PyTorch computes it, and --engine torch does not try", file=sys.stderr)
+        return "torch"
+    return possible[0]
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _has_gpu() -> bool:

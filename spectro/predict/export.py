@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from importlib.metadata import version
 from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,10 +25,20 @@ import numpy as np
 import soxr
 
 from spectro.errors import PredictionError
-from spectro.files import printable, write_json
+from spectro.files import fingerprint, printable, write_json
 from spectro.learn import description as descriptions
 from spectro.learn.description import CARD_FILE, DESCRIPTION_FILE, EXPORT_FILE
-from spectro.predict.engines import EXPORTER, PACKAGE, Engine, OnnxEngine, OpenVinoEngine, TorchEngine, batch, installed
+from spectro.predict.engines import (
+    EXPORTER,
+    IR_FILE,
+    PACKAGE,
+    Engine,
+    OnnxEngine,
+    OpenVinoEngine,
+    TorchEngine,
+    batch,
+    installed,
+)
 from spectro.predict.predictor import default_checkpoint
 from spectro.signal import image, spectrogram
 from spectro.signal.spectrogram import Image, SpectrogramSpec
@@ -37,7 +48,7 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-4
 """How far probabilities may lie from PyTorch's, in float32."""
-IR_FILE = "model.xml"
+FILES = {EXPORT_FILE, IR_FILE, "model.bin", DESCRIPTION_FILE, CARD_FILE}
 BATCH = 32
 
 
@@ -72,9 +83,9 @@ class ExportSettings:
 
 def run(settings: ExportSettings) -> int:
     """Run the verb; returns its exit code."""
-    folder = settings.checkpoint or default_checkpoint()
+    folder = (settings.checkpoint or default_checkpoint()).resolve()
     out = settings.out or folder.with_name(f"{folder.name}-export")
-    if out.exists() and not ((out / EXPORT_FILE).exists() or (out.is_dir() and not any(out.iterdir()))):
+    if out.exists() and not _replaceable(out):
         raise PredictionError(f"{printable(out)}: is there, and no export; choose another --out")
     spec = descriptions.Description.from_dict(descriptions.read(folder), folder).spec
     pictures = _synthetic(spec) if settings.index is None else _rendered(settings.index, spec)
@@ -88,13 +99,25 @@ def run(settings: ExportSettings) -> int:
     return 0
 
 
-def export(folder: Path, out: Path, pictures: Sequence[Image]) -> dict[str, dict[str, Any]]:
+def _replaceable(out: Path) -> bool:
+    """Tell whether a folder holds nothing but an earlier export."""
+    if not out.is_dir():
+        return False
+    names = {path.name for path in out.iterdir()}
+    return names <= FILES and (not names or "export" in descriptions.read(out))
+
+
+def export(
+    folder: Path, out: Path, pictures: Sequence[Image], *, ir: bool = True, replace: bool = True
+) -> dict[str, dict[str, Any]]:
     """Export a checkpoint's network, and compare it with PyTorch.
 
     Args:
         folder: a checkpoint folder.
-        out: folder to write; there whole or not at all; an export that it holds is replaced.
+        out: folder to write; there whole or not at all.
         pictures: what is compared, uint8 arrays of shape `spec.shape`.
+        ir: write OpenVINO IR, too, where openvino is installed.
+        replace: replace an export that `out` holds; else it stays, whoever wrote it meanwhile.
 
     Returns:
         for each engine that is installed: `pictures`, the share of equal labels (`agreement`), and the largest
@@ -115,23 +138,32 @@ def export(folder: Path, out: Path, pictures: Sequence[Image]) -> dict[str, dict
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
         work = Path(name) / "export"
         work.mkdir()
-        _write_onnx(checkpoint, work / EXPORT_FILE)
-        shutil.copyfile(folder / CARD_FILE, work / CARD_FILE)
-        if installed("openvino"):
-            _write_ir(work)
-        found = _compare(checkpoint, work, pictures)
+        if (folder / CARD_FILE).exists():
+            shutil.copyfile(folder / CARD_FILE, work / CARD_FILE)
+        try:
+            _write_onnx(checkpoint, work / EXPORT_FILE)
+            if ir and installed("openvino"):
+                _write_ir(work)
+            found = _compare(checkpoint, work, pictures)
+        except ExportError:
+            raise
+        except Exception as error:  # the exporter and the runtimes raise errors of many kinds
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ExportError(f"{checkpoint.backbone} cannot be exported ({reason})") from error
         content = descriptions.read(folder) | {"export": {"of": descriptions.identity(folder), "compared": found}}
         write_json(work / DESCRIPTION_FILE, content)
-        if (out / EXPORT_FILE).exists():
+        if replace and out.exists():
             shutil.rmtree(out)
-        work.rename(out)
+        if replace or not out.exists():
+            work.rename(out)
     return found
 
 
 def kept(folder: Path) -> Path:
     """Return the folder of a checkpoint's export in the cache; made if it is not there.
 
-    The cache is `spectro` in XDG_CACHE_HOME, or in `.cache` in the home folder.
+    The cache is `spectro` in XDG_CACHE_HOME, or in `.cache` in the home folder. A checkpoint's export is made anew when
+    spectro, PyTorch or an engine has another version.
 
     Raises:
         CheckpointError: the folder holds no checkpoint.
@@ -139,7 +171,7 @@ def kept(folder: Path) -> Path:
     """
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spectro"
     try:
-        out = cache / descriptions.identity(folder)
+        out = cache / fingerprint([descriptions.identity(folder), _versions()])
     except FileNotFoundError as error:
         raise descriptions.missing(folder, Path(error.filename).name) from error
     if (out / EXPORT_FILE).exists():
@@ -147,11 +179,16 @@ def kept(folder: Path) -> Path:
     print(f"exporting {printable(folder)} for a faster engine, once, into {printable(out)}", file=sys.stderr)
     spec = descriptions.Description.from_dict(descriptions.read(folder), folder).spec
     try:
-        export(folder, out, list(islice(_synthetic(spec), BATCH)))
+        export(folder, out, list(islice(_synthetic(spec), BATCH)), ir=False, replace=False)
     except OSError as error:
         if not (out / EXPORT_FILE).exists():  # or another process was faster
             raise ExportError(f"{printable(out)}: cannot be written ({error.strerror or error})") from error
     return out
+
+
+def _versions() -> dict[str, str]:
+    packages = ["spectro", "torch", *(PACKAGE[name] for name in PACKAGE if installed(name))]
+    return {name: version(name) for name in packages}
 
 
 def _write_onnx(checkpoint: "Checkpoint", path: Path) -> None:
@@ -169,22 +206,18 @@ def _write_onnx(checkpoint: "Checkpoint", path: Path) -> None:
             return torch.softmax(self.net.head[-1](features) / checkpoint.temperature, dim=-1), features
 
     example = torch.zeros((2, *batch([np.zeros(checkpoint.spec.shape, np.uint8)]).shape[1:]), dtype=torch.uint8)
-    try:
-        with _quiet():
-            program = torch.onnx.export(
-                Answer().eval(),
-                (example,),
-                input_names=["pictures"],
-                output_names=["probabilities", "embeddings"],
-                dynamic_shapes={"pictures": {0: torch.export.Dim("batch")}},
-                dynamo=True,
-                verbose=False,
-            )
-            assert program is not None
-            program.save(path, external_data=False)
-    except Exception as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ExportError(f"{checkpoint.backbone} cannot be exported ({reason})") from error
+    with _quiet():
+        program = torch.onnx.export(
+            Answer().eval(),
+            (example,),
+            input_names=["pictures"],
+            output_names=["probabilities", "embeddings"],
+            dynamic_shapes={"pictures": {0: torch.export.Dim("batch")}},
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    program.save(path, external_data=False)
 
 
 def _write_ir(folder: Path) -> None:

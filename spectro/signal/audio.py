@@ -165,6 +165,8 @@ def trim(samples: Waveform, *, sample_rate: int, top_db: float) -> Waveform:
 
 def trim_bounds(samples: Waveform, *, sample_rate: int, top_db: float) -> tuple[int, int]:
     """Return the first sample that `trim` keeps, and the first after those."""
+    if not len(samples):
+        return 0, 0
     window, hop = round(TRIM_WINDOW_S * sample_rate), round(TRIM_HOP_S * sample_rate)
     frames = np.lib.stride_tricks.sliding_window_view(np.pad(samples, window // 2), window)[::hop]
     power = np.einsum("ij,ij->i", frames, frames)

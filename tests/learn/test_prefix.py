@@ -1,13 +1,15 @@
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from timm.layers import DropPath
 from torch import nn
 
-from spectro.learn import datamodule
-from spectro.learn import finetune as finetuning
+from spectro.learn import classifier, datamodule
 from spectro.learn.backbones import Plan, SpectrogramNet, trainable
 from spectro.learn.classifier import TrainingSettings
 from spectro.learn.finetune import finetune
@@ -56,9 +58,34 @@ def test_what_is_frozen_for_a_time_or_cannot_be_traced_is_refused() -> None:
         FrozenPrefix(make("lstm"), "head")
 
 
-@pytest.mark.parametrize("plan", ["head", "last-block"])
+def test_a_backbone_that_is_random_in_training_is_refused() -> None:
+    net = make("convnext_atto")
+    FrozenPrefix(net, "head")
+    next(module for module in net.backbone.modules() if isinstance(module, nn.Dropout)).p = 0.1
+    with pytest.raises(ValueError, match="drops features at random"):
+        FrozenPrefix(net, "head")
+    deep = make("mobilenet")
+    deep.backbone.blocks[3][1].drop_path = DropPath(0.2)
+    with pytest.raises(ValueError, match="drops features at random"):
+        FrozenPrefix(deep, "last-block")
+
+
+def test_the_parts_have_the_kind_of_number_that_the_network_has() -> None:
+    net = make("resnet10t").to(torch.bfloat16)
+    parts = FrozenPrefix(net, "head")
+    with torch.no_grad():
+        assert torch.equal(parts.rest(parts.start(pictures())), net(pictures()))
+
+
+def refuse(*_: object) -> None:
+    raise ValueError
+
+
+@pytest.mark.parametrize(
+    ("plan", "options"), [("head", {"ema": 0.5, "balance": "prior"}), ("last-block", {"workers": 1, "copies": "one"})]
+)
 def test_training_ends_with_the_same_network_as_without(
-    world: World, tmp_path: Path, plan: Plan, monkeypatch: pytest.MonkeyPatch
+    world: World, tmp_path: Path, plan: Plan, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train = TrainingSettings(epochs=5, learning_rate=0.01, plan=plan, mixup=0.0)
     read = []
@@ -67,13 +94,13 @@ def test_training_ends_with_the_same_network_as_without(
 
     def run(name: str) -> tuple[dict[str, torch.Tensor], pd.DataFrame, int]:
         read.clear()
-        finetune(finetune_settings(world.images, tmp_path / name, train=train, mask=False))
+        finetune(finetune_settings(world.images, tmp_path / name, train=train, mask=False, **options))
         return load_file(tmp_path / name / "model.safetensors"), pd.read_csv(tmp_path / name / "curves.csv"), len(read)
 
     fast, fast_curves, fast_read = run("fast")
-    monkeypatch.setattr(finetuning, "_prefix", lambda *_: None)
+    monkeypatch.setattr(classifier, "FrozenPrefix", refuse)
     slow, slow_curves, slow_read = run("slow")
-    assert fast_read < 0.6 * slow_read
+    assert options.get("workers") or fast_read < 0.6 * slow_read  # workers read elsewhere
     for name, value in slow.items():
         torch.testing.assert_close(fast[name], value, rtol=1e-3, atol=1e-4)
     figures = ["train_loss", "valid_loss", "valid_uar"]
@@ -90,18 +117,32 @@ def test_training_ends_with_the_same_network_as_without(
         (TrainingSettings(plan="all", mixup=0.0), False),
     ],
 )
-def test_pictures_that_are_altered_or_layers_that_move_are_computed_anew(train: TrainingSettings, mask: bool) -> None:
-    settings = finetune_settings(Path("images"), Path("out"), train=train, mask=mask)
-    assert finetuning._prefix(settings, make("test_efficientnet")) is None
+def test_pictures_that_are_altered_or_layers_that_move_are_computed_anew(
+    world: World, tmp_path: Path, train: TrainingSettings, mask: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(datamodule.PictureDataModule, "remember", never)
+    finetune(finetune_settings(world.images, tmp_path / "run", train=replace(train, epochs=2), mask=mask))
 
 
-def test_what_does_not_fit_into_memory_is_not_kept(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_does_not_fit_into_memory_or_does_not_pay_is_not_kept(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
     data = datamodule.PictureDataModule(world.images, batch_size=4)
-    monkeypatch.setattr(datamodule, "MEMORY_SHARE", 0.0)
-    data.remember(lambda some: (some.float(),))
-    assert isinstance(next(iter(data.val_dataloader()))[0], torch.Tensor)
-    monkeypatch.setattr(datamodule, "MEMORY_SHARE", 0.25)
-    data.remember(lambda some: (some.float() + 1, some[:, 0, 0].clone()))
+
+    def kept(compute: Callable[[torch.Tensor], tuple[object, ...]], epochs: int = 9) -> bool:
+        data.remember(compute, epochs)  # type: ignore[arg-type]
+        return not isinstance(next(iter(data.val_dataloader()))[0], torch.Tensor)
+
+    assert not kept(lambda some: (some.float(), 3))
+    assert not kept(lambda some: (some.float().reshape(-1, 2),))
+    assert not kept(lambda some: (some.float(),), epochs=1)
+    with monkeypatch.context() as patch:
+        patch.setattr(datamodule, "MEMORY_SHARE", 0.0)
+        assert not kept(lambda some: (some.float(),))
+    assert kept(lambda some: (some.float() + 1, some[:, 0, 0].clone()))
     given, targets = next(iter(data.val_dataloader()))
     data.forget()
     plain, same_targets = next(iter(data.val_dataloader()))

@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,7 @@ def exported(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("SPECTRO_ENGINE")
+    monkeypatch.setattr(engines, "_has_gpu", lambda: False)
     return tmp_path / "cache/spectro"
 
 
@@ -99,7 +101,7 @@ def test_the_fastest_is_taken_and_its_export_made_once(
     assert first.engine.name.startswith("openvino")
     assert "exporting" in capsys.readouterr().err
     (kept,) = cache.iterdir()
-    assert kept.name == identity(world.checkpoint)
+    assert not (kept / "model.xml").exists()
     before = (kept / EXPORT_FILE).stat().st_mtime_ns
     again = Predictor(world.checkpoint, engine="onnx")
     assert (kept / EXPORT_FILE).stat().st_mtime_ns == before and not capsys.readouterr().err
@@ -173,12 +175,39 @@ def test_an_explanation_needs_the_checkpoint(world: World, exported: Path, cache
         explain(Predictor(exported, engine="onnx"), clip)
 
 
-def test_an_export_is_not_written_over_something_else(world: World, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["letter.txt", "model.onnx"])
+def test_an_export_is_not_written_over_something_else(world: World, tmp_path: Path, name: str) -> None:
     (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/letter.txt").write_text("dear")
+    (tmp_path / "mine" / name).write_text("dear")
     arguments = ["--checkpoint", str(world.checkpoint), "--out", str(tmp_path / "mine")]
     assert main(["export", *arguments]) == 2
-    assert (tmp_path / "mine/letter.txt").read_text() == "dear"
+    assert (tmp_path / "mine" / name).read_text() == "dear"
+
+
+def test_an_export_is_replaced_unless_another_process_was_faster(exported: Path, world: World, tmp_path: Path) -> None:
+    shutil.copytree(exported, tmp_path / "out")
+    (tmp_path / "out/card.md").write_text("of before")
+    export.export(world.checkpoint, tmp_path / "out", pictures(2), ir=False, replace=False)
+    assert (tmp_path / "out/card.md").read_text() == "of before"
+    export.export(world.checkpoint, tmp_path / "out", pictures(2), ir=False)
+    assert (tmp_path / "out/card.md").read_text() == (world.checkpoint / "card.md").read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_weights_come_before_an_export_that_lies_beside_them(world: World, exported: Path, tmp_path: Path) -> None:
+    shutil.copytree(world.checkpoint, tmp_path / "net", ignore=shutil.ignore_patterns("training"))
+    before = identity(tmp_path / "net")
+    (tmp_path / "net/model.onnx").write_bytes(b"of another network")
+    assert identity(tmp_path / "net") == before
+    assert Predictor(tmp_path / "net").engine.name.startswith("torch")
+
+
+@pytest.mark.parametrize("engine", ["onnx", "openvino"])
+def test_a_damaged_export_is_refused(exported: Path, tmp_path: Path, engine: engines.EngineName) -> None:
+    shutil.copytree(exported, tmp_path / "net", ignore=shutil.ignore_patterns("model.xml", "model.bin"))
+    (tmp_path / "net/model.onnx").write_bytes((exported / "model.onnx").read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match=rf"net: cannot be computed by {engine} \(.*; export it again"):
+        Predictor(tmp_path / "net", engine=engine)
 
 
 def test_a_folder_is_classified_without_torch(exported: Path, world: World, tmp_path: Path) -> None:
