@@ -231,7 +231,7 @@ def main() -> None:
         parser.add_argument(f"--{what}", action="store_true")
     given = parser.parse_args()
     every = sorted(given.source.rglob("*.wav"))
-    clips = every[:: max(1, len(every) // given.clips)][: given.clips]
+    clips = every[:: max(1, len(every) // max(128, given.clips))][: max(128, given.clips)]
     with tempfile.TemporaryDirectory() as name:
         folder = given.checkpoint or default_checkpoint()
         if given.backbone:

@@ -4,15 +4,17 @@ python benchmarks/training.py RENDERING                # Lightning, PNGs, maskin
 python benchmarks/training.py RENDERING --stages       # the same, part by part
 python benchmarks/training.py RENDERING --prefix       # frozen layers computed once for each picture, and every time
 
-RENDERING is a folder that `spectro render` wrote. The bare loop has the same network, precision, batch, loss, optimiser
-and schedule, and its pictures as tensors in memory; it runs in turns with the epochs of `spectro finetune`.
+RENDERING is a folder that `spectro render` wrote. The bare loop has the same network, precision, batch, loss and
+optimiser, and its pictures as tensors in memory; it runs in turns with the epochs of `spectro finetune`.
 """
 
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from spectro.learn import classifier
 from spectro.learn import finetune as finetuning
 from spectro.learn.backbones import SpectrogramNet
 from spectro.learn.classifier import Classifier, TrainingSettings
@@ -41,7 +44,13 @@ class Bare:
         self._net = SpectrogramNet(settings.backbone, len(data.labels)).to(memory_format=torch.channels_last)
         loader = iter(data.calibration_dataloader())
         self._batches = [next(loader) for _ in range(steps)]
-        self._optimiser = torch.optim.AdamW(self._net.parameters(), lr=settings.train.learning_rate)
+        weights = [one for one in self._net.parameters() if one.ndim > 1]
+        others = [one for one in self._net.parameters() if one.ndim <= 1]
+        groups = [
+            {"params": weights, "weight_decay": settings.train.weight_decay},
+            {"params": others, "weight_decay": 0},
+        ]
+        self._optimiser = torch.optim.AdamW(groups, lr=settings.train.learning_rate)
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(self._optimiser, settings.train.learning_rate, 100_000)
         self._loss = torch.nn.CrossEntropyLoss(label_smoothing=settings.train.label_smoothing)
 
@@ -125,25 +134,31 @@ def stages(settings: FinetuneSettings, steps: int, rounds: int) -> dict[str, Any
     }
 
 
-def prefix(settings: FinetuneSettings, rounds: int) -> dict[str, Any]:
-    """Train with plans that freeze a start, with and without computing it once for each picture."""
-    kept, found = finetuning._prefix, {}
+def refuse(*_: object) -> None:
+    """Stand for a network that cannot be divided."""
+    raise ValueError
+
+
+def prefix(settings: FinetuneSettings, epochs: int, rounds: int) -> dict[str, Any]:
+    """Train with plans that freeze a start, with and without computing it once for each picture, in turns."""
+    divide, found = classifier.FrozenPrefix, {}
     for plan in ("head", "last-block"):
-        train = replace(settings.train, plan=plan, mixup=0.0, epochs=rounds)
-        taken: dict[str, float] = {}
-        for name in ("once", "every time"):
-            finetuning._prefix = kept if name == "once" else lambda *_: None
-            with tempfile.TemporaryDirectory() as out:
-                one = replace(settings, train=train, mask=False, out=Path(out) / "run")
-                started = time.perf_counter()
-                finetuning.finetune(one)
-                taken[name] = round(time.perf_counter() - started, 1)
+        train = replace(settings.train, plan=plan, mixup=0.0, epochs=epochs)
+        taken: dict[str, list[float]] = {"once": [], "every epoch": []}
+        for _ in range(rounds):
+            for name, seconds in taken.items():
+                classifier.FrozenPrefix = divide if name == "once" else refuse  # type: ignore[assignment,misc]
+                with tempfile.TemporaryDirectory() as out:
+                    started = time.perf_counter()
+                    finetuning.finetune(replace(settings, train=train, mask=False, out=Path(out) / "run"))
+                    seconds.append(time.perf_counter() - started)
+        pairs = zip(taken["every epoch"], taken["once"], strict=True)
         found[plan] = {
-            "epochs": rounds,
-            "seconds": taken,
-            "times_as_fast": round(taken["every time"] / taken["once"], 2),
+            "epochs": epochs,
+            "seconds_of_the_whole_run": {name: [round(one, 1) for one in seconds] for name, seconds in taken.items()},
+            "times_as_fast": [round(slow / fast, 2) for slow, fast in pairs],
         }
-    finetuning._prefix = kept
+    classifier.FrozenPrefix = divide  # type: ignore[misc]
     return found
 
 
@@ -155,6 +170,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, default=5, help="with --prefix")
     parser.add_argument("--stages", action="store_true")
     parser.add_argument("--prefix", action="store_true")
     given = parser.parse_args()
@@ -168,7 +184,8 @@ def main() -> None:
             train=TrainingSettings(),
         )
         if given.prefix:
-            found = prefix(settings, given.rounds)
+            with redirect_stdout(sys.stderr):
+                found = prefix(settings, given.epochs, given.rounds)
         elif given.stages:
             found = stages(settings, given.steps, given.rounds)
         else:

@@ -1,7 +1,8 @@
 """Rendered pictures -> batches, split by a protocol.
 
-Pictures are read when they are needed; what is kept in memory is their names and labels. All that is random is drawn
-by the sampler from (seed, epoch), so that an epoch is the same whatever the number of workers and after a resumption.
+Pictures are read when they are needed; up to `KEPT_BYTES` of them stay in memory for the next epoch. All that is random
+is drawn by the sampler from (seed, epoch), so that an epoch is the same whatever the number of workers and after a
+resumption.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from spectro.errors import TrainingError
 from spectro.learn.masking import Masker, MaskingSettings
 from spectro.render import read_index
 from spectro.signal import image
-from spectro.signal.spectrogram import SpectrogramSpec
+from spectro.signal.spectrogram import Image, SpectrogramSpec
 
 Activations: TypeAlias = Sequence[torch.Tensor]
 Batch: TypeAlias = tuple[torch.Tensor | Activations, torch.Tensor]
@@ -31,6 +32,7 @@ Copies: TypeAlias = Literal["one", "all", "none"]
 Balance: TypeAlias = Literal["none", "sampling", "loss", "prior"]
 
 MEMORY_SHARE = 0.25
+KEPT_BYTES = 2**28
 
 
 class Draw(NamedTuple):
@@ -64,6 +66,7 @@ class PictureDataset(Dataset[tuple[torch.Tensor | Activations, int]]):
         self._images = rows["image"].to_numpy(dtype=bytes)
         self._targets = rows["target"].to_numpy(dtype=np.int64)
         self._masker, self._known = masker, known
+        self._read: dict[int, Image] = {}
 
     def __len__(self) -> int:
         return len(self._images)
@@ -73,11 +76,19 @@ class PictureDataset(Dataset[tuple[torch.Tensor | Activations, int]]):
         row, seed = draw if isinstance(draw, tuple) else (draw, None)
         if self._known is not None:
             return self._known[self._images[row].decode()], int(self._targets[row])
-        pixels = image.read(self._folder / self._images[row].decode(), self._spec).pixels
+        pixels = self._pixels(row)
         if self._masker is not None and seed is not None:
             pixels = self._masker(pixels, seed)
         planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
         return torch.from_numpy(np.array(planes, order="C")), int(self._targets[row])
+
+    def _pixels(self, row: int) -> Image:
+        pixels = self._read.get(row)
+        if pixels is None:
+            pixels = image.read(self._folder / self._images[row].decode(), self._spec).pixels
+            if (len(self._read) + 1) * pixels.nbytes <= KEPT_BYTES:
+                self._read[row] = pixels
+        return pixels
 
 
 class ClipSampler(Sampler[Draw]):

@@ -31,8 +31,8 @@ EngineName: TypeAlias = Literal["auto", "torch", "onnx", "openvino"]
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 Pictures: TypeAlias = npt.NDArray[np.uint8]
 
-PACKAGE = {"openvino": "openvino", "onnx": "onnxruntime"}
-"""The package of each engine but PyTorch, the fastest first."""
+PACKAGE = {"onnx": "onnxruntime", "openvino": "openvino"}
+"""The package of each engine but PyTorch, the fastest in float32 first (benchmarks/README.md)."""
 EXPORTER = ("onnx", "onnxscript")
 IR_FILE = "model.xml"
 VARIABLE = "SPECTRO_ENGINE"

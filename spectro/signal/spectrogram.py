@@ -25,6 +25,7 @@ Image: TypeAlias = npt.NDArray[np.uint8]
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 
 POWER_FLOOR = 1e-10  # the quietest mel power that is told apart, -100 dB; librosa's `amin`
+FRAMES_TOGETHER = 64  # transformed at a time; memory of larger arrays is fetched from the system anew each time
 DELTA_WIDTH = 9  # frames; librosa's default
 DELTA_RANGES = (
     0.05,
@@ -257,8 +258,11 @@ def log_mel(samples: Waveform, spec: SpectrogramSpec, win_length: int | None = N
     padded = np.pad(padded, (0, max(0, spec.n_fft - len(padded))))
     frames = np.lib.stride_tricks.sliding_window_view(padded, spec.n_fft)[:: spec.hop_length]
     frames = frames[: 1 + len(samples) // spec.hop_length]
-    spectrum = scipy.fft.rfft((frames * window).T, axis=0)  # along columns, as the product below reads it
-    power = spectrum.real**2 + spectrum.imag**2
+    power = np.empty((1 + spec.n_fft // 2, len(frames)), np.float32)
+    for start in range(0, len(frames), FRAMES_TOGETHER):
+        some = slice(start, start + FRAMES_TOGETHER)
+        spectrum = scipy.fft.rfft((frames[some] * window).T, axis=0)
+        power[:, some] = spectrum.real**2 + spectrum.imag**2
     mel = _sparse_filterbank(spec) @ power
     decibels: FloatArray = 10 * np.log10(np.maximum(mel, np.float32(POWER_FLOOR)))
     return decibels

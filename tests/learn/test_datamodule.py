@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from spectro.errors import CorpusError, TrainingError
+from spectro.learn import datamodule
 from spectro.learn.backbones import SpectrogramNet
 from spectro.learn.classifier import Classifier, TrainingSettings
 from spectro.learn.datamodule import ClipSampler, PictureDataModule
@@ -111,3 +112,19 @@ def test_the_index_is_all_that_is_read_before_training(world: World, monkeypatch
     data = PictureDataModule(Path(world.images), batch_size=8)
     assert len(read_index(world.images)[0]) > len(data.rows["test"]) > 0
     data.train_dataloader()
+
+
+def test_a_picture_is_read_once_while_there_is_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = PictureDataModule(world.images, batch_size=4)
+    read = []
+    original = datamodule.image.read
+    monkeypatch.setattr(datamodule.image, "read", lambda *given: read.append(given) or original(*given))
+    loader = data.val_dataloader()
+    first, count = [pictures for pictures, _targets in loader], len(read)
+    assert count == len(data.rows["valid"])
+    second = [pictures for pictures, _targets in loader]
+    assert len(read) == count and all(torch.equal(*pair) for pair in zip(first, second, strict=True))
+    monkeypatch.setattr(datamodule, "KEPT_BYTES", 2 * first[0][0].nbytes)
+    loader = data.val_dataloader()
+    list(loader), list(loader)
+    assert len(read) == count + 2 * count - 2

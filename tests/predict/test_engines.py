@@ -98,16 +98,17 @@ def test_the_fastest_is_taken_and_its_export_made_once(
     world: World, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = Predictor(world.checkpoint)
-    assert first.engine.name.startswith("openvino")
+    assert first.engine.name.startswith("onnxruntime")
     assert "exporting" in capsys.readouterr().err
     (kept,) = cache.iterdir()
     assert not (kept / "model.xml").exists()
     before = (kept / EXPORT_FILE).stat().st_mtime_ns
-    again = Predictor(world.checkpoint, engine="onnx")
+    again = Predictor(world.checkpoint, precision="bfloat16")
+    assert again.engine.name.startswith("openvino")
     assert (kept / EXPORT_FILE).stat().st_mtime_ns == before and not capsys.readouterr().err
     ours = Predictor(world.checkpoint, engine="torch").scores(pictures(2)).probabilities
-    for other in (first, again):
-        np.testing.assert_allclose(other.scores(pictures(2)).probabilities, ours, atol=export.TOLERANCE)
+    np.testing.assert_allclose(first.scores(pictures(2)).probabilities, ours, atol=export.TOLERANCE)
+    np.testing.assert_allclose(again.scores(pictures(2)).probabilities, ours, atol=0.05)
 
 
 def test_torch_is_taken_where_the_network_cannot_be_exported(
