@@ -58,7 +58,15 @@ class Outcome:
 
 
 def draw_clips(jobs: list[Job], recipe: Recipe) -> list[list[Outcome]]:
-    """Draw some clips, each with its copies, or find them drawn."""
+    """Draw some clips, each with its copies, or find them drawn.
+
+    Args:
+        jobs: the clips.
+        recipe: how they are drawn.
+
+    Returns:
+        for each clip, what became of its untouched copy and of each other; of one that cannot be read, one error.
+    """
     return [_draw_clip(job, recipe) for job in jobs]
 
 
