@@ -43,7 +43,8 @@ class PredictSettings:
         batch_size: pictures that the network takes at a time.
         device: cpu, cuda, ...; null takes a GPU where there is one.
         engine: what computes the network: torch, onnx or openvino (extras), or auto for the fastest that is installed.
-        precision: float32, or bfloat16 for more speed and less exact probabilities (torch, openvino).
+        precision: float32, or bfloat16 for more speed and less exact probabilities, but for close calls (torch,
+            openvino).
         max_duration_s: recordings longer than this are refused, in seconds.
         min_margin: the answer is `unsure` where the two most likely labels' probabilities are nearer than this, 0 to 1.
         embeddings: add a column embedding, what the network's last layer reads; not for .csv.

@@ -46,7 +46,8 @@ class ListenSettings:
         min_margin: the answer is `unsure` where the two most likely labels' probabilities are nearer than this, 0 to 1.
         device: cpu, cuda, ...; null takes a GPU where there is one.
         engine: what computes the network: torch, onnx or openvino (extras), or auto for the fastest that is installed.
-        precision: float32, or bfloat16 for more speed and less exact probabilities (torch, openvino).
+        precision: float32, or bfloat16 for more speed and less exact probabilities, but for close calls (torch,
+            openvino).
     """
 
     source: Literal["microphone", "stdin"] = "microphone"

@@ -55,7 +55,7 @@ class Predictor:
         device: `cpu`, `cuda`, ...; None takes a GPU where there is one.
         engine: what computes the network: `torch`, `onnx`, `openvino`, or `auto` for the fastest that is installed (or
             what the environment's SPECTRO_ENGINE names). `predictor.engine.name` says which it is.
-        precision: `float32`, or `bfloat16` for more speed and less exact probabilities.
+        precision: `float32`, or `bfloat16` for more speed and less exact probabilities, but for close calls.
         max_duration_s: recordings longer than this are refused, in seconds; None for no limit. What is shown to the
             network is `checkpoint.spec.duration_s` long: the middle (or the start, as the spec says).
         min_margin: the answer is `unsure` where the two most likely labels' probabilities are nearer than this, 0 to 1.
@@ -218,7 +218,7 @@ def load(
         checkpoint: its folder; None for the shipped default.
         device: `cpu`, `cuda`, ...; None takes a GPU where there is one.
         engine: `torch`, `onnx`, `openvino`, or `auto`: see `Predictor`.
-        precision: `float32`, or `bfloat16` for more speed and less exact probabilities.
+        precision: `float32`, or `bfloat16` for more speed and less exact probabilities, but for close calls.
 
     Raises:
         CheckpointError: there is no checkpoint that can be used.

@@ -38,7 +38,8 @@ class TimelineSettings:
         batch_size: pictures that the network takes at a time.
         device: cpu, cuda, ...; null takes a GPU where there is one.
         engine: what computes the network: torch, onnx or openvino (extras), or auto for the fastest that is installed.
-        precision: float32, or bfloat16 for more speed and less exact probabilities (torch, openvino).
+        precision: float32, or bfloat16 for more speed and less exact probabilities, but for close calls (torch,
+            openvino).
     """
 
     inputs: list[str] = field(default_factory=list)

@@ -40,7 +40,8 @@ class ServeSettings:
         stop_s: time that requests have to end when the service is told to stop, in seconds.
         device: cpu, cuda, ...; null takes a GPU where there is one.
         engine: what computes the network: torch, onnx or openvino (extras), or auto for the fastest that is installed.
-        precision: float32, or bfloat16 for more speed and less exact probabilities (torch, openvino).
+        precision: float32, or bfloat16 for more speed and less exact probabilities, but for close calls (torch,
+            openvino).
     """
 
     checkpoint: Path | None = None

@@ -100,7 +100,7 @@ def read(
 
 def check_values(samples: npt.NDArray[np.float32], where: str) -> float:
     """Return the peak; raise AudioError, beginning with `where`, if it is not finite, or too large to be squared."""
-    largest = float(np.abs(samples).max(initial=0.0))
+    largest = float(np.maximum(samples.max(initial=0.0), -samples.min(initial=0.0)))
     if not math.isfinite(largest):
         raise AudioError(f"{where}: holds NaN or infinite samples; export it again from its source")
     if largest > MAX_VALUE:
@@ -195,13 +195,16 @@ def opened(source: Source, *, max_duration_s: float | None) -> Iterator[soundfil
         AudioError: the recording cannot be opened or read, or its header contradicts itself.
     """
     name = name_of(source)
-    if isinstance(source, str | os.PathLike):
-        _check_readable(Path(source), name)
+    path = Path(source) if isinstance(source, str | os.PathLike) else None
+    if path is not None:
+        _check_file(path, name)
     try:
         with soundfile.SoundFile(_for_libsndfile(source)) as file:
             _check_header(file, name, max_duration_s)
             yield file
     except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError, MemoryError) as error:
+        if path is not None:
+            _check_file(path, name, opens=True)  # libsndfile calls all that the system refuses a "System error"
         reason = re.sub(r"^Error opening .*[>']: ", "", str(error)).rstrip(".")
         raise AudioFormatError(
             f"{name}: is not a recording that can be read ({reason or type(error).__name__})"
@@ -232,7 +235,7 @@ def read_block(file: soundfile.SoundFile, frames: int) -> Waveform:
     return block
 
 
-def _check_readable(path: Path, name: str) -> None:
+def _check_file(path: Path, name: str, *, opens: bool = False) -> None:
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
@@ -242,7 +245,8 @@ def _check_readable(path: Path, name: str) -> None:
             raise AudioError(f"{name}: is not a regular file")
         if status.st_size == 0:
             raise AudioError(f"{name}: is empty (0 bytes)")
-        path.open("rb").close()
+        if opens:
+            path.open("rb").close()
     except (OSError, ValueError) as error:
         broken_link = isinstance(error, FileNotFoundError) and path.is_symlink()
         reason = "broken link" if broken_link else getattr(error, "strerror", None) or str(error)

@@ -5,13 +5,12 @@ be checked before it is believed. One channel is stored as gray, a colour map as
 several times as fast as RGB), other pictures as RGB.
 
 The PNGs are written here, and not by Pillow, which tries five filters for each row: that takes as long as all the rest
-of drawing. Neighbouring bands are alike, so each row is stored as its difference from the one above, and no matches but
-runs are searched for; the files are smaller than Pillow's, too.
+of drawing. Neighbouring bands are alike, so each row is stored as its difference from the one above, and ISA-L deflates
+that in a third of zlib's time; the files are smaller than Pillow's, too.
 """
 
 import os
 import struct
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import BinaryIO
 
 import numpy as np
 import PIL.Image
+from isal import isal_zlib
 
 from spectro.errors import ImageError, ImageFormatError
 from spectro.files import printable
@@ -66,12 +66,11 @@ def encode(pixels: Image, spec: SpectrogramSpec, clip_id: str, **text: str) -> b
     filtered = np.full((height, 1 + rows.shape[1]), UP, np.uint8)
     filtered[0, 1:] = rows[0]
     np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
-    deflate = zlib.compressobj(1, strategy=zlib.Z_RLE)
     chunks = [
         _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0)),
         *(_text_chunk(PREFIX + key, value) for key, value in entries.items()),
         *([] if colours is None else [_chunk(b"PLTE", colours.tobytes())]),
-        _chunk(b"IDAT", deflate.compress(filtered.data) + deflate.flush()),
+        _chunk(b"IDAT", isal_zlib.compress(filtered.data, 1)),
         _chunk(b"IEND", b""),
     ]
     return SIGNATURE + b"".join(chunks)
@@ -140,7 +139,8 @@ def _check(pixels: Image, text: Mapping[str, str], spec: SpectrogramSpec, name: 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:
     """Return a chunk of a PNG (ISO/IEC 15948, 5.3)."""
-    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(content, zlib.crc32(kind)))
+    check = isal_zlib.crc32(content, isal_zlib.crc32(kind))
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", check)
 
 
 def _text_chunk(key: str, value: str) -> bytes:

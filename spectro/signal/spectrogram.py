@@ -254,18 +254,18 @@ def log_mel(samples: Waveform, spec: SpectrogramSpec, win_length: int | None = N
         float32 array of shape (mel bands, 1 + samples // hop_length), lowest band first.
     """
     window = _window(spec.n_fft, win_length or spec.win_length)
-    padded = np.pad(samples.astype(np.float32, copy=False), spec.n_fft // 2)
-    padded = np.pad(padded, (0, max(0, spec.n_fft - len(padded))))
+    padded = np.zeros(len(samples) + spec.n_fft, np.float32)
+    padded[spec.n_fft // 2 :][: len(samples)] = samples
     frames = np.lib.stride_tricks.sliding_window_view(padded, spec.n_fft)[:: spec.hop_length]
-    frames = frames[: 1 + len(samples) // spec.hop_length]
-    power = np.empty((1 + spec.n_fft // 2, len(frames)), np.float32)
+    mel = np.empty((spec.height, len(frames)), np.float32)
     for start in range(0, len(frames), FRAMES_TOGETHER):
         some = slice(start, start + FRAMES_TOGETHER)
         spectrum = scipy.fft.rfft((frames[some] * window).T, axis=0)
-        power[:, some] = spectrum.real**2 + spectrum.imag**2
-    mel = _sparse_filterbank(spec) @ power
-    decibels: FloatArray = 10 * np.log10(np.maximum(mel, np.float32(POWER_FLOOR)))
-    return decibels
+        parts = spectrum.view(np.float32)  # real and imaginary parts in turns: squared and weighted in one piece
+        weighted = _sparse_filterbank(spec) @ np.square(parts, out=parts)
+        np.add(weighted[:, ::2], weighted[:, 1::2], out=mel[:, some])
+    decibels: FloatArray = np.log10(np.maximum(mel, np.float32(POWER_FLOOR), out=mel), out=mel)
+    return np.multiply(decibels, 10, out=decibels)
 
 
 @lru_cache(maxsize=16)
@@ -352,7 +352,9 @@ def _fill(plane: Image, spec: SpectrogramSpec) -> Image:
     """Turn the lowest band downwards and put the frames into the full width."""
     missing = spec.width - plane.shape[1]
     before = _before(missing, spec)
-    return np.pad(plane[::-1], ((0, 0), (before, missing - before)))
+    filled = np.zeros((spec.height, spec.width), np.uint8)
+    filled[:, before : before + plane.shape[1]] = plane[::-1]
+    return filled
 
 
 @lru_cache(maxsize=16)

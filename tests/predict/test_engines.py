@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import pytest
 import torch
@@ -19,6 +20,7 @@ from spectro.learn.description import EXPORT_FILE, identity
 from spectro.predict import engines, export
 from spectro.predict.explain import explain
 from spectro.predict.predictor import Predictor
+from spectro.predict.rows import Scores
 from spectro.signal.spectrogram import Image
 from tests.conftest import SMALL, World, WriteWav
 
@@ -157,7 +159,8 @@ for _ in range(3):
     subprocess.run([sys.executable, "-c", program, str(exported)], check=True)
 
 
-def test_bfloat16_gives_nearly_the_same(world: World, exported: Path) -> None:
+def test_bfloat16_gives_nearly_the_same(world: World, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engines, "CLOSE_CALL", 0.0)
     exact = Predictor(world.checkpoint, engine="torch").scores(pictures(8)).probabilities
     rough = Predictor(world.checkpoint, engine="torch", precision="bfloat16")
     assert rough.engine.name.endswith("bfloat16")
@@ -166,6 +169,26 @@ def test_bfloat16_gives_nearly_the_same(world: World, exported: Path) -> None:
     assert np.abs(found - exact).max() > 1e-5  # or it was not computed so
     fast = Predictor(exported, engine="openvino", precision="bfloat16")  # float32, where the processor has no other
     np.testing.assert_allclose(fast.scores(pictures(8)).probabilities, exact, atol=0.05)
+
+
+def test_close_calls_are_told_apart_exactly() -> None:
+    chances = np.array([[0.5, 0.31, 0.19], [0.1, 0.3, 0.6], [0.2, 0.39, 0.41]])
+    asked: list[list[int]] = []
+
+    def exact(some: npt.NDArray[np.uint8]) -> Scores:
+        asked.append(some[:, 0, 0, 0].tolist())
+        return Scores(np.tile([0.0, 1.0, 0.0], (len(some), 1)), np.full((len(some), 2), 7, np.float32))
+
+    def rough(some: npt.NDArray[np.uint8]) -> Scores:
+        return Scores(chances[some[:, 0, 0, 0]], np.zeros((len(some), 2), np.float32))
+
+    some = np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1)
+    found = engines.settle(some, exact, rough)
+    assert asked == [[0, 2]]
+    assert found.probabilities.tolist() == [[0, 1, 0], chances[1].tolist(), [0, 1, 0]]
+    assert found.embeddings[:, 0].tolist() == [7, 0, 7]
+    assert engines.settle(some[1:2], exact, rough).probabilities.tolist() == [chances[1].tolist()]
+    assert len(asked) == 1
 
 
 def test_an_explanation_needs_the_checkpoint(world: World, exported: Path, cache: Path, wav: WriteWav) -> None:
