@@ -13,6 +13,7 @@ from spectro.corpora.splits import natural
 from spectro.learn.figures import Counts, Figures, Floats, confusion, figures
 
 LEVEL = 0.95
+BINS = 15
 
 
 def by_group(targets: Counts, predicted: Counts, groups: npt.NDArray[np.str_], labels: int) -> dict[str, Counts]:
@@ -92,6 +93,36 @@ def summarise(
         "speakers": {name: _short(one) for name, one in of_speaker.items()},
         "genders": {name: _short(one) for name, one in of_gender.items()},
         "confusion": matrix.tolist(),
+    }
+
+
+def calibration(chances: Floats, targets: Counts) -> dict[str, Any]:
+    """Return how far probabilities can be believed, as JSON values.
+
+    `ece` is the expected calibration error: the distance between confidence and accuracy, a mean over the `bins` of 15
+    equal ranges of confidence, by their clips (empty bins are left out); `nll` the negative log-likelihood in nats.
+
+    Args:
+        chances: float64 of shape (clips, labels).
+        targets: true labels' numbers, int64 of shape (clips,).
+
+    Source: Guo et al., On calibration of modern neural networks, ICML 2017, section 2.
+    """
+    confidence, right = chances.max(axis=1), chances.argmax(axis=1) == targets
+    places = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+    bins = [
+        {
+            "clips": int((places == place).sum()),
+            "confidence": round(float(confidence[places == place].mean()), 4),
+            "accuracy": round(float(right[places == place].mean()), 4),
+        }
+        for place in sorted(set(places.tolist()))
+    ]
+    likelihood = chances[np.arange(len(targets)), targets]
+    return {
+        "ece": round(sum(one["clips"] * abs(one["confidence"] - one["accuracy"]) for one in bins) / len(targets), 4),
+        "nll": round(float(-np.log(np.maximum(likelihood, 1e-12)).mean()), 4),
+        "bins": bins,
     }
 
 

@@ -12,8 +12,9 @@ import pandas as pd
 from spectro.corpora.splits import speaker_names
 from spectro.errors import AudioError
 from spectro.evaluate import plots
-from spectro.evaluate.metrics import summarise
+from spectro.evaluate.metrics import calibration, summarise
 from spectro.files import write_bytes, write_json
+from spectro.learn.figures import Counts, Floats
 
 METRICS_FILE, PREDICTIONS_FILE, RUN_FILE = "metrics.json", "predictions.csv", "run.json"
 TIMED = 20
@@ -34,12 +35,13 @@ def write_report(
     rounds: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Write `metrics.json`, `predictions.csv`, `confusion.png` and `recall.png`.
+    """Write `metrics.json`, `predictions.csv`, `confusion.png`, `recall.png`, and `reliability.png` of probabilities.
 
     Args:
         out: where to.
         conditions: under which the figures were had, as JSON values; `checkpoint`, `part`, `leak` and
-            `speakers_heard_in_training` are drawn into the pictures.
+            `speakers_heard_in_training` are drawn into the pictures. Of probabilities that a `temperature` has
+            calibrated, the report tells what they would be without it, too.
         predicted: what `told` returns, with `predicted` and, where the system gives them, `confidence` and
             `p_<label>`.
         labels: names of the labels, in order.
@@ -50,8 +52,9 @@ def write_report(
         the content of `metrics.json`.
     """
     numbers = {label: number for number, label in enumerate(labels)}
+    targets = np.array([numbers[label] for label in predicted["label"]], dtype=np.int64)
     report = conditions | summarise(
-        targets=np.array([numbers[label] for label in predicted["label"]], dtype=np.int64),
+        targets=targets,
         predicted=np.array([numbers[label] for label in predicted["predicted"]], dtype=np.int64),
         speakers=speaker_names(predicted).fillna("unknown").to_numpy(str),
         genders=predicted["gender"].fillna("").to_numpy(str),
@@ -59,11 +62,24 @@ def write_report(
         rounds=rounds,
         seed=seed,
     )
+    if f"p_{labels[0]}" in predicted:
+        chances = predicted[[f"p_{label}" for label in labels]].to_numpy(np.float64)
+        report["calibration"] = _calibrations(chances, targets, conditions.get("temperature"))
+        plots.reliability(report, out / "reliability.png")
     write_json(out / METRICS_FILE, report)
     write_bytes(out / PREDICTIONS_FILE, predicted.to_csv(index=False, float_format="%.6g").encode())
     plots.confusion(report, out / "confusion.png")
     plots.recall(report, out / "recall.png")
     return report
+
+
+def _calibrations(chances: Floats, targets: Counts, temperature: float | None) -> dict[str, Any]:
+    """Return the calibration of probabilities, and, where a temperature made them, of those before it."""
+    found = {"probabilities": calibration(chances, targets)}
+    if temperature is not None:
+        raw = np.maximum(chances, 1e-12) ** temperature
+        found["without_temperature"] = calibration(raw / raw.sum(axis=1, keepdims=True), targets)
+    return found
 
 
 def clip_ms(classify: Callable[[Path], Any], recordings: Iterable[str]) -> float | None:

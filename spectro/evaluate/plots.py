@@ -52,6 +52,27 @@ def recall(report: dict[str, Any], path: Path) -> None:
     _save(figure, path)
 
 
+def reliability(report: dict[str, Any], path: Path) -> None:
+    """Draw accuracy against confidence, after and before the temperature, over how many clips have that confidence."""
+    figure = Figure(figsize=(5, 5.5), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
+    upper.plot([0, 1], [0, 1], color="0.3", linewidth=1, linestyle=":", label="as sure as right")
+    told = {
+        "probabilities": ("probabilities", BLUE, "o-"),
+        "without_temperature": ("before the temperature", GRAY, "s--"),
+    }
+    for name, found in report["calibration"].items():
+        label, colour, line = told[name]
+        bins = {key: [one[key] for one in found["bins"]] for key in ("confidence", "accuracy", "clips")}
+        upper.plot(bins["confidence"], bins["accuracy"], line, color=colour, label=f"{label}: ECE {found['ece']:.3f}")
+        lower.plot(bins["confidence"], bins["clips"], line, color=colour)
+    upper.set(ylabel="accuracy", xlim=(0, 1), ylim=(0, 1), title=_title(report))
+    upper.legend(loc="lower right")
+    lower.set(xlabel="confidence", ylabel="clips")
+    lower.set_ylim(bottom=0)
+    _save(figure, path)
+
+
 def _title(report: dict[str, Any]) -> str:
     leaky = " (leaky)" if report["leak"] or report["speakers_heard_in_training"] else ""
     return f"{report['checkpoint']}, {report['part']}: UAR {report['uar']['value']:.3f}{leaky}"

@@ -22,7 +22,7 @@ from spectro.render import read_index
 class EvaluateSettings:
     """Measure a checkpoint on rendered pictures: UAR, WA, F1 with intervals, per label, speaker and gender.
 
-    Writes metrics.json, predictions.csv, confusion.png and recall.png.
+    Writes metrics.json, predictions.csv, confusion.png, recall.png and reliability.png.
 
     Args:
         checkpoint: a checkpoint folder; null for the shipped one.
@@ -84,7 +84,8 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     predicted = _predict(predictor, settings, clips)
     return write_report(
         out,
-        _describe(folder, checkpoint, clips, settings) | {"clip_ms": clip_ms(predictor.predict_wav, clips["path"])},
+        _describe(folder, checkpoint, clips, settings)
+        | {"clip_ms": clip_ms(predictor.predict_wav, clips["path"]), "temperature": checkpoint.temperature},
         predicted,
         predictor.labels,
         rounds=settings.rounds,
@@ -159,6 +160,8 @@ def run(settings: EvaluateSettings) -> int:
     for name in ("uar", "wa", "f1"):
         value, (low, high) = report[name]["value"], report[name]["interval"]
         print(f"  {name.upper():<4} {value:.3f}   95 % over speakers: {low:.3f} to {high:.3f}")
+    errors = {name: found["ece"] for name, found in report["calibration"].items()}
+    print("  ECE  {probabilities:.3f}   without the temperature {without_temperature:.3f}".format(**errors))
     for label, values in report["labels"].items():
         recall, precision = values["recall"]["value"], values["precision"]["value"]
         shown = "   -  " if recall is None else f"{recall:.3f}"
@@ -167,5 +170,5 @@ def run(settings: EvaluateSettings) -> int:
         print(f"these figures leak: {report['leak']}")
     elif report["speakers_heard_in_training"]:
         print(f"not new speakers: {', '.join(report['speakers_heard_in_training'])} were heard in training")
-    print(f"report in {settings.folder}: metrics.json, predictions.csv, confusion.png, recall.png")
+    print(f"report in {settings.folder}: metrics.json, predictions.csv, confusion.png, recall.png, reliability.png")
     return 0

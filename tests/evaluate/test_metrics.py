@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+import torch
 from sklearn import metrics as reference
+from torchmetrics.functional.classification import multiclass_calibration_error
 
-from spectro.evaluate.metrics import bootstrap, by_group, interval, summarise
+from spectro.evaluate.metrics import bootstrap, by_group, calibration, interval, summarise
 from spectro.learn.figures import confusion, figures
 
 LABELS = ("a", "b", "c", "d", "e")
@@ -78,3 +80,22 @@ def test_groups_have_their_own_recalls() -> None:
 def test_nothing_cannot_be_measured() -> None:
     with pytest.raises(ValueError, match="nothing to measure"):
         figures(np.zeros((2, 2), np.int64))
+
+
+def test_calibration_is_that_of_torchmetrics_and_scikit_learn() -> None:
+    targets = _clips()[0]
+    chances = np.random.default_rng(1).dirichlet(np.full(5, 0.4), len(targets))
+    chances[0] = [0, 1, 0, 0, 0]  # the last bin holds its upper edge
+    found = calibration(chances, targets)
+    ece = multiclass_calibration_error(torch.tensor(chances), torch.tensor(targets), num_classes=5, n_bins=15)
+    assert found["ece"] == pytest.approx(float(ece), abs=2e-4)
+    assert found["nll"] == pytest.approx(
+        reference.log_loss(targets, np.maximum(chances, 1e-12), labels=range(5)), abs=1e-3
+    )
+    assert sum(one["clips"] for one in found["bins"]) == len(targets)
+
+
+def test_probabilities_that_are_as_sure_as_they_are_right_have_no_error() -> None:
+    chances = np.tile([0.75, 0.25], (400, 1))
+    found = calibration(chances, np.repeat([0, 0, 0, 1], 100))
+    assert found["ece"] == 0 and found["bins"] == [{"clips": 400, "confidence": 0.75, "accuracy": 0.75}]

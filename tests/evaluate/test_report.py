@@ -2,15 +2,19 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
 from sklearn.metrics import recall_score
 
 from spectro.errors import EvaluationError
+from spectro.evaluate.metrics import calibration
 from spectro.evaluate.report import EvaluateSettings, evaluate
 from spectro.learn.finetune import finetune
-from spectro.render import RenderSettings, render
+from spectro.predict.predictor import Predictor
+from spectro.render import RenderSettings, read_index, render
+from spectro.signal import image
 from tests.conftest import SMALL, World, finetune_settings
 
 
@@ -33,9 +37,22 @@ def test_the_report_is_about_the_test_speakers_and_agrees_with_its_predictions(w
     chances = table[[f"p_{label}" for label in world.trained.labels]]
     assert (chances.sum(axis=1) - 1).abs().max() < 1e-4
     assert (chances.idxmax(axis=1).str.removeprefix("p_") == table["predicted"]).all()
-    for name in ("confusion.png", "recall.png"):
+    for name in ("confusion.png", "recall.png", "reliability.png"):
         with PIL.Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 200
+
+
+def test_the_report_tells_how_sure_the_network_was_without_its_temperature(world: World, tmp_path: Path) -> None:
+    found = evaluate(_settings(world, tmp_path))["calibration"]
+    raw = Predictor(replace(world.trained, temperature=1.0), device="cpu")
+    index, _spec = read_index(world.images)
+    tested = index[(index["copy"] == 0) & index["speaker"].isin(world.trained.origin["split"]["speakers"]["test"])]
+    chances = raw.scores([image.read(world.images / name).pixels for name in tested["image"]]).probabilities
+    targets = np.array([raw.labels.index(label) for label in tested["emotion"]])
+    expected = calibration(chances, targets)
+    assert found["without_temperature"]["ece"] == pytest.approx(expected["ece"], abs=1e-3)
+    assert found["without_temperature"]["nll"] == pytest.approx(expected["nll"], abs=1e-3)
+    assert found["probabilities"]["nll"] != pytest.approx(expected["nll"], abs=1e-3)
 
 
 def test_the_figures_are_those_that_fine_tuning_wrote(world: World, tmp_path: Path) -> None:
