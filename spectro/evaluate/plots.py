@@ -1,15 +1,20 @@
-"""Pictures of a report: the confusion matrix, and recalls by label and speaker."""
+"""Pictures of a report: the confusion matrix, recalls by label and speaker, reliability, and some of the clips."""
 
+from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+import PIL.Image
 from matplotlib.figure import Figure
 
 from spectro.files import write_bytes
 
 DPI = 120
+SHOWN = 3
+"""Clips of each label that a gallery shows, of those named rightly and of those named wrongly."""
 BLUE, GRAY = "#0072B2", "0.6"  # of the colour-blind-safe palette of Okabe & Ito (2008)
 
 
@@ -70,6 +75,34 @@ def reliability(report: dict[str, Any], path: Path) -> None:
     upper.legend(loc="lower right")
     lower.set(xlabel="confidence", ylabel="clips")
     lower.set_ylim(bottom=0)
+    _save(figure, path)
+
+
+def gallery(report: dict[str, Any], predicted: pd.DataFrame, pictures: Sequence[Path], path: Path) -> None:
+    """Draw, of each label, the clips that were named rightly with the most confidence, and those named wrongly.
+
+    Args:
+        report: content of `metrics.json`.
+        predicted: content of `predictions.csv`.
+        pictures: PNG of each row.
+        path: where to.
+    """
+    table = predicted.assign(picture=list(pictures)).sort_values("confidence", ascending=False)
+    labels = [name for name in report["labels"] if (table["label"] == name).any()]
+    figure = Figure(figsize=(2.1 * 2 * SHOWN, 1.45 * len(labels) + 0.6), layout="constrained")
+    grid = figure.subplots(len(labels), 2 * SHOWN, squeeze=False)
+    for axes in grid.flat:
+        axes.axis("off")
+    for row, label in zip(grid, labels, strict=True):
+        own = table[table["label"] == label]
+        right = own["predicted"] == label
+        for first, some in ((0, own[right].head(SHOWN)), (SHOWN, own[~right].head(SHOWN))):
+            for axes, clip in zip(row[first:], some.to_dict("records"), strict=False):
+                with PIL.Image.open(clip["picture"]) as picture:
+                    axes.imshow(picture.convert("RGB"))
+                named = label if first == 0 else f"{label} \u2192 {clip['predicted']}"
+                axes.set_title(f"{named}, {clip['confidence']:.2f}", fontsize=8)
+    figure.suptitle(f"{_title(report)}; left: right, right: wrong, most confident first", fontsize=10)
     _save(figure, path)
 
 

@@ -10,6 +10,7 @@ from tqdm import tqdm
 from spectro.corpora.labels import label_clips
 from spectro.corpora.splits import LEAKY, natural, speaker_names, split, voices
 from spectro.errors import EvaluationError
+from spectro.evaluate import plots
 from spectro.evaluate.outcome import clip_ms, told, write_report
 from spectro.files import printable
 from spectro.learn.description import Description
@@ -22,7 +23,7 @@ from spectro.render import read_index
 class EvaluateSettings:
     """Measure a checkpoint on rendered pictures: UAR, WA, F1 with intervals, per label, speaker and gender.
 
-    Writes metrics.json, predictions.csv, confusion.png, recall.png and reliability.png.
+    Writes metrics.json, predictions.csv, confusion.png, recall.png, reliability.png and gallery.png.
 
     Args:
         checkpoint: a checkpoint folder; null for the shipped one.
@@ -81,8 +82,9 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
             f"{checkpoint.spec.fingerprint}; render with --spec {folder}/spectro.json"
         )
     clips = _clips(index[index["copy"] == 0], checkpoint, settings.part)
-    predicted = _predict(predictor, settings, clips)
-    return write_report(
+    paths = [settings.index / name for name in clips["image"]]
+    predicted = _predict(predictor, settings, clips, paths)
+    report = write_report(
         out,
         _describe(folder, checkpoint, clips, settings)
         | {"clip_ms": clip_ms(predictor.predict_wav, clips["path"]), "temperature": checkpoint.temperature},
@@ -91,6 +93,8 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         rounds=settings.rounds,
         seed=settings.seed,
     )
+    plots.gallery(report, predicted, paths, out / "gallery.png")
+    return report
 
 
 def _clips(index: pd.DataFrame, checkpoint: Description, part: str) -> pd.DataFrame:
@@ -116,8 +120,7 @@ def _clips(index: pd.DataFrame, checkpoint: Description, part: str) -> pd.DataFr
     return labelled.reset_index(drop=True)
 
 
-def _predict(predictor: Predictor, settings: EvaluateSettings, clips: pd.DataFrame) -> pd.DataFrame:
-    paths = [settings.index / name for name in clips["image"]]
+def _predict(predictor: Predictor, settings: EvaluateSettings, clips: pd.DataFrame, paths: list[Path]) -> pd.DataFrame:
     rows = predict_rows(predictor, paths, batch_size=settings.batch_size)
     found = list(tqdm(rows, total=len(paths), desc="evaluating", unit="clip"))
     broken = [row for row in found if row.error]
@@ -170,5 +173,5 @@ def run(settings: EvaluateSettings) -> int:
         print(f"these figures leak: {report['leak']}")
     elif report["speakers_heard_in_training"]:
         print(f"not new speakers: {', '.join(report['speakers_heard_in_training'])} were heard in training")
-    print(f"report in {settings.folder}: metrics.json, predictions.csv, confusion.png, recall.png, reliability.png")
+    print(f"report in {settings.folder}: metrics.json, predictions.csv and pictures")
     return 0

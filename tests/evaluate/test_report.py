@@ -37,7 +37,7 @@ def test_the_report_is_about_the_test_speakers_and_agrees_with_its_predictions(w
     chances = table[[f"p_{label}" for label in world.trained.labels]]
     assert (chances.sum(axis=1) - 1).abs().max() < 1e-4
     assert (chances.idxmax(axis=1).str.removeprefix("p_") == table["predicted"]).all()
-    for name in ("confusion.png", "recall.png", "reliability.png"):
+    for name in ("confusion.png", "recall.png", "reliability.png", "gallery.png"):
         with PIL.Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 200
 
