@@ -11,7 +11,7 @@ import pandas as pd
 
 from spectro.corpora.labels import label_clips
 from spectro.corpora.splits import PARTS, Part, Split, data_fingerprint, split
-from spectro.evaluate.outcome import RUN_FILE, clip_ms, told, write_report
+from spectro.evaluate.outcome import RUN_FILE, clip_ms, told, with_chances, write_report
 from spectro.files import write_json
 
 Numbers = npt.NDArray[np.int64]
@@ -77,11 +77,9 @@ def report(
         the content of `metrics.json`.
     """
     table = told(clips.rows.iloc[clips.part(part)]).reset_index(drop=True)
-    table["predicted"] = [clips.labels[number] for number in predicted]
     if probabilities is not None:
-        table["confidence"] = probabilities.max(axis=1)
-        for number, label in enumerate(clips.labels):
-            table[f"p_{label}"] = probabilities[:, number]
+        table = with_chances(table, clips.labels, probabilities)
+    table["predicted"] = [clips.labels[number] for number in predicted]  # of a machine, not always the most likely
     conditions = {
         "checkpoint": out.name,
         "corpora": sorted(set(table["corpus"])),

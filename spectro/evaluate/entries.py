@@ -6,13 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from spectro.corpora.splits import speaker_names
 from spectro.evaluate.grid import Run, StudySettings, grid
-from spectro.evaluate.metrics import summarise
-from spectro.evaluate.outcome import METRICS_FILE, PREDICTIONS_FILE
+from spectro.evaluate.outcome import METRICS_FILE, PREDICTIONS_FILE, figures_of
 from spectro.files import read_json
 
 Folders = dict[tuple[str, int, int], Path]
@@ -88,7 +85,8 @@ def entries(settings: StudySettings, table: pd.DataFrame, folders: Folders) -> I
     """
     groups: dict[tuple[Any, ...], list[tuple[Run, Any]]] = {}
     asked: Counter[tuple[Any, ...]] = Counter()
-    rows = {(str(row["config"]), int(row["fold"]), int(row["seed"])): row for row in table.to_dict("records")}
+    plain = table[~table["transductive"].astype(bool)]
+    rows = {(str(row["config"]), int(row["fold"]), int(row["seed"])): row for row in plain.to_dict("records")}
     for run in grid(settings):
         row = rows.get(run.key)
         place = (run.system, run.augmented, run.labels, run.protocol, run.images)
@@ -124,13 +122,7 @@ def _pooled(folders: tuple[Path, ...]) -> dict[str, Any] | None:
         labels = tuple(metrics["labels"])
         tables.append(read_predictions(folder))
     predicted = pd.concat(tables, ignore_index=True)
-    return summarise(
-        targets=np.array([labels.index(label) for label in predicted["label"]], dtype=np.int64),
-        predicted=np.array([labels.index(label) for label in predicted["predicted"]], dtype=np.int64),
-        speakers=speaker_names(predicted).to_numpy(str),
-        genders=predicted["gender"].to_numpy(str),
-        labels=labels,
-    )
+    return figures_of(predicted, labels)
 
 
 def read_predictions(folder: Path) -> pd.DataFrame:

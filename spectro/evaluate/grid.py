@@ -43,6 +43,7 @@ class StudySettings:
         labels: label schemes.
         seeds: seeds of the training.
         test: whether test figures are entered; false while designs are compared.
+        transductive: whether a fine-tuned run has a second row, of its transductive test figures; see `evaluate`.
         jobs: runs at a time, among which the processor's threads are divided; 0 for as many as there are cores, and
             2 GiB of memory for each; one where there is a GPU.
         quick: run the study as `shorter` changes it: to see that all works, and roughly where it leads.
@@ -63,6 +64,7 @@ class StudySettings:
     labels: list[str] = field(default_factory=lambda: ["emotion"])
     seeds: list[int] = field(default_factory=lambda: [0])
     test: bool = True
+    transductive: bool = False
     jobs: int = 0
     quick: bool = False
     shorter: dict[str, Any] = field(default_factory=dict)

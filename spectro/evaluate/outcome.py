@@ -51,19 +51,10 @@ def write_report(
     Returns:
         the content of `metrics.json`.
     """
-    numbers = {label: number for number, label in enumerate(labels)}
-    targets = np.array([numbers[label] for label in predicted["label"]], dtype=np.int64)
-    report = conditions | summarise(
-        targets=targets,
-        predicted=np.array([numbers[label] for label in predicted["predicted"]], dtype=np.int64),
-        speakers=speaker_names(predicted).fillna("unknown").to_numpy(str),
-        genders=predicted["gender"].fillna("").to_numpy(str),
-        labels=labels,
-        rounds=rounds,
-        seed=seed,
-    )
+    report = conditions | figures_of(predicted, labels, rounds, seed)
     if f"p_{labels[0]}" in predicted:
         chances = predicted[[f"p_{label}" for label in labels]].to_numpy(np.float64)
+        targets = _numbers(predicted["label"], labels)
         report["calibration"] = _calibrations(chances, targets, conditions.get("temperature"))
         plots.reliability(report, out / "reliability.png")
     write_json(out / METRICS_FILE, report)
@@ -71,6 +62,33 @@ def write_report(
     plots.confusion(report, out / "confusion.png")
     plots.recall(report, out / "recall.png")
     return report
+
+
+def with_chances(clips: pd.DataFrame, labels: tuple[str, ...], chances: Floats) -> pd.DataFrame:
+    """Return a table of clips with what probabilities, float64 of shape (clips, labels), say of each."""
+    table = clips.assign(
+        predicted=[labels[number] for number in chances.argmax(axis=1)], confidence=chances.max(axis=1)
+    )
+    for number, label in enumerate(labels):
+        table[f"p_{label}"] = chances[:, number]
+    return table
+
+
+def figures_of(predicted: pd.DataFrame, labels: tuple[str, ...], rounds: int = 1000, seed: int = 0) -> dict[str, Any]:
+    """Return `summarise` of a table of predictions."""
+    return summarise(
+        targets=_numbers(predicted["label"], labels),
+        predicted=_numbers(predicted["predicted"], labels),
+        speakers=speaker_names(predicted).fillna("unknown").to_numpy(str),
+        genders=predicted["gender"].fillna("").to_numpy(str),
+        labels=labels,
+        rounds=rounds,
+        seed=seed,
+    )
+
+
+def _numbers(named: pd.Series, labels: tuple[str, ...]) -> Counts:
+    return np.array([labels.index(label) for label in named], dtype=np.int64)
 
 
 def _calibrations(chances: Floats, targets: Counts, temperature: float | None) -> dict[str, Any]:

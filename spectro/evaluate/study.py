@@ -46,7 +46,7 @@ COLUMNS = (
     "clip_ms",
     "transductive",
 )
-KEY = ("config", "fold", "seed")
+KEY = ("config", "fold", "seed", "transductive")
 LOCK = ".lock"
 RUN_MEMORY = 2 * 2**30  # bytes; a MobileNet's fine-tuning takes half of that
 
@@ -72,7 +72,7 @@ def study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
 
 def _study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
     runs, table = list(grid(settings)), _read(settings.table)
-    missing = unfinished(runs, table, settings.test)
+    missing = unfinished(runs, table, settings)
     for name in dict.fromkeys(run.images for run in missing):
         _render(settings, name)
     failed = _describe(settings, missing)
@@ -90,7 +90,7 @@ def _study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
                     failed[waiting[future].name] = found
                     tqdm.write(f"failed: {waiting[future].name}: {found}")
                 else:
-                    table = with_row(table, found)
+                    table = with_rows(table, found)
                     write_bytes(settings.table, table.to_csv(index=False).encode())
                 progress.update()
         finally:
@@ -120,17 +120,23 @@ def possible_jobs() -> int:
     return max(1, min(os.cpu_count() or 1, int(psutil.virtual_memory().available // RUN_MEMORY)))
 
 
-def unfinished(runs: list[Run], table: pd.DataFrame, test: bool) -> list[Run]:
-    """Return the runs whose row is not in the table, or lacks the test figures that are now asked for."""
-    kept = table[table["test_uar"].notna()] if test else table
-    done = {(str(one["config"]), int(one["fold"]), int(one["seed"])) for one in kept.to_dict("records")}
-    return [run for run in runs if run.key not in done]
+def unfinished(runs: list[Run], table: pd.DataFrame, settings: StudySettings) -> list[Run]:
+    """Return the runs whose rows are not in the table, or lack the test figures that are now asked for."""
+    kept = table[table["test_uar"].notna()] if settings.test else table
+    done = set(kept[list(KEY)].itertuples(index=False, name=None))
+    return [run for run in runs if any((*run.key, kind) not in done for kind in kinds(run, settings))]
 
 
-def with_row(table: pd.DataFrame, found: dict[str, Any]) -> pd.DataFrame:
-    """Return the table with a run's row, in place of one that it had of this run."""
-    others = [one for one in table.to_dict("records") if any(one[name] != found[name] for name in KEY)]
-    return pd.DataFrame([*others, found], columns=list(COLUMNS))
+def kinds(run: Run, settings: StudySettings) -> list[bool]:
+    """Return which rows a run has, by whether they are transductive."""
+    return [False, True] if settings.test and settings.transductive and run.verb == "finetune" else [False]
+
+
+def with_rows(table: pd.DataFrame, found: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return the table with a run's rows, in place of those that it had of this run."""
+    own = {tuple(one[name] for name in KEY) for one in found}
+    others = [one for one in table.to_dict("records") if tuple(one[name] for name in KEY) not in own]
+    return pd.DataFrame([*others, *found], columns=list(COLUMNS))
 
 
 def result_name(run: Run) -> str:
@@ -140,7 +146,8 @@ def result_name(run: Run) -> str:
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
     """Return mean, and standard deviation over runs, of each system's UAR, best on validation speakers first."""
-    groups = table.groupby(["protocol", "labels", "system", "augmented", "config"], sort=False, dropna=False)
+    names = ["protocol", "labels", "system", "augmented", "transductive", "config"]
+    groups = table.groupby(names, sort=False, dropna=False)
     columns = {
         "runs": groups.size(),
         "valid_uar": groups["valid_uar"].mean(),
@@ -190,8 +197,8 @@ def _describe(settings: StudySettings, missing: list[Run]) -> dict[str, str]:
     return failed
 
 
-def _train(settings: StudySettings, run: Run, jobs: int) -> dict[str, Any] | str:
-    """Train and measure one row's system; returns the row, or what went wrong."""
+def _train(settings: StudySettings, run: Run, jobs: int) -> list[dict[str, Any]] | str:
+    """Train and measure a run's system; returns its rows, or what went wrong."""
     folder = settings.runs / run.name
     threads = max(1, (os.cpu_count() or 1) // jobs)
     result = folder / result_name(run) / RUN_FILE
@@ -201,7 +208,7 @@ def _train(settings: StudySettings, run: Run, jobs: int) -> dict[str, Any] | str
         code = command(verb, given, folder / f"{name}.yaml", log, threads)
         if code and not (code == 1 and result.exists()):  # some clips were left out
             return f"exit code {code}: {_last_line(log)} (see {printable(log)})"
-    return row(run, folder / result_name(run), settings.test)
+    return [row(run, folder / result_name(run), settings.test, kind) for kind in kinds(run, settings)]
 
 
 def stages(settings: StudySettings, run: Run, threads: int) -> list[tuple[str, str, dict[str, Any]]]:
@@ -225,22 +232,26 @@ def stages(settings: StudySettings, run: Run, threads: int) -> list[tuple[str, s
         trained.append(("refit", "finetune", {**chosen, "refit": chosen["out"], "out": str(folder / "refit")}))
     if not settings.test:
         return trained
-    return [*trained, ("evaluate", "evaluate", {"checkpoint": str(folder / result_name(run)), "index": index})]
+    measured = {"checkpoint": str(folder / result_name(run)), "index": index, "transductive": settings.transductive}
+    return [*trained, ("evaluate", "evaluate", measured)]
 
 
-def row(run: Run, folder: Path, test: bool) -> dict[str, Any]:
+def row(run: Run, folder: Path, test: bool, transductive: bool = False) -> dict[str, Any]:
     """Return a run's row, with the columns of `COLUMNS`.
 
     Args:
         run: the run.
         folder: its result: the `spectro.json` of a checkpoint, or the `run.json` of another system.
         test: whether the row holds its test figures.
+        transductive: whether they are those that its report tells as transductive.
     """
     description = read_json(folder / DESCRIPTION_FILE) or read_json(folder / RUN_FILE)
     measured = read_json(folder / "evaluation-test" / METRICS_FILE) or {} if test else {}
     training, metrics = description["training"], description["metrics"]
-    valid = training["refit"]["valid"] if run.refit else metrics["valid"]
+    valid = training["refit"]["valid"] if run.refit else metrics.get("valid", {})
     tested = metrics["test"] if test else {}
+    if transductive:
+        valid, tested = {}, {name: measured["transductive"][name]["value"] for name in ("wa", "uar", "f1")}
     return {
         "system": run.system,
         "augmented": run.augmented,
@@ -252,12 +263,12 @@ def row(run: Run, folder: Path, test: bool) -> dict[str, Any]:
         "fold": run.fold,
         "seed": run.seed,
         "epoch": training["epoch"],
-        "valid_uar": valid["uar"],
+        "valid_uar": valid.get("uar"),
         **{f"test_{name}": tested.get(name) for name in ("wa", "uar", "f1")},
         "parameters": description["parameters"],
         "train_s": training["seconds"],
         "clip_ms": measured.get("clip_ms"),
-        "transductive": False,
+        "transductive": transductive,
     }
 
 

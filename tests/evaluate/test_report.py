@@ -1,3 +1,4 @@
+import copy
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -6,12 +7,14 @@ import numpy as np
 import pandas as pd
 import PIL.Image
 import pytest
+import torch
 from sklearn.metrics import recall_score
 
 from spectro.errors import EvaluationError
 from spectro.evaluate.metrics import calibration
-from spectro.evaluate.report import EvaluateSettings, evaluate
+from spectro.evaluate.report import EvaluateSettings, adapted_chances, evaluate
 from spectro.learn.finetune import finetune
+from spectro.predict.engines import batch
 from spectro.predict.predictor import Predictor
 from spectro.render import RenderSettings, read_index, render
 from spectro.signal import image
@@ -53,6 +56,31 @@ def test_the_report_tells_how_sure_the_network_was_without_its_temperature(world
     assert found["without_temperature"]["ece"] == pytest.approx(expected["ece"], abs=1e-3)
     assert found["without_temperature"]["nll"] == pytest.approx(expected["nll"], abs=1e-3)
     assert found["probabilities"]["nll"] != pytest.approx(expected["nll"], abs=1e-3)
+
+
+def test_transductive_figures_are_told_apart_and_leave_the_network_alone(world: World, tmp_path: Path) -> None:
+    plain = evaluate(_settings(world, tmp_path / "plain"))
+    both = evaluate(_settings(world, tmp_path / "both", transductive=True))
+    assert "transductive" not in plain
+    assert both["uar"] == plain["uar"]
+    assert both["transductive"]["clips"] == plain["clips"]
+    predictor = Predictor(world.checkpoint, device="cpu")
+    index, _spec = read_index(world.images)
+    some = index[(index["copy"] == 0) & (index["speaker"] == "3")]
+    pictures = [world.images / name for name in some["image"]]
+    found = adapted_chances(predictor, [*pictures, *pictures[:2]], np.array(["3"] * len(some) + ["a", "b"]))
+    net = copy.deepcopy(world.trained.net)
+    shown = torch.from_numpy(batch([image.read(path).pixels for path in pictures]))
+    for module in net.modules():  # the reference: a pass in training mode that takes its statistics for all
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = 1.0
+            module.train()
+    with torch.inference_mode():
+        net(shown)
+        expected = world.trained.probabilities(net.eval()(shown).numpy())
+    np.testing.assert_allclose(found[: len(some)], expected, atol=1e-5)
+    assert np.abs(found[0] - found[-2]).max() > 1e-4, "what others said does not matter"
 
 
 def test_the_figures_are_those_that_fine_tuning_wrote(world: World, tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import yaml
 
 from spectro.errors import EvaluationError
 from spectro.evaluate.grid import StudySettings, grid
-from spectro.evaluate.study import COLUMNS, LOCK, possible_jobs, row, stages, study, summary, unfinished, with_row
+from spectro.evaluate.study import COLUMNS, LOCK, possible_jobs, row, stages, study, summary, unfinished, with_rows
 from spectro.files import held, read_json
 from tests.conftest import SMALL, World
 
@@ -44,18 +44,22 @@ def _settings(folder: Path, corpus: Path, **changes: Any) -> StudySettings:
 
 
 def test_a_study_keeps_one_row_a_run_and_runs_nothing_twice(world: World, tmp_path: Path) -> None:
-    settings = _settings(tmp_path, world.corpus)
+    settings = _settings(tmp_path, world.corpus, transductive=True)
     table, failed = study(settings)
-    assert list(table["system"]) == ["refitted"]
+    assert list(table["system"]) == ["refitted", "refitted"]
     assert [(name[:9], "does not fill one batch of 10000" in why) for name, why in failed.items()] == [
         ("too large", True)
     ]
 
-    kept = pd.read_csv(settings.table).iloc[0]
+    kept, adapted = (one for _, one in pd.read_csv(settings.table).iterrows())
     folder = next((tmp_path / "runs").glob("refitted-group-kfold-fold0-seed0-*"))
     chosen, refit = (read_json(folder / name / "spectro.json") for name in ("chosen", "refit"))
     assert kept["valid_uar"] == chosen["metrics"]["valid"]["uar"]
     assert kept["test_uar"] == refit["metrics"]["test"]["uar"]
+    measured = read_json(folder / "refit" / "evaluation-test" / "metrics.json")
+    assert (kept["transductive"], adapted["transductive"], adapted["config"]) == (False, True, kept["config"])
+    assert adapted["test_uar"] == measured["transductive"]["uar"]["value"]
+    assert pd.isna(adapted["valid_uar"])
     assert chosen["training"]["settings"]["masking"]["time_masks"] == 0
     assert set(refit["split"]["speakers"]["train"]) > set(chosen["split"]["speakers"]["train"])
 
@@ -109,15 +113,18 @@ def test_designs_can_be_compared_without_a_look_at_test_speakers(world: World, t
 
 
 def test_test_figures_are_had_once_they_are_asked_for(world: World, tmp_path: Path) -> None:
-    run = next(grid(_settings(tmp_path, tmp_path, systems={"one": {}})))
+    blind = _settings(tmp_path, tmp_path, systems={"one": {}}, test=False)
+    seeing = replace(blind, test=True)
+    run = next(grid(blind))
     empty = pd.DataFrame(columns=list(COLUMNS))
-    compared = with_row(empty, row(run, world.checkpoint, test=False))
-    assert unfinished([run], empty, test=False) == [run]
-    assert unfinished([run], compared, test=False) == []
-    assert unfinished([run], compared, test=True) == [run]
-    tested = with_row(compared, row(run, world.checkpoint, test=True))
+    compared = with_rows(empty, [row(run, world.checkpoint, test=False)])
+    assert unfinished([run], empty, blind) == [run]
+    assert unfinished([run], compared, blind) == []
+    assert unfinished([run], compared, seeing) == [run]
+    tested = with_rows(compared, [row(run, world.checkpoint, test=True)])
     assert len(tested) == 1
-    assert unfinished([run], tested, test=True) == []
+    assert unfinished([run], tested, seeing) == []
+    assert unfinished([run], tested, replace(seeing, transductive=True)) == [run]
 
 
 def test_the_summary_is_of_all_runs_of_a_system() -> None:

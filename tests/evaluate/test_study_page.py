@@ -13,7 +13,7 @@ from spectro.errors import EvaluationError
 from spectro.evaluate.entries import _pooled, entries
 from spectro.evaluate.grid import StudySettings, grid
 from spectro.evaluate.outcome import told, write_report
-from spectro.evaluate.study import COLUMNS, result_name, with_row
+from spectro.evaluate.study import COLUMNS, result_name, with_rows
 from spectro.evaluate.study_page import PUBLISHED, write_page
 from spectro.render import read_index
 from tests.conftest import World
@@ -77,8 +77,9 @@ def study(
             "test_uar": report["uar"]["value"],
             "train_s": 12.0,
             "clip_ms": 3.0,
+            "transductive": False,
         }
-        table = with_row(table, row)
+        table = with_rows(table, [row])
     return settings, table, folders
 
 
