@@ -18,6 +18,7 @@ from spectro.files import fingerprint
 
 Part: TypeAlias = Literal["train", "valid", "test"]
 PARTS: tuple[Part, ...] = ("train", "valid", "test")
+TrainOn: TypeAlias = Literal["train", "valid", "all"]
 
 K = 5
 VALID_SHARE = 0.15
@@ -61,13 +62,16 @@ class Split:
             "leak": self.leak,
         }
 
-    def without_validation(self) -> Self:
-        """Return the split in which the validation speakers train too."""
-        merged = natural({*self.speakers["train"], *self.speakers["valid"]})
+    def training_on(self, train_on: TrainOn) -> Self:
+        """Return the split in which validation speakers train too (`valid`), or all speakers (`all`)."""
+        taken = PARTS[: 1 + ("train", "valid", "all").index(train_on)]
+        merged = tuple(natural({name for part in taken for name in self.speakers[part]}))
         return replace(
             self,
-            part={clip: "train" if part == "valid" else part for clip, part in self.part.items()},
-            speakers={"train": tuple(merged), "valid": (), "test": self.speakers["test"]},
+            part={clip: "train" if part in taken else part for clip, part in self.part.items()},
+            speakers={
+                part: merged if part == "train" else () if part in taken else self.speakers[part] for part in PARTS
+            },
         )
 
 

@@ -131,17 +131,19 @@ def card(description: dict[str, Any], name: str) -> str:
     spec = SpectrogramSpec.from_dict(description["spec"])
     data, split, metrics = (description.get(key, {}) for key in ("data", "split", "metrics"))
     training, speakers = description.get("training", {}), split.get("speakers", {})
-    chosen_on = "the validation speakers"
+    epochs = f"The number of epochs, {training.get('epoch', -1) + 1}, was"
+    chosen_on, fitted = f"{epochs} chosen on the validation speakers.", "fitted on speakers not heard"
     if refit := training.get("refit"):
         chosen_on = (
-            f"the speakers {', '.join(refit['speakers'])} (UAR {refit['valid']['uar']:.3f}) in a run without them;\n"
-            "then they were trained on too"
+            f"{epochs} chosen on the speakers {', '.join(refit['speakers'])} (UAR {refit['valid']['uar']:.3f}) "
+            "in a run without them;\nthen they were trained on too."
         )
-    figures = "\n".join(
-        f"| {part} | {', '.join(speakers.get(part, [])) or 'none'} | {values['clips']} | "
-        f"{values['uar']:.3f} | {values['wa']:.3f} | {values['f1']:.3f} |"
-        for part, values in metrics.items()
-    )
+    elif speakers and not speakers.get("valid"):
+        chosen_on, fitted = (
+            f"{epochs} settled beforehand; no speakers were held out to choose it.",
+            "settled beforehand",
+        )
+    figures = _figures(metrics, speakers, description.get("estimate", []))
     leak = f"\n**These figures leak:** {split['leak']}.\n" if split.get("leak") else ""
     return f"""# {name}
 
@@ -157,17 +159,14 @@ Starting weights: {description.get("weights", "unknown")}.
 ## Figures
 Protocol `{split.get("protocol", "unknown")}`, fold {split.get("fold", "?")} of {split.get("folds", "?")}
 (the first is 0), label scheme `{data.get("labels", "emotion")}`, seed {training.get("seed", "?")}.
-The number of epochs, {training.get("epoch", -1) + 1}, was chosen on {chosen_on}.
-The test speakers were measured once. UAR is the mean of the recalls, WA is accuracy, F1 is macro-F1.
+{chosen_on}
 {leak}
-| part | speakers | clips | UAR | WA | F1 |
-| --- | --- | --- | --- | --- | --- |
 {figures}
 
 ## What it reads
 Pictures of {spec.width} x {spec.height} pixels: {spec.height} mel bands from {spec.fmin:g} to {spec.fmax:g} Hz,
 {spec.duration_s:g} s at {spec.sample_rate} Hz, spec `{spec.fingerprint}`. Longer recordings show their middle.
-Probabilities are calibrated with the temperature {description["temperature"]:.3f}, fitted on speakers not heard.
+Probabilities are calibrated with the temperature {description["temperature"]:.3f}, {fitted}.
 
 ## Use and limits
 For research on, and demonstrations of, speech emotion recognition, and as a start for fine-tuning on recordings of
@@ -176,6 +175,40 @@ recording, and fall on others. Not for decisions about people, such as hiring, c
 European Union, emotion recognition at work and in education is prohibited with few exceptions (Regulation 2024/1689,
 article 5).
 """
+
+
+def _figures(metrics: dict[str, Any], speakers: dict[str, list[str]], estimate: list[dict[str, Any]]) -> str:
+    """Return what a card tells of how well a network does."""
+    if metrics:
+        lines = [
+            "The test speakers were measured once. UAR is the mean of the recalls, WA is accuracy, F1 is macro-F1.",
+            "",
+            "| part | speakers | clips | UAR | WA | F1 |",
+            "| --- | --- | --- | --- | --- | --- |",
+            *(
+                f"| {part} | {', '.join(speakers.get(part, [])) or 'none'} | {values['clips']} | "
+                f"{values['uar']:.3f} | {values['wa']:.3f} | {values['f1']:.3f} |"
+                for part, values in metrics.items()
+            ),
+        ]
+        return "\n".join(lines)
+    lines = [
+        f"All {len(speakers.get('train', []))} speakers were trained on: no clip of theirs can measure this network."
+    ]
+    if estimate:
+        lines += [
+            "What it does on new speakers is estimated by networks that were trained in the same way without them",
+            "(UAR is the mean of the recalls):",
+            "",
+            "| protocol | folds | seeds | UAR, mean | lowest and highest run | table |",
+            "| --- | --- | --- | --- | --- | --- |",
+            *(
+                f"| {one['protocol']} | {one['folds']} | {one['seeds']} | {one['uar']:.3f} | "
+                f"{one['lowest']:.3f}, {one['highest']:.3f} | {one['table']} |"
+                for one in estimate
+            ),
+        ]
+    return "\n".join(lines)
 
 
 def _shares(values: torch.Tensor) -> list[float]:

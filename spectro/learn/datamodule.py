@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from spectro.corpora.labels import label_clips
-from spectro.corpora.splits import PARTS, Part, Split, data_fingerprint, split
+from spectro.corpora.splits import PARTS, Part, Split, TrainOn, data_fingerprint, split
 from spectro.errors import TrainingError
 from spectro.learn.masking import Masker, MaskingSettings
 from spectro.render import read_index
@@ -158,7 +158,8 @@ class PictureDataModule(pl.LightningDataModule):
         masking: how training pictures are altered; None for not at all.
         seed: seed of the run.
         workers: processes that read pictures.
-        refit: whether the validation speakers train too, and none are left to validate on.
+        train_on: which speakers train: `train`, the protocol's training speakers; `valid`, its validation speakers,
+            too; `all`, all speakers.
 
     Raises:
         RenderError: `folder` holds no complete rendering.
@@ -178,14 +179,14 @@ class PictureDataModule(pl.LightningDataModule):
         masking: MaskingSettings | None = None,
         seed: int = 0,
         workers: int = 0,
-        refit: bool = False,
+        train_on: TrainOn = "train",
     ) -> None:
         super().__init__()
         index, self.spec = read_index(folder)
         labelled, self.labels = label_clips(index, label_scheme)
         labelled["target"] = [self.labels.index(label) for label in labelled["label"]]
         whole = split(labelled, protocol, fold)
-        self.split: Split = whole.without_validation() if refit else whole
+        self.split: Split = whole.training_on(train_on)
         self.rows: dict[Part, pd.DataFrame] = {part: self._part(labelled, part, copies) for part in PARTS}
         self.corpora = tuple(sorted(labelled["corpus"].unique()))
         self.fingerprint = data_fingerprint(labelled, self.split)

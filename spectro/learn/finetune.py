@@ -37,7 +37,7 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
     """Fine-tune a backbone, and write its checkpoint folder.
 
     Returns:
-        the checkpoint of the epoch that was best on the validation speakers, or of the last one of a refit.
+        the checkpoint of the epoch that was best on the validation speakers, or of the last one where none are left.
 
     Raises:
         TrainingError: the output folder holds another run, or the settings contradict each other.
@@ -54,6 +54,7 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
     if chosen is not None:
         settings = replace(settings, train=replace(settings.train, epochs=chosen.origin["training"]["epoch"] + 1))
     weights = load_weights(net, settings.weights)
+    origin = describe(settings, data, weights, identity)
     net.to(memory_format=torch.channels_last)
     unaltered = not (settings.mask or settings.train.mixup or settings.train.cutmix)
     model = Classifier(net, settings.train, settings.seed, data.class_weights(), data.log_prior(), unaltered)
@@ -67,7 +68,6 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
         data.forget()
         if not trainer.is_global_zero:
             return Checkpoint(net=net, labels=data.labels, spec=data.spec)
-        origin = describe(settings, data, weights, identity)
         return finish(settings, out, data, model, Path(best.best_model_path), origin, chosen)
 
 
@@ -94,7 +94,7 @@ def _data(settings: FinetuneSettings) -> PictureDataModule:
         masking=settings.masking if settings.mask else None,
         seed=settings.seed,
         workers=workers,
-        refit=settings.refit is not None,
+        train_on=settings.trained_on,
     )
 
 
@@ -104,7 +104,7 @@ def _identity(settings: FinetuneSettings, data: PictureDataModule, chosen: Check
     Raises:
         TrainingError: the run that is refitted was made with other settings.
     """
-    free = ("out", "overwrite", "workers", "index", "devices", "accelerator", "strategy", "refit")
+    free = ("out", "overwrite", "workers", "index", "devices", "accelerator", "strategy", "refit", "estimate")
     fields = {key: value for key, value in asdict(settings).items() if key not in free}
     fields["weights"] = weights_identity(settings.weights)
     fields |= {"spec": data.spec.fingerprint, "data": data.fingerprint}
@@ -137,13 +137,16 @@ def run(settings: FinetuneSettings) -> int:
     if "metrics" not in checkpoint.origin:
         return 0  # one of several processes; the first one reports
     split, figures = checkpoint.origin["split"], checkpoint.origin["metrics"]
-    print(f"protocol {split['protocol']}, fold {split['fold']}, epoch {checkpoint.origin['training']['epoch']} chosen")
+    epoch = checkpoint.origin["training"]["epoch"]
+    print(f"protocol {split['protocol']}, fold {split['fold']}, epoch {epoch} {'chosen' if settings.validates else ''}")
     for part, values in figures.items():
         speakers = ", ".join(split["speakers"][part])
         print(
             f"{part:>5} speakers {speakers}: UAR {values['uar']:.3f}, WA {values['wa']:.3f}, F1 {values['f1']:.3f} "
             f"({values['clips']} clips)"
         )
+    if not figures:
+        print("all speakers were trained on: no clip of theirs can measure this checkpoint")
     if split["leak"]:
         print(f"these figures leak: {split['leak']}")
     print(f"checkpoint in {settings.folder}")

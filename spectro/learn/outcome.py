@@ -9,8 +9,9 @@ import scipy.optimize
 import torch
 
 from spectro.corpora import find
-from spectro.corpora.splits import voices
-from spectro.files import read_json
+from spectro.corpora.splits import LEAKY, voices
+from spectro.errors import TrainingError
+from spectro.files import printable, read_json
 from spectro.learn import checkpoint as checkpoints
 from spectro.learn.backbones import SpectrogramNet
 from spectro.learn.checkpoint import Checkpoint
@@ -25,12 +26,17 @@ from spectro.learn.settings import FinetuneSettings
 def describe(
     settings: FinetuneSettings, data: PictureDataModule, weights: str, identity: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return where the checkpoint comes from, as far as it is known before it is measured."""
+    """Return where the checkpoint comes from, as far as it is known before it is trained.
+
+    Raises:
+        TrainingError: the estimate of its figures cannot be had.
+    """
     corpora = [find(name) for name in data.corpora]
     split = data.split.describe()
     if heard := _heard_before(Path(settings.weights), data):
         split["leak"] = f"the starting weights were trained on the test speakers {', '.join(heard)}"
-    return {
+    told = settings.estimate and {"estimate": estimate(settings.estimate, settings.backbone, settings.labels)}
+    return (told or {}) | {
         "weights": weights,
         "data": {
             "title": ", ".join(corpus.title for corpus in corpora),
@@ -76,20 +82,56 @@ def finish(
     net.eval()
     curves, epoch = pd.read_csv(out / "curves.csv"), int(state["epoch"])
     origin["training"] |= {"epoch": epoch, "seconds": round(float(curves["seconds"].sum()), 1)}
-    test = measure(*predict_part(net, data.test_dataloader()))
-    if chosen is None:
-        valid = predict_part(net, data.val_dataloader())
-        origin["metrics"] = {"valid": measure(*valid), "test": test}
-        temperature = fit_temperature(*valid)
-    else:
+    loaders = {"valid": data.val_dataloader(), "test": data.test_dataloader()}
+    told = {part: predict_part(net, loader) for part, loader in loaders.items() if len(loader)}
+    origin["metrics"] = {part: measure(*found) for part, found in told.items()}
+    temperature = fit_temperature(*told["valid"]) if "valid" in told else settings.temperature
+    if chosen is not None:
         speakers, before = chosen.origin["split"]["speakers"]["valid"], chosen.origin["metrics"]["valid"]
         origin["training"]["refit"] = {"speakers": speakers, "valid": before}
-        origin["metrics"] = {"test": test}
         temperature = chosen.temperature
     checkpoint = Checkpoint(net=net, labels=data.labels, spec=data.spec, temperature=temperature, origin=origin)
     checkpoints.save(checkpoint, out, dtype=settings.dtype)
     plot_curves(curves, epoch, out / "curves.png")
     return checkpoint
+
+
+def estimate(path: Path, backbone: str, labels: str) -> list[dict[str, Any]]:
+    """Return the figures of a study for a backbone on new speakers, protocol by protocol, as JSON values.
+
+    Args:
+        path: the study's table.
+        backbone: name of the backbone.
+        labels: label scheme.
+
+    Raises:
+        TrainingError: the table cannot be read, or tells nothing, or of several configurations of a protocol.
+    """
+    try:
+        table = pd.read_csv(path)
+        honest = (table["protocol"] != LEAKY) & ~table["transductive"].astype(bool) & table["test_uar"].notna()
+        rows = table[honest & (table["backbone"] == backbone) & (table["labels"] == labels)]
+    except (OSError, ValueError, KeyError) as error:
+        raise TrainingError(f"{printable(path)}: is not a table of a study ({error})") from error
+    if not len(rows):
+        raise TrainingError(f"{printable(path)}: has no test figures of {backbone} for {labels}")
+    found = []
+    for protocol, own in rows.groupby("protocol", sort=False):
+        if own["config"].nunique() > 1:
+            raise TrainingError(f"{printable(path)}: has several configurations of {backbone} under {protocol}")
+        runs = own.groupby("seed")["test_uar"].mean()
+        found.append(
+            {
+                "table": path.name,
+                "protocol": str(protocol),
+                "folds": int(own["fold"].nunique()),
+                "seeds": len(runs),
+                "uar": round(float(own["test_uar"].mean()), 4),
+                "lowest": round(float(own["test_uar"].min()), 4),
+                "highest": round(float(own["test_uar"].max()), 4),
+            }
+        )
+    return found
 
 
 @torch.inference_mode()

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from spectro.corpora.splits import TrainOn
 from spectro.errors import TrainingError
 from spectro.learn.classifier import TrainingSettings
 from spectro.learn.datamodule import Balance, Copies
@@ -43,6 +44,11 @@ class FinetuneSettings:
         refit: checkpoint folder of a finished run with the same settings: train anew on its training and validation
             speakers together, for as many epochs as were chosen there (the schedule ends with them), and keep its
             temperature; null for a first run.
+        train_on: valid trains on the protocol's validation speakers too, for all epochs, once these are settled; all
+            on its test speakers as well, for a checkpoint that is to be used and that this corpus cannot measure.
+        temperature: what logits are divided by where no validation speakers are left to fit it on.
+        estimate: table of the study that measured what is trained on all speakers: the card tells its test figures for
+            this backbone and these labels on new speakers, as an estimate.
         seed: seed of all that is random.
         precision: auto takes bfloat16 where the processor or GPU computes with it, else float32.
         dtype: kind of number that the checkpoint keeps its weights as; the figures are those of what is kept.
@@ -72,6 +78,9 @@ class FinetuneSettings:
     monitor: Literal["valid_uar", "valid_loss"] = "valid_uar"
     patience: int = 0
     refit: Path | None = None
+    train_on: TrainOn = "train"
+    temperature: float = 1.0
+    estimate: Path | None = None
     seed: int = 0
     precision: str = "auto"
     dtype: Literal["float32", "float16"] = "float32"
@@ -88,6 +97,23 @@ class FinetuneSettings:
         for name in ("dropout", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise TrainingError(f"{name} is {getattr(self, name)}; it must lie between 0 and below 1")
+
+        if self.refit is not None and self.train_on != "train":
+            raise TrainingError("a refit trains on the validation speakers by itself; leave train_on out")
+        if self.estimate is not None and self.train_on != "all":
+            raise TrainingError("an estimate is told of checkpoints that are trained on all speakers: train_on all")
+        if not self.temperature > 0:
+            raise TrainingError(f"temperature is {self.temperature}; it must be positive")
+
+    @property
+    def trained_on(self) -> TrainOn:
+        """Which speakers are trained on; see `train_on`."""
+        return "valid" if self.refit is not None else self.train_on
+
+    @property
+    def validates(self) -> bool:
+        """Whether validation speakers are held out, and choose the epoch."""
+        return self.trained_on == "train"
 
     @property
     def folder(self) -> Path:

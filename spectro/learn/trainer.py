@@ -30,7 +30,7 @@ def make_trainer(settings: FinetuneSettings, out: Path) -> tuple[pl.Trainer, Mod
         TrainingError: this machine has not what the settings ask for.
     """
     mode = "max" if settings.monitor == "valid_uar" else "min"
-    folder, validates = out / TRAINING, settings.refit is None
+    folder, validates = out / TRAINING, settings.validates
     best = ModelCheckpoint(
         folder,
         filename="best",

@@ -16,14 +16,15 @@ import torch
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
-from spectro.errors import CheckpointError, TrainingError, WeightsError
+from spectro.errors import CheckpointError, EvaluationError, TrainingError, WeightsError
+from spectro.evaluate.report import EvaluateSettings, evaluate
 from spectro.files import read_json, write_json
 from spectro.learn import checkpoint as checkpoints
 from spectro.learn.backbones import Plan, SpectrogramNet
 from spectro.learn.checkpoint import Checkpoint
 from spectro.learn.classifier import Classifier, TrainingSettings
-from spectro.learn.finetune import finetune
-from spectro.learn.outcome import fit_temperature, measure
+from spectro.learn.finetune import finetune, run
+from spectro.learn.outcome import estimate, fit_temperature, measure
 from tests.conftest import SMALL, World, finetune_settings
 
 
@@ -321,6 +322,60 @@ def test_a_refit_trains_on_validation_speakers_too_for_the_epochs_chosen_without
     assert f"(UAR {before['metrics']['valid']['uar']:.3f}) in a run without them" in card
     again = finetune(settings)
     assert again.origin["metrics"] == after["metrics"]
+
+
+def test_a_design_that_is_settled_trains_on_validation_speakers_too(world: World, tmp_path: Path) -> None:
+    trained = finetune(finetune_settings(world.images, tmp_path / "run", train_on="valid", temperature=0.8))
+    before, after = world.trained.origin["split"]["speakers"], trained.origin["split"]["speakers"]
+    assert set(after["train"]) == {*before["train"], *before["valid"]}
+    assert (after["valid"], after["test"]) == ([], before["test"])
+    assert (list(trained.origin["metrics"]), trained.temperature) == (["test"], 0.8)
+    assert trained.origin["training"]["epoch"] == 1, "the last one"
+    assert trained.origin["data"]["training_pictures"] == 6 * len(after["train"])
+    assert "no speakers were held out to choose it" in (tmp_path / "run" / "card.md").read_text()
+    with pytest.raises(TrainingError, match="leave train_on out"):
+        finetune_settings(world.images, tmp_path / "other", train_on="valid", refit=world.checkpoint)
+
+
+def test_a_checkpoint_to_be_used_trains_on_all_and_tells_an_estimate(
+    world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        {"protocol": p, "fold": fold, "seed": seed, "test_uar": uar, "config": p, "transductive": transductive}
+        for p, fold, seed, uar, transductive in (
+            ("loso", 0, 0, 0.5, False),
+            ("loso", 1, 0, 0.6, False),
+            ("loso", 0, 1, 0.7, False),
+            ("loso", 1, 1, 0.6, False),
+            ("loso", 0, 0, 0.9, True),
+            ("random-leaky", 0, 0, 0.99, False),
+        )
+    ]
+    table = pd.DataFrame(rows).assign(backbone="test_efficientnet", labels="emotion")
+    table.to_csv(tmp_path / "study.csv", index=False)
+    settings = finetune_settings(world.images, tmp_path / "run", train_on="all", estimate=tmp_path / "study.csv")
+    assert run(settings) == 0
+    assert "no clip of theirs can measure this checkpoint" in capsys.readouterr().out
+    origin = checkpoints.load(tmp_path / "run").origin
+    assert {part: len(names) for part, names in origin["split"]["speakers"].items()} == {
+        "train": 8,
+        "valid": 0,
+        "test": 0,
+    }
+    assert origin["metrics"] == {}
+    card = (tmp_path / "run" / "card.md").read_text()
+    assert "All 8 speakers were trained on" in card
+    assert "| loso | 2 | 2 | 0.600 | 0.500, 0.700 | study.csv |" in card
+    with pytest.raises(EvaluationError, match="no clip of the test speakers"):
+        evaluate(EvaluateSettings(checkpoint=tmp_path / "run", index=world.images, out=tmp_path / "report"))
+    table.loc[0, "config"] = "another"
+    table.to_csv(tmp_path / "study.csv", index=False)
+    with pytest.raises(TrainingError, match="several configurations of test_efficientnet under loso"):
+        finetune(settings)
+    with pytest.raises(TrainingError, match="no test figures of resnet10t"):
+        estimate(tmp_path / "study.csv", "resnet10t", "emotion")
+    with pytest.raises(TrainingError, match="is not a table of a study"):
+        estimate(world.images / "spec.json", "resnet10t", "emotion")
 
 
 def test_a_refit_takes_the_settings_of_its_run(world: World, tmp_path: Path) -> None:
