@@ -87,7 +87,7 @@ def gallery(report: dict[str, Any], predicted: pd.DataFrame, pictures: Sequence[
         pictures: PNG of each row.
         path: where to.
     """
-    table = predicted.assign(picture=list(pictures)).sort_values("confidence", ascending=False)
+    table = predicted.assign(picture=[str(path) for path in pictures]).sort_values("confidence", ascending=False)
     labels = [name for name in report["labels"] if (table["label"] == name).any()]
     figure = Figure(figsize=(2.1 * 2 * SHOWN, 1.45 * len(labels) + 0.6), layout="constrained")
     grid = figure.subplots(len(labels), 2 * SHOWN, squeeze=False)
