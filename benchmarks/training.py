@@ -5,7 +5,8 @@ python benchmarks/training.py RENDERING --stages       # the same, part by part
 python benchmarks/training.py RENDERING --prefix       # frozen layers computed once for each picture, and every time
 
 RENDERING is a folder that `spectro render` wrote. The bare loop has the same network, precision, batch, loss and
-optimiser, and its pictures as tensors in memory; it runs in turns with the epochs of `spectro finetune`.
+optimiser, and its pictures as tensors in memory; it runs in turns with the epochs of `spectro finetune`. So does
+another, which computes all layers in bfloat16; training keeps those in float32 that are slow in it.
 """
 
 import argparse
@@ -27,6 +28,7 @@ from spectro.learn import finetune as finetuning
 from spectro.learn.backbones import SpectrogramNet
 from spectro.learn.classifier import Classifier, TrainingSettings
 from spectro.learn.datamodule import PictureDataModule
+from spectro.learn.mixed import spare_strided_depthwise
 from spectro.learn.settings import FinetuneSettings
 from spectro.learn.trainer import make_trainer
 
@@ -38,9 +40,10 @@ class Bare:
         settings: of the run that it is set against.
         data: of the same run.
         steps: batches an epoch.
+        told: whether it leaves the layers in float32 that are slow in bfloat16, as training does.
     """
 
-    def __init__(self, settings: FinetuneSettings, data: PictureDataModule, steps: int) -> None:
+    def __init__(self, settings: FinetuneSettings, data: PictureDataModule, steps: int, told: bool = True) -> None:
         self._net = SpectrogramNet(settings.backbone, len(data.labels)).to(memory_format=torch.channels_last)
         loader = iter(data.calibration_dataloader())
         self._batches = [next(loader) for _ in range(steps)]
@@ -52,6 +55,8 @@ class Bare:
         ]
         self._optimiser = torch.optim.AdamW(groups, lr=settings.train.learning_rate)
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(self._optimiser, settings.train.learning_rate, 100_000)
+        if told and settings.accelerator == "cpu":
+            spare_strided_depthwise(self._net)
         self._loss = torch.nn.CrossEntropyLoss(label_smoothing=settings.train.label_smoothing)
 
     def epoch(self, autocast: Any, device: torch.device) -> float:
@@ -71,26 +76,27 @@ class Bare:
 
 
 class InTurns(pl.Callback):
-    """Times epochs of a training, and runs one of the bare loop after each.
+    """Times epochs of a training, and runs one of each bare loop after each.
 
     Args:
-        bare: the bare loop.
+        bare: the bare loops.
     """
 
-    def __init__(self, bare: Bare) -> None:
+    def __init__(self, *bare: Bare) -> None:
         self._bare, self._started = bare, 0.0
         self.ours: list[float] = []
-        self.theirs: list[float] = []
+        self.theirs: list[list[float]] = [[] for _ in bare]
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start the clock."""
         self._started = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop it, and run the bare loop."""
+        """Stop it, and run the bare loops."""
         _finish(pl_module.device)
         self.ours.append(time.perf_counter() - self._started)
-        self.theirs.append(self._bare.epoch(trainer.precision_plugin.forward_context, pl_module.device))
+        for bare, taken in zip(self._bare, self.theirs, strict=True):
+            taken.append(bare.epoch(trainer.precision_plugin.forward_context, pl_module.device))
 
 
 def _finish(device: torch.device) -> None:
@@ -103,25 +109,27 @@ def overhead(settings: FinetuneSettings, steps: int, rounds: int) -> dict[str, A
     settings = replace(settings, train=replace(settings.train, epochs=rounds + 1))
     data = finetuning._data(settings)
     torch.manual_seed(0)
-    turns = InTurns(Bare(settings, data, steps))
+    turns = InTurns(Bare(settings, data, steps), Bare(settings, data, steps, told=False))
     net = SpectrogramNet(settings.backbone, len(data.labels)).to(memory_format=torch.channels_last)
     model = Classifier(net, settings.train, settings.seed, data.class_weights(), data.log_prior())
     trainer, _best = make_trainer(settings, settings.folder)
     trainer.callbacks = [turns]  # no checkpoints, which come once an epoch
     trainer.limit_train_batches, trainer.limit_val_batches = steps, 0
     trainer.fit(model, datamodule=data)
-    pairs = list(zip(turns.ours[1:], turns.theirs[1:], strict=True))  # the first warms up
+    ours, *others = (taken[1:] for taken in (turns.ours, *turns.theirs))  # the first warms up
     pictures = steps * settings.batch_size
-    return {
+    found = {
         "precision": str(trainer.precision),
         "steps_an_epoch": steps,
-        "pictures_a_second": round(pictures / statistics.median(turns.ours[1:]), 1),
-        "pictures_a_second_bare": round(pictures / statistics.median(turns.theirs[1:]), 1),
-        "times_as_long_as_bare": {
-            "median": round(statistics.median(ours / theirs for ours, theirs in pairs), 3),
-            "rounds": [round(ours / theirs, 3) for ours, theirs in pairs],
-        },
+        "pictures_a_second": round(pictures / statistics.median(ours), 1),
     }
+    for name, theirs in zip(("bare", "bare, all in bfloat16"), others, strict=True):
+        ratios = [round(one / other, 3) for one, other in zip(ours, theirs, strict=True)]
+        found[name] = {
+            "pictures_a_second": round(pictures / statistics.median(theirs), 1),
+            "times_as_long": {"median": round(statistics.median(ratios), 3), "rounds": ratios},
+        }
+    return found
 
 
 def stages(settings: FinetuneSettings, steps: int, rounds: int) -> dict[str, Any]:
@@ -182,6 +190,7 @@ def main() -> None:
             batch_size=given.batch_size,
             out=Path(out) / "run",
             train=TrainingSettings(),
+            accelerator="gpu" if torch.cuda.is_available() else "cpu",
         )
         if given.prefix:
             with redirect_stdout(sys.stderr):

@@ -15,6 +15,7 @@ from spectro.errors import TrainingError
 from spectro.learn.backbones import Plan, SpectrogramNet, layers, trainable
 from spectro.learn.datamodule import Activations, Batch
 from spectro.learn.figures import figures
+from spectro.learn.mixed import spare_strided_depthwise
 from spectro.learn.prefix import FrozenPrefix
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -145,9 +146,13 @@ class Classifier(pl.LightningModule):
         self.valid_confusion = MulticlassConfusionMatrix(net.classes)
 
     def on_fit_start(self) -> None:
-        """Compute what is frozen for good, where it can be told apart."""
-        if not self._unaltered:
-            return
+        """Compute what is frozen for good, where it can be told apart; keep out of bfloat16 what is slow in it."""
+        if self._unaltered:
+            self._compute_start()
+        if self.device.type == "cpu" and self.trainer.precision == "bf16-mixed":
+            spare_strided_depthwise(self.net)
+
+    def _compute_start(self) -> None:
         self.net.eval()
         try:
             self._prefix = FrozenPrefix(self.net, self.settings.plan)
