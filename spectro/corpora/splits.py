@@ -19,6 +19,7 @@ from spectro.files import fingerprint
 Part: TypeAlias = Literal["train", "valid", "test"]
 PARTS: tuple[Part, ...] = ("train", "valid", "test")
 TrainOn: TypeAlias = Literal["train", "valid", "all"]
+EVERYONE = "everyone"
 
 K = 5
 VALID_SHARE = 0.15
@@ -62,16 +63,13 @@ class Split:
             "leak": self.leak,
         }
 
-    def training_on(self, train_on: TrainOn) -> Self:
-        """Return the split in which validation speakers train too (`valid`), or all speakers (`all`)."""
-        taken = PARTS[: 1 + ("train", "valid", "all").index(train_on)]
-        merged = tuple(natural({name for part in taken for name in self.speakers[part]}))
+    def without_validation(self) -> Self:
+        """Return the split in which the validation speakers train too."""
+        merged = natural({*self.speakers["train"], *self.speakers["valid"]})
         return replace(
             self,
-            part={clip: "train" if part in taken else part for clip, part in self.part.items()},
-            speakers={
-                part: merged if part == "train" else () if part in taken else self.speakers[part] for part in PARTS
-            },
+            part={clip: "train" if part == "valid" else part for clip, part in self.part.items()},
+            speakers={"train": tuple(merged), "valid": (), "test": self.speakers["test"]},
         )
 
 
@@ -119,6 +117,18 @@ def split(clips: pd.DataFrame, protocol: str, fold: int) -> Split:
         part=dict(zip(unique["clip_id"], parts.tolist(), strict=True)),
         speakers={part: tuple(natural(set(speakers[parts == part]))) for part in PARTS},
         leak=LEAK if protocol == LEAKY else "",
+    )
+
+
+def everyone(clips: pd.DataFrame) -> Split:
+    """Return the split that holds nobody out, by no protocol: for a network that is to be used, and not measured."""
+    unique = clips.drop_duplicates("clip_id")
+    return Split(
+        protocol=EVERYONE,
+        fold=0,
+        folds=1,
+        part=dict.fromkeys(unique["clip_id"], "train"),
+        speakers={"train": tuple(natural(set(speaker_names(unique).dropna()))), "valid": (), "test": ()},
     )
 
 

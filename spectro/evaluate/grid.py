@@ -92,6 +92,12 @@ class StudySettings:
             raise EvaluationError(f"system {name} sets {', '.join(taken)}, which the study chooses")
         if not isinstance(system.get("refit", False), bool):
             raise EvaluationError(f"system {name} sets refit to {system['refit']}; it is true or false")
+        if system.get("train_on") == "all" or "estimate" in system:
+            raise EvaluationError(f"system {name} trains on all speakers; a study measures on those that it holds out")
+        if system.get("refit") and "train_on" in system:
+            raise EvaluationError(
+                f"system {name} sets refit and train_on, which both say who is trained on; leave one out"
+            )
         if system.get("refit") and system.get("verb", VERBS[0]) != "finetune":
             raise EvaluationError(f"system {name} sets refit, which only fine-tuned systems know")
 

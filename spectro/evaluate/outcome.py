@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy.special import softmax
 
 from spectro.corpora.splits import speaker_names
 from spectro.errors import AudioError
@@ -95,8 +96,8 @@ def _calibrations(chances: Floats, targets: Counts, temperature: float | None) -
     """Return the calibration of probabilities, and, where a temperature made them, of those before it."""
     found = {"probabilities": calibration(chances, targets)}
     if temperature is not None:
-        raw = np.maximum(chances, 1e-12) ** temperature
-        found["without_temperature"] = calibration(raw / raw.sum(axis=1, keepdims=True), targets)
+        logits = temperature * np.log(np.maximum(chances, np.finfo(np.float64).tiny))
+        found["without_temperature"] = calibration(softmax(logits, axis=1), targets)
     return found
 
 

@@ -99,7 +99,10 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     conditions = _describe(folder, checkpoint, clips, settings)
     conditions |= {"clip_ms": clip_ms(predictor.predict_wav, clips["path"]), "temperature": checkpoint.temperature}
     if settings.transductive:
-        adapted = adapted_chances(predictor, paths, speaker_names(clips).fillna("unknown").to_numpy(str))
+        if clips["speaker"].isna().any():
+            raise EvaluationError("transductive figures need every clip's speaker, and some clips do not tell it")
+        speakers = speaker_names(clips).to_numpy(str)
+        adapted = adapted_chances(predictor, paths, speakers, settings.batch_size)
         conditions["transductive"] = figures_of(
             with_chances(told(clips), predictor.labels, adapted), predictor.labels, settings.rounds, settings.seed
         )
@@ -127,6 +130,10 @@ def _clips(index: pd.DataFrame, checkpoint: Description, part: str) -> pd.DataFr
                 f"the checkpoint's split is of {', '.join(data['corpora'])}, these clips are of "
                 f"{', '.join(sorted(set(labelled['corpus'])))}: measure on all of them with --part all"
             )
+        if not own["speakers"][part]:
+            raise EvaluationError(
+                f"the checkpoint was trained on the {part} speakers too: it has none to be measured on"
+            )
         if own["protocol"] == LEAKY:
             parts = labelled["clip_id"].map(split(labelled, LEAKY, own["fold"]).part)
             labelled = labelled[parts == part]
@@ -148,13 +155,18 @@ def _predict(predictor: Predictor, settings: EvaluateSettings, clips: pd.DataFra
     return with_chances(told(clips), predictor.labels, chances)
 
 
-def adapted_chances(predictor: Predictor, pictures: list[Path], speakers: npt.NDArray[np.str_]) -> Chances:
+def adapted_chances(
+    predictor: Predictor, pictures: list[Path], speakers: npt.NDArray[np.str_], batch_size: int
+) -> Chances:
     """Return probabilities of a network whose batch norms are estimated anew on all pictures of each speaker.
+
+    Of a speaker with a single clip there is nothing to estimate, and the network stays as it is.
 
     Args:
         predictor: the network; it is left as it is.
         pictures: PNGs.
         speakers: speaker of each.
+        batch_size: pictures that the network takes at a time, at least; twice as many at most.
 
     Returns:
         float64 of shape (pictures, labels). Networks without batch norms say what they say of single clips.
@@ -165,11 +177,15 @@ def adapted_chances(predictor: Predictor, pictures: list[Path], speakers: npt.ND
     chances = np.zeros((len(pictures), len(predictor.labels)))
     for speaker in natural(set(speakers.tolist())):
         own = np.flatnonzero(speakers == speaker)
-        shown = batch([image.read(pictures[place], checkpoint.spec).pixels for place in own])
+        count = max(1, len(own) // max(2, batch_size))
+        parts = [own[start::count] for start in range(count)]  # alike, as batches drawn at random are
+        shown = [batch([image.read(pictures[place], checkpoint.spec).pixels for place in part]) for part in parts]
         net = copy.deepcopy(engine.net)
         with torch.inference_mode():
-            calibrate(net, [engine.tensor(shown)])
-            chances[own] = checkpoint.probabilities(net(engine.tensor(shown)).float().cpu().numpy())
+            if len(own) > 1:
+                calibrate(net, (engine.tensor(one) for one in shown))
+            for part, one in zip(parts, shown, strict=True):
+                chances[part] = checkpoint.probabilities(net(engine.tensor(one)).float().cpu().numpy())
     return chances
 
 

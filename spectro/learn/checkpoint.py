@@ -143,6 +143,12 @@ def card(description: dict[str, Any], name: str) -> str:
             f"{epochs} settled beforehand; no speakers were held out to choose it.",
             "settled beforehand",
         )
+    held = (
+        f"Protocol `{split.get('protocol', 'unknown')}`, fold {split.get('fold', '?')} of {split.get('folds', '?')}\n"
+        "(the first is 0), "
+    )
+    if speakers.get("train") and not speakers["test"]:
+        held = "Nobody was held out; "
     figures = _figures(metrics, speakers, description.get("estimate", []))
     leak = f"\n**These figures leak:** {split['leak']}.\n" if split.get("leak") else ""
     return f"""# {name}
@@ -157,8 +163,7 @@ Licence of the recordings: {data.get("licence", "unknown")}; it binds what may b
 Starting weights: {description.get("weights", "unknown")}.
 
 ## Figures
-Protocol `{split.get("protocol", "unknown")}`, fold {split.get("fold", "?")} of {split.get("folds", "?")}
-(the first is 0), label scheme `{data.get("labels", "emotion")}`, seed {training.get("seed", "?")}.
+{held}label scheme `{data.get("labels", "emotion")}`, seed {training.get("seed", "?")}.
 {chosen_on}
 {leak}
 {figures}
@@ -192,19 +197,20 @@ def _figures(metrics: dict[str, Any], speakers: dict[str, list[str]], estimate: 
             ),
         ]
         return "\n".join(lines)
-    lines = [
-        f"All {len(speakers.get('train', []))} speakers were trained on: no clip of theirs can measure this network."
-    ]
+    if not speakers.get("train"):
+        return "No figures of it are known."
+    lines = [f"All {len(speakers['train'])} speakers were trained on: no clip of theirs can measure this network."]
     if estimate:
         lines += [
-            "What it does on new speakers is estimated by networks that were trained in the same way without them",
-            "(UAR is the mean of the recalls):",
+            f"An estimate of what it does on new speakers are the figures of `{estimate[0]['system']}` in "
+            f"{estimate[0]['table']}, networks that",
+            "were trained without those that they were measured on (UAR is the mean of the recalls):",
             "",
-            "| protocol | folds | seeds | UAR, mean | lowest and highest run | table |",
+            "| protocol | folds | seeds | runs | UAR, mean | lowest and highest run |",
             "| --- | --- | --- | --- | --- | --- |",
             *(
-                f"| {one['protocol']} | {one['folds']} | {one['seeds']} | {one['uar']:.3f} | "
-                f"{one['lowest']:.3f}, {one['highest']:.3f} | {one['table']} |"
+                f"| {one['protocol']} | {one['folds']} | {one['seeds']} | {one['runs']} | {one['uar']:.3f} | "
+                f"{one['lowest']:.3f}, {one['highest']:.3f} |"
                 for one in estimate
             ),
         ]

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from spectro.corpora.labels import label_clips
-from spectro.corpora.splits import PARTS, Part, Split, TrainOn, data_fingerprint, split
+from spectro.corpora.splits import PARTS, Part, Split, TrainOn, data_fingerprint, everyone, split
 from spectro.errors import TrainingError
 from spectro.learn.masking import Masker, MaskingSettings
 from spectro.render import read_index
@@ -159,7 +159,7 @@ class PictureDataModule(pl.LightningDataModule):
         seed: seed of the run.
         workers: processes that read pictures.
         train_on: which speakers train: `train`, the protocol's training speakers; `valid`, its validation speakers,
-            too; `all`, all speakers.
+            too; `all`, all speakers, whatever the protocol.
 
     Raises:
         RenderError: `folder` holds no complete rendering.
@@ -185,8 +185,8 @@ class PictureDataModule(pl.LightningDataModule):
         index, self.spec = read_index(folder)
         labelled, self.labels = label_clips(index, label_scheme)
         labelled["target"] = [self.labels.index(label) for label in labelled["label"]]
-        whole = split(labelled, protocol, fold)
-        self.split: Split = whole.training_on(train_on)
+        whole = everyone(labelled) if train_on == "all" else split(labelled, protocol, fold)
+        self.split: Split = whole.without_validation() if train_on == "valid" else whole
         self.rows: dict[Part, pd.DataFrame] = {part: self._part(labelled, part, copies) for part in PARTS}
         self.corpora = tuple(sorted(labelled["corpus"].unique()))
         self.fingerprint = data_fingerprint(labelled, self.split)

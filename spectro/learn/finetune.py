@@ -104,8 +104,21 @@ def _identity(settings: FinetuneSettings, data: PictureDataModule, chosen: Check
     Raises:
         TrainingError: the run that is refitted was made with other settings.
     """
-    free = ("out", "overwrite", "workers", "index", "devices", "accelerator", "strategy", "refit", "estimate")
+    free = (
+        "out",
+        "overwrite",
+        "workers",
+        "index",
+        "devices",
+        "accelerator",
+        "strategy",
+        "refit",
+        "estimate",
+        "estimate_of",
+    )
     fields = {key: value for key, value in asdict(settings).items() if key not in free}
+    if settings.train_on == "train":  # they say nothing then, and runs of before do not know them
+        del fields["train_on"], fields["temperature"]
     fields["weights"] = weights_identity(settings.weights)
     fields |= {"spec": data.spec.fingerprint, "data": data.fingerprint}
     identity: dict[str, Any] = json.loads(json.dumps(fields))
@@ -138,7 +151,8 @@ def run(settings: FinetuneSettings) -> int:
         return 0  # one of several processes; the first one reports
     split, figures = checkpoint.origin["split"], checkpoint.origin["metrics"]
     epoch = checkpoint.origin["training"]["epoch"]
-    print(f"protocol {split['protocol']}, fold {split['fold']}, epoch {epoch} {'chosen' if settings.validates else ''}")
+    held = f"protocol {split['protocol']}, fold {split['fold']}" if figures else "nobody held out"
+    print(f"{held}, epoch {epoch} {'chosen' if settings.validates else 'the last'}")
     for part, values in figures.items():
         speakers = ", ".join(split["speakers"][part])
         print(

@@ -35,8 +35,10 @@ def describe(
     split = data.split.describe()
     if heard := _heard_before(Path(settings.weights), data):
         split["leak"] = f"the starting weights were trained on the test speakers {', '.join(heard)}"
-    told = settings.estimate and {"estimate": estimate(settings.estimate, settings.backbone, settings.labels)}
-    return (told or {}) | {
+    told = {}
+    if settings.estimate is not None:
+        told["estimate"] = estimate(settings.estimate, settings.estimate_of, "+".join(data.corpora), settings.labels)
+    return told | {
         "weights": weights,
         "data": {
             "title": ", ".join(corpus.title for corpus in corpora),
@@ -96,12 +98,13 @@ def finish(
     return checkpoint
 
 
-def estimate(path: Path, backbone: str, labels: str) -> list[dict[str, Any]]:
-    """Return the figures of a study for a backbone on new speakers, protocol by protocol, as JSON values.
+def estimate(path: Path, system: str, corpus: str, labels: str) -> list[dict[str, Any]]:
+    """Return the figures of a study's system on new speakers, protocol by protocol, as JSON values.
 
     Args:
         path: the study's table.
-        backbone: name of the backbone.
+        system: name of the system.
+        corpus: names of the corpora, joined by +.
         labels: label scheme.
 
     Raises:
@@ -109,23 +112,28 @@ def estimate(path: Path, backbone: str, labels: str) -> list[dict[str, Any]]:
     """
     try:
         table = pd.read_csv(path)
-        honest = (table["protocol"] != LEAKY) & ~table["transductive"].astype(bool) & table["test_uar"].notna()
-        rows = table[honest & (table["backbone"] == backbone) & (table["labels"] == labels)]
+        honest = (table["protocol"] != LEAKY) & (table["transductive"].astype(str) != "True")
+        measured = table[honest & table["test_uar"].notna() & (table["corpus"] == corpus) & (table["labels"] == labels)]
+        rows = measured[measured["system"] == system]
     except (OSError, ValueError, KeyError) as error:
         raise TrainingError(f"{printable(path)}: is not a table of a study ({error})") from error
     if not len(rows):
-        raise TrainingError(f"{printable(path)}: has no test figures of {backbone} for {labels}")
+        known = ", ".join(dict.fromkeys(measured["system"].astype(str))) or "none"
+        raise TrainingError(
+            f"{printable(path)}: has no test figures of {system!r} on {corpus} for {labels}; it has those of: {known}"
+        )
     found = []
     for protocol, own in rows.groupby("protocol", sort=False):
         if own["config"].nunique() > 1:
-            raise TrainingError(f"{printable(path)}: has several configurations of {backbone} under {protocol}")
-        runs = own.groupby("seed")["test_uar"].mean()
+            raise TrainingError(f"{printable(path)}: has several configurations of {system} under {protocol}")
         found.append(
             {
                 "table": path.name,
+                "system": system,
                 "protocol": str(protocol),
                 "folds": int(own["fold"].nunique()),
-                "seeds": len(runs),
+                "seeds": int(own["seed"].nunique()),
+                "runs": len(own),
                 "uar": round(float(own["test_uar"].mean()), 4),
                 "lowest": round(float(own["test_uar"].min()), 4),
                 "highest": round(float(own["test_uar"].max()), 4),

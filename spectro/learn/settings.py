@@ -47,8 +47,9 @@ class FinetuneSettings:
         train_on: valid trains on the protocol's validation speakers too, for all epochs, once these are settled; all
             on its test speakers as well, for a checkpoint that is to be used and that this corpus cannot measure.
         temperature: what logits are divided by where no validation speakers are left to fit it on.
-        estimate: table of the study that measured what is trained on all speakers: the card tells its test figures for
-            this backbone and these labels on new speakers, as an estimate.
+        estimate: table of a study that measured on new speakers what is trained here on all: the card tells its test
+            figures as an estimate.
+        estimate_of: name of the system in that table.
         seed: seed of all that is random.
         precision: auto takes bfloat16 where the processor or GPU computes with it, else float32.
         dtype: kind of number that the checkpoint keeps its weights as; the figures are those of what is kept.
@@ -81,6 +82,7 @@ class FinetuneSettings:
     train_on: TrainOn = "train"
     temperature: float = 1.0
     estimate: Path | None = None
+    estimate_of: str = ""
     seed: int = 0
     precision: str = "auto"
     dtype: Literal["float32", "float16"] = "float32"

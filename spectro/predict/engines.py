@@ -217,8 +217,10 @@ def settle(pictures: Pictures, exact: Scoring, rough: Scoring | None = None) -> 
     if rough is None:
         return exact(pictures)
     found = rough(pictures)
+    if found.probabilities.shape[1] < 2:
+        return found
     ordered = np.sort(found.probabilities, axis=1)
-    close = np.flatnonzero(ordered[:, -1] - ordered[:, -2] < CLOSE_CALL)
+    close = np.flatnonzero(~(ordered[:, -1] - ordered[:, -2] >= CLOSE_CALL))  # NaN is no answer either
     if len(close):
         again = exact(pictures[close])
         found.probabilities[close], found.embeddings[close] = again.probabilities, again.embeddings

@@ -6,7 +6,7 @@ several times as fast as RGB), other pictures as RGB.
 
 The PNGs are written here, and not by Pillow, which tries five filters for each row: that takes as long as all the rest
 of drawing. Neighbouring bands are alike, so each row is stored as its difference from the one above, and ISA-L deflates
-that in a third of zlib's time; the files are smaller than Pillow's, too.
+that in a third of zlib's time, to files that are a twelfth larger than Pillow's.
 """
 
 import os

@@ -68,7 +68,7 @@ def test_transductive_figures_are_told_apart_and_leave_the_network_alone(world: 
     index, _spec = read_index(world.images)
     some = index[(index["copy"] == 0) & (index["speaker"] == "3")]
     pictures = [world.images / name for name in some["image"]]
-    found = adapted_chances(predictor, [*pictures, *pictures[:2]], np.array(["3"] * len(some) + ["a", "b"]))
+    found = adapted_chances(predictor, [*pictures, *pictures[:2]], np.array(["3"] * len(some) + ["a", "a"]), 32)
     net = copy.deepcopy(world.trained.net)
     shown = torch.from_numpy(batch([image.read(path).pixels for path in pictures]))
     for module in net.modules():  # the reference: a pass in training mode that takes its statistics for all
@@ -80,7 +80,20 @@ def test_transductive_figures_are_told_apart_and_leave_the_network_alone(world: 
         net(shown)
         expected = world.trained.probabilities(net.eval()(shown).numpy())
     np.testing.assert_allclose(found[: len(some)], expected, atol=1e-5)
-    assert np.abs(found[0] - found[-2]).max() > 1e-4, "what others said does not matter"
+    assert np.abs(found[0] - found[-2]).max() > 1e-4, "what others said matters"
+    again = adapted_chances(predictor, [*pictures, pictures[0]], np.array(["3"] * len(some) + ["a"]), 2)
+    assert np.abs(again[: len(some)] - expected).max() > 1e-5, "batches of 2"
+    alone = predictor.scores([image.read(pictures[0]).pixels]).probabilities[0]
+    np.testing.assert_allclose(again[-1], alone, atol=1e-5)
+
+
+def test_transductive_figures_need_speakers(world: World, tmp_path: Path) -> None:
+    table = tmp_path / "clips.csv"
+    lines = [f"{clip},{clip.stem.split('_')[1]}," for clip in sorted(world.corpus.rglob("*.wav"))[:12]]
+    table.write_text("\n".join(["path,label,speaker", *lines]))
+    render(RenderSettings(corpus="folder", source=table, out=tmp_path / "images", spec=SMALL, workers=1))
+    with pytest.raises(EvaluationError, match="need every clip's speaker"):
+        evaluate(_settings(world, tmp_path / "out", index=tmp_path / "images", part="all", transductive=True))
 
 
 def test_the_figures_are_those_that_fine_tuning_wrote(world: World, tmp_path: Path) -> None:

@@ -351,9 +351,10 @@ def test_a_checkpoint_to_be_used_trains_on_all_and_tells_an_estimate(
             ("random-leaky", 0, 0, 0.99, False),
         )
     ]
-    table = pd.DataFrame(rows).assign(backbone="test_efficientnet", labels="emotion")
+    table = pd.DataFrame(rows).assign(system="tiny", corpus="synthetic", labels="emotion")
     table.to_csv(tmp_path / "study.csv", index=False)
-    settings = finetune_settings(world.images, tmp_path / "run", train_on="all", estimate=tmp_path / "study.csv")
+    told = {"estimate": tmp_path / "study.csv", "estimate_of": "tiny"}
+    settings = finetune_settings(world.images, tmp_path / "run", train_on="all", protocol="luna-jimenez", **told)
     assert run(settings) == 0
     assert "no clip of theirs can measure this checkpoint" in capsys.readouterr().out
     origin = checkpoints.load(tmp_path / "run").origin
@@ -365,17 +366,36 @@ def test_a_checkpoint_to_be_used_trains_on_all_and_tells_an_estimate(
     assert origin["metrics"] == {}
     card = (tmp_path / "run" / "card.md").read_text()
     assert "All 8 speakers were trained on" in card
-    assert "| loso | 2 | 2 | 0.600 | 0.500, 0.700 | study.csv |" in card
-    with pytest.raises(EvaluationError, match="no clip of the test speakers"):
+    assert "Nobody was held out" in card and "figures of `tiny` in study.csv" in card
+    assert "| loso | 2 | 2 | 4 | 0.600 | 0.500, 0.700 |" in card
+    with pytest.raises(EvaluationError, match="was trained on the test speakers too"):
         evaluate(EvaluateSettings(checkpoint=tmp_path / "run", index=world.images, out=tmp_path / "report"))
     table.loc[0, "config"] = "another"
     table.to_csv(tmp_path / "study.csv", index=False)
-    with pytest.raises(TrainingError, match="several configurations of test_efficientnet under loso"):
+    with pytest.raises(TrainingError, match="several configurations of tiny under loso"):
         finetune(settings)
-    with pytest.raises(TrainingError, match="no test figures of resnet10t"):
-        estimate(tmp_path / "study.csv", "resnet10t", "emotion")
+    with pytest.raises(
+        TrainingError, match="no test figures of 'huge' on synthetic for emotion; it has those of: tiny"
+    ):
+        estimate(tmp_path / "study.csv", "huge", "synthetic", "emotion")
     with pytest.raises(TrainingError, match="is not a table of a study"):
-        estimate(world.images / "spec.json", "resnet10t", "emotion")
+        estimate(world.images / "spec.json", "tiny", "synthetic", "emotion")
+
+
+def test_a_leaky_run_on_validation_clips_is_not_measured_on_them(world: World, tmp_path: Path) -> None:
+    finetune(finetune_settings(world.images, tmp_path / "run", train_on="valid", protocol="random-leaky"))
+    with pytest.raises(EvaluationError, match="was trained on the valid speakers too"):
+        evaluate(EvaluateSettings(checkpoint=tmp_path / "run", index=world.images, out=tmp_path / "r", part="valid"))
+
+
+def test_runs_that_do_not_know_train_on_go_on(world: World, tmp_path: Path) -> None:
+    settings = finetune_settings(world.images, tmp_path / "run")
+    finetune(settings)
+    known = read_json(tmp_path / "run" / "training" / "settings.json")
+    assert not {"train_on", "temperature", "estimate", "estimate_of"} & set(known)
+    other = finetune_settings(world.images, tmp_path / "run", train_on="valid")
+    with pytest.raises(TrainingError, match="holds a run with other settings"):
+        finetune(other)
 
 
 def test_a_refit_takes_the_settings_of_its_run(world: World, tmp_path: Path) -> None:

@@ -190,6 +190,11 @@ def test_close_calls_are_told_apart_exactly() -> None:
     assert engines.settle(some[1:2], exact, rough).probabilities.tolist() == [chances[1].tolist()]
     assert len(asked) == 1
 
+    chances[1] = np.nan
+    assert engines.settle(some[1:2], exact, rough).probabilities.tolist() == [[0, 1, 0]]
+    chances = np.ones((3, 1))
+    assert engines.settle(some, exact, rough).probabilities.tolist() == [[1], [1], [1]]
+
 
 def test_an_explanation_needs_the_checkpoint(world: World, exported: Path, cache: Path, wav: WriteWav) -> None:
     clip = wav()
