@@ -1,7 +1,7 @@
 """Mixed precision on a processor: which layers are better off in float32.
 
-oneDNN has no fast bfloat16 gradient of a depthwise convolution with a stride: those of MobileNetV2's four take a third
-of a step of training (benchmarks/README.md).
+oneDNN has no fast bfloat16 gradient of a depthwise convolution with a stride: those of MobileNetV2's four took a third
+of a step of training where it was measured (benchmarks/README.md).
 """
 
 import torch
