@@ -4,7 +4,7 @@ Speakers are split, never clips, except under `random-leaky`, which is there to 
 speakers choose the epoch; test speakers are looked at once.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import zip_longest
 from typing import Any, Literal, Self, TypeAlias
@@ -88,22 +88,26 @@ Folds: TypeAlias = list[tuple[set[str], set[str]]]  # validation and test speake
 Protocol: TypeAlias = Callable[[pd.DataFrame], Folds]
 
 
-def split(clips: pd.DataFrame, protocol: str, fold: int) -> Split:
+def split(clips: pd.DataFrame, protocol: str, fold: int, valid: Sequence[str] = ()) -> Split:
     """Split clips by one fold of a protocol.
 
     Args:
         clips: a clip table with a column `label`; several rows a clip (copies) are split together.
         protocol: a name in `PROTOCOLS`, or `random-leaky`.
         fold: number of the fold, from 0.
+        valid: speakers to validate on, in place of the protocol's.
 
     Raises:
-        SplitError: no such protocol or fold; speakers are not told; or a part or a training class would be empty.
+        SplitError: no such protocol or fold; speakers are not told; a part or a training class would be empty; or
+            speakers that the fold tests, or does not have, are to validate.
     """
     unique = clips.drop_duplicates("clip_id")
     if protocol == LEAKY:
+        if valid:
+            raise SplitError(f"{LEAKY} splits clips, not speakers: nobody can be chosen to validate")
         parts, folds = _leaky(unique, fold)
     elif protocol in PROTOCOLS:
-        parts, folds = _by_speaker(unique, protocol, fold)
+        parts, folds = _by_speaker(unique, protocol, fold, set(valid))
     else:
         raise SplitError(f"unknown protocol {protocol!r}; there are {', '.join(PROTOCOLS)} and {LEAKY}")
     speakers = speaker_names(unique).fillna("").to_numpy(dtype=str)
@@ -132,7 +136,7 @@ def everyone(clips: pd.DataFrame) -> Split:
     )
 
 
-def _by_speaker(clips: pd.DataFrame, protocol: str, fold: int) -> tuple[np.ndarray[Any, Any], int]:
+def _by_speaker(clips: pd.DataFrame, protocol: str, fold: int, chosen: set[str]) -> tuple[np.ndarray[Any, Any], int]:
     if clips["speaker"].isna().any():
         raise SplitError(
             f"{protocol} needs every clip's speaker, and {int(clips['speaker'].isna().sum())} clips do not tell it: "
@@ -142,6 +146,9 @@ def _by_speaker(clips: pd.DataFrame, protocol: str, fold: int) -> tuple[np.ndarr
     _check_fold(protocol, fold, len(folds))
     valid, test = folds[fold]
     named = speaker_names(clips)
+    if impossible := natural((chosen & test) | (chosen - set(named))):
+        raise SplitError(f"{protocol} fold {fold}: {', '.join(impossible)} cannot validate: tested, or not among clips")
+    valid = chosen or valid
     parts = np.where(named.isin(test), "test", np.where(named.isin(valid), "valid", "train"))
     for part in PARTS:
         if not (parts == part).any():

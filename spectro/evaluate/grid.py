@@ -36,8 +36,8 @@ class StudySettings:
         images: renderings by name: what each sets of `spectro render`.
         base: by verb (finetune, classical, speech): what all its runs set.
         systems: systems by name: the `verb` that trains it (finetune if it names none), and what it sets beyond `base`.
-            `images` names its renderings (all, if it names none); `refit: true` trains on the validation speakers too
-            once they have chosen the epoch; `augmented` is what it sets beside that where augmentation is on.
+            `images` names its renderings (all, if it names none); `augmented` is what it sets beside that where
+            augmentation is on.
         augmentation: whether systems that say what `augmented` means run without, with, or both.
         protocols: folds of each protocol, by its name.
         labels: label schemes.
@@ -86,20 +86,12 @@ class StudySettings:
             if images not in self.images:
                 raise EvaluationError(f"system {name} reads the images {images}, which the study lacks")
         augmented = system.get("augmented", {})
-        if fixed := [key for key in ("verb", "images", "refit") if key in augmented]:
+        if fixed := [key for key in ("verb", "images") if key in augmented]:
             raise EvaluationError(f"system {name} sets {', '.join(fixed)} where augmentation is on; set it for both")
         if taken := [key for key in OWN if key in {**system, **augmented}]:
             raise EvaluationError(f"system {name} sets {', '.join(taken)}, which the study chooses")
-        if not isinstance(system.get("refit", False), bool):
-            raise EvaluationError(f"system {name} sets refit to {system['refit']}; it is true or false")
         if system.get("train_on") == "all" or "estimate" in system:
             raise EvaluationError(f"system {name} trains on all speakers; a study measures on those that it holds out")
-        if system.get("refit") and "train_on" in system:
-            raise EvaluationError(
-                f"system {name} sets refit and train_on, which both say who is trained on; leave one out"
-            )
-        if system.get("refit") and system.get("verb", VERBS[0]) != "finetune":
-            raise EvaluationError(f"system {name} sets refit, which only fine-tuned systems know")
 
     def chosen_systems(self) -> list[tuple[str, dict[str, Any]]]:
         """Return the systems that are not set to null."""
@@ -139,7 +131,6 @@ class Run:
         fold: fold of the protocol.
         labels: label scheme.
         seed: seed of the training.
-        refit: whether it is trained once more, on validation speakers too.
         settings: the other settings of its training.
         config: fingerprint of what its figures depend on, beside fold and seed.
     """
@@ -152,7 +143,6 @@ class Run:
     fold: int
     labels: str
     seed: int
-    refit: bool
     settings: dict[str, Any]
     config: str
 
@@ -195,14 +185,12 @@ def _run(
     chosen = merged(settings.base.get(verb, {}), system)
     if augmented:
         chosen = merged(chosen, chosen["augmented"])
-    refit = bool(chosen.get("refit", False))
-    chosen = {key: value for key, value in chosen.items() if key not in ("verb", "images", "refit", "augmented")}
+    chosen = {key: value for key, value in chosen.items() if key not in ("verb", "images", "augmented")}
     identity: dict[str, Any] = {
         **copy.deepcopy(chosen),
         "verb": verb,
         "protocol": protocol,
         "labels": labels,
-        "refit": refit,
     }
     if verb == "finetune":
         chosen.setdefault("weights", settings.weights)
@@ -219,7 +207,6 @@ def _run(
         fold=fold,
         labels=labels,
         seed=seed,
-        refit=refit,
         settings=chosen,
         config=fingerprint({**identity, "images": settings.images[images]}),
     )

@@ -47,7 +47,7 @@ COLUMNS = (
     "transductive",
 )
 KEY = ("config", "fold", "seed", "transductive")
-LOCK = ".lock"
+LOCK, RESULT = ".lock", "chosen"
 RUN_MEMORY = 2 * 2**30  # bytes; a MobileNet's fine-tuning takes half of that
 
 
@@ -96,7 +96,7 @@ def _study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # an interrupted study starts no other run
     if settings.test and table["test_uar"].notna().any():
-        write_page(settings, table, {run.key: settings.runs / run.name / result_name(run) for run in runs})
+        write_page(settings, table, {run.key: settings.runs / run.name / RESULT for run in runs})
     return table, failed
 
 
@@ -137,11 +137,6 @@ def with_rows(table: pd.DataFrame, found: list[dict[str, Any]]) -> pd.DataFrame:
     own = {tuple(one[name] for name in KEY) for one in found}
     others = [one for one in table.to_dict("records") if tuple(one[name] for name in KEY) not in own]
     return pd.DataFrame([*others, *found], columns=list(COLUMNS))
-
-
-def result_name(run: Run) -> str:
-    """Return the name of the folder, within a run's, that holds its result."""
-    return "refit" if run.refit else "chosen"
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
@@ -201,39 +196,37 @@ def _train(settings: StudySettings, run: Run, jobs: int) -> list[dict[str, Any]]
     """Train and measure a run's system; returns its rows, or what went wrong."""
     folder = settings.runs / run.name
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    result = folder / result_name(run) / RUN_FILE
+    result = folder / RESULT / RUN_FILE
     result.unlink(missing_ok=True)
     for name, verb, given in stages(settings, run, threads):
         log = folder / f"{name}.log"
         code = command(verb, given, folder / f"{name}.yaml", log, threads)
         if code and not (code == 1 and result.exists()):  # some clips were left out
             return f"exit code {code}: {_last_line(log)} (see {printable(log)})"
-    return [row(run, folder / result_name(run), settings.test, kind) for kind in kinds(run, settings)]
+    return [row(run, folder / RESULT, settings.test, kind) for kind in kinds(run, settings)]
 
 
 def stages(settings: StudySettings, run: Run, threads: int) -> list[tuple[str, str, dict[str, Any]]]:
     """Return the commands of a run, in order: a name, the verb and its settings."""
     folder = settings.runs / run.name
     index = str(settings.runs / "images" / run.images)
-    chosen = {
+    given = {
         **run.settings,
         "index": index,
         "protocol": run.protocol,
         "fold": run.fold,
         "labels": run.labels,
         "seed": run.seed,
-        "out": str(folder / "chosen"),
+        "out": str(folder / RESULT),
     }
     if run.verb != "finetune":
         workers = {"workers": threads} if run.verb == "classical" else {}
-        return [("chosen", run.verb, {**chosen, **workers, "test": settings.test})]
-    trained = [("chosen", "finetune", chosen)]
-    if run.refit:
-        trained.append(("refit", "finetune", {**chosen, "refit": chosen["out"], "out": str(folder / "refit")}))
+        return [(RESULT, run.verb, {**given, **workers, "test": settings.test})]
+    trained = (RESULT, "finetune", given)
     if not settings.test:
-        return trained
-    measured = {"checkpoint": str(folder / result_name(run)), "index": index, "transductive": settings.transductive}
-    return [*trained, ("evaluate", "evaluate", measured)]
+        return [trained]
+    measured = {"checkpoint": given["out"], "index": index, "transductive": settings.transductive}
+    return [trained, ("evaluate", "evaluate", measured)]
 
 
 def row(run: Run, folder: Path, test: bool, transductive: bool = False) -> dict[str, Any]:
@@ -248,7 +241,7 @@ def row(run: Run, folder: Path, test: bool, transductive: bool = False) -> dict[
     description = read_json(folder / DESCRIPTION_FILE) or read_json(folder / RUN_FILE)
     measured = read_json(folder / "evaluation-test" / METRICS_FILE) or {} if test else {}
     training, metrics = description["training"], description["metrics"]
-    valid = training["refit"]["valid"] if run.refit else metrics.get("valid", {})
+    valid = metrics.get("valid", {})
     tested = metrics["test"] if test else {}
     if transductive:
         valid, tested = {}, {name: measured["transductive"][name]["value"] for name in ("wa", "uar", "f1")}

@@ -133,12 +133,7 @@ def card(description: dict[str, Any], name: str) -> str:
     training, speakers = description.get("training", {}), split.get("speakers", {})
     epochs = f"The number of epochs, {training.get('epoch', -1) + 1}, was"
     chosen_on, fitted = f"{epochs} chosen on the validation speakers.", "fitted on speakers not heard"
-    if refit := training.get("refit"):
-        chosen_on = (
-            f"{epochs} chosen on the speakers {', '.join(refit['speakers'])} (UAR {refit['valid']['uar']:.3f}) "
-            "in a run without them;\nthen they were trained on too."
-        )
-    elif speakers and not speakers.get("valid"):
+    if speakers and not speakers.get("valid"):
         chosen_on, fitted = (
             f"{epochs} settled beforehand; no speakers were held out to choose it.",
             "settled beforehand",

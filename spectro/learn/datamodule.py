@@ -150,6 +150,7 @@ class PictureDataModule(pl.LightningDataModule):
         label_scheme: a name in `corpora.labels.SCHEMES`.
         protocol: a name in `corpora.splits.PROTOCOLS`, or `random-leaky`.
         fold: fold of the protocol.
+        valid_speakers: speakers that validate, in place of the protocol's.
         batch_size: pictures a batch.
         copies: `one`: an epoch sees every training clip once, as one of its copies drawn anew; `all`: every copy;
             `none`: untouched clips only.
@@ -173,6 +174,7 @@ class PictureDataModule(pl.LightningDataModule):
         label_scheme: str = "emotion",
         protocol: str = "group-kfold",
         fold: int = 0,
+        valid_speakers: Sequence[str] = (),
         batch_size: int = 32,
         copies: Copies = "none",
         balance: Balance = "none",
@@ -185,7 +187,7 @@ class PictureDataModule(pl.LightningDataModule):
         index, self.spec = read_index(folder)
         labelled, self.labels = label_clips(index, label_scheme)
         labelled["target"] = [self.labels.index(label) for label in labelled["label"]]
-        whole = everyone(labelled) if train_on == "all" else split(labelled, protocol, fold)
+        whole = everyone(labelled) if train_on == "all" else split(labelled, protocol, fold, valid_speakers)
         self.split: Split = whole.without_validation() if train_on == "valid" else whole
         self.rows: dict[Part, pd.DataFrame] = {part: self._part(labelled, part, copies) for part in PARTS}
         self.corpora = tuple(sorted(labelled["corpus"].unique()))

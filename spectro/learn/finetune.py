@@ -10,7 +10,7 @@ and `training/` with what resuming needs and TensorBoard's events.
 import json
 import shutil
 import warnings
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ import torch
 
 from spectro.errors import TrainingError
 from spectro.files import printable, read_json, write_json
-from spectro.learn import checkpoint as checkpoints
 from spectro.learn.backbones import SpectrogramNet, load_weights, weights_identity
 from spectro.learn.checkpoint import Checkpoint
 from spectro.learn.classifier import Classifier
@@ -41,18 +40,15 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
 
     Raises:
         TrainingError: the output folder holds another run, or the settings contradict each other.
-        CheckpointError: the run to refit cannot be read.
         RenderError, CorpusError, WeightsError: the pictures, labels, split or weights cannot be had.
     """
-    out, chosen = settings.folder, None if settings.refit is None else checkpoints.load(settings.refit)
+    out = settings.folder
     data = _data(settings)
     pl.seed_everything(settings.seed, verbose=False)
     net = SpectrogramNet(settings.backbone, len(data.labels), hidden=settings.hidden, dropout=settings.dropout)
     net.check_size(data.spec.height, data.spec.width)
-    identity = _identity(settings, data, chosen)
+    identity = _identity(settings, data)
     resume = _find_run(out, identity, settings.overwrite)
-    if chosen is not None:
-        settings = replace(settings, train=replace(settings.train, epochs=chosen.origin["training"]["epoch"] + 1))
     weights = load_weights(net, settings.weights)
     origin = describe(settings, data, weights, identity)
     net.to(memory_format=torch.channels_last)
@@ -68,7 +64,7 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
         data.forget()
         if not trainer.is_global_zero:
             return Checkpoint(net=net, labels=data.labels, spec=data.spec)
-        return finish(settings, out, data, model, Path(best.best_model_path), origin, chosen)
+        return finish(settings, out, data, model, Path(best.best_model_path), origin)
 
 
 def _fit(trainer: pl.Trainer, model: Classifier, data: PictureDataModule, resume: Path | None) -> None:
@@ -88,22 +84,19 @@ def _data(settings: FinetuneSettings) -> PictureDataModule:
         label_scheme=settings.labels,
         protocol=settings.protocol,
         fold=settings.fold,
+        valid_speakers=[str(name) for name in settings.valid_speakers],
         batch_size=settings.batch_size,
         copies=settings.copies,
         balance=settings.balance,
         masking=settings.masking if settings.mask else None,
         seed=settings.seed,
         workers=workers,
-        train_on=settings.trained_on,
+        train_on=settings.train_on,
     )
 
 
-def _identity(settings: FinetuneSettings, data: PictureDataModule, chosen: Checkpoint | None) -> dict[str, Any]:
-    """Return what a run's result depends on, as JSON values: a run is resumed if these are the same.
-
-    Raises:
-        TrainingError: the run that is refitted was made with other settings.
-    """
+def _identity(settings: FinetuneSettings, data: PictureDataModule) -> dict[str, Any]:
+    """Return what a run's result depends on, as JSON values: a run is resumed if these are the same."""
     free = (
         "out",
         "overwrite",
@@ -112,24 +105,18 @@ def _identity(settings: FinetuneSettings, data: PictureDataModule, chosen: Check
         "devices",
         "accelerator",
         "strategy",
-        "refit",
         "estimate",
         "estimate_of",
     )
     fields = {key: value for key, value in asdict(settings).items() if key not in free}
-    if settings.train_on == "train":  # they say nothing then, and runs of before do not know them
+    if settings.train_on == "train":  # what says nothing is left out, and runs of before do not know it
         del fields["train_on"], fields["temperature"]
+    if not settings.valid_speakers:
+        del fields["valid_speakers"]
     fields["weights"] = weights_identity(settings.weights)
     fields |= {"spec": data.spec.fingerprint, "data": data.fingerprint}
     identity: dict[str, Any] = json.loads(json.dumps(fields))
-    if chosen is None:
-        return identity
-    before = chosen.origin.get("training", {}).get("settings", {})
-    if "refit" in before:
-        raise TrainingError(f"{printable(settings.refit or '')}: is a refit itself; name the run that it was made from")
-    if other := [key for key in identity if key != "data" and identity[key] != before.get(key)]:
-        raise TrainingError(f"{printable(settings.refit or '')}: was made with other settings: {', '.join(other)}")
-    return identity | {"refit": {"epoch": chosen.origin["training"]["epoch"], "data": before["data"]}}
+    return identity
 
 
 def _find_run(out: Path, identity: dict[str, Any], overwrite: bool) -> Path | None:

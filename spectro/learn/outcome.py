@@ -72,7 +72,6 @@ def finish(
     model: Classifier,
     best: Path,
     origin: dict[str, Any],
-    chosen: Checkpoint | None,
 ) -> Checkpoint:
     """Take the best epoch's weights as they will be kept, calibrate them, measure, and write the folder."""
     state = torch.load(best, map_location="cpu", weights_only=False)  # written by this run
@@ -88,10 +87,6 @@ def finish(
     told = {part: predict_part(net, loader) for part, loader in loaders.items() if len(loader)}
     origin["metrics"] = {part: measure(*found) for part, found in told.items()}
     temperature = fit_temperature(*told["valid"]) if "valid" in told else settings.temperature
-    if chosen is not None:
-        speakers, before = chosen.origin["split"]["speakers"]["valid"], chosen.origin["metrics"]["valid"]
-        origin["training"]["refit"] = {"speakers": speakers, "valid": before}
-        temperature = chosen.temperature
     checkpoint = Checkpoint(net=net, labels=data.labels, spec=data.spec, temperature=temperature, origin=origin)
     checkpoints.save(checkpoint, out, dtype=settings.dtype)
     plot_curves(curves, epoch, out / "curves.png")

@@ -27,6 +27,8 @@ class FinetuneSettings:
         protocol: how speakers are split: luna-jimenez, emobox (both for RAVDESS), group-kfold, loso, or random-leaky,
             which mixes speakers as tutorials do and says so.
         fold: fold of the protocol, from 0.
+        valid_speakers: speakers that validate, in place of the protocol's: the more there are, the better can designs
+            be told apart, and the fewer train.
         train: how the network is trained.
         masking: SpecAugment on training pictures.
         mask: whether training pictures are masked and warped at all.
@@ -41,9 +43,6 @@ class FinetuneSettings:
             none.
         monitor: what the epoch is chosen by, on validation speakers: valid_uar (highest) or valid_loss (lowest).
         patience: epochs without improvement after which training stops; 0 for never.
-        refit: checkpoint folder of a finished run with the same settings: train anew on its training and validation
-            speakers together, for as many epochs as were chosen there (the schedule ends with them), and keep its
-            temperature; null for a first run.
         train_on: valid trains on the protocol's validation speakers too, for all epochs, once these are settled; all
             on its test speakers as well, for a checkpoint that is to be used and that this corpus cannot measure.
         temperature: what logits are divided by where no validation speakers are left to fit it on.
@@ -67,6 +66,7 @@ class FinetuneSettings:
     labels: str = "emotion"
     protocol: str = "group-kfold"
     fold: int = 0
+    valid_speakers: list[int | str] = field(default_factory=list)
     train: TrainingSettings = field(default_factory=TrainingSettings)
     masking: MaskingSettings = field(default_factory=MaskingSettings)
     mask: bool = True
@@ -78,7 +78,6 @@ class FinetuneSettings:
     ema: float = 0.0
     monitor: Literal["valid_uar", "valid_loss"] = "valid_uar"
     patience: int = 0
-    refit: Path | None = None
     train_on: TrainOn = "train"
     temperature: float = 1.0
     estimate: Path | None = None
@@ -100,22 +99,17 @@ class FinetuneSettings:
             if not 0 <= getattr(self, name) < 1:
                 raise TrainingError(f"{name} is {getattr(self, name)}; it must lie between 0 and below 1")
 
-        if self.refit is not None and self.train_on != "train":
-            raise TrainingError("a refit trains on the validation speakers by itself; leave train_on out")
+        if self.valid_speakers and not self.validates:
+            raise TrainingError(f"train_on {self.train_on} leaves nobody to validate; leave valid_speakers out")
         if self.estimate is not None and self.train_on != "all":
             raise TrainingError("an estimate is told of checkpoints that are trained on all speakers: train_on all")
         if not self.temperature > 0:
             raise TrainingError(f"temperature is {self.temperature}; it must be positive")
 
     @property
-    def trained_on(self) -> TrainOn:
-        """Which speakers are trained on; see `train_on`."""
-        return "valid" if self.refit is not None else self.train_on
-
-    @property
     def validates(self) -> bool:
         """Whether validation speakers are held out, and choose the epoch."""
-        return self.trained_on == "train"
+        return self.train_on == "train"
 
     @property
     def folder(self) -> Path:

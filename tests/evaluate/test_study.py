@@ -35,7 +35,7 @@ def _settings(folder: Path, corpus: Path, **changes: Any) -> StudySettings:
         "base": {"finetune": base},
         "systems": {
             "too large": {"batch_size": 10_000},
-            "refitted": {"refit": True, "masking": {"time_masks": 0}},
+            "small": {"masking": {"time_masks": 0}},
         },
         "protocols": {"group-kfold": [0]},
         "jobs": 2,
@@ -46,25 +46,24 @@ def _settings(folder: Path, corpus: Path, **changes: Any) -> StudySettings:
 def test_a_study_keeps_one_row_a_run_and_runs_nothing_twice(world: World, tmp_path: Path) -> None:
     settings = _settings(tmp_path, world.corpus, transductive=True)
     table, failed = study(settings)
-    assert list(table["system"]) == ["refitted", "refitted"]
+    assert list(table["system"]) == ["small", "small"]
     assert [(name[:9], "does not fill one batch of 10000" in why) for name, why in failed.items()] == [
         ("too large", True)
     ]
 
     kept, adapted = (one for _, one in pd.read_csv(settings.table).iterrows())
-    folder = next((tmp_path / "runs").glob("refitted-group-kfold-fold0-seed0-*"))
-    chosen, refit = (read_json(folder / name / "spectro.json") for name in ("chosen", "refit"))
+    folder = next((tmp_path / "runs").glob("small-group-kfold-fold0-seed0-*"))
+    chosen = read_json(folder / "chosen" / "spectro.json")
     assert kept["valid_uar"] == chosen["metrics"]["valid"]["uar"]
-    assert kept["test_uar"] == refit["metrics"]["test"]["uar"]
-    measured = read_json(folder / "refit" / "evaluation-test" / "metrics.json")
+    assert kept["test_uar"] == chosen["metrics"]["test"]["uar"]
+    measured = read_json(folder / "chosen" / "evaluation-test" / "metrics.json")
     assert (kept["transductive"], adapted["transductive"], adapted["config"]) == (False, True, kept["config"])
     assert adapted["test_uar"] == measured["transductive"]["uar"]["value"]
     assert pd.isna(adapted["valid_uar"])
     assert chosen["training"]["settings"]["masking"]["time_masks"] == 0
-    assert set(refit["split"]["speakers"]["train"]) > set(chosen["split"]["speakers"]["train"])
 
     before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.log")}
-    again, failed = study(replace(settings, systems={"refitted": settings.systems["refitted"]}))
+    again, failed = study(replace(settings, systems={"small": settings.systems["small"]}))
     pd.testing.assert_frame_equal(again, pd.read_csv(settings.table))
     assert not failed
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.log")} == before
@@ -155,12 +154,12 @@ def test_augmentation_and_pictures_are_axes_of_the_grid(tmp_path: Path) -> None:
     ]
     assert [run.settings["copies"] for run in runs[1:3]] == ["none", "one"]
     assert runs[2].settings["train"] == {"epochs": 1, "mixup": 0.1}
-    assert not {"augmented", "images", "verb", "refit"} & set(runs[2].settings)
+    assert not {"augmented", "images", "verb"} & set(runs[2].settings)
     assert len({run.name for run in runs}) == 5
 
 
 def test_a_quick_study_is_the_study_with_its_changes(tmp_path: Path) -> None:
-    shorter = {"table": "quick.csv", "protocols": {"group-kfold": [1]}, "systems": {"refitted": None, "new": {}}}
+    shorter = {"table": "quick.csv", "protocols": {"group-kfold": [1]}, "systems": {"small": None, "new": {}}}
     settings = _settings(tmp_path, tmp_path, shorter=shorter)
     assert settings.shortened() is settings
     quick = replace(settings, quick=True).shortened()
@@ -231,14 +230,11 @@ def test_published_figures_are_read_before_anything_is_trained(tmp_path: Path) -
         ({"systems": {}}, "names no systems"),
         ({"systems": {"a": {"seed": 3}}}, "system a sets seed, which the study chooses"),
         ({"systems": {"a": {"images": "large"}}}, "reads the images large, which the study lacks"),
-        ({"systems": {"a": {"refit": "x"}}}, "sets refit to x; it is true or false"),
-        ({"systems": {"a": {"refit": True, "train_on": "valid"}}}, "sets refit and train_on"),
         ({"systems": {"a": {"train_on": "all"}}}, "system a trains on all speakers"),
         ({"jobs": -1}, "jobs is -1"),
         ({"protocols": {}}, "names no protocols"),
         ({"systems": {"a": {"verb": "serve"}}}, "the verb serve; systems are trained by finetune, classical, speech"),
-        ({"systems": {"a": {"verb": "classical", "refit": True}}}, "which only fine-tuned systems know"),
-        ({"systems": {"a": {"augmented": {"refit": True}}}}, "system a sets refit where augmentation is on"),
+        ({"systems": {"a": {"augmented": {"images": "x"}}}}, "system a sets images where augmentation is on"),
         ({"systems": {"a": {"augmented": {"fold": 1}}}}, "system a sets fold, which the study chooses"),
     ],
 )

@@ -1,6 +1,5 @@
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -16,9 +15,9 @@ import torch
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
-from spectro.errors import CheckpointError, EvaluationError, TrainingError, WeightsError
+from spectro.errors import CheckpointError, EvaluationError, SplitError, TrainingError, WeightsError
 from spectro.evaluate.report import EvaluateSettings, evaluate
-from spectro.files import read_json, write_json
+from spectro.files import read_json
 from spectro.learn import checkpoint as checkpoints
 from spectro.learn.backbones import Plan, SpectrogramNet
 from spectro.learn.checkpoint import Checkpoint
@@ -297,33 +296,6 @@ def test_a_finished_run_with_frozen_layers_is_written_again_as_it_was(world: Wor
     assert all(torch.equal(value, before[name]) for name, value in _weights(tmp_path / "run").items())
 
 
-def test_a_refit_trains_on_validation_speakers_too_for_the_epochs_chosen_without_them(
-    world: World, tmp_path: Path
-) -> None:
-    description = read_json(world.checkpoint / "spectro.json")
-    description["training"]["epoch"] = 0
-    write_json(tmp_path / "first" / "spectro.json", description)
-    shutil.copy(world.checkpoint / "model.safetensors", tmp_path / "first")
-    settings = finetune_settings(world.images, tmp_path / "refit", refit=tmp_path / "first")
-    refitted = finetune(settings)
-    before, after = world.trained.origin, refitted.origin
-    assert set(after["split"]["speakers"]["train"]) == {
-        *before["split"]["speakers"]["train"],
-        *before["split"]["speakers"]["valid"],
-    }
-    assert after["split"]["speakers"]["test"] == before["split"]["speakers"]["test"]
-    assert after["data"]["training_pictures"] > before["data"]["training_pictures"]
-    curves = pd.read_csv(tmp_path / "refit" / "curves.csv")
-    assert len(curves) == 1
-    assert curves["learning_rate"].iloc[-1] < 0.5 * settings.train.learning_rate, "the schedule ends with the epoch"
-    assert (refitted.temperature, list(after["metrics"])) == (world.trained.temperature, ["test"])
-    assert not _equal(tmp_path / "refit", world.checkpoint)
-    card = " ".join((tmp_path / "refit" / "card.md").read_text().split())
-    assert f"(UAR {before['metrics']['valid']['uar']:.3f}) in a run without them" in card
-    again = finetune(settings)
-    assert again.origin["metrics"] == after["metrics"]
-
-
 def test_a_design_that_is_settled_trains_on_validation_speakers_too(world: World, tmp_path: Path) -> None:
     trained = finetune(finetune_settings(world.images, tmp_path / "run", train_on="valid", temperature=0.8))
     before, after = world.trained.origin["split"]["speakers"], trained.origin["split"]["speakers"]
@@ -333,8 +305,27 @@ def test_a_design_that_is_settled_trains_on_validation_speakers_too(world: World
     assert trained.origin["training"]["epoch"] == 1, "the last one"
     assert trained.origin["data"]["training_pictures"] == 6 * len(after["train"])
     assert "no speakers were held out to choose it" in (tmp_path / "run" / "card.md").read_text()
-    with pytest.raises(TrainingError, match="leave train_on out"):
-        finetune_settings(world.images, tmp_path / "other", train_on="valid", refit=world.checkpoint)
+    with pytest.raises(TrainingError, match="leaves nobody to validate"):
+        finetune_settings(world.images, tmp_path / "other", train_on="valid", valid_speakers=[1])
+
+
+def test_other_speakers_validate_where_they_are_named(world: World, tmp_path: Path) -> None:
+    before = world.trained.origin["split"]["speakers"]
+    chosen = [int(before["train"][0]), before["train"][1], before["valid"][0]]
+    settings = finetune_settings(world.images, tmp_path / "run", valid_speakers=chosen)
+    trained = finetune(settings)
+    found = trained.origin["split"]["speakers"]
+    assert set(found["valid"]) == {str(name) for name in chosen}
+    assert set(found["train"]) == {*before["train"], *before["valid"]} - set(found["valid"])
+    assert found["test"] == before["test"]
+    assert trained.origin["metrics"]["valid"]["clips"] == 18
+    known = read_json(tmp_path / "run" / "training" / "settings.json")
+    assert known["valid_speakers"] == chosen
+    for names, protocol in (([before["test"][0]], "group-kfold"), (["nobody"], "group-kfold")):
+        with pytest.raises(SplitError, match=f"{names[0]} cannot validate"):
+            finetune(replace(settings, valid_speakers=names, protocol=protocol, out=tmp_path / "other"))
+    with pytest.raises(SplitError, match="nobody can be chosen to validate"):
+        finetune(replace(settings, protocol="random-leaky", out=tmp_path / "other"))
 
 
 def test_a_checkpoint_to_be_used_trains_on_all_and_tells_an_estimate(
@@ -392,14 +383,7 @@ def test_runs_that_do_not_know_train_on_go_on(world: World, tmp_path: Path) -> N
     settings = finetune_settings(world.images, tmp_path / "run")
     finetune(settings)
     known = read_json(tmp_path / "run" / "training" / "settings.json")
-    assert not {"train_on", "temperature", "estimate", "estimate_of"} & set(known)
+    assert not {"train_on", "temperature", "estimate", "estimate_of", "valid_speakers"} & set(known)
     other = finetune_settings(world.images, tmp_path / "run", train_on="valid")
     with pytest.raises(TrainingError, match="holds a run with other settings"):
         finetune(other)
-
-
-def test_a_refit_takes_the_settings_of_its_run(world: World, tmp_path: Path) -> None:
-    settings = finetune_settings(world.images, tmp_path / "refit", refit=world.checkpoint)
-    with pytest.raises(TrainingError, match=r"was made with other settings: dropout, seed$"):
-        finetune(replace(settings, seed=7, dropout=0.5))
-    assert not (tmp_path / "refit").exists()
