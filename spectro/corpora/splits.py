@@ -1,7 +1,7 @@
 """Protocols: named ways of splitting clips into training, validation and test.
 
-Speakers are split, never clips, except under `random-leaky`, which is there to show what that is worth. Validation
-speakers choose the epoch; test speakers are looked at once.
+Speakers are split, never clips, except under `random-leaky` and `random-leaky-copies`, which are there to show what
+that is worth. Validation speakers choose the epoch; test speakers are looked at once.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,8 +23,10 @@ EVERYONE = "everyone"
 
 K = 5
 VALID_SHARE = 0.15
-LEAKY = "random-leaky"
+LEAKY, LEAKY_COPIES = "random-leaky", "random-leaky-copies"
 LEAK = "speakers, and often sentences, are shared between training and test: the figures say nothing about new speakers"
+LEAKS = {LEAKY: LEAK, LEAKY_COPIES: f"augmented copies of the test clips train, and {LEAK}"}
+"""What leaks, by protocol."""
 
 LUNA_JIMENEZ_TEST = ((2, 5, 14, 15, 16), (3, 6, 7, 13, 18), (10, 11, 12, 19, 20), (8, 17, 21, 23, 24), (1, 4, 9, 22))
 LUNA_JIMENEZ_VALID = ((3, 6), (10, 11), (8, 17), (1, 14), (2, 5))
@@ -52,6 +54,11 @@ class Split:
     part: dict[str, Part]
     speakers: dict[Part, tuple[str, ...]]
     leak: str = ""
+
+    @property
+    def copies_cross(self) -> bool:
+        """Whether copies of all clips train, those of test clips, too."""
+        return self.protocol == LEAKY_COPIES
 
     def describe(self) -> dict[str, Any]:
         """Return what a checkpoint or a report must say of the split, as JSON values."""
@@ -93,7 +100,7 @@ def split(clips: pd.DataFrame, protocol: str, fold: int, valid: Sequence[str] = 
 
     Args:
         clips: a clip table with a column `label`; several rows a clip (copies) are split together.
-        protocol: a name in `PROTOCOLS`, or `random-leaky`.
+        protocol: a name in `PROTOCOLS` or `LEAKS`.
         fold: number of the fold, from 0.
         valid: speakers to validate on, in place of the protocol's.
 
@@ -102,14 +109,14 @@ def split(clips: pd.DataFrame, protocol: str, fold: int, valid: Sequence[str] = 
             speakers that the fold tests, or does not have, are to validate.
     """
     unique = clips.drop_duplicates("clip_id")
-    if protocol == LEAKY:
+    if protocol in LEAKS:
         if valid:
-            raise SplitError(f"{LEAKY} splits clips, not speakers: nobody can be chosen to validate")
+            raise SplitError(f"{protocol} splits clips, not speakers: nobody can be chosen to validate")
         parts, folds = _leaky(unique, fold)
     elif protocol in PROTOCOLS:
         parts, folds = _by_speaker(unique, protocol, fold, set(valid))
     else:
-        raise SplitError(f"unknown protocol {protocol!r}; there are {', '.join(PROTOCOLS)} and {LEAKY}")
+        raise SplitError(f"unknown protocol {protocol!r}; there are {', '.join([*PROTOCOLS, *LEAKS])}")
     speakers = speaker_names(unique).fillna("").to_numpy(dtype=str)
     missing = sorted(set(unique["label"]) - set(unique["label"][parts == "train"]))
     if missing:
@@ -120,7 +127,7 @@ def split(clips: pd.DataFrame, protocol: str, fold: int, valid: Sequence[str] = 
         folds=folds,
         part=dict(zip(unique["clip_id"], parts.tolist(), strict=True)),
         speakers={part: tuple(natural(set(speakers[parts == part]))) for part in PARTS},
-        leak=LEAK if protocol == LEAKY else "",
+        leak=LEAKS.get(protocol, ""),
     )
 
 

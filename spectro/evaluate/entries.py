@@ -12,6 +12,8 @@ from spectro.evaluate.grid import Run, StudySettings, grid
 from spectro.evaluate.outcome import METRICS_FILE, PREDICTIONS_FILE, figures_of
 from spectro.files import read_json
 
+REPORT = "evaluation-test"
+"""Folder of a run's report, in that of its result."""
 Folders = dict[tuple[str, int, int], Path]
 
 
@@ -115,7 +117,7 @@ def _pooled(folders: tuple[Path, ...]) -> dict[str, Any] | None:
     """Return the figures of all predictions of a system's runs together; None if any are gone."""
     tables, labels = [], tuple[str, ...]()
     for folder in folders:
-        path = folder / "evaluation-test"
+        path = folder / REPORT
         metrics = read_json(path / METRICS_FILE)
         if metrics is None or not (path / PREDICTIONS_FILE).exists():
             return None
@@ -125,7 +127,8 @@ def _pooled(folders: tuple[Path, ...]) -> dict[str, Any] | None:
     return figures_of(predicted, labels)
 
 
-def read_predictions(folder: Path) -> pd.DataFrame:
-    """Return what a run said of its test clips, all as text: names may look like numbers, or like nothing."""
-    table = pd.read_csv(folder / "evaluation-test" / PREDICTIONS_FILE, dtype=str, keep_default_na=False)
-    return table.assign(speaker=table["speaker"].replace("", "unknown"))
+def read_predictions(folder: Path, file: str = PREDICTIONS_FILE) -> pd.DataFrame:
+    """Return what a run said of its test clips: probabilities, and text, as names may look like numbers or nothing."""
+    table = pd.read_csv(folder / REPORT / file, dtype=str, keep_default_na=False)
+    chances = {name: float for name in table.columns if name == "confidence" or name.startswith("p_")}
+    return table.assign(speaker=table["speaker"].replace("", "unknown")).astype(chances)

@@ -36,8 +36,8 @@ class StudySettings:
         images: renderings by name: what each sets of `spectro render`.
         base: by verb (finetune, classical, speech): what all its runs set.
         systems: systems by name: the `verb` that trains it (finetune if it names none), and what it sets beyond `base`.
-            `images` names its renderings (all, if it names none); `augmented` is what it sets beside that where
-            augmentation is on.
+            `images` and `protocols` name its renderings and protocols (all, if it names none); `augmented` is what it
+            sets beside that where augmentation is on.
         augmentation: whether systems that say what `augmented` means run without, with, or both.
         protocols: folds of each protocol, by its name.
         labels: label schemes.
@@ -85,8 +85,11 @@ class StudySettings:
         for images in _listed(system.get("images", [])):
             if images not in self.images:
                 raise EvaluationError(f"system {name} reads the images {images}, which the study lacks")
+        for protocol in _listed(system.get("protocols", [])):
+            if protocol not in self.protocols:
+                raise EvaluationError(f"system {name} runs under {protocol}, which the study lacks")
         augmented = system.get("augmented", {})
-        if fixed := [key for key in ("verb", "images") if key in augmented]:
+        if fixed := [key for key in ("verb", "images", "protocols") if key in augmented]:
             raise EvaluationError(f"system {name} sets {', '.join(fixed)} where augmentation is on; set it for both")
         if taken := [key for key in OWN if key in {**system, **augmented}]:
             raise EvaluationError(f"system {name} sets {', '.join(taken)}, which the study chooses")
@@ -116,6 +119,11 @@ class StudySettings:
     def page(self) -> Path:
         """Where the page goes."""
         return self.report or self.table.with_suffix(".html")
+
+    @property
+    def pooled(self) -> Path:
+        """Where the table of pooled figures goes."""
+        return self.page.with_name(f"{self.page.stem}-pooled.csv")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +173,8 @@ def grid(settings: StudySettings) -> Iterator[Run]:
     places = [(protocol, fold) for protocol, folds in settings.protocols.items() for fold in folds]
     for seed, (protocol, fold), labels in product(settings.seeds, places, settings.labels):
         for name, system in settings.chosen_systems():
+            if protocol not in _listed(system.get("protocols", protocol)):
+                continue
             for images in _listed(system.get("images", list(settings.images))):
                 for augmented in settings.augmentation if "augmented" in system else [None]:
                     yield _run(settings, name, system, augmented, images, protocol, fold, labels, seed)
@@ -185,7 +195,7 @@ def _run(
     chosen = merged(settings.base.get(verb, {}), system)
     if augmented:
         chosen = merged(chosen, chosen["augmented"])
-    chosen = {key: value for key, value in chosen.items() if key not in ("verb", "images", "augmented")}
+    chosen = {key: value for key, value in chosen.items() if key not in ("verb", "images", "protocols", "augmented")}
     identity: dict[str, Any] = {
         **copy.deepcopy(chosen),
         "verb": verb,

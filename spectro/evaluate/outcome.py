@@ -18,6 +18,7 @@ from spectro.files import write_bytes, write_json
 from spectro.learn.figures import Counts, Floats
 
 METRICS_FILE, PREDICTIONS_FILE, RUN_FILE = "metrics.json", "predictions.csv", "run.json"
+ADAPTED_FILE = "predictions-transductive.csv"
 TIMED = 20
 """Clips that are classified one by one to see how long it takes."""
 
@@ -33,6 +34,7 @@ def write_report(
     predicted: pd.DataFrame,
     labels: tuple[str, ...],
     *,
+    untempered: Floats | None = None,
     rounds: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -41,11 +43,12 @@ def write_report(
     Args:
         out: where to.
         conditions: under which the figures were had, as JSON values; `checkpoint`, `part`, `leak` and
-            `speakers_heard_in_training` are drawn into the pictures. Of probabilities that a `temperature` has
-            calibrated, the report tells what they would be without it, too.
+            `speakers_heard_in_training` are drawn into the pictures.
         predicted: what `told` returns, with `predicted` and, where the system gives them, `confidence` and
             `p_<label>`.
         labels: names of the labels, in order.
+        untempered: what the probabilities would be without the temperature that calibrated them, float64 of shape
+            (clips, labels), to be told beside them; None where there was none.
         rounds: samples of the bootstrap over speakers.
         seed: seed of the bootstrap.
 
@@ -54,15 +57,32 @@ def write_report(
     """
     report = conditions | figures_of(predicted, labels, rounds, seed)
     if f"p_{labels[0]}" in predicted:
-        chances = predicted[[f"p_{label}" for label in labels]].to_numpy(np.float64)
+        known = {"probabilities": chances_in(predicted, labels), "without_temperature": untempered}
         targets = _numbers(predicted["label"], labels)
-        report["calibration"] = _calibrations(chances, targets, conditions.get("temperature"))
+        report["calibration"] = {name: calibration(one, targets) for name, one in known.items() if one is not None}
         plots.reliability(report, out / "reliability.png")
     write_json(out / METRICS_FILE, report)
-    write_bytes(out / PREDICTIONS_FILE, predicted.to_csv(index=False, float_format="%.6g").encode())
+    write_predictions(out / PREDICTIONS_FILE, predicted)
     plots.confusion(report, out / "confusion.png")
     plots.recall(report, out / "recall.png")
     return report
+
+
+def write_predictions(path: Path, predicted: pd.DataFrame) -> None:
+    """Write a table of predictions."""
+    write_bytes(path, predicted.to_csv(index=False, float_format="%.6g").encode())
+
+
+def chances_in(predicted: pd.DataFrame, labels: tuple[str, ...]) -> Floats:
+    """Return the probabilities of a table of predictions, float64 of shape (clips, labels)."""
+    return predicted[[f"p_{label}" for label in labels]].to_numpy(np.float64)
+
+
+def without_temperature(chances: Floats, temperature: float) -> Floats:
+    """Return what probabilities, float64 of shape (clips, labels), were before a temperature calibrated them."""
+    logits = temperature * np.log(np.maximum(chances, np.finfo(np.float64).tiny))
+    before: Floats = softmax(logits, axis=1)
+    return before
 
 
 def with_chances(clips: pd.DataFrame, labels: tuple[str, ...], chances: Floats) -> pd.DataFrame:
@@ -90,15 +110,6 @@ def figures_of(predicted: pd.DataFrame, labels: tuple[str, ...], rounds: int = 1
 
 def _numbers(named: pd.Series, labels: tuple[str, ...]) -> Counts:
     return np.array([labels.index(label) for label in named], dtype=np.int64)
-
-
-def _calibrations(chances: Floats, targets: Counts, temperature: float | None) -> dict[str, Any]:
-    """Return the calibration of probabilities, and, where a temperature made them, of those before it."""
-    found = {"probabilities": calibration(chances, targets)}
-    if temperature is not None:
-        logits = temperature * np.log(np.maximum(chances, np.finfo(np.float64).tiny))
-        found["without_temperature"] = calibration(softmax(logits, axis=1), targets)
-    return found
 
 
 def clip_ms(classify: Callable[[Path], Any], recordings: Iterable[str]) -> float | None:

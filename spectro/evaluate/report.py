@@ -12,10 +12,20 @@ import torch
 from tqdm import tqdm
 
 from spectro.corpora.labels import label_clips
-from spectro.corpora.splits import LEAKY, natural, speaker_names, split, voices
+from spectro.corpora.splits import LEAKS, natural, speaker_names, split, voices
 from spectro.errors import EvaluationError
 from spectro.evaluate import plots
-from spectro.evaluate.outcome import clip_ms, figures_of, told, with_chances, write_report
+from spectro.evaluate.outcome import (
+    ADAPTED_FILE,
+    chances_in,
+    clip_ms,
+    figures_of,
+    told,
+    with_chances,
+    without_temperature,
+    write_predictions,
+    write_report,
+)
 from spectro.files import printable
 from spectro.learn.classifier import calibrate
 from spectro.learn.description import Description
@@ -103,14 +113,15 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
             raise EvaluationError("transductive figures need every clip's speaker, and some clips do not tell it")
         speakers = speaker_names(clips).to_numpy(str)
         adapted = adapted_chances(predictor, paths, speakers, settings.batch_size)
-        conditions["transductive"] = figures_of(
-            with_chances(told(clips), predictor.labels, adapted), predictor.labels, settings.rounds, settings.seed
-        )
+        table = with_chances(told(clips), predictor.labels, adapted)
+        write_predictions(out / ADAPTED_FILE, table)
+        conditions["transductive"] = figures_of(table, predictor.labels, settings.rounds, settings.seed)
     report = write_report(
         out,
         conditions,
         predicted,
         predictor.labels,
+        untempered=without_temperature(chances_in(predicted, predictor.labels), checkpoint.temperature),
         rounds=settings.rounds,
         seed=settings.seed,
     )
@@ -134,8 +145,8 @@ def _clips(index: pd.DataFrame, checkpoint: Description, part: str) -> pd.DataFr
             raise EvaluationError(
                 f"the checkpoint was trained on the {part} speakers too: it has none to be measured on"
             )
-        if own["protocol"] == LEAKY:
-            parts = labelled["clip_id"].map(split(labelled, LEAKY, own["fold"]).part)
+        if own["protocol"] in LEAKS:
+            parts = labelled["clip_id"].map(split(labelled, own["protocol"], own["fold"]).part)
             labelled = labelled[parts == part]
         else:
             labelled = labelled[speaker_names(labelled).isin(own["speakers"][part])]

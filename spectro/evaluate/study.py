@@ -20,8 +20,10 @@ from tqdm import tqdm
 
 from spectro.errors import EvaluationError
 from spectro.evaluate.commands import command
+from spectro.evaluate.entries import entries
 from spectro.evaluate.grid import Run, StudySettings, grid
 from spectro.evaluate.outcome import METRICS_FILE, RUN_FILE
+from spectro.evaluate.pooled import write_pooled
 from spectro.evaluate.study_page import read_published, write_page
 from spectro.files import fingerprint, held, printable, read_json, write_bytes
 from spectro.learn.description import DESCRIPTION_FILE
@@ -96,7 +98,8 @@ def _study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # an interrupted study starts no other run
     if settings.test and table["test_uar"].notna().any():
-        write_page(settings, table, {run.key: settings.runs / run.name / RESULT for run in runs})
+        found = list(entries(settings, table, {run.key: settings.runs / run.name / RESULT for run in runs}))
+        write_page(settings, found, write_pooled(settings, found))
     return table, failed
 
 
@@ -280,5 +283,5 @@ def run(settings: StudySettings) -> int:
         print(f"failed: {name}: {reason}", file=sys.stderr)
     print(f"{len(table)} rows in {printable(own.table)}")
     if own.test and own.page.exists():
-        print(f"side by side in {printable(own.page)}")
+        print(f"pooled over folds in {printable(own.pooled)}; side by side in {printable(own.page)}")
     return 0 if not failed else 1 if len(table) else 2

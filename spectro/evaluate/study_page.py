@@ -16,10 +16,10 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from spectro.corpora import find
-from spectro.corpora.splits import LEAK, LEAKY, natural
+from spectro.corpora.splits import LEAK, LEAKS, natural
 from spectro.errors import EvaluationError, SpectroError
 from spectro.evaluate import study_figures
-from spectro.evaluate.entries import Entry, Folders, entries, read_predictions
+from spectro.evaluate.entries import Entry, read_predictions
 from spectro.evaluate.grid import StudySettings
 from spectro.evaluate.outcome import METRICS_FILE
 from spectro.files import printable, read_json, write_bytes
@@ -34,20 +34,21 @@ ENVELOPE = 300
 """Points of a drawn waveform."""
 
 
-def write_page(settings: StudySettings, table: pd.DataFrame, folders: Folders) -> None:
+def write_page(settings: StudySettings, entries: list[Entry], pooled: pd.DataFrame) -> None:
     """Write a study's page.
 
     Args:
         settings: the study.
-        table: its table.
-        folders: result folder of each run, by the run's key.
+        entries: its systems.
+        pooled: their pooled figures.
 
     Raises:
         EvaluationError: the table of published figures cannot be read.
     """
-    found = sorted(entries(settings, table, folders), key=lambda one: -np.nan_to_num(one.uar, nan=-1.0))
+    found = sorted(entries, key=lambda one: -np.nan_to_num(one.uar, nan=-1.0))
     content = _template().render(
         boards=list(_boards(settings, found)),
+        pooled=pooled[pooled["kind"] != "single"].to_dict("records"),
         published=read_published(settings.published),
         curves=list(_curves(found)),
         costs=[study_figures.costs(board, found) for board in _honest_places(found)],
@@ -72,7 +73,7 @@ def _boards(settings: StudySettings, found: list[Entry]) -> Iterator[dict[str, A
         protocols = [name for name in settings.protocols if any(one.protocol == name for one in here)]
         if not here:
             continue
-        protocols.sort(key=lambda name: name == LEAKY)
+        protocols.sort(key=lambda name: name in LEAKS)
         ordered = sorted(here, key=lambda one: one.protocol != protocols[0])
         rows = [
             _row([one for one in here if one.key == key], protocols) for key in dict.fromkeys(o.key for o in ordered)
@@ -81,12 +82,12 @@ def _boards(settings: StudySettings, found: list[Entry]) -> Iterator[dict[str, A
         classes = list(reports[0]["labels"]) if reports else []
         occurring = {name for one in reports for name, values in one["labels"].items() if values["clips"]}
         gains = [gain for row in rows if (gain := row["flatters"]) is not None]
-        honest = [one for one in here if one.protocol == protocols[0] != LEAKY and one.complete]
+        honest = [one for one in here if one.protocol == protocols[0] not in LEAKS and one.complete]
         yield {
             "corpus": corpus,
             "labels": labels,
             "protocols": protocols,
-            "leaky": LEAKY,
+            "leaky": list(LEAKS),
             "rows": rows,
             "best": max(honest, key=lambda one: float(one.rows["valid_uar"].mean()), default=None),
             "classes": classes,
@@ -99,7 +100,10 @@ def _boards(settings: StudySettings, found: list[Entry]) -> Iterator[dict[str, A
 def _row(entries: list[Entry], protocols: list[str]) -> dict[str, Any]:
     """Return a system's cells by protocol, and how much the leaky one flatters it, where both are complete."""
     cells = {one.protocol: one for one in entries}
-    first, leaky = next(cells[name] for name in protocols if name in cells), cells.get(LEAKY)
+    first, leaky = (
+        next(cells[name] for name in protocols if name in cells),
+        next((cells[name] for name in LEAKS if name in cells), None),
+    )
     both = leaky is not None and leaky is not first and leaky.complete and first.complete
     gain = leaky.uar - first.uar if leaky is not None and both and first.protocol == protocols[0] else None
     return {"first": first, "cells": [cells.get(name) for name in protocols], "flatters": gain}
@@ -112,7 +116,7 @@ def _corpus(entry: Entry) -> str:
 
 def _honest_places(found: list[Entry]) -> list[tuple[str, str, str]]:
     """Return the corpora, label schemes and protocols that have figures on new speakers."""
-    return list(dict.fromkeys((one.corpus, one.labels, one.protocol) for one in found if one.protocol != LEAKY))
+    return list(dict.fromkeys((one.corpus, one.labels, one.protocol) for one in found if one.protocol not in LEAKS))
 
 
 def read_published(path: Path | None) -> list[dict[str, str]]:
@@ -144,7 +148,7 @@ def _curves(found: list[Entry]) -> Iterator[dict[str, Any]]:
 
 def _map(settings: StudySettings, found: list[Entry]) -> dict[str, Any] | None:
     """Return a picture of test clips' embeddings by the network that validation speakers favour; None without one."""
-    networks = [one for one in found if one.protocol != LEAKY and one.complete and _is_network(one.folders[0])]
+    networks = [one for one in found if one.protocol not in LEAKS and one.complete and _is_network(one.folders[0])]
     if not networks:
         return None
     best = max(networks, key=lambda one: float(one.rows["valid_uar"].mean()))

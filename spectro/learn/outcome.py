@@ -9,7 +9,7 @@ import scipy.optimize
 import torch
 
 from spectro.corpora import find
-from spectro.corpora.splits import LEAKY, voices
+from spectro.corpora.splits import LEAKS, voices
 from spectro.errors import TrainingError
 from spectro.files import printable, read_json
 from spectro.learn import checkpoint as checkpoints
@@ -107,7 +107,7 @@ def estimate(path: Path, system: str, corpus: str, labels: str) -> list[dict[str
     """
     try:
         table = pd.read_csv(path)
-        honest = (table["protocol"] != LEAKY) & (table["transductive"].astype(str) != "True")
+        honest = (~table["protocol"].isin(LEAKS)) & (table["transductive"].astype(str) != "True")
         measured = table[honest & table["test_uar"].notna() & (table["corpus"] == corpus) & (table["labels"] == labels)]
         rows = measured[measured["system"] == system]
     except (OSError, ValueError, KeyError) as error:

@@ -25,7 +25,7 @@ class FinetuneSettings:
         out: folder for the checkpoint; null for checkpoints/BACKBONE-NAME_OF_INDEX.
         labels: label scheme: emotion, emotion5, valence, gender, emotion-gender, emotion5-gender.
         protocol: how speakers are split: luna-jimenez, emobox (both for RAVDESS), group-kfold, loso, or random-leaky,
-            which mixes speakers as tutorials do and says so.
+            which mixes speakers as tutorials do and says so, or random-leaky-copies, where copies of test clips train.
         fold: fold of the protocol, from 0.
         valid_speakers: speakers that validate, in place of the protocol's: the more there are, the better can designs
             be told apart, and the fewer train.

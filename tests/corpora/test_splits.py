@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from spectro.corpora import splits
-from spectro.corpora.splits import LEAKY, PARTS, PROTOCOLS, split
+from spectro.corpora.splits import LEAKY, LEAKY_COPIES, PARTS, PROTOCOLS, split
 from spectro.corpora.table import EMOTIONS
 from spectro.errors import SplitError
 
@@ -74,6 +74,9 @@ def test_copies_stay_with_their_clip_and_the_leaky_protocol_says_what_leaks() ->
     shares = pd.Series(found.part).value_counts(normalize=True)
     assert shares["test"] == pytest.approx(0.2, abs=0.01)
     assert shares["valid"] == pytest.approx(0.8 / 7, abs=0.02)
+    copied = split(CLIPS, LEAKY_COPIES, 0)
+    assert (copied.part, copied.copies_cross, found.copies_cross) == (found.part, True, False)
+    assert copied.leak == f"augmented copies of the test clips train, and {found.leak}"
 
 
 def test_speakers_of_two_corpora_with_one_name_are_two_speakers() -> None:

@@ -231,6 +231,7 @@ def test_published_figures_are_read_before_anything_is_trained(tmp_path: Path) -
         ({"systems": {"a": {"seed": 3}}}, "system a sets seed, which the study chooses"),
         ({"systems": {"a": {"images": "large"}}}, "reads the images large, which the study lacks"),
         ({"systems": {"a": {"train_on": "all"}}}, "system a trains on all speakers"),
+        ({"systems": {"a": {"protocols": "loso"}}}, "system a runs under loso, which the study lacks"),
         ({"jobs": -1}, "jobs is -1"),
         ({"protocols": {}}, "names no protocols"),
         ({"systems": {"a": {"verb": "serve"}}}, "the verb serve; systems are trained by finetune, classical, speech"),

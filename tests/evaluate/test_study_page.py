@@ -10,16 +10,22 @@ import pytest
 from sklearn.metrics import recall_score
 
 from spectro.errors import EvaluationError
-from spectro.evaluate.entries import _pooled, entries
+from spectro.evaluate.entries import Folders, _pooled, entries
 from spectro.evaluate.grid import StudySettings, grid
 from spectro.evaluate.outcome import told, write_report
-from spectro.evaluate.study import COLUMNS, result_name, with_rows
+from spectro.evaluate.pooled import write_pooled
+from spectro.evaluate.study import COLUMNS, RESULT, with_rows
 from spectro.evaluate.study_page import PUBLISHED, write_page
 from spectro.render import read_index
 from tests.conftest import World
 
 CHROMIUM = shutil.which("chromium")
 EMOTIONS = ("calm", "happy", "angry")
+
+
+def _write(settings: StudySettings, table: pd.DataFrame, folders: Folders) -> None:
+    found = list(entries(settings, table, folders))
+    write_page(settings, found, write_pooled(settings, found))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +54,7 @@ def study(
     untouched = index[index["copy"] == 0]
     table, folders = pd.DataFrame(columns=list(COLUMNS)), {}
     for number, run in enumerate(grid(settings)):
-        folder = folders[run.key] = settings.runs / run.name / result_name(run)
+        folder = folders[run.key] = settings.runs / run.name / RESULT
         if run.system == "net":
             shutil.copytree(world.checkpoint, folder)
         speakers = sorted(set(untouched["speaker"]))[4 * run.fold : 4 * run.fold + 4]
@@ -87,7 +93,7 @@ def study(
 def page(study: tuple[StudySettings, pd.DataFrame, dict[Any, Path]]) -> Path:
     """Its page."""
     settings, table, folders = study
-    write_page(settings, table, folders)
+    _write(settings, table, folders)
     return settings.page
 
 
@@ -111,7 +117,7 @@ def test_runs_that_left_nothing_still_have_their_row(
     settings, table, folders = study
     gone = dict.fromkeys(folders, tmp_path / "gone")
     moved = replace(settings, report=tmp_path / "page.html", runs=tmp_path)
-    write_page(moved, table, gone)
+    _write(moved, table, gone)
     text = (tmp_path / "page.html").read_text()
     mean = table[(table["system"] == "net") & (table["protocol"] == "group-kfold")]["test_uar"].mean()
     assert f"<strong>{mean:.3f}</strong>" in text
@@ -134,11 +140,11 @@ def test_the_lead_is_what_validation_speakers_favour_on_new_speakers(
     settings, table, folders = study
     for favoured in ("net", "svm"):
         told = table.assign(valid_uar=[0.9 if name == favoured else 0.1 for name in table["system"]])
-        write_page(replace(settings, report=tmp_path / "page.html"), told, folders)
+        _write(replace(settings, report=tmp_path / "page.html"), told, folders)
         lead = re.search(r'<p class="lead">(.*?)</p>', (tmp_path / "page.html").read_text(), re.DOTALL)
         assert lead is not None and f"validation speakers, {favoured}" in lead[1] and "(group-kfold)" in lead[1]
     leaky = replace(settings, protocols={"random-leaky": [0]}, report=tmp_path / "page.html")
-    write_page(leaky, table, folders)
+    _write(leaky, table, folders)
     text = (tmp_path / "page.html").read_text()
     assert '<p class="lead">' not in text and "Nothing on this page is about speakers that" in text
 
@@ -149,7 +155,7 @@ def test_a_system_that_lacks_runs_says_so_and_does_not_lead(
     settings, table, folders = study
     missing = (table["system"] == "net") & (table["fold"] == 1)
     told = table.assign(valid_uar=[0.9 if name == "net" else 0.1 for name in table["system"]])[~missing]
-    write_page(replace(settings, report=tmp_path / "page.html"), told, folders)
+    _write(replace(settings, report=tmp_path / "page.html"), told, folders)
     text = (tmp_path / "page.html").read_text()
     assert "1 of 2</span>" in text and "validation speakers, svm" in text
 
@@ -175,7 +181,7 @@ def test_two_renderings_are_two_rows(
         for images in ("small", "large")
         for system, augmented in (("net", ""), ("svm", ""), ("svm", ", augmented"))
     }
-    write_page(replace(both, report=tmp_path / "page.html"), pd.concat([table, *rows]), gone)
+    _write(replace(both, report=tmp_path / "page.html"), pd.concat([table, *rows]), gone)
     for name in ("net on small", "net on large"):
         assert f"<tr><td>{name}</td>" in (tmp_path / "page.html").read_text()
 
@@ -198,9 +204,9 @@ def test_a_table_that_is_none_of_published_figures_is_refused(
     settings, table, folders = study
     (tmp_path / "other.csv").write_text("a,b\n1,2\n")
     with pytest.raises(EvaluationError, match=r"other\.csv: must have the columns system, corpus"):
-        write_page(replace(settings, published=tmp_path / "other.csv"), table, folders)
+        _write(replace(settings, published=tmp_path / "other.csv"), table, folders)
     with pytest.raises(EvaluationError, match=r"none\.csv: cannot be read"):
-        write_page(replace(settings, published=tmp_path / "none.csv"), table, folders)
+        _write(replace(settings, published=tmp_path / "none.csv"), table, folders)
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")

@@ -35,6 +35,16 @@ def test_batches_are_the_rendered_pictures_and_their_labels(world: World) -> Non
         assert data.labels[int(target)] == row.emotion
 
 
+def test_copies_of_test_clips_train_under_the_protocol_that_shows_what_that_is_worth(world: World) -> None:
+    data = PictureDataModule(world.images, copies="all", batch_size=8, protocol="random-leaky-copies")
+    train, test = data.rows["train"], data.rows["test"]
+    assert set(test["copy"]) == {0}
+    assert set(train[train["clip_id"].isin(test["clip_id"])]["copy"]) == {1, 2}
+    assert set(test["clip_id"]) < set(train["clip_id"])
+    known = PictureDataModule(world.images, batch_size=8, protocol="random-leaky-copies").rows["train"]
+    assert not set(known["clip_id"]) & set(test["clip_id"]), "copies train where they are asked for only"
+
+
 @pytest.mark.parametrize("copies", ["one", "all", "none"])
 def test_copies_are_drawn_as_asked(world: World, copies: str) -> None:
     data = PictureDataModule(world.images, copies=copies, batch_size=8)  # type: ignore[arg-type]

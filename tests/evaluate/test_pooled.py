@@ -1,0 +1,111 @@
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.metrics import recall_score
+
+from spectro.evaluate.entries import entries
+from spectro.evaluate.grid import StudySettings, grid
+from spectro.evaluate.metrics import calibration
+from spectro.evaluate.outcome import told, with_chances, write_predictions, write_report
+from spectro.evaluate.pooled import COLUMNS, write_pooled
+from spectro.evaluate.study import RESULT
+from spectro.files import read_json
+from spectro.render import read_index
+from tests.conftest import World
+
+EMOTIONS = ("calm", "happy", "angry")
+
+
+def _chances(seed: int, targets: pd.Series, certainty: float) -> np.ndarray:  # type: ignore[type-arg]
+    logits = np.random.default_rng(seed).normal(size=(len(targets), 3))
+    logits[np.arange(len(targets)), [EMOTIONS.index(name) for name in targets]] += certainty
+    powers = np.exp(logits)
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def _study(world: World, root: Path) -> tuple[StudySettings, pd.DataFrame, dict[tuple[str, int, int], Path]]:
+    """Two folds and two seeds of a network, with what they said of the test clips before and after adaptation."""
+    settings = StudySettings(
+        table=root / "results.csv",
+        runs=root / "runs",
+        images={"small": {"corpus": "synthetic"}},
+        systems={"net": {"weights": "none"}},
+        protocols={"group-kfold": [0, 1]},
+        seeds=[0, 1],
+    )
+    (root / "runs" / "images").mkdir(parents=True)
+    (root / "runs" / "images" / "small").symlink_to(world.images)
+    index, _spec = read_index(world.images)
+    untouched = index[index["copy"] == 0].assign(label=lambda one: one["emotion"])
+    untouched = untouched[untouched["label"].isin(EMOTIONS)]
+    rows, folders = [], {}
+    for run in grid(settings):
+        folder = folders[run.key] = settings.runs / run.name / RESULT
+        speakers = sorted(set(untouched["speaker"]))[4 * run.fold : 4 * run.fold + 4]
+        clips = told(untouched[untouched["speaker"].isin(speakers)])
+        drawn = 10 * run.fold + run.seed
+        table = with_chances(clips, EMOTIONS, _chances(drawn, clips["label"], 1.0))
+        conditions = {"checkpoint": "x", "part": "test", "leak": "", "speakers_heard_in_training": []}
+        report = write_report(folder / "evaluation-test", conditions | {"temperature": 2.0}, table, EMOTIONS, rounds=5)
+        adapted = with_chances(clips, EMOTIONS, _chances(drawn + 5, clips["label"], 3.0))
+        write_predictions(folder / "evaluation-test" / "predictions-transductive.csv", adapted)
+        rows.append(
+            {"config": run.config, "fold": run.fold, "seed": run.seed, "corpus": "synthetic", "transductive": False}
+            | {"test_uar": report["uar"]["value"]}
+        )
+    return settings, pd.DataFrame(rows), folders
+
+
+def test_kinds_of_answers_are_told_apart(world: World, tmp_path: Path) -> None:
+    settings, table, folders = _study(world, tmp_path)
+    found = write_pooled(settings, list(entries(settings, table, folders))).set_index("kind")
+    assert list(found.index) == ["single", "ensemble", "transductive", "transductive ensemble"]
+    assert [*pd.read_csv(tmp_path / "results-pooled.csv").columns] == list(COLUMNS)
+    of_seed = table.groupby("seed")["test_uar"].mean()
+    assert found["mean_uar"]["single"] == pytest.approx(of_seed.mean(), abs=1e-4)
+    assert found["sd_of_seeds"]["single"] == pytest.approx(of_seed.std(), abs=1e-4)
+    assert pd.isna(found["sd_of_seeds"]["ensemble"])
+    assert found["clips"]["single"] == 2 * found["clips"]["ensemble"]
+    assert set(found["seeds"]) == set(found["folds"]) == {2}
+
+    read = {seed: [] for seed in (0, 1)}
+    for (_config, _fold, seed), folder in folders.items():
+        read[seed].append(pd.read_csv(folder / "evaluation-test" / "predictions.csv"))
+    seeds = [pd.concat(tables) for tables in read.values()]
+    chances = np.mean([one[[f"p_{label}" for label in EMOTIONS]].to_numpy() for one in seeds], axis=0)
+    named = np.array(EMOTIONS)[chances.argmax(axis=1)]
+    assert found["uar"]["ensemble"] == pytest.approx(recall_score(seeds[0]["label"], named, average="macro"), abs=1e-4)
+    targets = np.array([EMOTIONS.index(name) for name in seeds[0]["label"]])
+    assert found["nll"]["ensemble"] == pytest.approx(calibration(chances, targets)["nll"], abs=1e-4)
+    sharper = [one[[f"p_{label}" for label in EMOTIONS]].to_numpy() ** 2 for one in seeds]
+    raw = np.mean([one / one.sum(axis=1, keepdims=True) for one in sharper], axis=0)
+    assert found["nll_untempered"]["ensemble"] == pytest.approx(calibration(raw, targets)["nll"], abs=1e-3)
+    assert found["uar"]["transductive"] > found["uar"]["single"]
+
+    reports = settings.runs / "pooled"
+    assert {path.name for path in reports.iterdir()} == {
+        f"net-emotion-group-kfold-{kind.replace(' ', '-')}" for kind in found.index
+    }
+    report = read_json(reports / "net-emotion-group-kfold-ensemble" / "metrics.json")
+    assert (report["folds"], report["seeds"], report["uar"]["value"]) == ([0, 1], [0, 1], found["uar"]["ensemble"])
+    assert (reports / "net-emotion-group-kfold-ensemble" / "gallery.png").exists()
+    assert not (reports / "net-emotion-group-kfold-single" / "gallery.png").exists(), "each clip would be there twice"
+
+
+def test_seeds_that_are_missing_make_no_ensemble(world: World, tmp_path: Path) -> None:
+    settings, table, folders = _study(world, tmp_path)
+    found = list(entries(settings, table[:3], folders))
+    assert list(write_pooled(settings, found)["kind"]) == ["single", "transductive"]
+    one_seed = replace(settings, seeds=[0])
+    found = list(entries(one_seed, table[table["seed"] == 0], folders))
+    assert list(write_pooled(one_seed, found)["kind"]) == ["single", "transductive"]
+
+
+def test_runs_without_probabilities_are_left_out(world: World, tmp_path: Path) -> None:
+    settings, table, folders = _study(world, tmp_path)
+    shutil.rmtree(next(iter(folders.values())))
+    assert not len(write_pooled(settings, list(entries(settings, table, folders))))
