@@ -8,12 +8,11 @@ from typing import Any
 
 import pandas as pd
 
+from spectro.corpora.splits import Part
 from spectro.evaluate.grid import Run, StudySettings, grid
 from spectro.evaluate.outcome import METRICS_FILE, PREDICTIONS_FILE, figures_of
 from spectro.files import read_json
 
-REPORT = "evaluation-test"
-"""Folder of a run's report, in that of its result."""
 Folders = dict[tuple[str, int, int], Path]
 
 
@@ -33,6 +32,7 @@ class Entry:
         images: name of its rendering.
         asked: how many runs the study asks for.
         one_of_several: whether the study has other renderings.
+        part: the speakers that its report is of.
     """
 
     system: str
@@ -46,6 +46,7 @@ class Entry:
     images: str
     asked: int
     one_of_several: bool = False
+    part: Part = "test"
 
     @property
     def key(self) -> tuple[str, bool | None, str]:
@@ -73,12 +74,13 @@ class Entry:
 
     @property
     def uar(self) -> float:
-        """Pooled UAR on test speakers; where predictions are gone, the mean of the runs'."""
-        return float(self.report["uar"]["value"]) if self.report else float(self.rows["test_uar"].mean())
+        """Pooled UAR; where predictions are gone, the mean of the runs'."""
+        return float(self.report["uar"]["value"]) if self.report else float(self.rows[f"{self.part}_uar"].mean())
 
 
 def entries(settings: StudySettings, table: pd.DataFrame, folders: Folders) -> Iterator[Entry]:
-    """Yield what the study's grid has in the table, with test figures, pooled over folds and seeds.
+    """Yield what the study's grid has in the table, pooled over folds and seeds: figures of test speakers, or, in a
+    study that does not look at these, of validation speakers.
 
     Args:
         settings: the study.
@@ -93,7 +95,7 @@ def entries(settings: StudySettings, table: pd.DataFrame, folders: Folders) -> I
         row = rows.get(run.key)
         place = (run.system, run.augmented, run.labels, run.protocol, run.images)
         asked[place] += 1
-        if row is not None and not pd.isna(row["test_uar"]):
+        if row is not None and not pd.isna(row[f"{settings.part}_uar"]):
             groups.setdefault(place, []).append((run, row))
     for place, members in groups.items():
         system, augmented, labels, protocol, images = place
@@ -105,30 +107,36 @@ def entries(settings: StudySettings, table: pd.DataFrame, folders: Folders) -> I
             labels=labels,
             protocol=protocol,
             rows=pd.DataFrame([row for _run, row in members]),
-            report=_pooled(places),
+            report=_pooled(places, settings.part),
             folders=places,
             images=images,
             asked=asked[place],
             one_of_several=len(settings.images) > 1,
+            part=settings.part,
         )
 
 
-def _pooled(folders: tuple[Path, ...]) -> dict[str, Any] | None:
+def _pooled(folders: tuple[Path, ...], part: Part = "test") -> dict[str, Any] | None:
     """Return the figures of all predictions of a system's runs together; None if any are gone."""
     tables, labels = [], tuple[str, ...]()
     for folder in folders:
-        path = folder / REPORT
+        path = report_folder(folder, part)
         metrics = read_json(path / METRICS_FILE)
         if metrics is None or not (path / PREDICTIONS_FILE).exists():
             return None
         labels = tuple(metrics["labels"])
-        tables.append(read_predictions(folder))
+        tables.append(read_predictions(folder, part=part))
     predicted = pd.concat(tables, ignore_index=True)
     return figures_of(predicted, labels)
 
 
-def read_predictions(folder: Path, file: str = PREDICTIONS_FILE) -> pd.DataFrame:
-    """Return what a run said of its test clips: probabilities, and text, as names may look like numbers or nothing."""
-    table = pd.read_csv(folder / REPORT / file, dtype=str, keep_default_na=False)
+def report_folder(folder: Path, part: Part = "test") -> Path:
+    """Return the folder of a run's report on a part, in that of its result."""
+    return folder / f"evaluation-{part}"
+
+
+def read_predictions(folder: Path, file: str = PREDICTIONS_FILE, part: Part = "test") -> pd.DataFrame:
+    """Return what a run said of a part's clips: probabilities, and text, as names may look like numbers or nothing."""
+    table = pd.read_csv(report_folder(folder, part) / file, dtype=str, keep_default_na=False)
     chances = {name: float for name in table.columns if name == "confidence" or name.startswith("p_")}
     return table.assign(speaker=table["speaker"].replace("", "unknown")).astype(chances)

@@ -9,6 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from spectro.corpora.splits import Part
 from spectro.errors import EvaluationError
 from spectro.files import fingerprint
 from spectro.learn.backbones import weights_identity
@@ -119,6 +120,11 @@ class StudySettings:
     def page(self) -> Path:
         """Where the page goes."""
         return self.report or self.table.with_suffix(".html")
+
+    @property
+    def part(self) -> Part:
+        """The speakers whose figures are told."""
+        return "test" if self.test else "valid"
 
     @property
     def pooled(self) -> Path:

@@ -13,7 +13,7 @@ from scipy.special import softmax
 from spectro.corpora.splits import speaker_names
 from spectro.errors import AudioError
 from spectro.evaluate import plots
-from spectro.evaluate.metrics import calibration, summarise
+from spectro.evaluate.metrics import by_group, calibration, summarise
 from spectro.files import write_bytes, write_json
 from spectro.learn.figures import Counts, Floats
 
@@ -105,6 +105,14 @@ def figures_of(predicted: pd.DataFrame, labels: tuple[str, ...], rounds: int = 1
         labels=labels,
         rounds=rounds,
         seed=seed,
+    )
+
+
+def matrices(predicted: pd.DataFrame, labels: tuple[str, ...]) -> dict[str, Counts]:
+    """Return the confusion matrices of a table of predictions, by speaker."""
+    speakers = speaker_names(predicted).fillna("unknown").to_numpy(str)
+    return by_group(
+        _numbers(predicted["label"], labels), _numbers(predicted["predicted"], labels), speakers, len(labels)
     )
 
 

@@ -1,8 +1,11 @@
-"""What a study's systems say of all test clips: single runs, seeds averaged, and networks that adapted to a voice.
+"""What a study's systems say of all clips: single runs, seeds averaged, and networks that adapted to a voice.
 
 Each kind of answer is told apart: `single` is what one network says of a voice that is new to it, the figures of all
 seeds together; `ensemble` averages the probabilities of a fold's seeds; `transductive` is said after the batch norms
 have seen all clips of a speaker without their labels.
+
+Systems are compared with the study's first one on the same speakers, by a bootstrap that draws speakers for both at
+once: what all systems find hard in a voice falls out of the difference.
 """
 
 from collections.abc import Iterator
@@ -15,19 +18,21 @@ import pandas as pd
 from spectro.corpora.splits import LEAKS
 from spectro.errors import SpectroError
 from spectro.evaluate import plots
-from spectro.evaluate.entries import REPORT, Entry, read_predictions
+from spectro.evaluate.entries import Entry, read_predictions, report_folder
 from spectro.evaluate.grid import StudySettings
+from spectro.evaluate.metrics import bootstrap, interval
 from spectro.evaluate.outcome import (
     ADAPTED_FILE,
     METRICS_FILE,
     PREDICTIONS_FILE,
     chances_in,
+    matrices,
     with_chances,
     without_temperature,
     write_report,
 )
 from spectro.files import read_json, write_bytes
-from spectro.learn.figures import Floats
+from spectro.learn.figures import Floats, figures
 from spectro.render import read_index
 
 COLUMNS = (
@@ -46,6 +51,9 @@ COLUMNS = (
     "uar",
     "low",
     "high",
+    "gain",
+    "gain_low",
+    "gain_high",
     "wa",
     "f1",
     "ece",
@@ -65,9 +73,18 @@ def write_pooled(settings: StudySettings, found: list[Entry]) -> pd.DataFrame:
 
     Returns:
         the table, with the columns of `COLUMNS`. `mean_uar` is the mean over folds, then seeds; `uar` that of all clips
-        together, with `low` and `high` by the bootstrap over speakers.
+        together, with `low` and `high` by the bootstrap over speakers; `gain` what it is more than that of the first
+        system, or the first kind of answers, that is `single`, of the same clips.
     """
-    rows = [_row(settings, entry, *one) for entry in found for one in answers(entry)]
+    rows: list[dict[str, Any]] = []
+    first: dict[tuple[str, ...], pd.DataFrame] = {}
+    for entry in found:
+        for kind, predicted, labels, untempered in answers(entry):
+            row = _row(settings, entry, kind, predicted, labels, untempered)
+            base = first.setdefault((entry.corpus, entry.labels, entry.protocol), predicted)
+            if base is not predicted and set(base["clip_id"]) == set(predicted["clip_id"]):
+                row |= _gain(base, predicted, labels)
+            rows.append(row)
     table = pd.DataFrame(rows, columns=list(COLUMNS))
     write_bytes(settings.pooled, table.to_csv(index=False, float_format="%.4f").encode())
     return table
@@ -79,16 +96,16 @@ def answers(entry: Entry) -> Iterator[tuple[str, pd.DataFrame, tuple[str, ...], 
     Predictions have the columns `fold` and `seed`, which is empty where seeds were averaged.
     """
     places = list(zip(entry.rows["fold"], entry.rows["seed"], entry.folders, strict=True))
-    reports = [read_json(folder / REPORT / METRICS_FILE) for _fold, _seed, folder in places]
+    reports = [read_json(report_folder(folder, entry.part) / METRICS_FILE) for _fold, _seed, folder in places]
     if entry.report is None or "calibration" not in reports[0]:
         return
     labels, temperatures = tuple(reports[0]["labels"]), [one.get("temperature") for one in reports]
     several = {fold: [s for f, s, _folder in places if f == fold] for fold, _seed, _folder in places}
     averaged = entry.complete and all(len(seeds) > 1 for seeds in several.values())
     for name, file in (("", PREDICTIONS_FILE), ("transductive", ADAPTED_FILE)):
-        if not all((folder / REPORT / file).exists() for _fold, _seed, folder in places):
+        if not all((report_folder(folder, entry.part) / file).exists() for _fold, _seed, folder in places):
             continue
-        tables = [read_predictions(folder, file).assign(fold=f, seed=str(s)) for f, s, folder in places]
+        tables = [read_predictions(folder, file, entry.part).assign(fold=f, seed=str(s)) for f, s, folder in places]
         before = [
             without_temperature(chances_in(table, labels), temperature or 1.0)
             for table, temperature in zip(tables, temperatures, strict=True)
@@ -125,7 +142,7 @@ def _row(
     seeds = len(set(entry.rows["seed"]))
     conditions = {
         "checkpoint": f"{entry.name}, {kind}",
-        "part": "test",
+        "part": entry.part,
         "protocol": entry.protocol,
         "folds": sorted({int(fold) for fold in entry.rows["fold"]}),
         "seeds": sorted({int(seed) for seed in entry.rows["seed"]}),
@@ -160,6 +177,15 @@ def _row(
         **{name: told["probabilities"][name] for name in CHANCES},
         **{f"{name}_untempered": told.get("without_temperature", {}).get(name) for name in CHANCES},
     }
+
+
+def _gain(base: pd.DataFrame, predicted: pd.DataFrame, labels: tuple[str, ...]) -> dict[str, float | None]:
+    """Return the difference of two systems' UAR on the same speakers, with its interval."""
+    pair = [matrices(one, labels) for one in (base, predicted)]
+    whole = [figures(np.sum(list(one.values()), axis=0)).uar for one in pair]
+    drawn = [[sample.uar for sample in bootstrap(one)] for one in pair]  # by one seed: the same speakers for both
+    low, high = interval(np.subtract(drawn[1], drawn[0]))
+    return {"gain": whole[1] - whole[0], "gain_low": low, "gain_high": high}
 
 
 def _uar(predicted: pd.DataFrame) -> float:

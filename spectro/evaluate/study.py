@@ -4,7 +4,7 @@ Every run is a process that does what `spectro VERB --config RUN.yaml` does, so 
 costs one run, and anyone can repeat a single row. A row is added when its run ends. A study that is started again
 leaves out the rows that it has, and a fine-tuning that was cut short goes on from its last whole epoch.
 
-Designs are compared with `test: false`, which enters what validation speakers say and nothing else.
+Designs are compared with `test: false`, which measures on validation speakers alone.
 """
 
 import os
@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from spectro.errors import EvaluationError
 from spectro.evaluate.commands import command
-from spectro.evaluate.entries import entries
+from spectro.evaluate.entries import entries, report_folder
 from spectro.evaluate.grid import Run, StudySettings, grid
 from spectro.evaluate.outcome import METRICS_FILE, RUN_FILE
 from spectro.evaluate.pooled import write_pooled
@@ -97,9 +97,10 @@ def _study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
                 progress.update()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)  # an interrupted study starts no other run
-    if settings.test and table["test_uar"].notna().any():
-        found = list(entries(settings, table, {run.key: settings.runs / run.name / RESULT for run in runs}))
-        write_page(settings, found, write_pooled(settings, found))
+    systems = list(entries(settings, table, {run.key: settings.runs / run.name / RESULT for run in runs}))
+    pooled = write_pooled(settings, systems)
+    if settings.test and systems:
+        write_page(settings, systems, pooled)
     return table, failed
 
 
@@ -226,9 +227,14 @@ def stages(settings: StudySettings, run: Run, threads: int) -> list[tuple[str, s
         workers = {"workers": threads} if run.verb == "classical" else {}
         return [(RESULT, run.verb, {**given, **workers, "test": settings.test})]
     trained = (RESULT, "finetune", given)
-    if not settings.test:
-        return [trained]
-    measured = {"checkpoint": given["out"], "index": index, "transductive": settings.transductive}
+    if not settings.test and run.settings.get("train_on", "train") != "train":
+        return [trained]  # nobody is left to measure it on
+    measured = {
+        "checkpoint": given["out"],
+        "index": index,
+        "part": settings.part,
+        "transductive": settings.transductive,
+    }
     return [trained, ("evaluate", "evaluate", measured)]
 
 
@@ -242,7 +248,7 @@ def row(run: Run, folder: Path, test: bool, transductive: bool = False) -> dict[
         transductive: whether they are those that its report tells as transductive.
     """
     description = read_json(folder / DESCRIPTION_FILE) or read_json(folder / RUN_FILE)
-    measured = read_json(folder / "evaluation-test" / METRICS_FILE) or {} if test else {}
+    measured = read_json(report_folder(folder) / METRICS_FILE) or {} if test else {}
     training, metrics = description["training"], description["metrics"]
     valid = metrics.get("valid", {})
     tested = metrics["test"] if test else {}
@@ -282,6 +288,8 @@ def run(settings: StudySettings) -> int:
     for name, reason in failed.items():
         print(f"failed: {name}: {reason}", file=sys.stderr)
     print(f"{len(table)} rows in {printable(own.table)}")
+    if own.pooled.exists():
+        print(f"pooled over folds in {printable(own.pooled)}")
     if own.test and own.page.exists():
-        print(f"pooled over folds in {printable(own.pooled)}; side by side in {printable(own.page)}")
+        print(f"side by side in {printable(own.page)}")
     return 0 if not failed else 1 if len(table) else 2

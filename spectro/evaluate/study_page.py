@@ -19,7 +19,7 @@ from spectro.corpora import find
 from spectro.corpora.splits import LEAK, LEAKS, natural
 from spectro.errors import EvaluationError, SpectroError
 from spectro.evaluate import study_figures
-from spectro.evaluate.entries import Entry, read_predictions
+from spectro.evaluate.entries import Entry, read_predictions, report_folder
 from spectro.evaluate.grid import StudySettings
 from spectro.evaluate.outcome import METRICS_FILE
 from spectro.files import printable, read_json, write_bytes
@@ -167,7 +167,7 @@ def _map(settings: StudySettings, found: list[Entry]) -> dict[str, Any] | None:
     if len(found_rows) < LEAST_ON_MAP or any(row.embedding is None for row in found_rows):
         return None  # there is little to see, or the pictures are not those of then
     embeddings = np.stack([row.embedding for row in found_rows if row.embedding is not None])
-    report = read_json(best.folders[0] / "evaluation-test" / METRICS_FILE)
+    report = read_json(report_folder(best.folders[0]) / METRICS_FILE)
     return {
         "system": best.name,
         "fold": report["fold"],
@@ -177,7 +177,7 @@ def _map(settings: StudySettings, found: list[Entry]) -> dict[str, Any] | None:
 
 
 def _is_network(folder: Path) -> bool:
-    return (folder / WEIGHTS_FILE).exists() and (folder / "evaluation-test" / METRICS_FILE).exists()
+    return (folder / WEIGHTS_FILE).exists() and (report_folder(folder) / METRICS_FILE).exists()
 
 
 def _examples(settings: StudySettings, found: list[Entry]) -> list[dict[str, Any]]:

@@ -133,6 +133,8 @@ def card(description: dict[str, Any], name: str) -> str:
     training, speakers = description.get("training", {}), split.get("speakers", {})
     epochs = f"The number of epochs, {training.get('epoch', -1) + 1}, was"
     chosen_on, fitted = f"{epochs} chosen on the validation speakers.", "fitted on speakers not heard"
+    if training.get("settings", {}).get("monitor") == "last":
+        chosen_on = f"{epochs} settled beforehand."
     if speakers and not speakers.get("valid"):
         chosen_on, fitted = (
             f"{epochs} settled beforehand; no speakers were held out to choose it.",

@@ -139,7 +139,7 @@ def run(settings: FinetuneSettings) -> int:
     split, figures = checkpoint.origin["split"], checkpoint.origin["metrics"]
     epoch = checkpoint.origin["training"]["epoch"]
     held = f"protocol {split['protocol']}, fold {split['fold']}" if figures else "nobody held out"
-    print(f"{held}, epoch {epoch} {'chosen' if settings.validates else 'the last'}")
+    print(f"{held}, epoch {epoch} {'chosen' if settings.chooses else 'the last'}")
     for part, values in figures.items():
         speakers = ", ".join(split["speakers"][part])
         print(

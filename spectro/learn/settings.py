@@ -41,7 +41,8 @@ class FinetuneSettings:
         dropout: share of features dropped before each dense layer.
         ema: decay of an exponential moving average of the weights, which is then what is validated and kept; 0 for
             none.
-        monitor: what the epoch is chosen by, on validation speakers: valid_uar (highest) or valid_loss (lowest).
+        monitor: what the epoch is chosen by, on validation speakers: valid_uar (highest) or valid_loss (lowest); last
+            chooses none, so that they tell of the design alone.
         patience: epochs without improvement after which training stops; 0 for never.
         train_on: valid trains on the protocol's validation speakers too, for all epochs, once these are settled; all
             on its test speakers as well, for a checkpoint that is to be used and that this corpus cannot measure.
@@ -76,7 +77,7 @@ class FinetuneSettings:
     hidden: int = 0
     dropout: float = 0.2
     ema: float = 0.0
-    monitor: Literal["valid_uar", "valid_loss"] = "valid_uar"
+    monitor: Literal["valid_uar", "valid_loss", "last"] = "valid_uar"
     patience: int = 0
     train_on: TrainOn = "train"
     temperature: float = 1.0
@@ -99,6 +100,8 @@ class FinetuneSettings:
             if not 0 <= getattr(self, name) < 1:
                 raise TrainingError(f"{name} is {getattr(self, name)}; it must lie between 0 and below 1")
 
+        if self.patience and self.monitor == "last":
+            raise TrainingError("patience needs a figure to wait for: monitor valid_uar or valid_loss")
         if self.valid_speakers and not self.validates:
             raise TrainingError(f"train_on {self.train_on} leaves nobody to validate; leave valid_speakers out")
         if self.estimate is not None and self.train_on != "all":
@@ -110,6 +113,11 @@ class FinetuneSettings:
     def validates(self) -> bool:
         """Whether validation speakers are held out, and choose the epoch."""
         return self.train_on == "train"
+
+    @property
+    def chooses(self) -> bool:
+        """Whether an epoch is chosen; else it is the last."""
+        return self.validates and self.monitor != "last"
 
     @property
     def folder(self) -> Path:

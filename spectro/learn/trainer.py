@@ -29,25 +29,25 @@ def make_trainer(settings: FinetuneSettings, out: Path) -> tuple[pl.Trainer, Mod
     Raises:
         TrainingError: this machine has not what the settings ask for.
     """
-    mode = "max" if settings.monitor == "valid_uar" else "min"
-    folder, validates = out / TRAINING, settings.validates
+    mode = "min" if settings.monitor == "valid_loss" else "max"
+    folder, chooses = out / TRAINING, settings.chooses
     best = ModelCheckpoint(
         folder,
         filename="best",
-        monitor=settings.monitor if validates else None,  # without validation the last epoch is kept
+        monitor=settings.monitor if chooses else None,  # without it the last epoch is kept
         mode=mode,
         enable_version_counter=False,
     )
     last = ModelCheckpoint(folder, filename=Path(LAST).stem, enable_version_counter=False, save_on_train_epoch_end=True)
     callbacks: list[pl.Callback] = [Curves(out), best, last]
-    if settings.patience > 0 and validates:
+    if settings.patience > 0 and chooses:
         callbacks.insert(0, ResumableEarlyStopping(settings.monitor, mode=mode, patience=settings.patience))
     if settings.ema > 0:
         callbacks.insert(0, EMAWeightAveraging(decay=settings.ema))
     try:
         trainer = pl.Trainer(
             max_epochs=settings.train.epochs,
-            limit_val_batches=1.0 if validates else 0,
+            limit_val_batches=1.0 if settings.validates else 0,
             accelerator=settings.accelerator,
             devices=settings.devices,
             strategy=settings.strategy,

@@ -85,6 +85,12 @@ def test_kinds_of_answers_are_told_apart(world: World, tmp_path: Path) -> None:
     raw = np.mean([one / one.sum(axis=1, keepdims=True) for one in sharper], axis=0)
     assert found["nll_untempered"]["ensemble"] == pytest.approx(calibration(raw, targets)["nll"], abs=1e-3)
     assert found["uar"]["transductive"] > found["uar"]["single"]
+    assert pd.isna(found["gain"]["single"])
+    gain = found["uar"]["transductive"] - found["uar"]["single"]
+    assert found["gain"]["transductive"] == pytest.approx(gain, abs=1e-4)
+    assert 0 < found["gain_low"]["transductive"] < gain < found["gain_high"]["transductive"]
+    narrow = found["gain_high"]["transductive"] - found["gain_low"]["transductive"]
+    assert narrow < sum(found["high"][kind] - found["low"][kind] for kind in ("single", "transductive"))
 
     reports = settings.runs / "pooled"
     assert {path.name for path in reports.iterdir()} == {

@@ -111,6 +111,29 @@ def test_designs_can_be_compared_without_a_look_at_test_speakers(world: World, t
     assert (hidden["test_uar"], hidden["valid_uar"]) == (None, world.trained.origin["metrics"]["valid"]["uar"])
 
 
+def test_designs_are_pooled_on_validation_speakers(world: World, tmp_path: Path) -> None:
+    common = {"backbone": "mobilenet", "batch_size": 8, "train": {"epochs": 1}, "monitor": "last"}
+    base = {"finetune": {**common, "precision": "32-true", "accelerator": "cpu"}}
+    voices = world.trained.origin["split"]["speakers"]["train"][:3]
+    systems: dict[str, Any] = {
+        "as it is": {},
+        "three voices": {"valid_speakers": list(voices)},
+        "all": {"train_on": "valid"},
+    }
+    settings = _settings(tmp_path, world.corpus, base=base, systems=systems, test=False, transductive=True)
+    table, failed = study(settings)
+    assert (len(table), failed) == (3, {})
+    assert table["test_uar"].isna().all()
+    pooled = pd.read_csv(settings.pooled)
+    assert set(pooled["kind"]) == {"single", "transductive"} and set(pooled["system"]) <= {"as it is", "three voices"}
+    by_system = pooled[pooled["kind"] == "single"].set_index("system")
+    assert by_system["clips"]["three voices"] == 18
+    assert by_system["uar"]["as it is"] == pytest.approx(table["valid_uar"][0], abs=1e-4)
+    assert not settings.page.exists() and not list(settings.runs.rglob("evaluation-test"))
+    card = next(settings.runs.glob("three*")) / "chosen" / "card.md"
+    assert "The number of epochs, 1, was settled beforehand." in card.read_text()
+
+
 def test_test_figures_are_had_once_they_are_asked_for(world: World, tmp_path: Path) -> None:
     blind = _settings(tmp_path, tmp_path, systems={"one": {}}, test=False)
     seeing = replace(blind, test=True)
