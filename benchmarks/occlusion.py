@@ -1,6 +1,6 @@
 """Does the explanation's map matter? Cover what it marks, and cover as much elsewhere: which changes the answer more?
 
-    python benchmarks/occlusion.py RAVDESS_FOLDER [--checkpoint FOLDER] [--actors 2 5 14 15 16] [--clips 200]
+    python benchmarks/occlusion.py RAVDESS_FOLDER --checkpoint FOLDER [--actors 2 5 14 15 16] [--clips 200]
 
 Of each picture's columns with sound, the fifth of the places where the map is highest is covered with the picture's
 mean gray. For comparison the same shape is covered after it was shifted cyclically, in time and frequency, to places
@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from spectro import corpora
 from spectro.predict.explain import explain
-from spectro.predict.predictor import Predictor, default_checkpoint
+from spectro.predict.predictor import Predictor
 
 SHARE, SHIFTS, TRIED = 0.2, 8, 64
 Mask = npt.NDArray[np.bool_]
@@ -40,13 +40,17 @@ def main() -> None:
     """Measure, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="RAVDESS, as folders of WAV files")
-    parser.add_argument("--checkpoint", type=Path, default=None)
-    parser.add_argument("--actors", nargs="+", type=int, default=[2, 5, 14, 15, 16])
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a network that has not heard the actors")
+    parser.add_argument("--actors", nargs="+", type=int, help="the checkpoint's test actors, if none are named")
     parser.add_argument("--clips", type=int, default=200)
     given = parser.parse_args()
-    predictor = Predictor(given.checkpoint or default_checkpoint())
+    predictor = Predictor(given.checkpoint)
+    heard = predictor.checkpoint.origin["split"]["speakers"]
+    actors = list(map(str, given.actors or heard["test"]))
+    if not actors or set(actors) & set(heard["train"]):
+        parser.error(f"{given.checkpoint}: was trained on these actors; name another checkpoint, or other --actors")
     table = corpora.scan("ravdess", given.source).clips
-    table = table[table["speaker"].isin(list(map(str, given.actors)))].sample(given.clips, random_state=0)
+    table = table[table["speaker"].isin(actors)].sample(given.clips, random_state=0)
     generator = np.random.default_rng(0)
     drops, others, overlaps = [], [], []
     for path in table["path"]:

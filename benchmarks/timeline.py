@@ -1,6 +1,6 @@
 """Is the timeline of a recording right as often as the network is on its clips? And what memory does two hours take?
 
-    python benchmarks/timeline.py RAVDESS_FOLDER [--checkpoint FOLDER] [--actors 2 5 14 15 16] [--smooth_s 2 8]
+    python benchmarks/timeline.py RAVDESS_FOLDER --checkpoint FOLDER [--actors 2 5 14 15 16] [--smooth_s 2 8]
 
 The clips of each actor are joined, in a random order (seed 0) and so that an emotion lasts for four clips, and each
 recording's timeline is compared, second by second of what it calls sound, with what was joined.
@@ -22,7 +22,7 @@ import soundfile
 from sklearn.metrics import recall_score
 
 from spectro import corpora
-from spectro.predict.predictor import Predictor, default_checkpoint
+from spectro.predict.predictor import Predictor
 from spectro.predict.utterances import WindowSettings
 from spectro.predict.windows import SILENCE, timeline
 
@@ -110,14 +110,18 @@ def main() -> None:
     """Measure, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="RAVDESS, as folders of WAV files")
-    parser.add_argument("--checkpoint", type=Path, default=None)
-    parser.add_argument("--actors", nargs="+", type=int, default=[2, 5, 14, 15, 16])
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a network that has not heard the actors")
+    parser.add_argument("--actors", nargs="+", type=int, help="the checkpoint's test actors, if none are named")
     parser.add_argument("--smooth_s", nargs="+", type=float, default=[2.0, 8.0])
     parser.add_argument("--memory", action="store_true", help="measure memory, too")
     given = parser.parse_args()
-    predictor = Predictor(given.checkpoint or default_checkpoint())
+    predictor = Predictor(given.checkpoint)
+    heard = predictor.checkpoint.origin["split"]["speakers"]
+    actors = list(map(str, given.actors or heard["test"]))
+    if not actors or set(actors) & set(heard["train"]):
+        parser.error(f"{given.checkpoint}: was trained on these actors; name another checkpoint, or other --actors")
     table = corpora.scan("ravdess", given.source).clips
-    table = table[table["speaker"].isin(list(map(str, given.actors)))].reset_index(drop=True)
+    table = table[table["speaker"].isin(actors)].reset_index(drop=True)
     alone = pd.Series([row.label for row in predictor.predict_folder(*table["path"])])
     truth = table["emotion"]
     results: dict[str, object] = {
