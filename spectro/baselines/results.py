@@ -51,8 +51,7 @@ class Clips:
 
     def part(self, part: Part, *, copies: bool = False) -> Numbers:
         """Return the numbers of a part's rows; those of copies only if they are asked for."""
-        chosen = self.rows["clip_id"].map(self.split.part) == part
-        return np.flatnonzero(chosen if copies else chosen & (self.rows["copy"] == 0))
+        return np.flatnonzero(self.split.rows(self.rows, part, copies=copies))
 
 
 def report(

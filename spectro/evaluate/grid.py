@@ -83,12 +83,15 @@ class StudySettings:
             self._check(name, merged(self.base.get(system.get("verb", VERBS[0]), {}), system))
 
     def _check(self, name: str, system: dict[str, Any]) -> None:
-        for images in _listed(system.get("images", [])):
-            if images not in self.images:
-                raise EvaluationError(f"system {name} reads the images {images}, which the study lacks")
-        for protocol in _listed(system.get("protocols", [])):
-            if protocol not in self.protocols:
-                raise EvaluationError(f"system {name} runs under {protocol}, which the study lacks")
+        for key, known, does in (
+            ("images", self.images, "reads the images"),
+            ("protocols", self.protocols, "runs under"),
+        ):
+            if not isinstance(named := system.get(key, []), str | list):
+                raise EvaluationError(f"system {name} sets {key} to {named}; it names one or lists several")
+            for one in _listed(named):
+                if one not in known:
+                    raise EvaluationError(f"system {name} {does} {one}, which the study lacks")
         augmented = system.get("augmented", {})
         if fixed := [key for key in ("verb", "images", "protocols") if key in augmented]:
             raise EvaluationError(f"system {name} sets {', '.join(fixed)} where augmentation is on; set it for both")
@@ -178,7 +181,8 @@ def grid(settings: StudySettings) -> Iterator[Run]:
     """Yield the runs, all systems of a fold and seed before the next."""
     places = [(protocol, fold) for protocol, folds in settings.protocols.items() for fold in folds]
     for seed, (protocol, fold), labels in product(settings.seeds, places, settings.labels):
-        for name, system in settings.chosen_systems():
+        for name, own in settings.chosen_systems():
+            system = merged(settings.base.get(own.get("verb", VERBS[0]), {}), own)
             if protocol not in _listed(system.get("protocols", protocol)):
                 continue
             for images in _listed(system.get("images", list(settings.images))):
@@ -198,10 +202,9 @@ def _run(
     seed: int,
 ) -> Run:
     verb = str(system.get("verb", VERBS[0]))
-    chosen = merged(settings.base.get(verb, {}), system)
     if augmented:
-        chosen = merged(chosen, chosen["augmented"])
-    chosen = {key: value for key, value in chosen.items() if key not in ("verb", "images", "protocols", "augmented")}
+        system = merged(system, system["augmented"])
+    chosen = {key: value for key, value in system.items() if key not in ("verb", "images", "protocols", "augmented")}
     identity: dict[str, Any] = {
         **copy.deepcopy(chosen),
         "verb": verb,

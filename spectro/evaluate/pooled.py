@@ -10,13 +10,13 @@ once: what all systems find hard in a voice falls out of the difference.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from spectro.corpora.splits import LEAKS
-from spectro.errors import SpectroError
+from spectro.errors import EvaluationError, SpectroError
 from spectro.evaluate import plots
 from spectro.evaluate.entries import Entry, read_predictions, report_folder
 from spectro.evaluate.grid import StudySettings
@@ -31,7 +31,7 @@ from spectro.evaluate.outcome import (
     without_temperature,
     write_report,
 )
-from spectro.files import read_json, write_bytes
+from spectro.files import printable, read_json, write_bytes
 from spectro.learn.figures import Floats, figures
 from spectro.render import read_index
 
@@ -39,12 +39,16 @@ COLUMNS = (
     "system",
     "augmented",
     "images",
+    "config",
     "corpus",
     "labels",
     "protocol",
+    "part",
     "kind",
     "folds",
     "seeds",
+    "runs",
+    "asked",
     "clips",
     "mean_uar",
     "sd_of_seeds",
@@ -64,37 +68,83 @@ COLUMNS = (
 CHANCES = ("ece", "nll")
 
 
+class Answers(NamedTuple):
+    """What a system's runs said of all clips, in one way.
+
+    Args:
+        kind: `single`, `ensemble`, `transductive` or `transductive ensemble`.
+        predicted: predictions, with the columns `fold` and `seed`, which is empty where seeds were averaged.
+        labels: names of the labels.
+        untempered: what the probabilities would be without their temperature, float64 of shape (clips, labels), or
+            None where they have none.
+    """
+
+    kind: str
+    predicted: pd.DataFrame
+    labels: tuple[str, ...]
+    untempered: Floats | None
+
+
 def write_pooled(settings: StudySettings, found: list[Entry]) -> pd.DataFrame:
     """Write the pooled table beside the study's page, and a report of each kind of answer into `RUNS/pooled`.
 
+    `mean_uar` is the mean over folds, then seeds; `uar` that of all clips together, with `low` and `high` by the
+    bootstrap over speakers. `gain` is what a system's UAR is more than that of the study's first system, by the same
+    kind of answers; for the first system itself, what an ensemble or adaptation is more than its single networks.
+    Gains, and deviations of seeds, are told of systems whose runs are all done. Validation speakers tell nothing of
+    calibrated probabilities, since the temperature was fitted on them.
+
     Args:
         settings: the study.
-        found: its systems; those without predictions, or without probabilities, are left out.
+        found: its systems. Of those whose predictions are gone, the rows that the table has are kept; those without
+            probabilities are left out.
 
     Returns:
-        the table, with the columns of `COLUMNS`. `mean_uar` is the mean over folds, then seeds; `uar` that of all clips
-        together, with `low` and `high` by the bootstrap over speakers; `gain` what it is more than that of the first
-        system, or the first kind of answers, that is `single`, of the same clips.
+        the rows of these systems, with the columns of `COLUMNS`.
+
+    Raises:
+        EvaluationError: the seeds of a fold were measured on different clips.
     """
     rows: list[dict[str, Any]] = []
-    first: dict[tuple[str, ...], pd.DataFrame] = {}
+    first: dict[tuple[str, ...], Answers] = {}
     for entry in found:
-        for kind, predicted, labels, untempered in answers(entry):
-            row = _row(settings, entry, kind, predicted, labels, untempered)
-            base = first.setdefault((entry.corpus, entry.labels, entry.protocol), predicted)
-            if base is not predicted and set(base["clip_id"]) == set(predicted["clip_id"]):
-                row |= _gain(base, predicted, labels)
+        for one in answers(entry):
+            row = _row(settings, entry, one)
+            place = (entry.corpus, entry.labels, entry.protocol)
+            leads = entry.system == settings.chosen_systems()[0][0] and entry.complete
+            own = (*place, one.kind)
+            base = first.get((*place, "single") if leads else own)
+            if leads:
+                first.setdefault(own, one)
+            if base is not None and entry.complete:
+                row |= _gain(base, one)
             rows.append(row)
-    table = pd.DataFrame(rows, columns=list(COLUMNS))
-    write_bytes(settings.pooled, table.to_csv(index=False, float_format="%.4f").encode())
-    return table
+    table = _with_kept(settings, found, pd.DataFrame(rows, columns=list(COLUMNS)))
+    if len(table):
+        write_bytes(settings.pooled, table.to_csv(index=False, float_format="%.4f").encode())
+    configs = {str(one.rows["config"].iloc[0]) for one in found}
+    return table[table["config"].isin(configs) & (table["part"] == settings.part)]
 
 
-def answers(entry: Entry) -> Iterator[tuple[str, pd.DataFrame, tuple[str, ...], Floats | None]]:
-    """Yield the kinds of answers that a system's runs left: kind, predictions, labels, and untempered probabilities.
+def _with_kept(settings: StudySettings, found: list[Entry], table: pd.DataFrame) -> pd.DataFrame:
+    """Return the table with the rows that the file has of systems, or parts, that are not in it."""
+    if not settings.pooled.exists():
+        return table
+    known = pd.read_csv(settings.pooled, dtype={"config": str})
+    if tuple(known.columns) != COLUMNS:
+        raise EvaluationError(f"{printable(settings.pooled)}: is not a table of pooled figures; name another --report")
+    current = {str(one.rows["config"].iloc[0]) for one in found}
+    new = set(zip(table["config"], table["part"], strict=True))
+    keep = [
+        (config, part) not in new and (part != settings.part or config in current)
+        for config, part in zip(known["config"], known["part"], strict=True)
+    ]
+    kept = known[keep]
+    return pd.concat([kept, table], ignore_index=True) if len(kept) and len(table) else kept if len(kept) else table
 
-    Predictions have the columns `fold` and `seed`, which is empty where seeds were averaged.
-    """
+
+def answers(entry: Entry) -> Iterator[Answers]:
+    """Yield what a system's runs said, by kind; nothing if predictions are gone, or have no probabilities."""
     places = list(zip(entry.rows["fold"], entry.rows["seed"], entry.folders, strict=True))
     reports = [read_json(report_folder(folder, entry.part) / METRICS_FILE) for _fold, _seed, folder in places]
     if entry.report is None or "calibration" not in reports[0]:
@@ -110,38 +160,32 @@ def answers(entry: Entry) -> Iterator[tuple[str, pd.DataFrame, tuple[str, ...], 
             without_temperature(chances_in(table, labels), temperature or 1.0)
             for table, temperature in zip(tables, temperatures, strict=True)
         ]
-        tempered = None not in temperatures
-        whole = pd.concat(tables, ignore_index=True)
-        yield name or "single", whole, labels, np.concatenate(before) if tempered else None
+        raw = None if None in temperatures else np.concatenate(before)
+        yield Answers(name or "single", pd.concat(tables, ignore_index=True), labels, raw)
         if averaged:
-            mean, raw = _averaged(tables, before, labels)
-            yield f"{name} ensemble".strip(), mean, labels, raw if tempered else None
+            mean, raw_mean = _averaged(entry, tables, before, labels)
+            yield Answers(f"{name} ensemble".strip(), mean, labels, None if raw is None else raw_mean)
 
 
-def _averaged(tables: list[pd.DataFrame], before: list[Floats], labels: tuple[str, ...]) -> tuple[pd.DataFrame, Floats]:
+def _averaged(
+    entry: Entry, tables: list[pd.DataFrame], before: list[Floats], labels: tuple[str, ...]
+) -> tuple[pd.DataFrame, Floats]:
     """Return the mean over seeds of the probabilities of each fold's clips, and of those before the temperature."""
     means, raws = [], []
     for fold in dict.fromkeys(int(table["fold"].iloc[0]) for table in tables):
         own = [(table, raw) for table, raw in zip(tables, before, strict=True) if int(table["fold"].iloc[0]) == fold]
         first = own[0][0]
         if any(list(table["clip_id"]) != list(first["clip_id"]) for table, _raw in own):
-            raise ValueError("the seeds of a fold were measured on different clips")
+            raise EvaluationError(f"{entry.name}: the seeds of fold {fold} were measured on different clips")
         means.append(with_chances(first.assign(seed=""), labels, np.mean([chances_in(t, labels) for t, _ in own], 0)))
         raws.append(np.mean([raw for _table, raw in own], axis=0))
     return pd.concat(means, ignore_index=True), np.concatenate(raws)
 
 
-def _row(
-    settings: StudySettings,
-    entry: Entry,
-    kind: str,
-    predicted: pd.DataFrame,
-    labels: tuple[str, ...],
-    untempered: Floats | None,
-) -> dict[str, Any]:
-    seeds = len(set(entry.rows["seed"]))
+def _row(settings: StudySettings, entry: Entry, found: Answers) -> dict[str, Any]:
+    predicted, labels = found.predicted, found.labels
     conditions = {
-        "checkpoint": f"{entry.name}, {kind}",
+        "checkpoint": f"{entry.name}, {found.kind}",
         "part": entry.part,
         "protocol": entry.protocol,
         "folds": sorted({int(fold) for fold in entry.rows["fold"]}),
@@ -149,48 +193,53 @@ def _row(
         "leak": LEAKS.get(entry.protocol, ""),
         "speakers_heard_in_training": [],
     }
-    name = f"{entry.name}-{entry.labels}-{entry.protocol}-{kind}".replace(", ", "-").replace(" ", "-")
-    out = settings.runs / "pooled" / name
-    report = write_report(out, conditions, predicted, labels, untempered=untempered)
+    name = f"{entry.name}-{entry.labels}-{entry.protocol}-{entry.part}-{found.kind}"
+    out = settings.runs / "pooled" / settings.page.stem / name.replace(", ", "-").replace(" ", "-")
+    report = write_report(out, conditions, predicted, labels, untempered=found.untempered)
     _gallery(settings, entry, report, predicted, out / "gallery.png")
-    each = [((fold, seed), _uar(own)) for (fold, seed), own in predicted.groupby(["fold", "seed"], sort=False)]
-    of_seed = pd.Series([uar for _place, uar in each]).groupby([seed for (_fold, seed), _uar in each]).mean()
-    told = report["calibration"]
+    of_run = {place: _uar(own, labels) for place, own in predicted.groupby(["seed", "fold"], sort=False)}
+    of_seed = pd.Series(of_run).groupby(level=0).mean()
+    told = report["calibration"] if entry.part == "test" else {**report["calibration"], "probabilities": {}}
     return {
         "system": entry.system,
         "augmented": entry.augmented,
         "images": entry.images,
+        "config": str(entry.rows["config"].iloc[0]),
         "corpus": entry.corpus,
         "labels": entry.labels,
         "protocol": entry.protocol,
-        "kind": kind,
+        "part": entry.part,
+        "kind": found.kind,
         "folds": len(conditions["folds"]),
-        "seeds": seeds,
+        "seeds": len(conditions["seeds"]),
+        "runs": len(entry.rows),
+        "asked": entry.asked,
         "clips": len(predicted),
         "mean_uar": float(of_seed.mean()),
-        "sd_of_seeds": float(of_seed.std()) if len(of_seed) > 1 else None,
+        "sd_of_seeds": float(of_seed.std()) if len(of_seed) > 1 and entry.complete else None,
         "uar": report["uar"]["value"],
         "low": report["uar"]["interval"][0],
         "high": report["uar"]["interval"][1],
         "wa": report["wa"]["value"],
         "f1": report["f1"]["value"],
-        **{name: told["probabilities"][name] for name in CHANCES},
+        **{name: told["probabilities"].get(name) for name in CHANCES},
         **{f"{name}_untempered": told.get("without_temperature", {}).get(name) for name in CHANCES},
     }
 
 
-def _gain(base: pd.DataFrame, predicted: pd.DataFrame, labels: tuple[str, ...]) -> dict[str, float | None]:
-    """Return the difference of two systems' UAR on the same speakers, with its interval."""
-    pair = [matrices(one, labels) for one in (base, predicted)]
+def _gain(base: Answers, found: Answers) -> dict[str, float | None]:
+    """Return the difference of two answers' UAR, with its interval; nothing where they are not of the same clips."""
+    if set(base.predicted["clip_id"]) != set(found.predicted["clip_id"]):
+        return {}
+    pair = [matrices(one.predicted, one.labels) for one in (base, found)]
     whole = [figures(np.sum(list(one.values()), axis=0)).uar for one in pair]
     drawn = [[sample.uar for sample in bootstrap(one)] for one in pair]  # by one seed: the same speakers for both
     low, high = interval(np.subtract(drawn[1], drawn[0]))
     return {"gain": whole[1] - whole[0], "gain_low": low, "gain_high": high}
 
 
-def _uar(predicted: pd.DataFrame) -> float:
-    right = predicted["label"] == predicted["predicted"]
-    return float(right.groupby(predicted["label"]).mean().mean())
+def _uar(predicted: pd.DataFrame, labels: tuple[str, ...]) -> float:
+    return figures(np.sum(list(matrices(predicted, labels).values()), axis=0)).uar
 
 
 def _gallery(

@@ -226,7 +226,7 @@ def stages(settings: StudySettings, run: Run, threads: int) -> list[tuple[str, s
     if run.verb != "finetune":
         workers = {"workers": threads} if run.verb == "classical" else {}
         return [(RESULT, run.verb, {**given, **workers, "test": settings.test})]
-    trained = (RESULT, "finetune", given)
+    trained = (RESULT, "finetune", {**given, "test": settings.test})
     if not settings.test and run.settings.get("train_on", "train") != "train":
         return [trained]  # nobody is left to measure it on
     measured = {

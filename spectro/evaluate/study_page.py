@@ -16,7 +16,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 
 from spectro.corpora import find
-from spectro.corpora.splits import LEAK, LEAKS, natural
+from spectro.corpora.splits import LEAKS, natural
 from spectro.errors import EvaluationError, SpectroError
 from spectro.evaluate import study_figures
 from spectro.evaluate.entries import Entry, read_predictions, report_folder
@@ -55,7 +55,7 @@ def write_page(settings: StudySettings, entries: list[Entry], pooled: pd.DataFra
         map=_map(settings, found),
         examples=_examples(settings, found),
         corpora=[find(name) for name in sorted({name for one in found for name in one.corpus.split("+")})],
-        leak=LEAK,
+        leaks={name: text for name, text in LEAKS.items() if any(one.protocol == name for one in found)},
         settings=_plain(settings),
         versions=versions(),
         runs=sum(len(one.rows) for one in found),
@@ -89,12 +89,21 @@ def _boards(settings: StudySettings, found: list[Entry]) -> Iterator[dict[str, A
             "protocols": protocols,
             "leaky": list(LEAKS),
             "rows": rows,
-            "best": max(honest, key=lambda one: float(one.rows["valid_uar"].mean()), default=None),
+            "best": _favoured(honest),
+            "chosen": not any(one.rows["valid_uar"].isna().all() for one in honest),
             "classes": classes,
             "chance": 1 / len(occurring) if occurring else None,
             "speakers": natural({name for one in honest if one.report for name in one.report["speakers"]}),
             "flatters": float(np.mean(gains)) if gains else None,
         }
+
+
+def _favoured(entries: list[Entry]) -> Entry | None:
+    """Return the system that validation speakers favour; where they trained, too, none but a sole one."""
+    told = [one for one in entries if one.rows["valid_uar"].notna().any()]
+    if not told:
+        return entries[0] if len(entries) == 1 else None
+    return max(told, key=lambda one: float(one.rows["valid_uar"].mean()))
 
 
 def _row(entries: list[Entry], protocols: list[str]) -> dict[str, Any]:
@@ -149,9 +158,9 @@ def _curves(found: list[Entry]) -> Iterator[dict[str, Any]]:
 def _map(settings: StudySettings, found: list[Entry]) -> dict[str, Any] | None:
     """Return a picture of test clips' embeddings by the network that validation speakers favour; None without one."""
     networks = [one for one in found if one.protocol not in LEAKS and one.complete and _is_network(one.folders[0])]
-    if not networks:
+    best = _favoured(networks)
+    if best is None:
         return None
-    best = max(networks, key=lambda one: float(one.rows["valid_uar"].mean()))
     from spectro.predict.folder import predict_rows
     from spectro.predict.predictor import Predictor
 

@@ -203,13 +203,8 @@ class PictureDataModule(pl.LightningDataModule):
             raise TrainingError(f"an epoch of {pictures} training pictures does not fill one batch of {batch_size}")
 
     def _part(self, labelled: pd.DataFrame, part: Part, copies: Copies) -> pd.DataFrame:
-        own = labelled["clip_id"].map(self.split.part) == part
-        if part == "train" and self.split.copies_cross:
-            own |= labelled["copy"] > 0
-        rows = labelled[own]
-        if part != "train" or copies == "none":
-            rows = rows[rows["copy"] == 0]
-        return rows.reset_index(drop=True)
+        chosen = self.split.rows(labelled, part, copies=part == "train" and copies != "none")
+        return labelled[chosen].reset_index(drop=True)
 
     def remember(self, compute: Callable[[torch.Tensor], Activations], epochs: int) -> None:
         """Give what is computed of training and validation pictures, once for each, in place of the pictures.

@@ -17,6 +17,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
+from spectro.corpora.splits import natural
 from spectro.errors import TrainingError
 from spectro.files import printable, read_json, write_json
 from spectro.learn.backbones import SpectrogramNet, load_weights, weights_identity
@@ -107,11 +108,14 @@ def _identity(settings: FinetuneSettings, data: PictureDataModule) -> dict[str, 
         "strategy",
         "estimate",
         "estimate_of",
+        "test",
     )
     fields = {key: value for key, value in asdict(settings).items() if key not in free}
     if settings.train_on == "train":  # what says nothing is left out, and runs of before do not know it
         del fields["train_on"], fields["temperature"]
-    if not settings.valid_speakers:
+    if settings.valid_speakers:
+        fields["valid_speakers"] = natural(map(str, settings.valid_speakers))
+    else:
         del fields["valid_speakers"]
     fields["weights"] = weights_identity(settings.weights)
     fields |= {"spec": data.spec.fingerprint, "data": data.fingerprint}
@@ -138,7 +142,7 @@ def run(settings: FinetuneSettings) -> int:
         return 0  # one of several processes; the first one reports
     split, figures = checkpoint.origin["split"], checkpoint.origin["metrics"]
     epoch = checkpoint.origin["training"]["epoch"]
-    held = f"protocol {split['protocol']}, fold {split['fold']}" if figures else "nobody held out"
+    held = f"protocol {split['protocol']}, fold {split['fold']}" if split["speakers"]["test"] else "nobody held out"
     print(f"{held}, epoch {epoch} {'chosen' if settings.chooses else 'the last'}")
     for part, values in figures.items():
         speakers = ", ".join(split["speakers"][part])
@@ -146,7 +150,7 @@ def run(settings: FinetuneSettings) -> int:
             f"{part:>5} speakers {speakers}: UAR {values['uar']:.3f}, WA {values['wa']:.3f}, F1 {values['f1']:.3f} "
             f"({values['clips']} clips)"
         )
-    if not figures:
+    if not split["speakers"]["test"]:
         print("all speakers were trained on: no clip of theirs can measure this checkpoint")
     if split["leak"]:
         print(f"these figures leak: {split['leak']}")

@@ -83,7 +83,7 @@ def finish(
     net.eval()
     curves, epoch = pd.read_csv(out / "curves.csv"), int(state["epoch"])
     origin["training"] |= {"epoch": epoch, "seconds": round(float(curves["seconds"].sum()), 1)}
-    loaders = {"valid": data.val_dataloader(), "test": data.test_dataloader()}
+    loaders = {"valid": data.val_dataloader()} | ({"test": data.test_dataloader()} if settings.test else {})
     told = {part: predict_part(net, loader) for part, loader in loaders.items() if len(loader)}
     origin["metrics"] = {part: measure(*found) for part, found in told.items()}
     temperature = fit_temperature(*told["valid"]) if "valid" in told else settings.temperature

@@ -50,6 +50,7 @@ class FinetuneSettings:
         estimate: table of a study that measured on new speakers what is trained here on all: the card tells its test
             figures as an estimate.
         estimate_of: name of the system in that table.
+        test: whether test speakers are measured; false while designs are compared.
         seed: seed of all that is random.
         precision: auto takes bfloat16 where the processor or GPU computes with it, else float32.
         dtype: kind of number that the checkpoint keeps its weights as; the figures are those of what is kept.
@@ -67,7 +68,7 @@ class FinetuneSettings:
     labels: str = "emotion"
     protocol: str = "group-kfold"
     fold: int = 0
-    valid_speakers: list[int | str] = field(default_factory=list)
+    valid_speakers: list[str | int] = field(default_factory=list)
     train: TrainingSettings = field(default_factory=TrainingSettings)
     masking: MaskingSettings = field(default_factory=MaskingSettings)
     mask: bool = True
@@ -83,6 +84,7 @@ class FinetuneSettings:
     temperature: float = 1.0
     estimate: Path | None = None
     estimate_of: str = ""
+    test: bool = True
     seed: int = 0
     precision: str = "auto"
     dtype: Literal["float32", "float16"] = "float32"

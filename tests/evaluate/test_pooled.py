@@ -7,13 +7,14 @@ import pandas as pd
 import pytest
 from sklearn.metrics import recall_score
 
+from spectro.errors import EvaluationError
 from spectro.evaluate.entries import entries
 from spectro.evaluate.grid import StudySettings, grid
 from spectro.evaluate.metrics import calibration
 from spectro.evaluate.outcome import told, with_chances, write_predictions, write_report
 from spectro.evaluate.pooled import COLUMNS, write_pooled
 from spectro.evaluate.study import RESULT
-from spectro.files import read_json
+from spectro.files import read_json, write_json
 from spectro.render import read_index
 from tests.conftest import World
 
@@ -27,13 +28,15 @@ def _chances(seed: int, targets: pd.Series, certainty: float) -> np.ndarray:  # 
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def _study(world: World, root: Path) -> tuple[StudySettings, pd.DataFrame, dict[tuple[str, int, int], Path]]:
+def _study(
+    world: World, root: Path, systems: tuple[str, ...] = ("net",)
+) -> tuple[StudySettings, pd.DataFrame, dict[tuple[str, int, int], Path]]:
     """Two folds and two seeds of a network, with what they said of the test clips before and after adaptation."""
     settings = StudySettings(
         table=root / "results.csv",
         runs=root / "runs",
         images={"small": {"corpus": "synthetic"}},
-        systems={"net": {"weights": "none"}},
+        systems={name: {"weights": "none", "dropout": 0.1 * place} for place, name in enumerate(systems)},
         protocols={"group-kfold": [0, 1]},
         seeds=[0, 1],
     )
@@ -47,7 +50,7 @@ def _study(world: World, root: Path) -> tuple[StudySettings, pd.DataFrame, dict[
         folder = folders[run.key] = settings.runs / run.name / RESULT
         speakers = sorted(set(untouched["speaker"]))[4 * run.fold : 4 * run.fold + 4]
         clips = told(untouched[untouched["speaker"].isin(speakers)])
-        drawn = 10 * run.fold + run.seed
+        drawn = 100 * systems.index(run.system) + 10 * run.fold + run.seed
         table = with_chances(clips, EMOTIONS, _chances(drawn, clips["label"], 1.0))
         conditions = {"checkpoint": "x", "part": "test", "leak": "", "speakers_heard_in_training": []}
         report = write_report(folder / "evaluation-test", conditions | {"temperature": 2.0}, table, EMOTIONS, rounds=5)
@@ -88,30 +91,76 @@ def test_kinds_of_answers_are_told_apart(world: World, tmp_path: Path) -> None:
     assert pd.isna(found["gain"]["single"])
     gain = found["uar"]["transductive"] - found["uar"]["single"]
     assert found["gain"]["transductive"] == pytest.approx(gain, abs=1e-4)
+    assert found["part"].eq("test").all() and found["runs"].eq(4).all() and found["asked"].eq(4).all()
     assert 0 < found["gain_low"]["transductive"] < gain < found["gain_high"]["transductive"]
     narrow = found["gain_high"]["transductive"] - found["gain_low"]["transductive"]
     assert narrow < sum(found["high"][kind] - found["low"][kind] for kind in ("single", "transductive"))
 
-    reports = settings.runs / "pooled"
+    reports = settings.runs / "pooled" / "results"
     assert {path.name for path in reports.iterdir()} == {
-        f"net-emotion-group-kfold-{kind.replace(' ', '-')}" for kind in found.index
+        f"net-emotion-group-kfold-test-{kind.replace(' ', '-')}" for kind in found.index
     }
-    report = read_json(reports / "net-emotion-group-kfold-ensemble" / "metrics.json")
+    report = read_json(reports / "net-emotion-group-kfold-test-ensemble" / "metrics.json")
     assert (report["folds"], report["seeds"], report["uar"]["value"]) == ([0, 1], [0, 1], found["uar"]["ensemble"])
-    assert (reports / "net-emotion-group-kfold-ensemble" / "gallery.png").exists()
-    assert not (reports / "net-emotion-group-kfold-single" / "gallery.png").exists(), "each clip would be there twice"
+    assert (reports / "net-emotion-group-kfold-test-ensemble" / "gallery.png").exists()
+    assert not (reports / "net-emotion-group-kfold-test-single" / "gallery.png").exists(), (
+        "each clip would be there twice"
+    )
 
 
-def test_seeds_that_are_missing_make_no_ensemble(world: World, tmp_path: Path) -> None:
+def test_systems_that_are_not_complete_are_not_compared(world: World, tmp_path: Path) -> None:
     settings, table, folders = _study(world, tmp_path)
-    found = list(entries(settings, table[:3], folders))
-    assert list(write_pooled(settings, found)["kind"]) == ["single", "transductive"]
+    found = write_pooled(settings, list(entries(settings, table[:3], folders)))
+    assert list(found["kind"]) == ["single", "transductive"]
+    assert found["gain"].isna().all() and found["sd_of_seeds"].isna().all()
+    assert (set(found["runs"]), set(found["asked"])) == ({3}, {4})
     one_seed = replace(settings, seeds=[0])
-    found = list(entries(one_seed, table[table["seed"] == 0], folders))
-    assert list(write_pooled(one_seed, found)["kind"]) == ["single", "transductive"]
+    found = write_pooled(one_seed, list(entries(one_seed, table[table["seed"] == 0], folders)))
+    assert list(found["kind"]) == ["single", "transductive"]
+
+
+def test_systems_are_compared_with_the_first_by_the_same_kind_of_answers(world: World, tmp_path: Path) -> None:
+    settings, table, folders = _study(world, tmp_path, systems=("net", "other"))
+    found = write_pooled(settings, list(entries(settings, table, folders))).set_index(["system", "kind"])
+    for kind in ("single", "ensemble", "transductive", "transductive ensemble"):
+        expected = found["uar"]["other", kind] - found["uar"]["net", kind]
+        assert found["gain"]["other", kind] == pytest.approx(expected, abs=2e-4)
+    first = settings.runs / next(run.name for run in grid(settings) if run.system == "net") / RESULT
+    shutil.rmtree(first)
+    shutil.rmtree(settings.pooled.parent / "runs" / "pooled")
+    settings.pooled.unlink()
+    alone = write_pooled(settings, list(entries(settings, table, folders)))
+    assert set(alone["system"]) == {"other"}
+    assert alone.loc[alone["kind"] == "single", "gain"].isna().all(), "nothing to be compared with"
+
+
+def test_figures_of_predictions_that_are_gone_are_kept(world: World, tmp_path: Path) -> None:
+    settings, table, folders = _study(world, tmp_path)
+    before = write_pooled(settings, list(entries(settings, table, folders)))
+    written = settings.pooled.read_text()
+    for folder in folders.values():
+        shutil.rmtree(folder)
+    found = list(entries(settings, table, folders))
+    after = write_pooled(settings, found)
+    assert settings.pooled.read_text() == written
+    assert list(after["uar"]) == list(before["uar"])
+    settings.pooled.write_text("a,b\n1,2\n")
+    with pytest.raises(EvaluationError, match="is not a table of pooled figures"):
+        write_pooled(settings, found)
 
 
 def test_runs_without_probabilities_are_left_out(world: World, tmp_path: Path) -> None:
     settings, table, folders = _study(world, tmp_path)
-    shutil.rmtree(next(iter(folders.values())))
+    for folder in folders.values():
+        path = folder / "evaluation-test" / "metrics.json"
+        write_json(path, {key: value for key, value in read_json(path).items() if key != "calibration"})
     assert not len(write_pooled(settings, list(entries(settings, table, folders))))
+    assert not settings.pooled.exists()
+
+
+def test_seeds_of_different_clips_make_no_ensemble(world: World, tmp_path: Path) -> None:
+    settings, table, folders = _study(world, tmp_path)
+    path = next(iter(folders.values())) / "evaluation-test" / "predictions.csv"
+    pd.read_csv(path)[1:].to_csv(path, index=False)
+    with pytest.raises(EvaluationError, match="net: the seeds of fold 0 were measured on different clips"):
+        write_pooled(settings, list(entries(settings, table, folders)))

@@ -130,6 +130,9 @@ def test_designs_are_pooled_on_validation_speakers(world: World, tmp_path: Path)
     assert by_system["clips"]["three voices"] == 18
     assert by_system["uar"]["as it is"] == pytest.approx(table["valid_uar"][0], abs=1e-4)
     assert not settings.page.exists() and not list(settings.runs.rglob("evaluation-test"))
+    assert set(by_system["part"]) == {"valid"} and by_system["ece"].isna().all()
+    for folder in settings.runs.glob("*/chosen"):
+        assert "test" not in read_json(folder / "spectro.json")["metrics"], "not even looked at"
     card = next(settings.runs.glob("three*")) / "chosen" / "card.md"
     assert "The number of epochs, 1, was settled beforehand." in card.read_text()
 
@@ -181,6 +184,16 @@ def test_augmentation_and_pictures_are_axes_of_the_grid(tmp_path: Path) -> None:
     assert len({run.name for run in runs}) == 5
 
 
+def test_systems_run_under_the_protocols_that_they_or_their_base_name(tmp_path: Path) -> None:
+    systems: dict[str, Any] = {"a": {}, "b": {"protocols": ["loso", "group-kfold"]}, "c": {"protocols": "random-leaky"}}
+    protocols = {"group-kfold": [0], "loso": [3], "random-leaky": [0]}
+    base = {"finetune": {"protocols": "loso", "images": "small"}}
+    settings = _settings(tmp_path, tmp_path, systems=systems, protocols=protocols, base=base)
+    found = [(run.system, run.protocol) for run in grid(settings)]
+    assert found == [("b", "group-kfold"), ("a", "loso"), ("b", "loso"), ("c", "random-leaky")]
+    assert not {"protocols", "images"} & set(next(grid(settings)).settings)
+
+
 def test_a_quick_study_is_the_study_with_its_changes(tmp_path: Path) -> None:
     shorter = {"table": "quick.csv", "protocols": {"group-kfold": [1]}, "systems": {"small": None, "new": {}}}
     settings = _settings(tmp_path, tmp_path, shorter=shorter)
@@ -205,7 +218,8 @@ def test_each_verb_gets_its_own_settings(tmp_path: Path) -> None:
         1,
     )
     assert "weights" not in given and "backbone" not in given
-    assert [verb for _name, verb, _given in stages(settings, net, threads=1)] == ["finetune"]
+    (_name, verb, trained), (_, _, measured) = stages(settings, net, threads=1)
+    assert (verb, trained["test"], measured["part"]) == ("finetune", False, "valid")
     tested = stages(replace(settings, test=True), net, threads=1)
     assert [verb for _name, verb, _given in tested] == ["finetune", "evaluate"]
 
@@ -254,6 +268,7 @@ def test_published_figures_are_read_before_anything_is_trained(tmp_path: Path) -
         ({"systems": {"a": {"seed": 3}}}, "system a sets seed, which the study chooses"),
         ({"systems": {"a": {"images": "large"}}}, "reads the images large, which the study lacks"),
         ({"systems": {"a": {"train_on": "all"}}}, "system a trains on all speakers"),
+        ({"systems": {"a": {"protocols": {"group-kfold": [0]}}}}, "system a sets protocols to .*lists several"),
         ({"systems": {"a": {"protocols": "loso"}}}, "system a runs under loso, which the study lacks"),
         ({"jobs": -1}, "jobs is -1"),
         ({"protocols": {}}, "names no protocols"),

@@ -10,6 +10,7 @@ import pytest
 from sklearn.metrics import recall_score
 
 from spectro.errors import EvaluationError
+from spectro.evaluate import pooled
 from spectro.evaluate.entries import Folders, _pooled, entries
 from spectro.evaluate.grid import StudySettings, grid
 from spectro.evaluate.outcome import told, write_report
@@ -158,6 +159,31 @@ def test_a_system_that_lacks_runs_says_so_and_does_not_lead(
     _write(replace(settings, report=tmp_path / "page.html"), told, folders)
     text = (tmp_path / "page.html").read_text()
     assert "1 of 2</span>" in text and "validation speakers, svm" in text
+
+
+def test_no_system_is_put_first_by_test_speakers(
+    study: tuple[StudySettings, pd.DataFrame, dict[Any, Path]], tmp_path: Path
+) -> None:
+    settings, table, folders = study
+    page = tmp_path / "page.html"
+    _write(replace(settings, report=page), table.assign(valid_uar=float("nan")), folders)
+    assert "so that no system is put first here" in page.read_text()
+    alone = replace(settings, report=page, systems={"svm": {"verb": "classical"}})
+    _write(alone, table.assign(valid_uar=float("nan")), folders)
+    assert re.search(r'<p class="lead">svm,\s+which tells 3 classes', page.read_text())
+
+
+def test_ensembles_and_adaptation_are_told_apart(
+    study: tuple[StudySettings, pd.DataFrame, dict[Any, Path]], tmp_path: Path
+) -> None:
+    settings, table, folders = study
+    page = tmp_path / "page.html"
+    row: dict[str, Any] = dict.fromkeys(pooled.COLUMNS, 0.5) | {"system": "net", "images": "small", "seeds": 3}
+    kinds = [row | {"protocol": "random-leaky", "kind": kind} for kind in ("single", "ensemble", "transductive")]
+    write_page(replace(settings, report=page), list(entries(settings, table, folders)), pd.DataFrame(kinds))
+    section = page.read_text().partition('<h2 id="pooled">')[2].partition("<h2")[0]
+    assert re.findall(r'<td class="text">(single|ensemble|transductive)</td>', section) == ["ensemble", "transductive"]
+    assert section.count('<td class="text leaky">random-leaky</td>') == 2
 
 
 def test_two_renderings_are_two_rows(

@@ -320,7 +320,7 @@ def test_other_speakers_validate_where_they_are_named(world: World, tmp_path: Pa
     assert found["test"] == before["test"]
     assert trained.origin["metrics"]["valid"]["clips"] == 18
     known = read_json(tmp_path / "run" / "training" / "settings.json")
-    assert known["valid_speakers"] == chosen
+    assert known["valid_speakers"] == sorted(map(str, chosen))
     for names, protocol in (([before["test"][0]], "group-kfold"), (["nobody"], "group-kfold")):
         with pytest.raises(SplitError, match=f"{names[0]} cannot validate"):
             finetune(replace(settings, valid_speakers=names, protocol=protocol, out=tmp_path / "other"))
