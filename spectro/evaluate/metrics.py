@@ -48,6 +48,24 @@ def interval(samples: Floats | list[float]) -> list[float | None]:
     return [round(float(edge), 4) for edge in edges]
 
 
+def gain(base: dict[str, Counts], other: dict[str, Counts]) -> dict[str, float | None]:
+    """Return how much higher the UAR of other answers to the same clips is, with its interval.
+
+    Both samples draw the same speakers, so that what all systems find hard in a voice falls out of the difference.
+
+    Args:
+        base: one confusion matrix for each speaker.
+        other: those of the other answers, of the same speakers in the same order.
+
+    Returns:
+        `gain`, and the edges of its interval, `gain_low` and `gain_high`.
+    """
+    whole = [figures(np.sum(list(one.values()), axis=0)).uar for one in (base, other)]
+    drawn = [[sample.uar for sample in bootstrap(one)] for one in (base, other)]
+    low, high = interval(np.subtract(drawn[1], drawn[0]))
+    return {"gain": whole[1] - whole[0], "gain_low": low, "gain_high": high}
+
+
 def summarise(
     targets: Counts,
     predicted: Counts,

@@ -20,7 +20,7 @@ from spectro.errors import EvaluationError, SpectroError
 from spectro.evaluate import plots
 from spectro.evaluate.entries import Entry, read_predictions, report_folder
 from spectro.evaluate.grid import StudySettings
-from spectro.evaluate.metrics import bootstrap, interval
+from spectro.evaluate.metrics import gain
 from spectro.evaluate.outcome import (
     ADAPTED_FILE,
     METRICS_FILE,
@@ -231,11 +231,7 @@ def _gain(base: Answers, found: Answers) -> dict[str, float | None]:
     """Return the difference of two answers' UAR, with its interval; nothing where they are not of the same clips."""
     if set(base.predicted["clip_id"]) != set(found.predicted["clip_id"]):
         return {}
-    pair = [matrices(one.predicted, one.labels) for one in (base, found)]
-    whole = [figures(np.sum(list(one.values()), axis=0)).uar for one in pair]
-    drawn = [[sample.uar for sample in bootstrap(one)] for one in pair]  # by one seed: the same speakers for both
-    low, high = interval(np.subtract(drawn[1], drawn[0]))
-    return {"gain": whole[1] - whole[0], "gain_low": low, "gain_high": high}
+    return gain(matrices(base.predicted, base.labels), matrices(found.predicted, found.labels))
 
 
 def _uar(predicted: pd.DataFrame, labels: tuple[str, ...]) -> float:
