@@ -143,7 +143,8 @@ def _clips(index: pd.DataFrame, checkpoint: Description, part: str) -> pd.DataFr
             )
         if not own["speakers"][part]:
             raise EvaluationError(
-                f"the checkpoint was trained on the {part} speakers too: it has none to be measured on"
+                f"the checkpoint was trained on the {part} speakers too: it has none to be measured on; name another "
+                "--checkpoint, or an --index of a corpus that it has not heard"
             )
         if own["protocol"] in LEAKS:
             parts = labelled["clip_id"].map(split(labelled, own["protocol"], own["fold"]).part)
