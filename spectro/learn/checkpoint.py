@@ -172,10 +172,10 @@ Probabilities are calibrated with the temperature {description["temperature"]:.3
 
 ## Use and limits
 For research on, and demonstrations of, speech emotion recognition, and as a start for fine-tuning on recordings of
-one's own. Acted emotion is not felt emotion: the figures hold for this corpus's kind of speech, language and
-recording, and fall on others. Not for decisions about people, such as hiring, credit, policing or health; in the
-European Union, emotion recognition at work and in education is prohibited with few exceptions (Regulation 2024/1689,
-article 5).
+one's own. Acted emotion is not felt emotion: the figures hold for this corpus's kind of speech, its sentences,
+language and recording, and fall on others. Not for decisions about people, such as hiring, credit, policing or
+health; in the European Union, emotion recognition at work and in education is prohibited with few exceptions
+(Regulation 2024/1689, article 5).
 """
 
 
@@ -183,7 +183,7 @@ def _figures(metrics: dict[str, Any], speakers: dict[str, list[str]], estimate: 
     """Return what a card tells of how well a network does."""
     if metrics:
         lines = [
-            "The test speakers were measured once. UAR is the mean of the recalls, WA is accuracy, F1 is macro-F1.",
+            "This run measured the test speakers once, at its end. UAR is the mean of the recalls, WA is accuracy, F1 is macro-F1.",
             "",
             "| part | speakers | clips | UAR | WA | F1 |",
             "| --- | --- | --- | --- | --- | --- |",
