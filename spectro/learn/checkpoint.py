@@ -183,7 +183,8 @@ def _figures(metrics: dict[str, Any], speakers: dict[str, list[str]], estimate: 
     """Return what a card tells of how well a network does."""
     if metrics:
         lines = [
-            "This run measured the test speakers once, at its end. UAR is the mean of the recalls, WA is accuracy, F1 is macro-F1.",
+            "This run measured the test speakers once, at its end.",
+            "UAR is the mean of the recalls, WA is accuracy, F1 is macro-F1.",
             "",
             "| part | speakers | clips | UAR | WA | F1 |",
             "| --- | --- | --- | --- | --- | --- |",
