@@ -16,6 +16,8 @@ from spectro.learn.backbones import weights_identity
 
 VERBS = ("finetune", "classical", "speech")
 """The verbs that a system can be trained by."""
+NAMES = ("verb", "images", "protocols", "seeds")
+"""What a system says about its runs, and no verb is told."""
 OWN = ("out", "index", "protocol", "fold", "labels", "seed")
 """Settings of a run that the study chooses itself."""
 
@@ -37,12 +39,12 @@ class StudySettings:
         images: renderings by name: what each sets of `spectro render`.
         base: by verb (finetune, classical, speech): what all its runs set.
         systems: systems by name: the `verb` that trains it (finetune if it names none), and what it sets beyond `base`.
-            `images` and `protocols` name its renderings and protocols (all, if it names none); `augmented` is what it
-            sets beside that where augmentation is on.
+            `images`, `protocols` and `seeds` name its renderings, protocols and seeds (the study's, if it names none);
+            `augmented` is what it sets beside that where augmentation is on.
         augmentation: whether systems that say what `augmented` means run without, with, or both.
         protocols: folds of each protocol, by its name.
         labels: label schemes.
-        seeds: seeds of the training.
+        seeds: seeds of the training, of systems that name none of their own.
         test: whether test figures are entered; false while designs are compared.
         transductive: whether a fine-tuned run has a second row, of its transductive test figures; see `evaluate`.
         jobs: runs at a time, among which the processor's threads are divided; 0 for as many as there are cores, and
@@ -92,8 +94,10 @@ class StudySettings:
             for one in _listed(named):
                 if one not in known:
                     raise EvaluationError(f"system {name} {does} {one}, which the study lacks")
+        if not isinstance(seeds := system.get("seeds", self.seeds), list) or any(type(one) is not int for one in seeds):
+            raise EvaluationError(f"system {name} sets seeds to {seeds}; it lists whole numbers")
         augmented = system.get("augmented", {})
-        if fixed := [key for key in ("verb", "images", "protocols") if key in augmented]:
+        if fixed := [key for key in NAMES if key in augmented]:
             raise EvaluationError(f"system {name} sets {', '.join(fixed)} where augmentation is on; set it for both")
         if taken := [key for key in OWN if key in {**system, **augmented}]:
             raise EvaluationError(f"system {name} sets {', '.join(taken)}, which the study chooses")
@@ -180,10 +184,16 @@ class Run:
 def grid(settings: StudySettings) -> Iterator[Run]:
     """Yield the runs, all systems of a fold and seed before the next."""
     places = [(protocol, fold) for protocol, folds in settings.protocols.items() for fold in folds]
-    for seed, (protocol, fold), labels in product(settings.seeds, places, settings.labels):
-        for name, own in settings.chosen_systems():
-            system = merged(settings.base.get(own.get("verb", VERBS[0]), {}), own)
+    systems = [
+        (name, merged(settings.base.get(own.get("verb", VERBS[0]), {}), own)) for name, own in settings.chosen_systems()
+    ]
+    own = {seed for _name, system in systems for seed in system.get("seeds", [])}
+    seeds = [*settings.seeds, *sorted(own.difference(settings.seeds))]
+    for seed, (protocol, fold), labels in product(seeds, places, settings.labels):
+        for name, system in systems:
             if protocol not in _listed(system.get("protocols", protocol)):
+                continue
+            if seed not in system.get("seeds", settings.seeds):
                 continue
             for images in _listed(system.get("images", list(settings.images))):
                 for augmented in settings.augmentation if "augmented" in system else [None]:
@@ -204,7 +214,7 @@ def _run(
     verb = str(system.get("verb", VERBS[0]))
     if augmented:
         system = merged(system, system["augmented"])
-    chosen = {key: value for key, value in system.items() if key not in ("verb", "images", "protocols", "augmented")}
+    chosen = {key: value for key, value in system.items() if key not in (*NAMES, "augmented")}
     identity: dict[str, Any] = {
         **copy.deepcopy(chosen),
         "verb": verb,

@@ -194,6 +194,16 @@ def test_systems_run_under_the_protocols_that_they_or_their_base_name(tmp_path: 
     assert not {"protocols", "images"} & set(next(grid(settings)).settings)
 
 
+def test_a_system_may_have_seeds_of_its_own(tmp_path: Path) -> None:
+    systems: dict[str, Any] = {"a": {"seeds": [0, 1, 7]}, "b": {}}
+    settings = _settings(tmp_path, tmp_path, systems=systems, seeds=[1])
+    runs = list(grid(settings))
+    assert [(run.system, run.seed) for run in runs] == [("a", 1), ("b", 1), ("a", 0), ("a", 7)]
+    assert "seeds" not in runs[0].settings
+    plain = next(grid(_settings(tmp_path, tmp_path, systems={"a": {}}, seeds=[1])))
+    assert plain.config == runs[0].config
+
+
 def test_a_quick_study_is_the_study_with_its_changes(tmp_path: Path) -> None:
     shorter = {"table": "quick.csv", "protocols": {"group-kfold": [1]}, "systems": {"small": None, "new": {}}}
     settings = _settings(tmp_path, tmp_path, shorter=shorter)
@@ -270,6 +280,8 @@ def test_published_figures_are_read_before_anything_is_trained(tmp_path: Path) -
         ({"systems": {"a": {"train_on": "all"}}}, "system a trains on all speakers"),
         ({"systems": {"a": {"protocols": {"group-kfold": [0]}}}}, "system a sets protocols to .*lists several"),
         ({"systems": {"a": {"protocols": "loso"}}}, "system a runs under loso, which the study lacks"),
+        ({"systems": {"a": {"seeds": 3}}}, "system a sets seeds to 3; it lists whole numbers"),
+        ({"systems": {"a": {"seeds": [0, "x"]}}}, "it lists whole numbers"),
         ({"jobs": -1}, "jobs is -1"),
         ({"protocols": {}}, "names no protocols"),
         ({"systems": {"a": {"verb": "serve"}}}, "the verb serve; systems are trained by finetune, classical, speech"),

@@ -148,6 +148,7 @@ def test_the_lead_is_what_validation_speakers_favour_on_new_speakers(
     _write(leaky, table, folders)
     text = (tmp_path / "page.html").read_text()
     assert '<p class="lead">' not in text and "Nothing on this page is about speakers that" in text
+    assert "by test speaker" not in text.lower() and "#speakers" not in text
 
 
 def test_a_system_that_lacks_runs_says_so_and_does_not_lead(
