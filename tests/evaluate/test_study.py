@@ -313,6 +313,8 @@ def test_a_study_that_is_killed_goes_on_to_the_same_table(world: World, tmp_path
     whole, failed = study(_settings(tmp_path / "whole", world.corpus, images=images, **options))
     assert len(whole) == 3 and not failed
 
+    (tmp_path / "cut" / "runs").mkdir(parents=True)
+    (tmp_path / "cut" / "runs" / "images").symlink_to(tmp_path / "whole" / "runs" / "images")
     config, table = tmp_path / "study.yaml", tmp_path / "cut" / "results.csv"
     given = {"images": images, "source": str(world.corpus), "runs": str(tmp_path / "cut" / "runs"), **options}
     config.write_text(yaml.safe_dump(given))
