@@ -94,7 +94,8 @@ class StudySettings:
             for one in _listed(named):
                 if one not in known:
                     raise EvaluationError(f"system {name} {does} {one}, which the study lacks")
-        if not isinstance(seeds := system.get("seeds", self.seeds), list) or any(type(one) is not int for one in seeds):
+        seeds = system.get("seeds", self.seeds)
+        if not isinstance(seeds, list) or not seeds or any(type(one) is not int for one in seeds):
             raise EvaluationError(f"system {name} sets seeds to {seeds}; it lists whole numbers")
         augmented = system.get("augmented", {})
         if fixed := [key for key in NAMES if key in augmented]:

@@ -281,6 +281,7 @@ def test_published_figures_are_read_before_anything_is_trained(tmp_path: Path) -
         ({"systems": {"a": {"protocols": {"group-kfold": [0]}}}}, "system a sets protocols to .*lists several"),
         ({"systems": {"a": {"protocols": "loso"}}}, "system a runs under loso, which the study lacks"),
         ({"systems": {"a": {"seeds": 3}}}, "system a sets seeds to 3; it lists whole numbers"),
+        ({"systems": {"a": {"seeds": []}}}, "it lists whole numbers"),
         ({"systems": {"a": {"seeds": [0, "x"]}}}, "it lists whole numbers"),
         ({"jobs": -1}, "jobs is -1"),
         ({"protocols": {}}, "names no protocols"),
