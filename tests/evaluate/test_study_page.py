@@ -147,7 +147,7 @@ def test_the_lead_is_what_validation_speakers_favour_on_new_speakers(
     leaky = replace(settings, protocols={"random-leaky": [0]}, report=tmp_path / "page.html")
     _write(leaky, table, folders)
     text = (tmp_path / "page.html").read_text()
-    assert '<p class="lead">' not in text and "Nothing on this page is about speakers that" in text
+    assert '<p class="lead">' not in text and "Nothing on this page is about speakers\n" in text
     assert "by test speaker" not in text.lower() and "#speakers" not in text
 
 
@@ -160,6 +160,8 @@ def test_a_system_that_lacks_runs_says_so_and_does_not_lead(
     _write(replace(settings, report=tmp_path / "page.html"), told, folders)
     text = (tmp_path / "page.html").read_text()
     assert "1 of 2</span>" in text and "validation speakers, svm" in text
+    _write(replace(settings, report=tmp_path / "page.html"), told[told["fold"] == 0], folders)
+    assert "No system is done yet on all the speakers" in (tmp_path / "page.html").read_text()
 
 
 def test_no_system_is_put_first_by_test_speakers(
