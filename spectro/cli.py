@@ -10,25 +10,30 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from spectro import __version__
 from spectro.errors import SpectroError
 
 VERBS = {
-    "download": ("spectro.corpora.download", "DownloadSettings"),
-    "render": ("spectro.render", "RenderSettings"),
-    "finetune": ("spectro.learn.finetune", "FinetuneSettings"),
-    "evaluate": ("spectro.evaluate.report", "EvaluateSettings"),
-    "predict": ("spectro.predict.command", "PredictSettings"),
-    "timeline": ("spectro.predict.timeline", "TimelineSettings"),
-    "listen": ("spectro.predict.live", "ListenSettings"),
-    "explain": ("spectro.predict.explain", "ExplainSettings"),
-    "export": ("spectro.predict.export", "ExportSettings"),
-    "serve": ("spectro.serve.command", "ServeSettings"),
-    "features": ("spectro.baselines.features", "FeaturesSettings"),
-    "classical": ("spectro.baselines.classical", "ClassicalSettings"),
-    "speech": ("spectro.baselines.speech", "SpeechSettings"),
-    "study": ("spectro.evaluate.study", "StudySettings"),
+    "download": ("spectro.corpora.download", "DownloadSettings", "fetch the corpora that may be downloaded"),
+    "render": ("spectro.render", "RenderSettings", "draw clips, and augmented copies of them, as pictures"),
+    "finetune": ("spectro.learn.finetune", "FinetuneSettings", "fine-tune a network, with whole speakers held out"),
+    "evaluate": (
+        "spectro.evaluate.report",
+        "EvaluateSettings",
+        "measure a checkpoint on the speakers that it has not heard",
+    ),
+    "predict": ("spectro.predict.command", "PredictSettings", "classify recordings, folders and lists: one row each"),
+    "timeline": ("spectro.predict.timeline", "TimelineSettings", "tell what is heard when in long recordings"),
+    "listen": ("spectro.predict.live", "ListenSettings", "follow a microphone or a stream"),
+    "explain": ("spectro.predict.explain", "ExplainSettings", "show what in the pictures made the network decide"),
+    "export": ("spectro.predict.export", "ExportSettings", "write a checkpoint as ONNX and OpenVINO"),
+    "serve": ("spectro.serve.command", "ServeSettings", "run the HTTP service and the web page"),
+    "features": ("spectro.baselines.features", "FeaturesSettings", "describe clips by features, hand-made or learnt"),
+    "classical": ("spectro.baselines.classical", "ClassicalSettings", "train a scikit-learn classifier on features"),
+    "speech": ("spectro.baselines.speech", "SpeechSettings", "fine-tune wav2vec 2.0, WavLM, HuBERT or AST"),
+    "study": ("spectro.evaluate.study", "StudySettings", "run and compare many systems, folds and seeds"),
 }
-"""Module and settings of each verb; a module is imported when its verb is used."""
+"""Module, settings and purpose of each verb; a module is imported when its verb is used."""
 
 RESUMED = ("download", "render", "finetune", "predict", "features", "speech", "study")
 """The verbs that go on where an earlier run was stopped."""
@@ -44,10 +49,17 @@ def main(arguments: list[str] | None = None) -> int:
         arguments: the verb and its options; None takes the process's own.
     """
     given = sys.argv[1:] if arguments is None else arguments
-    if not given or given[0] in ("-h", "--help") or given[0] not in VERBS:
-        stream = sys.stdout if given and given[0] in ("-h", "--help") else sys.stderr
-        print(f"usage: spectro {{{','.join(VERBS)}}} ...\n`spectro VERB --help` explains each verb.", file=stream)
-        return 0 if stream is sys.stdout else 2
+    if given and given[0] == "--version":
+        print(f"spectro {__version__}")
+        return 0
+    if not given or given[0] not in VERBS:
+        asked = bool(given) and given[0] in ("-h", "--help")
+        verbs = "\n".join(f"  {verb:10} {purpose}" for verb, (_module, _settings, purpose) in VERBS.items())
+        print(
+            f"usage: spectro VERB ...\n\n{verbs}\n\n`spectro VERB --help` explains each verb.",
+            file=sys.stdout if asked else sys.stderr,
+        )
+        return 0 if asked else 2
     return run_verb(given[0], given[1:])
 
 
@@ -59,7 +71,7 @@ def run_verb(verb: str, arguments: list[str] | None = None) -> int:
         arguments: its options; None takes the process's own.
     """
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for a newer version
-    module_name, class_name = VERBS[verb]
+    module_name, class_name, _purpose = VERBS[verb]
     try:
         module = importlib.import_module(module_name)
         settings = parse(verb, getattr(module, class_name), sys.argv[1:] if arguments is None else arguments)

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import spectro
 from spectro import cli
 from spectro.cli import VERBS, main, parse, run_verb
 from spectro.errors import SpecError, SpectroError
@@ -41,7 +42,7 @@ def test_every_verb_has_a_thin_script(verb: str) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_every_config_is_read_by_its_verb(path: Path) -> None:
-    module, name = VERBS[path.parent.name]
+    module, name, _ = VERBS[path.parent.name]
     settings_class = getattr(import_module(module), name)
     settings = parse(path.parent.name, settings_class, ["--config", str(path)])
     for key, value in yaml.safe_load(path.read_text()).items():
@@ -61,7 +62,7 @@ def test_every_study_sets_what_its_verbs_take(path: Path, tmp_path: Path) -> Non
     given += [(one.verb, one.settings) for settings in studies for one in grid(settings)]
     for verb, text in sorted({(verb, yaml.safe_dump(one)) for verb, one in given}):
         (tmp_path / "config.yaml").write_text(text)
-        module, name = VERBS[verb]
+        module, name, _ = VERBS[verb]
         parse(verb, getattr(import_module(module), name), ["--config", str(tmp_path / "config.yaml")])
 
 
@@ -112,6 +113,9 @@ def test_the_command_lists_its_verbs(capsys: pytest.CaptureFixture[str]) -> None
     assert all(verb in shown for verb in VERBS)
     assert main([]) == 2
     assert main(["sing"]) == 2
+    capsys.readouterr()
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"spectro {spectro.__version__}\n"
 
 
 def test_importing_the_package_brings_nothing_heavy() -> None:

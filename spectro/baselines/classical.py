@@ -84,7 +84,7 @@ class ClassicalSettings:
         classifier: logistic (regression), knn, tree, forest, boosting (histogram-based gradient boosting), xgboost
             (extra `xgboost`), svm-linear, svm-rbf, or mlp.
         features: what describes a clip.
-        out: folder for the results; null for checkpoints/CLASSIFIER-NAME_OF_INDEX.
+        out: folder for the results; null for checkpoints/CLASSIFIER-NAME_OF_INDEX-foldN.
         labels: label scheme: emotion, emotion5, valence, gender, emotion-gender, emotion5-gender.
         protocol: how speakers are split: luna-jimenez, emobox (both for RAVDESS), group-kfold, loso, or random-leaky,
             which mixes speakers as tutorials do and says so.
@@ -120,7 +120,7 @@ class ClassicalSettings:
     @property
     def folder(self) -> Path:
         """Where the results go."""
-        return self.out or Path("checkpoints") / f"{self.classifier}-{self.index.name}"
+        return self.out or Path("checkpoints") / f"{self.classifier}-{self.index.name}-fold{self.fold}"
 
 
 @dataclass(frozen=True)

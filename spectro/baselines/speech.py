@@ -47,7 +47,7 @@ class SpeechSettings:
     Args:
         index: folder of a rendering, whose recordings must be where they were.
         model: a name on the Hugging Face hub, such as facebook/wav2vec2-base, or a local folder.
-        out: folder for the results; null for checkpoints/speech-NAME_OF_INDEX.
+        out: folder for the results; null for checkpoints/speech-NAME_OF_INDEX-foldN.
         labels: label scheme: emotion, emotion5, valence, gender, emotion-gender, emotion5-gender.
         protocol: how speakers are split: luna-jimenez, emobox (both for RAVDESS), group-kfold, loso, or random-leaky,
             which mixes speakers as tutorials do and says so.
@@ -89,7 +89,7 @@ class SpeechSettings:
     @property
     def folder(self) -> Path:
         """Where the results go."""
-        return self.out or Path("checkpoints") / f"speech-{self.index.name}"
+        return self.out or Path("checkpoints") / f"speech-{self.index.name}-fold{self.fold}"
 
 
 def embed(samples: Waveform, sample_rate: int, model: str, layer: int) -> tuple[npt.NDArray[np.float32], list[str]]:

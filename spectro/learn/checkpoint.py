@@ -148,6 +148,9 @@ def card(description: dict[str, Any], name: str) -> str:
         held = "Nobody was held out; "
     figures = _figures(metrics, speakers, description.get("estimate", []))
     leak = f"\n**These figures leak:** {split['leak']}.\n" if split.get("leak") else ""
+    weights = description.get("weights", "unknown")
+    if digest := training.get("settings", {}).get("weights", "").partition(" sha256:")[2]:
+        weights += f",\nSHA-256 {digest}"
     return f"""# {name}
 
 {description["backbone"]} ({description["parameters"] / 1e6:.2f} million parameters, kept as {description["dtype"]}),
@@ -157,7 +160,7 @@ fine-tuned to tell {len(description["labels"])} labels from log-mel spectrogram 
 ## Data
 Trained on {data.get("title", "unknown")} ({data.get("homepage") or "made by this project"}).
 Licence of the recordings: {data.get("licence", "unknown")}; it binds what may be done with this checkpoint too.
-Starting weights: {description.get("weights", "unknown")}.
+Starting weights: {weights}.
 
 ## Figures
 {held}label scheme `{data.get("labels", "emotion")}`, seed {training.get("seed", "?")}.

@@ -74,7 +74,7 @@ class Curves(pl.Callback):
 
 
 def plot_curves(curves: pd.DataFrame, chosen: int, path: Path) -> None:
-    """Draw the learning curves to a PNG: with the chosen epoch marked, where validation speakers chose it."""
+    """Draw the learning curves to a PNG: with the epoch that is kept marked, where speakers validate."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
@@ -89,7 +89,7 @@ def plot_curves(curves: pd.DataFrame, chosen: int, path: Path) -> None:
         for name, label in columns.items():
             axes.plot(curves["epoch"], curves[name], label=label)
         if validated:
-            axes.axvline(chosen, color="0.5", linestyle=":", label="chosen epoch")
+            axes.axvline(chosen, color="0.5", linestyle=":", label="epoch kept")
         axes.set(xlabel="epoch, from 0", title=title)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if "valid_uar" in columns:

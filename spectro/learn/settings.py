@@ -22,7 +22,7 @@ class FinetuneSettings:
         backbone: mobilenet, vgg16, vgg19, inceptionv3, or any timm name.
         weights: auto fetches the published ImageNet weights; none starts from random ones; or a file (.safetensors, or
             a state dict with timm's or torchvision's names) or a checkpoint folder of ours.
-        out: folder for the checkpoint; null for checkpoints/BACKBONE-NAME_OF_INDEX.
+        out: folder for the checkpoint; null for checkpoints/BACKBONE-NAME_OF_INDEX-foldN, or -all with train_on all.
         labels: label scheme: emotion, emotion5, valence, gender, emotion-gender, emotion5-gender.
         protocol: how speakers are split: luna-jimenez, emobox (both for RAVDESS), group-kfold, loso, or random-leaky,
             which mixes speakers as tutorials do and says so, or random-leaky-copies, where copies of test clips train.
@@ -124,4 +124,5 @@ class FinetuneSettings:
     @property
     def folder(self) -> Path:
         """Where the checkpoint goes."""
-        return self.out or Path("checkpoints") / f"{self.backbone}-{self.index.name}"
+        part = "all" if self.train_on == "all" else f"fold{self.fold}"
+        return self.out or Path("checkpoints") / f"{self.backbone}-{self.index.name}-{part}"

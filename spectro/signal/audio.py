@@ -20,7 +20,10 @@ from spectro.files import printable
 Waveform: TypeAlias = npt.NDArray[np.float32]
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO
 
-SUFFIXES = frozenset(
+UNREAD = frozenset([".m4a", ".aac", ".amr", ".wma", ".webm", ".mka"])
+"""Endings of recordings that libsndfile does not read: in a folder they are refused one by one, not passed over."""
+
+SUFFIXES = UNREAD | frozenset(
     [
         ".wav",
         ".wave",
@@ -205,10 +208,10 @@ def opened(source: Source, *, max_duration_s: float | None) -> Iterator[soundfil
     except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError, MemoryError) as error:
         if path is not None:
             _check_file(path, name, opens=True)  # libsndfile calls all that the system refuses a "System error"
-        reason = re.sub(r"^Error opening .*[>']: ", "", str(error)).rstrip(".")
-        raise AudioFormatError(
-            f"{name}: is not a recording that can be read ({reason or type(error).__name__})"
-        ) from error
+        reason = re.sub(r"^Error opening .*[>']: ", "", str(error)).rstrip(".") or type(error).__name__
+        if path is not None and path.suffix.lower() in UNREAD:
+            reason += f"; convert it first: ffmpeg -i {path.name} {path.stem}.wav"
+        raise AudioFormatError(f"{name}: is not a recording that can be read ({reason})") from error
 
 
 def _decode(source: Source, name: str, max_duration_s: float | None) -> tuple[Waveform, int]:

@@ -113,6 +113,14 @@ def test_bad_files_are_refused_with_their_name_and_the_reason(tmp_path: Path, co
         audio.read(path, sample_rate=RATE, min_duration_s=0.025)
 
 
+def test_what_libsndfile_does_not_read_is_found_and_refused_with_the_way_out(tmp_path: Path) -> None:
+    path = tmp_path / "call.m4a"
+    path.write_bytes(b"\0\0\0\x1cftypM4A \0\0\0\0M4A mp42isom" + bytes(64))
+    assert list(audio.recordings(tmp_path)) == [path]
+    with pytest.raises(AudioError, match=r"call\.m4a: .*ffmpeg -i call\.m4a call\.wav"):
+        audio.read(path, sample_rate=RATE)
+
+
 def test_what_a_pipe_wrote_without_knowing_its_size_is_read(tmp_path: Path) -> None:
     path = tmp_path / "piped.wav"
     path.write_bytes(_header(promised=0xFFFFFFFF - 36)[:-4] + struct.pack("<I", 0xFFFFFFFF) + _samples(8_000))
