@@ -18,6 +18,7 @@
     ├── EvaluationError          clips that this checkpoint cannot be evaluated on, or a study that contradicts itself
     ├── FeatureError             features that cannot be had of these clips, or not with what is installed
     └── PredictionError          input that cannot be predicted at all
+        └── ExportError          a network that cannot be exported, or whose export computes something else
 
 Messages name the file or the value at fault, and end with what to do about it.
 """
@@ -93,3 +94,7 @@ class FeatureError(SpectroError):
 
 class PredictionError(SpectroError):
     """Nothing in the input can be predicted."""
+
+
+class ExportError(PredictionError):
+    """A network cannot be exported, or its export computes something else."""

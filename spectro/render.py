@@ -27,12 +27,13 @@ from spectro.corpora import find, scan, splits, synthetic
 from spectro.corpora.labels import label_clips
 from spectro.draw import IMAGES, Job, Outcome, Recipe, draw_clips
 from spectro.errors import RenderError
-from spectro.files import TEMPORARY_SUFFIX, fingerprint, printable, read_json, replacing, write_bytes, write_json
+from spectro.files import TEMPORARY_SUFFIX, fingerprint, held, printable, read_json, replacing, write_bytes, write_json
 from spectro.signal import audio, augment
 from spectro.signal.augment import AugmentSettings
 from spectro.signal.spectrogram import SpectrogramSpec
 
 INDEX, SPEC, SETTINGS, FAILURES, REJECTED = "index.parquet", "spec.json", "render.json", "failures.csv", "rejected.csv"
+LOCK = ".lock"
 TOGETHER = 16  # pictures that are handed to a process at a time
 
 
@@ -99,7 +100,8 @@ def render(settings: RenderSettings) -> Rendering:
         what was done.
 
     Raises:
-        RenderError: the output folder holds pictures made with other settings, or a worker died.
+        RenderError: the output folder holds pictures made with other settings, another rendering writes there, or a
+            worker died.
         CorpusError: the corpus cannot be read.
         SpecError: the spec contradicts itself.
     """
@@ -110,10 +112,13 @@ def render(settings: RenderSettings) -> Rendering:
     if settings.corpus == "synthetic" and settings.source is None:
         synthetic.write(source)
     found = scan(settings.corpus, source)
-    _check_settings(settings, out)
-    jobs = _jobs(found.clips, settings)
-    outcomes = sorted(_work(jobs, settings, out), key=lambda outcome: (outcome.clip_id, outcome.copy))
-    return _write_index(found.clips, found.rejected, outcomes, settings, out)
+    with held(out / LOCK) as free:
+        if not free:
+            raise RenderError(f"{printable(out)}: another rendering writes there; wait, or name another --out")
+        _check_settings(settings, out)
+        jobs = _jobs(found.clips, settings)
+        outcomes = sorted(_work(jobs, settings, out), key=lambda outcome: (outcome.clip_id, outcome.copy))
+        return _write_index(found.clips, found.rejected, outcomes, settings, out)
 
 
 def read_index(folder: Path) -> tuple[pd.DataFrame, SpectrogramSpec]:

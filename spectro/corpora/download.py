@@ -84,7 +84,10 @@ def crema_d_files(
     session: requests.Session, api: str = GITHUB_API, raw: str = GITHUB_RAW, media: str = GITHUB_MEDIA
 ) -> list[RemoteFile]:
     """CREMA-D, 7,442 clips from its Git LFS store, whose pointers tell the checksums."""
-    tree = _get_json(session, api)["tree"]
+    listing = _get_json(session, api)
+    if listing.get("truncated"):
+        raise DownloadError("GitHub lists a part of CREMA-D's files only; try again later, or clone the repository")
+    tree = listing["tree"]
     names = [entry["path"] for entry in tree if entry["path"].startswith("AudioWAV/") and entry["path"].endswith("wav")]
     return [
         RemoteFile(url=f"{media}/{name}", path=PurePosixPath(name), pointer=f"{raw}/{name}") for name in sorted(names)
@@ -119,7 +122,11 @@ def download(name: str, folder: Path) -> Path:
             f"and name its folder with --source when rendering"
         )
     session = new_session()
-    fetch_all(session, SOURCES[name](session), folder)
+    try:
+        files = SOURCES[name](session)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DownloadError(f"the server lists the files of {corpus.title} in another form than before") from error
+    fetch_all(session, files, folder)
     return folder
 
 

@@ -21,7 +21,7 @@ def open_folder(root: Path) -> Parser:
     """Return a parser of `root`, which is a folder of classes or a CSV."""
     if root.is_dir():
         return _parse_class
-    rows = _fields(_read_csv(root), root.parent)
+    rows = _fields(_read_csv(root), root.parent, root)
 
     def parse(path: PurePath) -> Fields:
         if not rows[str(path)]["emotion"]:
@@ -47,9 +47,12 @@ def _parse_class(path: PurePath) -> Fields:
 
 def _read_csv(table_path: Path) -> pd.DataFrame:
     try:
-        table = pd.read_csv(table_path, dtype=str, keep_default_na=False).rename(columns={"label": "emotion"})
+        table = pd.read_csv(table_path, dtype=str, keep_default_na=False)
     except (ValueError, OSError) as error:
         raise CorpusError(f"{table_path}: is not a readable CSV ({error})") from error
+    if {"label", "emotion"} <= set(table.columns):
+        raise CorpusError(f"{table_path}: has the columns label and emotion; rename one of them")
+    table = table.rename(columns={"label": "emotion"}).drop_duplicates()
     if not {"path", "emotion"} <= set(table.columns):
         raise CorpusError(f"{table_path}: needs the columns path and label (and speaker, for an honest split)")
     if taken := RESERVED & set(table.columns):
@@ -59,12 +62,14 @@ def _read_csv(table_path: Path) -> pd.DataFrame:
     return table
 
 
-def _fields(table: pd.DataFrame, base: Path) -> dict[str, Fields]:
+def _fields(table: pd.DataFrame, base: Path, name: Path) -> dict[str, Fields]:
     """Return the table's rows by their path relative to `base`."""
     rows: dict[str, Fields] = {}
     for record in table.to_dict("records"):
         fields = {str(key): value or None for key, value in record.items() if key != "path"}
-        rows[os.path.relpath(base / record["path"], base)] = fields
+        path = os.path.relpath(base / record["path"], base)
+        if rows.setdefault(path, fields) != fields:
+            raise CorpusError(f"{name}: {path} stands there twice, with different values; keep one of the rows")
     return rows
 
 

@@ -179,6 +179,25 @@ def voices(corpus: str) -> str:
     return find(corpus).voices or corpus
 
 
+def full_names(names: Iterable[str], corpora: Iterable[str]) -> dict[str, str]:
+    """Return speakers' names with their corpus, which no other corpus's have, by the names that a split gives them."""
+    groups = {voices(corpus) for corpus in corpora}
+    return {name: f"{next(iter(groups))}/{name}" if len(groups) == 1 else name for name in names}
+
+
+def heard(origin: dict[str, Any]) -> set[str]:
+    """Return the full names of the speakers that a checkpoint, or those that it began with, trained or validated on.
+
+    Args:
+        origin: the content of a `spectro.json`; one that tells no split has heard nobody that is known.
+    """
+    if not {"data", "split"} <= set(origin):
+        return set()
+    speakers = origin["split"]["speakers"]
+    own = full_names({*speakers["train"], *speakers["valid"]}, origin["data"]["corpora"])
+    return {*own.values(), *origin.get("heard_before", [])}
+
+
 def _leaky(clips: pd.DataFrame, fold: int) -> tuple[np.ndarray[Any, Any], int]:
     _check_fold(LEAKY, fold, K)
     from sklearn.model_selection import StratifiedKFold  # half a second to import, and rendering seldom splits

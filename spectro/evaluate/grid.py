@@ -76,6 +76,8 @@ class StudySettings:
         for name in ("images", "systems", "protocols", "labels", "seeds", "augmentation"):
             if not getattr(self, name):
                 raise EvaluationError(f"the study names no {name}")
+        if empty := [name for name, folds in self.protocols.items() if not folds]:
+            raise EvaluationError(f"the study names no fold of {', '.join(empty)}")
         if self.jobs < 0:
             raise EvaluationError(f"jobs is {self.jobs}; it must be 0 or more")
         for name in [*self.base, *(system.get("verb", VERBS[0]) for _, system in self.chosen_systems())]:
@@ -102,7 +104,7 @@ class StudySettings:
             raise EvaluationError(f"system {name} sets {', '.join(fixed)} where augmentation is on; set it for both")
         if taken := [key for key in OWN if key in {**system, **augmented}]:
             raise EvaluationError(f"system {name} sets {', '.join(taken)}, which the study chooses")
-        if system.get("train_on") == "all" or "estimate" in system:
+        if {**system, **augmented}.get("train_on") == "all" or "estimate" in {**system, **augmented}:
             raise EvaluationError(f"system {name} trains on all speakers; a study measures on those that it holds out")
 
     def chosen_systems(self) -> list[tuple[str, dict[str, Any]]]:

@@ -25,13 +25,15 @@ def by_group(targets: Counts, predicted: Counts, groups: npt.NDArray[np.str_], l
 
 
 def bootstrap(matrices: dict[str, Counts], *, rounds: int = 1000, seed: int = 0) -> list[Figures]:
-    """Return the figures of `rounds` samples of speakers, drawn with replacement.
+    """Return the figures of `rounds` samples of speakers, drawn with replacement; none where there is but one.
 
     Args:
         matrices: one confusion matrix for each speaker.
         rounds: number of samples.
         seed: seed of the drawing.
     """
+    if len(matrices) < 2:
+        return []
     stacked = np.stack(list(matrices.values()))
     generator = np.random.default_rng(seed)
     drawn = generator.integers(0, len(stacked), (rounds, len(stacked)))

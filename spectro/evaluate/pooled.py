@@ -90,7 +90,8 @@ def write_pooled(settings: StudySettings, found: list[Entry]) -> pd.DataFrame:
 
     `mean_uar` is the mean over folds, then seeds; `uar` that of all clips together, with `low` and `high` by the
     bootstrap over speakers. `gain` is what a system's UAR is more than that of the study's first system, by the same
-    kind of answers; for the first system itself, what an ensemble or adaptation is more than its single networks.
+    kind of answers; for the first system itself, what an ensemble or adaptation is more than its single networks. Of
+    several forms of the first system (with augmentation, on another rendering) the first leads.
     Gains, and deviations of seeds, are told of systems whose runs are all done. Validation speakers tell nothing of
     calibrated probabilities, since the temperature was fitted on them.
 
@@ -107,11 +108,16 @@ def write_pooled(settings: StudySettings, found: list[Entry]) -> pd.DataFrame:
     """
     rows: list[dict[str, Any]] = []
     first: dict[tuple[str, ...], Answers] = {}
+    leaders: dict[tuple[str, ...], tuple[str, bool | None, str]] = {}
     for entry in found:
         for one in answers(entry):
             row = _row(settings, entry, one)
             place = (entry.corpus, entry.labels, entry.protocol)
-            leads = entry.system == settings.chosen_systems()[0][0] and entry.complete
+            leads = (
+                entry.system == settings.chosen_systems()[0][0]
+                and entry.complete
+                and leaders.setdefault(place, entry.key) == entry.key
+            )
             own = (*place, one.kind)
             base = first.get((*place, "single") if leads else own)
             if leads:

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from spectro.corpora.labels import label_clips
-from spectro.corpora.splits import LEAKS, natural, speaker_names, split, voices
+from spectro.corpora.splits import LEAKS, data_fingerprint, full_names, heard, natural, speaker_names, split
 from spectro.errors import EvaluationError
 from spectro.evaluate import plots
 from spectro.evaluate.outcome import (
@@ -103,7 +103,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
             f"{printable(settings.index)}: was rendered by spec {spec.fingerprint}, the checkpoint reads "
             f"{checkpoint.spec.fingerprint}; render with --spec {folder}/spectro.json"
         )
-    clips = _clips(index[index["copy"] == 0], checkpoint, settings.part)
+    clips = _clips(index, checkpoint, settings.part)
     paths = [settings.index / name for name in clips["image"]]
     predicted = _predict(predictor, settings, clips, paths)
     conditions = _describe(folder, checkpoint, clips, settings)
@@ -147,11 +147,17 @@ def _clips(index: pd.DataFrame, checkpoint: Description, part: str) -> pd.DataFr
                 "--checkpoint, or an --index of a corpus that it has not heard"
             )
         if own["protocol"] in LEAKS:
-            parts = labelled["clip_id"].map(split(labelled, own["protocol"], own["fold"]).part)
-            labelled = labelled[parts == part]
+            found = split(labelled, own["protocol"], own["fold"])
+            found = found if own["speakers"]["valid"] else found.without_validation()
+            if data_fingerprint(labelled, found) != checkpoint.origin["training"]["settings"]["data"]:
+                raise EvaluationError(
+                    f"the checkpoint was trained on random clips ({own['protocol']}) of another rendering: only with "
+                    "that one as --index is it known which clips are new to it"
+                )
+            labelled = labelled[labelled["clip_id"].map(found.part) == part]
         else:
             labelled = labelled[speaker_names(labelled).isin(own["speakers"][part])]
-    labelled = labelled[labelled["label"].isin(checkpoint.labels)]
+    labelled = labelled[(labelled["copy"] == 0) & labelled["label"].isin(checkpoint.labels)]
     if not len(labelled):
         raise EvaluationError(f"no clip of the {part} speakers, with a label of this checkpoint, is in the index")
     return labelled.reset_index(drop=True)
@@ -204,11 +210,9 @@ def adapted_chances(
 def _describe(folder: Path, checkpoint: Description, clips: pd.DataFrame, settings: EvaluateSettings) -> dict[str, Any]:
     """Return under which conditions the figures were had, and what makes them flatter."""
     own = checkpoint.origin["split"]
-    heard: list[str] = []
-    known = {voices(name) for name in checkpoint.origin["data"]["corpora"]}
-    if set(clips["corpus"].map(voices)) & known:
-        trained = {*own["speakers"]["train"], *own["speakers"]["valid"]}
-        heard = natural(trained & set(speaker_names(clips)) - {""}) if settings.part != "valid" else []
+    trained = heard(checkpoint.origin)
+    names = full_names(set(speaker_names(clips).dropna()) - {""}, set(clips["corpus"]))
+    known = [] if settings.part == "valid" else natural(name for name, full in names.items() if full in trained)
     return {
         "checkpoint": folder.name,
         "corpora": sorted(set(clips["corpus"])),
@@ -216,7 +220,7 @@ def _describe(folder: Path, checkpoint: Description, clips: pd.DataFrame, settin
         "protocol": own["protocol"],
         "fold": own["fold"],
         "leak": own["leak"],
-        "speakers_heard_in_training": heard,
+        "speakers_heard_in_training": known,
     }
 
 
@@ -228,11 +232,12 @@ def run(settings: EvaluateSettings) -> int:
         f"({', '.join(report['corpora'])}, {report['part']}; {report['protocol']} fold {report['fold']})"
     )
     for name in ("uar", "wa", "f1"):
-        value, (low, high) = report[name]["value"], report[name]["interval"]
-        print(f"  {name.upper():<4} {value:.3f}   95 % over speakers: {low:.3f} to {high:.3f}")
+        print(
+            f"  {name.upper():<4} {report[name]['value']:.3f}   95 % over speakers: {_edges(report[name]['interval'])}"
+        )
     if adapted := report.get("transductive"):
-        value, (low, high) = adapted["uar"]["value"], adapted["uar"]["interval"]
-        print(f"  transductive (batch norms see the speaker's clips): UAR {value:.3f} ({low:.3f} to {high:.3f})")
+        value, edges = adapted["uar"]["value"], _edges(adapted["uar"]["interval"])
+        print(f"  transductive (batch norms see the speaker's clips): UAR {value:.3f} ({edges})")
     errors = {name: found["ece"] for name, found in report["calibration"].items()}
     print("  ECE  {probabilities:.3f}   without the temperature {without_temperature:.3f}".format(**errors))
     for label, values in report["labels"].items():
@@ -245,3 +250,8 @@ def run(settings: EvaluateSettings) -> int:
         print(f"not new speakers: {', '.join(report['speakers_heard_in_training'])} were heard in training")
     print(f"report in {settings.folder}: metrics.json, predictions.csv and pictures")
     return 0
+
+
+def _edges(interval: list[float | None]) -> str:
+    low, high = interval
+    return "not known, of one speaker" if low is None or high is None else f"{low:.3f} to {high:.3f}"

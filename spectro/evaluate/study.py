@@ -18,6 +18,7 @@ import psutil
 import torch
 from tqdm import tqdm
 
+from spectro.corpora.splits import LEAKS
 from spectro.errors import EvaluationError
 from spectro.evaluate.commands import command
 from spectro.evaluate.entries import entries, report_folder
@@ -207,6 +208,8 @@ def _train(settings: StudySettings, run: Run, jobs: int) -> list[dict[str, Any]]
         code = command(verb, given, folder / f"{name}.yaml", log, threads)
         if code and not (code == 1 and result.exists()):  # some clips were left out
             return f"exit code {code}: {_last_line(log)} (see {printable(log)})"
+    if (leak := origin(folder / RESULT)["split"]["leak"]) and run.protocol not in LEAKS:
+        return f"{leak}: its figures would not be of new speakers; give other --weights"
     return [row(run, folder / RESULT, settings.test, kind) for kind in kinds(run, settings)]
 
 
@@ -238,16 +241,21 @@ def stages(settings: StudySettings, run: Run, threads: int) -> list[tuple[str, s
     return [trained, ("evaluate", "evaluate", measured)]
 
 
+def origin(folder: Path) -> Any:
+    """Return what a result says of itself: the `spectro.json` of a checkpoint, or the `run.json` of another system."""
+    return read_json(folder / DESCRIPTION_FILE) or read_json(folder / RUN_FILE)
+
+
 def row(run: Run, folder: Path, test: bool, transductive: bool = False) -> dict[str, Any]:
     """Return a run's row, with the columns of `COLUMNS`.
 
     Args:
         run: the run.
-        folder: its result: the `spectro.json` of a checkpoint, or the `run.json` of another system.
+        folder: its result.
         test: whether the row holds its test figures.
         transductive: whether they are those that its report tells as transductive.
     """
-    description = read_json(folder / DESCRIPTION_FILE) or read_json(folder / RUN_FILE)
+    description = origin(folder)
     measured = read_json(report_folder(folder) / METRICS_FILE) or {} if test else {}
     training, metrics = description["training"], description["metrics"]
     valid = metrics.get("valid", {})

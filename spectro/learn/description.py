@@ -5,6 +5,7 @@ Nothing here imports torch, so that an exported network answers without it.
 
 import hashlib
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -66,6 +67,8 @@ class Description:
             }
         except (KeyError, TypeError, ValueError, SpectroError) as error:
             raise misfit(folder, error) from error
+        if not 0 < own["temperature"] < math.inf:
+            raise misfit(folder, ValueError(f"its temperature is {own['temperature']}"))
         rest = {key: value for key, value in content.items() if key not in (*own, *OF_THE_NETWORK)}
         return cls(**own, origin=rest)
 

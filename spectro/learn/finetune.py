@@ -19,7 +19,7 @@ import torch
 
 from spectro.corpora.splits import natural
 from spectro.errors import TrainingError
-from spectro.files import printable, read_json, write_json
+from spectro.files import held, printable, read_json, replacing, write_json
 from spectro.learn.backbones import SpectrogramNet, load_weights, weights_identity
 from spectro.learn.checkpoint import Checkpoint
 from spectro.learn.classifier import Classifier
@@ -30,7 +30,7 @@ from spectro.learn.outcome import describe, finish
 from spectro.learn.settings import FinetuneSettings
 from spectro.learn.trainer import LAST, TRAINING, make_trainer, silence
 
-RUN_FILE = "settings.json"
+RUN_FILE, LOCK = "settings.json", ".lock"
 
 
 def finetune(settings: FinetuneSettings) -> Checkpoint:
@@ -40,7 +40,7 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
         the checkpoint of the epoch that was best on the validation speakers, or of the last one where none are left.
 
     Raises:
-        TrainingError: the output folder holds another run, or the settings contradict each other.
+        TrainingError: the output folder holds another run, or one writes there; or the settings contradict each other.
         RenderError, CorpusError, WeightsError: the pictures, labels, split or weights cannot be had.
     """
     out = settings.folder
@@ -58,24 +58,44 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
     with warnings.catch_warnings():
         silence()
         trainer, best = make_trainer(settings, out)
-        if resume is None and trainer.is_global_zero:
-            shutil.rmtree(out / TRAINING, ignore_errors=True)
-            write_json(out / TRAINING / RUN_FILE, identity)
-        _fit(trainer, model, data, resume)
-        data.forget()
-        if not trainer.is_global_zero:
-            return Checkpoint(net=net, labels=data.labels, spec=data.spec)
-        return finish(settings, out, data, model, Path(best.best_model_path), origin)
+        with held(out / LOCK) as free:
+            if not free and trainer.is_global_zero:
+                raise TrainingError(f"{printable(out)}: another run writes there; wait, or name another --out")
+            if resume is None and trainer.is_global_zero:
+                shutil.rmtree(out / TRAINING, ignore_errors=True)
+                write_json(out / TRAINING / RUN_FILE, identity)
+            _fit(trainer, model, data, resume)
+            data.forget()
+            if not trainer.is_global_zero:
+                return Checkpoint(net=net, labels=data.labels, spec=data.spec)
+            return finish(settings, out, data, model, Path(best.best_model_path), origin)
 
 
 def _fit(trainer: pl.Trainer, model: Classifier, data: PictureDataModule, resume: Path | None) -> None:
     if resume is not None:
         state = torch.load(resume, map_location="cpu", weights_only=False)  # written by this run
+        if _bring_along(state, resume.parent.resolve()):
+            with replacing(resume) as temporary:
+                torch.save(state, temporary)
         data.first_epoch = len(state["callbacks"][Curves.__qualname__]["rows"])
     try:
         trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=False if resume else None)
     except SystemExit as error:
         raise KeyboardInterrupt from error  # Lightning exits when it is interrupted
+
+
+def _bring_along(state: dict[str, Any], folder: Path) -> bool:
+    """Make a run's state name the folder where it is now, if it was moved, so that the best epoch is kept; tell so."""
+    moved = False
+    for own in state["callbacks"].values():
+        if "best_model_path" not in own or own["dirpath"] == str(folder):
+            continue
+        moved = True
+        for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
+            own[name] = own[name] and str(folder / Path(own[name]).name)
+        own["best_k_models"] = {str(folder / Path(path).name): score for path, score in own["best_k_models"].items()}
+        own["dirpath"] = str(folder)
+    return moved
 
 
 def _data(settings: FinetuneSettings) -> PictureDataModule:

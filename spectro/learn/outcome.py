@@ -9,7 +9,7 @@ import scipy.optimize
 import torch
 
 from spectro.corpora import find
-from spectro.corpora.splits import LEAKS, voices
+from spectro.corpora.splits import LEAKS, full_names, heard
 from spectro.errors import TrainingError
 from spectro.files import printable, read_json
 from spectro.learn import checkpoint as checkpoints
@@ -18,7 +18,7 @@ from spectro.learn.checkpoint import Checkpoint
 from spectro.learn.classifier import Classifier, calibrate, freeze
 from spectro.learn.curves import plot_curves
 from spectro.learn.datamodule import PictureDataModule
-from spectro.learn.description import DESCRIPTION_FILE
+from spectro.learn.description import DESCRIPTION_FILE, WEIGHTS_FILE
 from spectro.learn.figures import confusion, figures
 from spectro.learn.settings import FinetuneSettings
 
@@ -33,9 +33,13 @@ def describe(
     """
     corpora = [find(name) for name in data.corpora]
     split = data.split.describe()
-    if heard := _heard_before(Path(settings.weights), data):
-        split["leak"] = f"the starting weights were trained on the test speakers {', '.join(heard)}"
-    told = {}
+    told: dict[str, Any] = {}
+    if before := _heard_before(Path(settings.weights)):
+        told["heard_before"] = sorted(before)
+        tested = full_names(data.split.speakers["test"], data.corpora)
+        if known := [name for name, full in tested.items() if full in before]:
+            began = f"the starting weights were trained on the test speakers {', '.join(known)}"
+            split["leak"] = "; ".join(filter(None, [split["leak"], began]))
     if settings.estimate is not None:
         told["estimate"] = estimate(settings.estimate, settings.estimate_of, "+".join(data.corpora), settings.labels)
     return told | {
@@ -54,15 +58,11 @@ def describe(
     }
 
 
-def _heard_before(weights: Path, data: PictureDataModule) -> list[str]:
-    """Return the test speakers that a checkpoint of ours, taken as starting weights, was trained or chosen on."""
-    before = read_json(weights / DESCRIPTION_FILE)
-    if not isinstance(before, dict) or not {"data", "split"} <= set(before):
-        return []
-    if not {voices(name) for name in before["data"]["corpora"]} & {voices(name) for name in data.corpora}:
-        return []
-    speakers = before["split"]["speakers"]
-    return [name for name in data.split.speakers["test"] if name in {*speakers["train"], *speakers["valid"]}]
+def _heard_before(weights: Path) -> set[str]:
+    """Return the full names of the speakers that a checkpoint of ours, taken as starting weights, has heard."""
+    folder = weights.parent if weights.name == WEIGHTS_FILE else weights
+    before = read_json(folder / DESCRIPTION_FILE)
+    return heard(before) if isinstance(before, dict) else set()
 
 
 def finish(

@@ -108,6 +108,10 @@ class FinetuneSettings:
             raise TrainingError(f"train_on {self.train_on} leaves nobody to validate; leave valid_speakers out")
         if self.estimate is not None and self.train_on != "all":
             raise TrainingError("an estimate is told of checkpoints that are trained on all speakers: train_on all")
+        if self.estimate_of and self.estimate is None:
+            raise TrainingError("estimate_of names a system of a table: name the table with estimate")
+        if self.seed >= 2**32:
+            raise TrainingError(f"seed is {self.seed}; it must be below {2**32}")
         if not self.temperature > 0:
             raise TrainingError(f"temperature is {self.temperature}; it must be positive")
 

@@ -74,6 +74,8 @@ class PredictSettings:
         for name in ("batch_size", "shard_rows"):
             if getattr(self, name) < 1:
                 raise PredictionError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+        if not self.settle_s > 0:
+            raise PredictionError(f"settle_s is {self.settle_s}; it must be positive")
         check_name(self.out)
         if self.embeddings and (self.out is None or self.out.suffix == ".csv"):
             raise PredictionError("embeddings do not go into CSV; name a .parquet, .jsonl or .json with --out")
@@ -179,11 +181,9 @@ class Run:
 def _journal(settings: PredictSettings, folder: Path, paths: list[Path]) -> Journal:
     """Open the journal of a table; rows depend on the checkpoint and on the settings named here."""
     assert settings.out is not None
-    path = beside(settings.out)
-    if not settings.resume:
-        path.unlink(missing_ok=True)
     depends = [identity(folder), settings.max_duration_s, settings.min_margin, settings.embeddings, settings.precision]
-    journal = Journal(path, fingerprint(depends), None if settings.follow else paths)
+    wanted = None if settings.follow else paths
+    journal = Journal(beside(settings.out), fingerprint(depends), wanted, fresh=not settings.resume)
     if journal.dropped:
         print(
             f"{settings.out}: {journal.dropped} rows of another checkpoint or other settings are made again",

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
 import numpy as np
 import numpy.typing as npt
 
-from spectro.errors import CheckpointError, PredictionError
+from spectro.errors import CheckpointError, ExportError, PredictionError
 from spectro.files import printable
 from spectro.learn import description as descriptions
 from spectro.learn.description import EXPORT_FILE, Description
@@ -268,8 +268,6 @@ def _fastest(folder: Path, device: str | None, precision: Precision) -> str:
         return possible[0] if possible else "openvino"  # which says what is to be installed
     if not possible or device not in (None, "cpu") or (device is None and _has_gpu()):
         return "torch"
-    from spectro.predict.export import ExportError
-
     try:
         _exported(folder)
     except ExportError as error:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import soxr
 
-from spectro.errors import PredictionError
+from spectro.errors import ExportError, PredictionError
 from spectro.files import fingerprint, printable, write_json
 from spectro.learn import description as descriptions
 from spectro.learn.description import CARD_FILE, DESCRIPTION_FILE, EXPORT_FILE
@@ -50,10 +50,6 @@ TOLERANCE = 1e-4
 """How far probabilities may lie from PyTorch's, in float32."""
 FILES = {EXPORT_FILE, IR_FILE, "model.bin", DESCRIPTION_FILE, CARD_FILE}
 BATCH = 32
-
-
-class ExportError(PredictionError):
-    """A network cannot be exported, or its export computes something else."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -57,7 +57,7 @@ class Journal:
         dropped: rows of another identity that were dropped.
     """
 
-    def __init__(self, path: Path, identity: str, wanted: Iterable[Path] | None) -> None:
+    def __init__(self, path: Path, identity: str, wanted: Iterable[Path] | None, *, fresh: bool = False) -> None:
         self._path = path
         self.done: set[str] = set()
         self.dropped = 0
@@ -65,7 +65,7 @@ class Journal:
         self._refuse_if_in_use()
         with replacing(path) as temporary, temporary.open("w", encoding="ascii") as kept:
             kept.write(json.dumps({"identity": identity}) + "\n")
-            for line, entry in _entries(path):
+            for line, entry in () if fresh else _entries(path):
                 if entry["identity"] != identity:
                     self.dropped += 1
                 elif entry["path"] not in self.done and self._stands(entry, names):
@@ -85,7 +85,12 @@ class Journal:
                 raise PredictionError(f"{printable(self._path)}: another run writes to this table") from error
 
     def _stands(self, entry: dict[str, Any], names: set[str] | None) -> bool:
-        """Tell whether a row is still that of its recording; with all wanted, one that has gone keeps its row."""
+        """Tell whether a row is still that of its recording; with all wanted, one that has gone keeps its row.
+
+        What could not be used is tried again: what stood in the way, such as a permission, may not show in the file.
+        """
+        if entry["row"].get("error") and Path(entry["path"]).exists():
+            return False
         signature = sign(Path(entry["path"]))
         if names is None:
             return signature in (None, tuple(entry["signature"]))

@@ -202,4 +202,7 @@ def _arrow(records: list[Record], schema: "pa.Schema") -> "pa.Table":
 
 
 def _text(value: Any) -> Any:
-    return "" if value is None else f"{value:.6g}" if isinstance(value, float) else value
+    """Return a number with six digits; seconds beyond a thousand with their milliseconds."""
+    if isinstance(value, float):
+        return f"{value:.6g}" if abs(value) < 1000 else f"{value:.3f}".rstrip("0").rstrip(".")
+    return "" if value is None else value

@@ -5,6 +5,7 @@ timelines are made one at a time by a fourth; the event loop does nothing but pa
 """
 
 import asyncio
+import logging
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +48,7 @@ from spectro.signal.audio import name_of
 from spectro.signal.spectrogram import Image
 
 READERS = 2
+LOG = logging.getLogger("uvicorn.error")
 STATUS = {AudioFormatError: 415, ImageFormatError: 415, AudioLengthError: 413}
 """Status of errors that are not the content's fault to be understood (422)."""
 
@@ -119,7 +121,8 @@ class Service:
         except KeyError:
             raise HTTPException(404, f"there is no model {name!r}; there are {', '.join(self.models.names)}") from None
         except SpectroError as error:
-            raise HTTPException(503, str(error)) from error
+            LOG.error("the model %s cannot be loaded: %s", name, error)
+            raise HTTPException(503, f"the model {name!r} cannot be loaded; the service's log says why") from error
 
     async def predict(
         self, model: Model, upload: UploadFile, draw: Callable[[BinaryIO], Image], *, min_margin: float, embedding: bool

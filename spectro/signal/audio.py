@@ -53,7 +53,13 @@ MAX_VALUE = 1e8  # 16-bit integers that were saved as floats are 3e4; squares mu
 SILENT_PEAK = 1e-4  # of full scale, -80 dB: three steps of 16-bit audio
 DEFAULT_MAX_DURATION_S = 60.0
 BLOCK_VALUES = 2**24  # samples, over all channels, that are decoded at a time: 64 MiB
+MP3_ROUGHLY = 0.95  # an MP3 that does not tell its length has about as many frames as libsndfile says
 TRIM_WINDOW_S, TRIM_HOP_S = 0.032, 0.008
+CUT_OFF = {
+    r"^\s*(data|SSND|Data Size|riff)\s*: (?P<promised>\d+) \(should be (?P<there>\d+)\)": "bytes of sound",
+    r"frame count (?P<there>\d+) does not match value from 'ds64' chunk of (?P<promised>\d+)": "frames",
+}
+"""What libsndfile notes of a header that promises more than there is: WAV, AIFF, AU, W64 and RF64."""
 STREAMED_SIZES = {0, 0x7FFFFFFF, 0x7FFFFFFF + 1, 0xFFFFFFFF}  # what writers to a pipe put for "not known yet"
 
 
@@ -68,7 +74,8 @@ def read(
     """Read a recording as mono at `sample_rate`.
 
     Channels are averaged; the rate is converted by soxr at its high quality. Whatever libsndfile reads is read: WAV
-    (8, 16, 24, 32 bit and float), FLAC, OGG, Opus, MP3, AIFF, AU, CAF, ...
+    (8, 16, 24, 32 bit and float), FLAC, OGG, Opus, MP3, AIFF, AU, CAF, ... Ogg and NIST files do not tell how long they
+    were, so that one that was cut off is read as far as it goes.
 
     Args:
         source: a path, or a seekable binary file.
@@ -223,6 +230,9 @@ def _decode(source: Source, name: str, max_duration_s: float | None) -> tuple[Wa
         while left > 0 and len(block := read_block(file, left)):
             parts.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32))
             left -= len(block)
+        done = sum(map(len, parts))
+        if done < MP3_ROUGHLY * file.frames < 2**62:  # pipes promise more
+            raise AudioFormatError(f"{name}: breaks off after {done / rate:.1f} of {file.frames / rate:.1f} s")
     if not parts:
         raise AudioError(f"{name}: holds no samples")
     return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts)), rate
@@ -266,6 +276,10 @@ def _check_header(file: soundfile.SoundFile, name: str, max_duration_s: float | 
             f"{name}: lasts {file.frames / file.samplerate:.1f} s, more than the limit of {max_duration_s:g} s; "
             "cut it into clips, raise the limit, or see its course with `spectro timeline`"
         )
-    sizes = re.search(r"^\s*data : (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE)
-    if sizes and int(sizes[1]) > int(sizes[2]) and int(sizes[1]) not in STREAMED_SIZES:
-        raise AudioError(f"{name}: is cut off: its header promises {sizes[1]} bytes of sound, it holds {sizes[2]}")
+    for pattern, unit in CUT_OFF.items():
+        sizes = re.search(pattern, file.extra_info, re.MULTILINE)
+        promised, there = (int(sizes["promised"]), int(sizes["there"])) if sizes else (0, 0)
+        if promised > there and promised not in STREAMED_SIZES:
+            raise AudioError(f"{name}: is cut off: its header promises {promised} {unit}, it holds {there}")
+    if "Seems to be a truncated file" in file.extra_info:
+        raise AudioError(f"{name}: is cut off")

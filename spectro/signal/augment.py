@@ -58,6 +58,8 @@ class AugmentSettings:
                 raise AugmentationError(f"{name} is {chosen}; give the lower bound first")
             if chosen is not None and name.endswith("_rate") and chosen[0] <= 0:
                 raise AugmentationError(f"{name} is {chosen}; a rate must be positive")
+        if self.shift_share is not None and not -1 < self.shift_share[0] <= self.shift_share[1] < 1:
+            raise AugmentationError(f"shift_share is {self.shift_share}; it must lie between -1 and 1")
         if all(getattr(self, name) is None for name in STEPS):
             raise AugmentationError("every step is null: nothing is left to make copies with; render with copies 0")
 

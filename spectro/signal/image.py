@@ -27,6 +27,14 @@ from spectro.signal.spectrogram import Image, SpectrogramSpec, colormap_table
 PREFIX = "spectro:"
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 GRAY, RGB, PALETTE = 0, 2, 3  # colour types of a PNG
+DAMAGED = (
+    OSError,
+    ValueError,
+    SyntaxError,
+    EOFError,
+    struct.error,
+    PIL.Image.DecompressionBombError,
+)  # what Pillow raises
 UP = 2  # the filter that stores differences from the row above
 
 
@@ -96,7 +104,9 @@ def read(source: str | os.PathLike[str] | BinaryIO, spec: SpectrogramSpec | None
                 _check_size(opened, spec, name)
             text = _text(opened)
             pixels = np.asarray(opened if opened.mode == "L" else opened.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError) as error:
+    except PIL.UnidentifiedImageError as error:
+        raise ImageFormatError(f"{name}: is not a PNG") from error
+    except DAMAGED as error:
         raise ImageFormatError(f"{name}: is not a whole PNG ({error})") from error
     if spec is not None:
         _check(pixels, text, spec, name)
@@ -108,7 +118,7 @@ def read_text(path: Path) -> dict[str, str]:
     try:
         with PIL.Image.open(path, formats=["PNG"]) as opened:
             return _text(opened)
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
+    except DAMAGED:
         return {}
 
 

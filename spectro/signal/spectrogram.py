@@ -100,6 +100,8 @@ class SpectrogramSpec:
                 f"fmin is {self.fmin} Hz and fmax {self.fmax} Hz; 0 <= fmin < fmax <= {self.sample_rate / 2} Hz "
                 f"(half of sample_rate) must hold"
             )
+        if self.n_fft % 2:
+            raise SpecError(f"n_fft is {self.n_fft}; it must be even")
         if max(self.win_lengths) > self.n_fft:
             raise SpecError(
                 f"the longest window is {max(self.win_lengths)} samples; n_fft is {self.n_fft}: raise n_fft"

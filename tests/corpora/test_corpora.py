@@ -159,6 +159,14 @@ def test_a_csv_is_a_corpus(tmp_path: Path) -> None:
     table.write_text("path,label\n,joy\n")
     with pytest.raises(CorpusError, match="a row has no path"):
         scan("folder", table)
+    table.write_text("path,label\nwavs/a.wav,joy\nwavs/./a.wav,joy\n")
+    assert scan("folder", table).clips["emotion"].tolist() == ["joy"]
+    table.write_text("path,label\nwavs/a.wav,joy\nwavs/./a.wav,grief\n")
+    with pytest.raises(CorpusError, match=r"clips\.csv: wavs/a\.wav stands there twice, with different values"):
+        scan("folder", table)
+    table.write_text("path,label,emotion\nwavs/a.wav,joy,grief\n")
+    with pytest.raises(CorpusError, match="has the columns label and emotion"):
+        scan("folder", table)
     assert root.exists()
 
 

@@ -4,7 +4,7 @@ import torch
 from sklearn import metrics as reference
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from spectro.evaluate.metrics import bootstrap, by_group, calibration, interval, summarise
+from spectro.evaluate.metrics import bootstrap, by_group, calibration, gain, interval, summarise
 from spectro.learn.figures import confusion, figures
 
 LABELS = ("a", "b", "c", "d", "e")
@@ -58,6 +58,16 @@ def test_an_interval_holds_the_value_and_narrows_with_speakers() -> None:
         assert low < report["uar"]["value"] < high
     assert len(few["speakers"]) == 6
     assert few["genders"] == {}
+
+
+def test_one_speaker_has_no_interval() -> None:
+    targets, predicted = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1])
+    alone = np.array(["a"] * 4)
+    found = summarise(targets, predicted, alone, alone, ("x", "y"))
+    assert (found["uar"]["value"], found["uar"]["interval"]) == (0.75, [None, None])
+    assert found["labels"]["x"]["recall"]["interval"] == [None, None]
+    matrices = by_group(targets, predicted, alone, 2)
+    assert gain(matrices, matrices) == {"gain": 0.0, "gain_low": None, "gain_high": None}
 
 
 def test_speakers_stand_in_the_order_of_their_numbers() -> None:

@@ -108,6 +108,15 @@ def test_kinds_of_answers_are_told_apart(world: World, tmp_path: Path) -> None:
     )
 
 
+def test_each_form_of_the_first_system_is_compared_with_its_first_by_kind(world: World, tmp_path: Path) -> None:
+    settings, table, folders = _study(world, tmp_path)
+    (entry,) = entries(settings, table, folders)
+    found = write_pooled(settings, [entry, replace(entry, augmented=True)])
+    again = found[found["augmented"].eq(True)]
+    assert list(again["kind"]) == ["single", "ensemble", "transductive", "transductive ensemble"]
+    assert (again["gain"] == 0).all()
+
+
 def test_systems_that_are_not_complete_are_not_compared(world: World, tmp_path: Path) -> None:
     settings, table, folders = _study(world, tmp_path)
     found = write_pooled(settings, list(entries(settings, table[:3], folders)))

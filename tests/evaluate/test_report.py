@@ -1,5 +1,6 @@
 import copy
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -116,6 +117,16 @@ def test_a_leaky_checkpoint_is_measured_on_its_own_clips_and_says_so(world: Worl
     assert "shared between training and test" in report["leak"]
     assert report["uar"]["value"] == trained.origin["metrics"]["test"]["uar"]
     assert report["clips"] == trained.origin["metrics"]["test"]["clips"]
+
+
+def test_a_leaky_checkpoint_is_not_measured_on_another_rendering(world: World, tmp_path: Path) -> None:
+    """Random clips fall otherwise as soon as one is missing."""
+    finetune(finetune_settings(world.images, tmp_path / "leaky", protocol="random-leaky"))
+    shutil.copytree(world.images, tmp_path / "images")
+    index = pd.read_parquet(tmp_path / "images" / "index.parquet")
+    index[index["clip_id"] != index["clip_id"].iloc[0]].to_parquet(tmp_path / "images" / "index.parquet")
+    with pytest.raises(EvaluationError, match=r"random clips \(random-leaky\) of another rendering"):
+        evaluate(_settings(world, tmp_path / "out", checkpoint=tmp_path / "leaky", index=tmp_path / "images"))
 
 
 def test_pictures_of_another_spec_are_refused_with_the_way_out(world: World, tmp_path: Path) -> None:

@@ -69,6 +69,13 @@ def test_a_study_keeps_one_row_a_run_and_runs_nothing_twice(world: World, tmp_pa
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.log")} == before
 
 
+def test_weights_that_have_heard_the_test_speakers_give_no_row(world: World, tmp_path: Path) -> None:
+    systems = {"heard": {"weights": str(world.checkpoint)}}
+    table, failed = study(_settings(tmp_path, world.corpus, systems=systems, protocols={"group-kfold": [1]}))
+    assert table.empty
+    assert ["the starting weights were trained on the test speakers" in why for why in failed.values()] == [True]
+
+
 def test_every_system_runs_on_every_fold_and_seed(tmp_path: Path) -> None:
     settings = _settings(tmp_path, tmp_path, protocols={"group-kfold": [0, 2]}, seeds=[0, 1])
     runs = list(grid(settings))
@@ -284,6 +291,8 @@ def test_published_figures_are_read_before_anything_is_trained(tmp_path: Path) -
         ({"systems": {"a": {"seeds": []}}}, "it lists whole numbers"),
         ({"systems": {"a": {"seeds": [0, "x"]}}}, "it lists whole numbers"),
         ({"jobs": -1}, "jobs is -1"),
+        ({"protocols": {"group-kfold": []}}, "names no fold of group-kfold"),
+        ({"systems": {"a": {"augmented": {"train_on": "all"}}}}, "system a trains on all speakers"),
         ({"protocols": {}}, "names no protocols"),
         ({"systems": {"a": {"verb": "serve"}}}, "the verb serve; systems are trained by finetune, classical, speech"),
         ({"systems": {"a": {"augmented": {"images": "x"}}}}, "system a sets images where augmentation is on"),

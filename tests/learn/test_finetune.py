@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from sklearn.metrics import accuracy_score, f1_score, recall_score
 
 from spectro.errors import CheckpointError, EvaluationError, SplitError, TrainingError, WeightsError
 from spectro.evaluate.report import EvaluateSettings, evaluate
-from spectro.files import read_json
+from spectro.files import held, read_json
 from spectro.learn import checkpoint as checkpoints
 from spectro.learn.backbones import Plan, SpectrogramNet
 from spectro.learn.checkpoint import Checkpoint
@@ -192,6 +193,7 @@ def test_labels_must_be_as_many_as_outputs(world: World) -> None:
         ({"spec": {"height": 0}}, "height is 0"),
         ({"format": 99}, "not a checkpoint of format 1"),
         ({"temperature": "warm"}, "do not fit together|could not convert"),
+        ({"temperature": -0.95}, r"its temperature is -0\.95"),
     ],
 )
 def test_a_checkpoint_whose_parts_do_not_fit_is_refused(
@@ -241,6 +243,8 @@ def test_a_run_whose_weights_cannot_be_had_leaves_nothing_behind(world: World, t
         ({"hidden": -1}, "hidden is -1"),
         ({"ema": 1.5}, "ema is 1.5"),
         ({"seed": -1}, "seed is -1"),
+        ({"seed": 5_000_000_000}, "seed is 5000000000"),
+        ({"estimate_of": "mobilenet"}, "name the table"),
         ({"precision": "bf17"}, "precision"),
         ({"accelerator": "abacus"}, "accelerator"),
     ],
@@ -286,6 +290,30 @@ def test_starting_weights_that_have_heard_the_test_speakers_are_told(world: Worl
     assert heard
     assert other.origin["split"]["leak"].endswith(", ".join(sorted(heard, key=int)))
     assert "These figures leak" in (tmp_path / "other" / "card.md").read_text()
+    assert {f"synthetic/{name}" for name in heard} < set(other.origin["heard_before"])
+    file = finetune_settings(
+        world.images, tmp_path / "file", weights=str(tmp_path / "other" / "model.safetensors"), protocol="random-leaky"
+    )
+    leak = finetune(file).origin["split"]["leak"]
+    assert "shared between training and test" in leak and "the starting weights were trained" in leak
+
+
+def test_a_run_that_is_moved_goes_on_with_its_own_best_epoch(world: World, tmp_path: Path) -> None:
+    shutil.copytree(world.checkpoint, tmp_path / "gone")
+    (tmp_path / "gone").rename(tmp_path / "moved")
+    (tmp_path / "moved" / "model.safetensors").unlink()
+    finetune(finetune_settings(world.images, tmp_path / "moved"))
+    assert _equal(tmp_path / "moved", world.checkpoint)
+    state = torch.load(tmp_path / "moved" / "training" / "last.ckpt", weights_only=False)
+    kept = [one for one in state["callbacks"].values() if "best_model_path" in one]
+    assert len(kept) == 2
+    for one in kept:
+        assert {Path(one["dirpath"]), Path(one["best_model_path"]).parent} == {tmp_path / "moved" / "training"}
+
+
+def test_two_runs_do_not_write_to_one_folder(world: World, tmp_path: Path) -> None:
+    with held(tmp_path / "run" / ".lock"), pytest.raises(TrainingError, match="another run writes there"):
+        finetune(finetune_settings(world.images, tmp_path / "run"))
 
 
 def test_a_finished_run_with_frozen_layers_is_written_again_as_it_was(world: World, tmp_path: Path) -> None:

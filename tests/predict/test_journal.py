@@ -119,6 +119,29 @@ def test_a_recording_that_was_not_there_is_tried_again(world: World, tmp_path: P
     assert pd.read_csv(out)["error"].isna().all()
 
 
+def test_what_could_not_be_used_is_tried_again(world: World, tmp_path: Path, wav: WriteWav, drawn: list[str]) -> None:
+    """What stood in the way need not show in a file's size and time."""
+    path, out = wav("clips/a.wav"), tmp_path / "rows.csv"
+    wav("clips/b.wav")
+    whole, status = path.read_bytes(), path.stat()
+    path.write_bytes(bytes(len(whole)))
+    os.utime(path, ns=(status.st_mtime_ns, status.st_mtime_ns))
+    assert run(settings(world, out, path.parent)) == 1
+    path.write_bytes(whole)
+    os.utime(path, ns=(status.st_mtime_ns, status.st_mtime_ns))
+    drawn.clear()
+    assert run(settings(world, out, path.parent)) == 0
+    assert drawn == ["a.wav"] and len(pd.read_csv(out)) == 2
+
+
+def test_a_fresh_start_does_not_take_a_table_from_another_run(world: World, tmp_path: Path, wav: WriteWav) -> None:
+    path, out = wav(), tmp_path / "rows.csv"
+    with Journal(beside(out), "x", [path]):
+        with pytest.raises(PredictionError, match="another run writes to this table"):
+            run(settings(world, out, path, resume=False))
+        assert beside(out).exists()
+
+
 def test_names_that_are_not_utf8_are_resumed_too(world: World, tmp_path: Path, wav: WriteWav, drawn: list[str]) -> None:
     folder = tmp_path / "clips"
     folder.mkdir()

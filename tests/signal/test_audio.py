@@ -150,6 +150,16 @@ def test_a_compressed_file_that_was_cut_off_is_refused(wav: WriteWav, damaged: s
         audio.read(path, sample_rate=RATE)
 
 
+@pytest.mark.parametrize("damaged", ["aiff", "au", "w64", "rf64", "voc", "caf", "mp3"])
+def test_a_file_that_was_cut_off_is_refused(tmp_path: Path, damaged: str) -> None:
+    path = tmp_path / f"half.{damaged}"
+    soundfile.write(path, voice(4.0), RATE)
+    assert len(audio.read(path, sample_rate=RATE)) == 4 * RATE
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(AudioError, match=r"half\."):
+        audio.read(path, sample_rate=RATE)
+
+
 def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "folder.wav").mkdir()
     (tmp_path / "headless.raw").write_bytes(_samples(100))

@@ -85,6 +85,7 @@ def test_draws_stay_within_their_ranges_and_use_them() -> None:
         ({"probability": 1.5}, "probability"),
         ({"gain_db": (3.0, -3.0)}, "lower bound first"),
         ({"speed_rate": (0.0, 1.0)}, "must be positive"),
+        ({"shift_share": (-0.5, 1.5)}, "must lie between -1 and 1"),
         (dict.fromkeys(STEPS, None), "every step is null"),
     ],
 )

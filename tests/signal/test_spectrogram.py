@@ -164,6 +164,7 @@ def test_a_spec_survives_json(tmp_path: Path) -> None:
         ({"low": 1.0, "high": 1.0}, "low must lie below high"),
         ({"fmax": 9000.0}, "half of sample_rate"),
         ({"win_length": 2000}, "raise n_fft"),
+        ({"n_fft": 1025}, "n_fft is 1025; it must be even"),
         ({"channels": "windows"}, "1280 samples; n_fft is 1024"),
         ({"height": 400}, "mel bands hold no FFT bin; raise n_fft"),
         ({"trim_db": -3.0}, "trim_db"),
