@@ -30,9 +30,9 @@ class PredictSettings:
     """Classify recordings: one row each, with the probability of every label, or with the reason why there is none.
 
     A run that writes to --out can be killed at any moment: the same command goes on where it was, and takes files
-    anew that changed since or could not be used. Recordings of more than a few seconds are judged by their middle; for what happens in the
-    course of a long one, see `spectro timeline`. Exit code 1 means that some recordings could not be used; their rows
-    say why, and the rest is complete.
+    anew that changed since or could not be used. Recordings of more than a few seconds are judged by their middle;
+    for what happens in the course of a long one, see `spectro timeline`. Exit code 1 means that some recordings could
+    not be used; their rows say why, and the rest is complete.
 
     Args:
         inputs: recordings, rendered pictures (.png), folders (with all folders below), or lists: a .txt with a path a
