@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 
 from spectro.errors import RenderError
+from spectro.files import held
 from spectro.render import RenderSettings, read_index, render
 from spectro.signal import audio, augment, image, spectrogram
-from tests.conftest import SMALL, World, write_corpus
+from tests.conftest import RATE, SMALL, World, voice, write_corpus
 
 
 def _settings(source: Path, out: Path, **changes: object) -> RenderSettings:
@@ -161,3 +163,11 @@ def test_a_killed_rendering_ends_with_the_same_bytes(world: World, tmp_path: Pat
         assert not (out / "index.parquet").exists()
     subprocess.run(command, check=True, capture_output=True)
     assert _contents(out) == _contents(world.images)
+
+
+def test_two_renderings_do_not_write_to_one_folder(tmp_path: Path) -> None:
+    settings = RenderSettings(source=tmp_path / "corpus", corpus="folder", out=tmp_path / "out")
+    (tmp_path / "corpus" / "happy").mkdir(parents=True)
+    soundfile.write(tmp_path / "corpus" / "happy" / "a.wav", voice(), RATE)
+    with held(tmp_path / "out" / ".lock"), pytest.raises(RenderError, match="another rendering writes there"):
+        render(settings)

@@ -60,7 +60,14 @@ CUT_OFF = {
     r"frame count (?P<there>\d+) does not match value from 'ds64' chunk of (?P<promised>\d+)": "frames",
 }
 """What libsndfile notes of a header that promises more than there is: WAV, AIFF, AU, W64 and RF64."""
-STREAMED_SIZES = {0, 0x7FFFFFFF, 0x7FFFFFFF + 1, 0xFFFFFFFF}  # what writers to a pipe put for "not known yet"
+STREAMED_SIZES = {
+    0,
+    0x7FFFFFFF,
+    0x7FFFFFFF + 1,
+    0xFFFFFFFF,
+    2**63 - 1,
+    2**64 - 1,
+}  # what writers to a pipe put for "not known yet"
 
 
 def read(
@@ -217,7 +224,7 @@ def opened(source: Source, *, max_duration_s: float | None) -> Iterator[soundfil
             _check_file(path, name, opens=True)  # libsndfile calls all that the system refuses a "System error"
         reason = re.sub(r"^Error opening .*[>']: ", "", str(error)).rstrip(".") or type(error).__name__
         if path is not None and path.suffix.lower() in UNREAD:
-            reason += f"; convert it first: ffmpeg -i {path.name} {path.stem}.wav"
+            reason += f"; convert it first: ffmpeg -i {printable(path.name)} {printable(path.stem)}.wav"
         raise AudioFormatError(f"{name}: is not a recording that can be read ({reason})") from error
 
 

@@ -170,3 +170,12 @@ def test_a_corpus_that_may_not_be_downloaded_says_where_to_ask(tmp_path: Path) -
         download("savee", tmp_path)
     with pytest.raises(CorpusError, match="unknown corpus"):
         download("nope", tmp_path)
+
+
+def test_a_listing_that_is_cut_short_or_of_another_form_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for listing, message in (({"truncated": True, "tree": []}, "a part of CREMA-D's files"), ({}, "another form")):
+        monkeypatch.setattr(downloads, "_get_json", lambda *_, listing=listing: listing)
+        with pytest.raises(DownloadError, match=message):
+            download("crema-d", tmp_path)

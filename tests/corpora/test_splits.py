@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from spectro.corpora import splits
-from spectro.corpora.splits import LEAKY, LEAKY_COPIES, PARTS, PROTOCOLS, split
+from spectro.corpora.splits import LEAKY, LEAKY_COPIES, PARTS, PROTOCOLS, heard, split
 from spectro.corpora.table import EMOTIONS
 from spectro.errors import SplitError
 
@@ -127,3 +127,12 @@ def test_an_impossible_split_is_refused(clips: pd.DataFrame, protocol: str, fold
 def test_validation_speakers_of_the_published_folds_come_from_the_training_side() -> None:
     for valid, test in zip(splits.LUNA_JIMENEZ_VALID, splits.LUNA_JIMENEZ_TEST, strict=True):
         assert not set(valid) & set(test)
+
+
+def test_what_starting_weights_had_heard_is_not_forgotten() -> None:
+    split = {"speakers": {"train": ["1"], "valid": ["2"], "test": ["3"]}}
+    song = {"data": {"corpora": ["ravdess-song"]}, "split": split, "heard_before": ["tess/OAF"]}
+    assert heard(song) == {"ravdess/1", "ravdess/2", "tess/OAF"}
+    mixed = {"speakers": {"train": ["ravdess/1", "tess/OAF"], "valid": [], "test": []}}
+    assert heard({"data": {"corpora": ["ravdess", "tess"]}, "split": mixed}) == {"ravdess/1", "tess/OAF"}
+    assert heard({}) == set()

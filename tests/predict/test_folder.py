@@ -13,6 +13,7 @@ from spectro.cli import run_verb
 from spectro.errors import PredictionError
 from spectro.predict.folder import expand, predict_rows
 from spectro.predict.predictor import Predictor
+from spectro.predict.tables import open_table
 from tests.conftest import RATE, World, WriteWav, voice
 
 NAMES = [
@@ -188,3 +189,13 @@ def test_nothing_and_unreadable_lists_are_refused(tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("file\na.wav\n")
     with pytest.raises(PredictionError, match="not a readable list"):
         list(expand([tmp_path / "list.csv"]))
+
+
+def test_seconds_keep_their_milliseconds_in_csv(tmp_path: Path) -> None:
+    with open_table(tmp_path / "rows.csv", ["start_s", "end_s", "p"]) as table:
+        table.add([{"start_s": 1234.567, "end_s": 14399.875, "p": 0.123456789}])
+    assert (tmp_path / "rows.csv").read_text().splitlines()[1] == "1234.567,14399.875,0.123457"
+
+
+def test_following_needs_a_time_to_settle() -> None:
+    assert run_verb("predict", ["x.wav", "--follow", "true", "--settle_s", "-1"]) == 2

@@ -184,12 +184,13 @@ def test_a_file_without_permission_is_refused(wav: WriteWav) -> None:
         audio.read(path, sample_rate=RATE)
 
 
-def test_names_that_are_not_utf8_can_be_printed(tmp_path: Path) -> None:
-    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/line\nbreak \xff.wav"))
+@pytest.mark.parametrize("suffix", [".wav", ".m4a"])
+def test_names_that_are_not_utf8_can_be_printed(tmp_path: Path, suffix: str) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/line\nbreak \xff" + suffix.encode()))
     path.write_bytes(b"no sound")
     with pytest.raises(AudioError) as caught:
         audio.read(path, sample_rate=RATE)
-    assert "\\xff.wav" in str(caught.value)
+    assert f"\\xff{suffix}" in str(caught.value)
     str(caught.value).encode("utf-8")
 
 
