@@ -177,7 +177,7 @@ def stages(clips: list[Path], rounds: int) -> dict[str, object]:
     """Time each stage in one thread, and what its arithmetic would take at the machine's measured peak."""
     decoded = [audio._decode(path, "", None) for path in clips]
     samples = [soxr.resample(found, file_rate, SPEC.sample_rate, quality="HQ") for found, file_rate in decoded]
-    shown = [spectrogram._place(one, SPEC) for one in samples]
+    shown = [one[slice(*spectrogram.shown(one, SPEC))] for one in samples]
     pixels = [spectrogram.render(one, SPEC) for one in samples]
     contents = [image.encode(one, SPEC, "clip") for one in pixels]
     with tempfile.TemporaryDirectory() as name:

@@ -246,4 +246,5 @@ def _start_s(source: Source, predictor: Predictor) -> float:
     start, stop = 0, len(samples)
     if spec.trim_db is not None:
         start, stop = audio.trim_bounds(samples, sample_rate=spec.sample_rate, top_db=spec.trim_db)
-    return (start + spectrogram.first_column(stop - start, spec)) / spec.sample_rate
+    first, last = spectrogram.shown(samples[start:stop], spec)
+    return (start + spectrogram.first_column(first, last, spec)) / spec.sample_rate

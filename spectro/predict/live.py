@@ -17,8 +17,9 @@ from spectro.predict.predictor import Predictor, default_checkpoint
 from spectro.predict.rows import Chances, Row, Scorer, verdict
 from spectro.predict.utterances import Cutter, WindowSettings, draw_samples
 from spectro.predict.windows import SILENCE
-from spectro.signal.audio import MAX_RATE, MIN_RATE, check_values
-from spectro.signal.stream import Resampler
+from spectro.signal.audio import check_values
+from spectro.signal.container import MAX_RATE, MIN_RATE
+from spectro.signal.stream import Cleaner
 
 Block = npt.NDArray[np.float32]
 
@@ -103,7 +104,7 @@ def listen(scorer: Scorer, blocks: Iterable[Block], settings: ListenSettings) ->
         AudioError: samples are not finite.
     """
     spec = scorer.checkpoint.spec
-    resampler = Resampler(settings.rate, spec.sample_rate)
+    cleaner = Cleaner(settings.rate, spec.sample_rate)
     raw = settings.source == "stdin"
     cutter = Cutter(spec, settings.windows)
     half_life_s = settings.windows.smooth_s
@@ -112,7 +113,7 @@ def listen(scorer: Scorer, blocks: Iterable[Block], settings: ListenSettings) ->
     utterance = -1
     for number, block in enumerate(_even(blocks, round(settings.every_s * settings.rate))):
         check_values(block, f"{settings.source} (is the encoding {settings.encoding}?)" if raw else settings.source)
-        ended = list(cutter.add(resampler.add(block.mean(axis=1, dtype=np.float32))))
+        ended = list(cutter.add(cleaner.add(block)))
         window = cutter.current() or (ended[-1] if ended else None)
         start_s, end_s = (round(second * settings.every_s, 3) for second in (number, number + 1))
         if window is None:

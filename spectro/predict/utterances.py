@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from spectro.errors import PredictionError
-from spectro.signal.audio import Waveform, trim
+from spectro.signal.audio import SILENT_DB, Waveform, trim
 from spectro.signal.spectrogram import Image, SpectrogramSpec, render
 from spectro.signal.stream import Activity
 
@@ -31,7 +31,7 @@ class WindowSettings:
 
     hop_s: float = 0.5
     smooth_s: float = 2.0
-    silence_db: float = -65.0
+    silence_db: float = SILENT_DB
     min_pause_s: float = 0.4
 
     def __post_init__(self) -> None:

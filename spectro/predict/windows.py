@@ -15,7 +15,8 @@ from spectro.errors import AudioError
 from spectro.predict.rows import Chances, Row, Scorer, Scores, score_all, verdict
 from spectro.predict.utterances import Cutter, Window, WindowSettings, draw_samples
 from spectro.signal import stream
-from spectro.signal.audio import Source, Waveform, name_of, opened
+from spectro.signal.audio import Waveform
+from spectro.signal.container import Source, name_of, opened
 from spectro.signal.spectrogram import Image
 
 SILENCE = "silence"

@@ -44,7 +44,7 @@ from spectro.serve.schemas import (
     TimelineAnswer,
 )
 from spectro.signal import image
-from spectro.signal.audio import name_of
+from spectro.signal.container import name_of
 from spectro.signal.spectrogram import Image
 
 READERS = 2

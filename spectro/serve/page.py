@@ -32,7 +32,7 @@ from spectro.predict.windows import Segment, timeline
 from spectro.serve.guard import Limits
 from spectro.serve.models import Models
 from spectro.serve.strip import bars, strip
-from spectro.signal import audio
+from spectro.signal import audio, container
 
 HERE = Path(__file__).parent
 PROGRESS = gr.Progress()
@@ -242,7 +242,7 @@ def _look_at_course(predictor: Predictor, path: Path, length: float, max_duratio
 
 def _part(path: Path, start_s: float, end_s: float) -> BytesIO:
     """Return a part of a recording as a recording."""
-    with audio.opened(path, max_duration_s=None) as file:
+    with container.opened(path, max_duration_s=None) as file:
         file.seek(round(start_s * file.samplerate))
         samples = audio.read_block(file, round((end_s - start_s) * file.samplerate))
         rate = file.samplerate

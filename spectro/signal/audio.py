@@ -2,23 +2,21 @@
 
 import math
 import os
-import re
-import stat
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 import soxr
 
-from spectro.errors import AudioError, AudioFormatError, AudioLengthError
-from spectro.files import printable
+from spectro.errors import AudioError
+from spectro.signal.container import Source, check_duration, check_length, known_frames, name_of, opened
+from spectro.signal.highpass import highpass
 
 Waveform: TypeAlias = npt.NDArray[np.float32]
-Source: TypeAlias = str | os.PathLike[str] | BinaryIO
 
 UNREAD = frozenset([".m4a", ".aac", ".amr", ".wma", ".webm", ".mka"])
 """Endings of recordings that libsndfile does not read: in a folder they are refused one by one, not passed over."""
@@ -48,26 +46,14 @@ SUFFIXES = UNREAD | frozenset(
 )
 """File endings that are taken for recordings when a folder is searched."""
 
-MIN_RATE, MAX_RATE = 4_000, 768_000  # Hz; outside of these a header is wrong rather than exotic
 MAX_VALUE = 1e8  # 16-bit integers that were saved as floats are 3e4; squares must stay finite in single precision
-SILENT_PEAK = 1e-4  # of full scale, -80 dB: three steps of 16-bit audio
+SILENT_DB = -65.0
+"""Level of a frame of 20 ms below which nothing is heard, in dB of full scale."""
+FRAME_S = 0.02
+CANCELLED = 0.1  # of the power that the mean of unrelated channels has
 DEFAULT_MAX_DURATION_S = 60.0
 BLOCK_VALUES = 2**24  # samples, over all channels, that are decoded at a time: 64 MiB
-MP3_ROUGHLY = 0.95  # an MP3 that does not tell its length has about as many frames as libsndfile says
 TRIM_WINDOW_S, TRIM_HOP_S = 0.032, 0.008
-CUT_OFF = {
-    r"^\s*(data|SSND|Data Size|riff)\s*: (?P<promised>\d+) \(should be (?P<there>\d+)\)": "bytes of sound",
-    r"frame count (?P<there>\d+) does not match value from 'ds64' chunk of (?P<promised>\d+)": "frames",
-}
-"""What libsndfile notes of a header that promises more than there is: WAV, AIFF, AU, W64 and RF64."""
-STREAMED_SIZES = {
-    0,
-    0x7FFFFFFF,
-    0x7FFFFFFF + 1,
-    0xFFFFFFFF,
-    2**63 - 1,
-    2**64 - 1,
-}  # what writers to a pipe put for "not known yet"
 
 
 def read(
@@ -80,9 +66,9 @@ def read(
 ) -> Waveform:
     """Read a recording as mono at `sample_rate`.
 
-    Channels are averaged; the rate is converted by soxr at its high quality. Whatever libsndfile reads is read: WAV
-    (8, 16, 24, 32 bit and float), FLAC, OGG, Opus, MP3, AIFF, AU, CAF, ... Ogg and NIST files do not tell how long they
-    were, so that one that was cut off is read as far as it goes.
+    Channels are averaged (see `Downmix`); soxr converts the rate at its high quality; what lies below the voice is
+    taken out (see `highpass`). Whatever libsndfile reads is read: WAV (8, 16, 24, 32 bit and float), FLAC, OGG, Opus,
+    MP3, AIFF, AU, CAF, ... Where a file does not tell how long it is, it is read to its end.
 
     Args:
         source: a path, or a seekable binary file.
@@ -102,10 +88,12 @@ def read(
     if max_duration_s is not None and math.isinf(max_duration_s):
         max_duration_s = None
     samples, file_rate = _decode(source, name, max_duration_s)
-    if check_values(samples, name) < SILENT_PEAK:
-        raise AudioError(f"{name}: is silent (its peak lies below -80 dB of full scale)")
+    check_values(samples, name)
     if file_rate != sample_rate:
         samples = soxr.resample(samples, file_rate, sample_rate, quality="HQ")
+    samples = highpass(samples, sample_rate)
+    if not is_heard(samples, sample_rate):
+        raise AudioError(f"{name}: is silent (nothing in it is louder than {SILENT_DB:g} dB of full scale)")
     if trim_db is not None:
         samples = trim(samples, sample_rate=sample_rate, top_db=trim_db)
     if len(samples) < max(1, round(min_duration_s * sample_rate)):
@@ -115,14 +103,58 @@ def read(
     return samples
 
 
-def check_values(samples: npt.NDArray[np.float32], where: str) -> float:
-    """Return the peak; raise AudioError, beginning with `where`, if it is not finite, or too large to be squared."""
-    largest = float(np.maximum(samples.max(initial=0.0), -samples.min(initial=0.0)))
+def check_values(samples: npt.NDArray[np.float32], where: str) -> None:
+    """Raise AudioError, beginning with `where`, if samples are not finite, or too large to be squared."""
+    largest = _peak(samples)
     if not math.isfinite(largest):
         raise AudioError(f"{where}: holds NaN or infinite samples; export it again from its source")
     if largest > MAX_VALUE:
         raise AudioError(f"{where}: holds samples of {largest:.0e} times full scale; export it again from its source")
-    return largest
+
+
+def _peak(samples: npt.NDArray[np.float32]) -> float:
+    return float(np.maximum(samples.max(initial=0.0), -samples.min(initial=0.0)))
+
+
+def is_heard(samples: Waveform, sample_rate: int) -> bool:
+    """Tell whether any 20 ms of a waveform, float32 of shape (samples,), are louder than `SILENT_DB`."""
+    frame = round(FRAME_S * sample_rate)
+    if _peak(samples) > 10 ** (SILENT_DB / 20) * math.sqrt(frame):  # one sample makes its frame as loud
+        return True
+    count = len(samples) // frame
+    frames = samples[: count * frame].reshape(count, frame) if count else samples[None]
+    return bool((frame_levels(frames) > SILENT_DB).any())
+
+
+def frame_levels(frames: Waveform) -> npt.NDArray[np.float64]:
+    """Return the levels of frames of shape (frames, samples), each about its mean, in dB of full scale, from -120."""
+    levels: npt.NDArray[np.float64] = 10 * np.log10(frames.var(axis=1, dtype=np.float64) + 1e-12)
+    return levels
+
+
+class Downmix:
+    """Makes one channel of several, in blocks that follow each other.
+
+    It is their mean, unless they cancel each other, as where one is wired the other way round: if their mean has less
+    than a tenth of the power that it would have if they were unrelated, the loudest channel is taken instead. What has
+    been heard so far decides, so that a pause changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self._powers: npt.NDArray[np.float64] = np.zeros(1)
+        self._power = 0.0
+
+    def add(self, block: Waveform) -> Waveform:
+        """Return a block, float32 of shape (samples, channels), as float32 of shape (samples,)."""
+        channels = block.shape[1]
+        if channels == 1:
+            return block[:, 0]
+        mean: Waveform = block.mean(axis=1, dtype=np.float32)
+        self._powers = self._powers + len(block) * block.var(axis=0, dtype=np.float64)
+        self._power += len(block) * float(mean.var(dtype=np.float64))
+        if self._power < CANCELLED * self._powers.sum() / channels**2:
+            return np.ascontiguousarray(block[:, self._powers.argmax()])
+        return mean
 
 
 def recordings(root: Path) -> Iterator[Path]:
@@ -148,18 +180,20 @@ def recordings(root: Path) -> Iterator[Path]:
 
 
 def duration_s(source: str | os.PathLike[str]) -> float:
-    """Return the duration that a recording's header tells, in seconds; 0 if it tells none."""
-    if not Path(source).is_file():  # opening a pipe would wait
-        return 0.0
+    """Return how long a recording is, in seconds; 0 if it is none.
+
+    Its header says so; where it does not, the recording is read to its end.
+    """
     try:
-        return float(soundfile.info(_for_libsndfile(source)).duration)
-    except (soundfile.SoundFileError, RuntimeError, OSError):
+        with opened(source, max_duration_s=None) as file:
+            frames = known_frames(file)
+            if frames is None:
+                frames = 0
+                while some := len(read_block(file, BLOCK_VALUES)):
+                    frames += some
+            return frames / int(file.samplerate)
+    except AudioError:
         return 0.0
-
-
-def _for_libsndfile(source: Source) -> bytes | BinaryIO:
-    """Return a path as bytes, so that names that are not UTF-8 are found too."""
-    return os.fsencode(source) if isinstance(source, str | os.PathLike) else source
 
 
 def trim(samples: Waveform, *, sample_rate: int, top_db: float) -> Waveform:
@@ -193,53 +227,20 @@ def trim_bounds(samples: Waveform, *, sample_rate: int, top_db: float) -> tuple[
     return int(loud[0]) * hop, min(len(samples), (int(loud[-1]) + 1) * hop)
 
 
-def name_of(source: Source) -> str:
-    """Return what errors call a recording."""
-    if isinstance(source, str | os.PathLike):
-        return printable(source)
-    return printable(str(getattr(source, "name", "audio")))
-
-
-@contextmanager
-def opened(source: Source, *, max_duration_s: float | None) -> Iterator[soundfile.SoundFile]:
-    """Open a recording whose header has been checked; what libsndfile says while it is read becomes an AudioError.
-
-    Args:
-        source: a path, or a seekable binary file.
-        max_duration_s: longest duration accepted, in seconds; None for no limit.
-
-    Raises:
-        AudioError: the recording cannot be opened or read, or its header contradicts itself.
-    """
-    name = name_of(source)
-    path = Path(source) if isinstance(source, str | os.PathLike) else None
-    if path is not None:
-        _check_file(path, name)
-    try:
-        with soundfile.SoundFile(_for_libsndfile(source)) as file:
-            _check_header(file, name, max_duration_s)
-            yield file
-    except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError, MemoryError) as error:
-        if path is not None:
-            _check_file(path, name, opens=True)  # libsndfile calls all that the system refuses a "System error"
-        reason = re.sub(r"^Error opening .*[>']: ", "", str(error)).rstrip(".") or type(error).__name__
-        if path is not None and path.suffix.lower() in UNREAD:
-            reason += f"; convert it first: ffmpeg -i {printable(path.name)} {printable(path.stem)}.wav"
-        raise AudioFormatError(f"{name}: is not a recording that can be read ({reason})") from error
-
-
 def _decode(source: Source, name: str, max_duration_s: float | None) -> tuple[Waveform, int]:
-    """Return the channels' mean as float32 (samples,), and the file's rate in Hz."""
+    """Return one channel as float32 (samples,), and the file's rate in Hz."""
     parts: list[Waveform] = []
+    mix = Downmix()
     with opened(source, max_duration_s=max_duration_s) as file:
-        rate = int(file.samplerate)
-        left = file.frames if max_duration_s is None else int(max_duration_s * rate) + 1
+        rate, frames = int(file.samplerate), known_frames(file)
+        most = frames if max_duration_s is None else int(max_duration_s * rate) + 1
+        left = min(one for one in (frames, most, sys.maxsize) if one is not None)
         while left > 0 and len(block := read_block(file, left)):
-            parts.append(block[:, 0] if block.shape[1] == 1 else block.mean(axis=1, dtype=np.float32))
+            parts.append(mix.add(block))
             left -= len(block)
         done = sum(map(len, parts))
-        if done < MP3_ROUGHLY * file.frames < 2**62:  # pipes promise more
-            raise AudioFormatError(f"{name}: breaks off after {done / rate:.1f} of {file.frames / rate:.1f} s")
+        check_duration(done, file, name, max_duration_s)
+        check_length(done, file, name)
     if not parts:
         raise AudioError(f"{name}: holds no samples")
     return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts)), rate
@@ -253,40 +254,3 @@ def read_block(file: soundfile.SoundFile, frames: int) -> Waveform:
     else:
         block = file.read(count, dtype="float32", always_2d=True)
     return block
-
-
-def _check_file(path: Path, name: str, *, opens: bool = False) -> None:
-    try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            next(path.iterdir(), None)  # fails where it may not be listed
-            raise AudioError(f"{name}: is a folder, not a recording")
-        if not stat.S_ISREG(status.st_mode):
-            raise AudioError(f"{name}: is not a regular file")
-        if status.st_size == 0:
-            raise AudioError(f"{name}: is empty (0 bytes)")
-        if opens:
-            path.open("rb").close()
-    except (OSError, ValueError) as error:
-        broken_link = isinstance(error, FileNotFoundError) and path.is_symlink()
-        reason = "broken link" if broken_link else getattr(error, "strerror", None) or str(error)
-        raise AudioError(f"{name}: cannot be opened ({reason})") from error
-
-
-def _check_header(file: soundfile.SoundFile, name: str, max_duration_s: float | None) -> None:
-    if not MIN_RATE <= file.samplerate <= MAX_RATE:
-        raise AudioError(
-            f"{name}: its header says {file.samplerate} Hz; speech needs a sampling rate of {MIN_RATE} to {MAX_RATE} Hz"
-        )
-    if max_duration_s is not None and file.frames > max_duration_s * file.samplerate:
-        raise AudioLengthError(
-            f"{name}: lasts {file.frames / file.samplerate:.1f} s, more than the limit of {max_duration_s:g} s; "
-            "cut it into clips, raise the limit, or see its course with `spectro timeline`"
-        )
-    for pattern, unit in CUT_OFF.items():
-        sizes = re.search(pattern, file.extra_info, re.MULTILINE)
-        promised, there = (int(sizes["promised"]), int(sizes["there"])) if sizes else (0, 0)
-        if promised > there and promised not in STREAMED_SIZES:
-            raise AudioError(f"{name}: is cut off: its header promises {promised} {unit}, it holds {there}")
-    if "Seems to be a truncated file" in file.extra_info:
-        raise AudioError(f"{name}: is cut off")

@@ -19,13 +19,17 @@ import scipy.sparse
 from spectro.errors import SpecError
 from spectro.files import fingerprint
 from spectro.signal import audio
-from spectro.signal.audio import DEFAULT_MAX_DURATION_S, Source, Waveform
+from spectro.signal.audio import DEFAULT_MAX_DURATION_S, Waveform
+from spectro.signal.container import Source
+from spectro.signal.stream import active
 
 Image: TypeAlias = npt.NDArray[np.uint8]
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 
 POWER_FLOOR = 1e-10  # the quietest mel power that is told apart, -100 dB; librosa's `amin`
 FRAMES_TOGETHER = 64  # transformed at a time; memory of larger arrays is fetched from the system anew each time
+AS_GOOD_FRAMES = 5  # of 20 ms: the middle is shown where no other part has this much more sound,
+PAUSE_FRAMES = 20  # and where no more than this of it is silence at its ends
 DELTA_WIDTH = 9  # frames; librosa's default
 DELTA_RANGES = (
     0.05,
@@ -62,7 +66,8 @@ class SpectrogramSpec:
             as R, G, B.
         colormap: name of the matplotlib colour map for `channels="colormap"`.
         trim_db: cut leading and trailing parts this many dB below the loudest frame; null keeps them.
-        placement: where a clip shorter than the image stands, and which part of a longer one shows: `center`, `start`.
+        placement: where a clip shorter than the image stands, and which part of a longer one shows, unless another has
+            more sound: `center`, `start`.
 
     Raises:
         SpecError: the fields contradict each other; the text names them.
@@ -212,8 +217,8 @@ def render(samples: Waveform, spec: SpectrogramSpec) -> Image:
     Returns:
         uint8 array of shape `spec.shape`. Where the clip does not fill the width, columns are black.
     """
-    shown = _place(samples, spec)
-    planes = [_scale(log_mel(shown, spec, win_length), spec) for win_length in spec.win_lengths]
+    start, stop = shown(samples, spec)
+    planes = [_scale(log_mel(samples[start:stop], spec, win_length), spec) for win_length in spec.win_lengths]
     if spec.channels == "deltas":
         planes += [_delta(planes[0], order) for order in (1, 2)]
     image = np.stack([_fill(_quantise(plane), spec) for plane in planes], axis=-1)
@@ -222,16 +227,61 @@ def render(samples: Waveform, spec: SpectrogramSpec) -> Image:
     return image[..., 0] if spec.channels == "gray" else image
 
 
-def first_column(count: int, spec: SpectrogramSpec) -> int:
+def shown(samples: Waveform, spec: SpectrogramSpec) -> tuple[int, int]:
+    """Return the first sample of a waveform that a picture shows, and the first after those.
+
+    Of a waveform that is longer than the picture, that is the middle (or the begin, as the spec says), unless another
+    part holds more sound, as where the middle is a pause: then it is the part with the most sound, of equal ones the
+    nearest, cut to its sound. Sound is told from silence as a timeline does it.
+
+    Args:
+        samples: float32 of shape (samples,) at `spec.sample_rate`.
+        spec: how they will be drawn.
+    """
+    length = spec.width * spec.hop_length - 1  # samples that give `width` centred frames
+    excess = max(0, len(samples) - length)
+    start = excess // 2 if spec.placement == "center" else 0
+    if excess <= spec.hop_length:
+        return start, min(len(samples), start + length)
+    sound, frame = active(samples, spec.sample_rate, spec.trim_db)
+    found = _most(sound, start // frame, length // frame)
+    if found is None:
+        return start, start + length
+    first, last = (place * frame for place in found)
+    if spec.trim_db is None:
+        return first, min(len(samples), first + length)
+    kept = audio.trim_bounds(samples[first:last], sample_rate=spec.sample_rate, top_db=spec.trim_db)
+    return first + kept[0], first + kept[1]
+
+
+def _most(sound: npt.NDArray[np.bool_], start: int, width: int) -> tuple[int, int] | None:
+    """Return where the frames with the most sound begin and end, `width` at most; None if those at `start` do well."""
+    heard = np.concatenate([[0], np.cumsum(sound)])
+    counts = heard[width:] - heard[: len(heard) - width]
+    start = min(start, len(counts) - 1)
+    if counts[start] >= counts.max() - AS_GOOD_FRAMES and width - np.ptp(_inside(sound, start, width)) <= PAUSE_FRAMES:
+        return None
+    best = np.flatnonzero(counts == counts.max())
+    first, last = _inside(sound, int(best[np.abs(best - start).argmin()]), width)
+    return first, last
+
+
+def _inside(sound: npt.NDArray[np.bool_], start: int, width: int) -> tuple[int, int]:
+    """Return the first of `width` frames from `start` on that has sound, and the first after the last that has."""
+    places = start + np.flatnonzero(sound[start : start + width])
+    return (int(places[0]), int(places[-1]) + 1) if len(places) else (start, start)
+
+
+def first_column(start: int, stop: int, spec: SpectrogramSpec) -> int:
     """Return which sample stands in the middle of the image's first column; negative where that lies before the sound.
 
     Args:
-        count: samples that were drawn.
-        spec: how they were drawn.
+        start: the first sample that is shown.
+        stop: the first after those.
+        spec: how they are drawn.
     """
-    cut = _excess(count, spec)
-    frames = 1 + min(count, _shown(spec)) // spec.hop_length
-    return cut - _before(spec.width - frames, spec) * spec.hop_length
+    frames = 1 + (stop - start) // spec.hop_length
+    return start - _before(spec.width - frames, spec) * spec.hop_length
 
 
 def band_of(frequency: float, spec: SpectrogramSpec) -> float:
@@ -300,22 +350,6 @@ def colormap_table(name: str) -> Image:
     except KeyError as error:
         raise SpecError(f"colormap {name!r} is not one of matplotlib's, such as magma, viridis or gray") from error
     return np.ascontiguousarray(table)
-
-
-def _place(samples: Waveform, spec: SpectrogramSpec) -> Waveform:
-    """Cut a waveform that is longer than the image to the part that is shown."""
-    start = _excess(len(samples), spec)
-    return samples[start : start + _shown(spec)]
-
-
-def _shown(spec: SpectrogramSpec) -> int:
-    """Return how many samples give `width` centred frames."""
-    return spec.width * spec.hop_length - 1
-
-
-def _excess(count: int, spec: SpectrogramSpec) -> int:
-    """Return how many of `count` samples lie before the part that is shown."""
-    return max(0, count - _shown(spec)) // 2 if spec.placement == "center" else 0
 
 
 def _before(missing: int, spec: SpectrogramSpec) -> int:

@@ -7,24 +7,26 @@ import numpy as np
 import numpy.typing as npt
 import soxr
 
-from spectro.errors import AudioError, AudioFormatError, AudioLengthError
-from spectro.signal.audio import Source, Waveform, check_values, name_of, opened, read_block
+from spectro.errors import AudioError
+from spectro.signal.audio import FRAME_S, SILENT_DB, Downmix, Waveform, check_values, frame_levels, read_block
+from spectro.signal.container import Source, check_duration, check_length, name_of, opened
+from spectro.signal.highpass import HighPass
 
-FRAME_S = 0.02
 HISTORY_S = 30.0
 FLOOR_MARGIN_DB, LOUD_MARGIN_DB = 12.0, 20.0
 BLOCK_S = 1.0
+LEAST_SOUND_S = 0.25
 
 
 def blocks(
     source: Source, *, sample_rate: int, channel: int | None = None, max_duration_s: float | None = None
 ) -> Iterator[Waveform]:
-    """Yield a recording in blocks of about a second.
+    """Yield a recording in blocks of about a second, made into one channel and cleaned as `audio.read` does it.
 
     Args:
         source: a path, or a seekable binary file.
         sample_rate: wanted sampling rate, in Hz; soxr converts, at its high quality.
-        channel: take this channel alone, from 0; None for the mean of all.
+        channel: take this channel alone, from 0; None for all of them, see `audio.Downmix`.
         max_duration_s: longest duration accepted, in seconds; None for no limit.
 
     Yields:
@@ -37,18 +39,43 @@ def blocks(
     done = 0
     with opened(source, max_duration_s=max_duration_s) as file:
         rate = int(file.samplerate)
-        resampler = Resampler(rate, sample_rate)
-        while len(block := read_block(file, round(BLOCK_S * rate))):
-            check_values(block, f"{name}: after {done / rate:.1f} s")
-            done += len(block)
-            if max_duration_s is not None and done > max_duration_s * rate:
-                raise AudioLengthError(f"{name}: lasts more than the limit of {max_duration_s:g} s; raise the limit")
-            yield resampler.add(block.mean(axis=1, dtype=np.float32) if channel is None else block[:, channel])
-        if done < file.frames < 2**62:  # pipes promise more
-            raise AudioFormatError(f"{name}: breaks off after {done / rate:.1f} of {file.frames / rate:.1f} s")
-        yield resampler.finish()
+        cleaner = Cleaner(rate, sample_rate, channel=channel)
+        try:
+            while len(block := read_block(file, round(BLOCK_S * rate))):
+                check_values(block, f"{name}: after {done / rate:.1f} s")
+                done += len(block)
+                check_duration(done, file, name, max_duration_s)
+                yield cleaner.add(block)
+            check_length(done, file, name)
+        except AudioError:
+            yield cleaner.finish()
+            raise
+        yield cleaner.finish()
     if not done:
         raise AudioError(f"{name}: holds no samples")
+
+
+class Cleaner:
+    """Makes one channel at the working rate of blocks that follow each other, without what lies below the voice.
+
+    Args:
+        rate: their rate, in Hz.
+        wanted: the wanted rate, in Hz.
+        channel: take this channel alone, from 0; None for all of them.
+    """
+
+    def __init__(self, rate: int, wanted: int, *, channel: int | None = None) -> None:
+        self._channel, self._mix = channel, Downmix()
+        self._resampler, self._highpass = Resampler(rate, wanted), HighPass(wanted)
+
+    def add(self, block: Waveform) -> Waveform:
+        """Return what is ready, float32 (samples,), once a block, float32 of shape (samples, channels), is added."""
+        mono = self._mix.add(block) if self._channel is None else block[:, self._channel]
+        return self._highpass.add(self._resampler.add(mono))
+
+    def finish(self) -> Waveform:
+        """Return what is left at the end."""
+        return np.concatenate([self._highpass.add(self._resampler.finish()), self._highpass.finish()])
 
 
 class Resampler:
@@ -101,10 +128,33 @@ class Activity:
         frames, self._rest = joined[: count * self.frame].reshape(count, self.frame), joined[count * self.frame :]
         if not count:
             return np.zeros(0, np.bool_)
-        levels = 10 * np.log10(np.mean(frames.astype(np.float64) ** 2, axis=1) + 1e-12)
+        levels = frame_levels(frames)
         self._levels.extend(levels.tolist())
         floor, loud = np.percentile(np.fromiter(self._levels, np.float64), (10, 95))
         sound: npt.NDArray[np.bool_] = levels > max(
             self._silence_db, min(floor + FLOOR_MARGIN_DB, loud - LOUD_MARGIN_DB)
         )
         return sound
+
+
+def active(samples: Waveform, sample_rate: int, range_db: float | None = None) -> tuple[npt.NDArray[np.bool_], int]:
+    """Tell frames of sound from frames of silence in a waveform.
+
+    Args:
+        samples: float32 of shape (samples,).
+        sample_rate: in Hz.
+        range_db: what lies further below the loudest frame is no sound, such as a room's noise beside digital silence;
+            unless that leaves less than a quarter of a second. None for no such limit.
+
+    Returns:
+        whether there is sound, for each whole frame, and the samples of a frame.
+    """
+    activity = Activity(sample_rate, SILENT_DB)
+    frame, count = activity.frame, len(samples) // activity.frame
+    at_once = round(HISTORY_S / FRAME_S) * frame
+    sound = np.concatenate([activity.add(samples[at : at + at_once]) for at in range(0, len(samples), at_once)])
+    if range_db is not None and count:
+        levels = frame_levels(samples[: count * frame].reshape(count, frame))
+        near = sound & (levels > levels.max() - range_db)
+        sound = near if near.sum() * FRAME_S >= LEAST_SOUND_S else sound
+    return sound, frame

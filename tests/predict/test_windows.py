@@ -10,6 +10,7 @@ from spectro.predict.predictor import Predictor
 from spectro.predict.utterances import Cutter, Window, WindowSettings, draw_samples
 from spectro.predict.windows import SILENCE, Segment, timeline
 from spectro.signal import audio, spectrogram
+from spectro.signal.highpass import highpass
 from tests.conftest import RATE, SMALL, World, WriteWav, voice
 
 LENGTH = SMALL.width * SMALL.hop_length  # of a window, in samples: 1.6 s
@@ -112,7 +113,7 @@ def test_an_utterance_alone_gets_what_the_clip_gets(predictor: Predictor, wav: W
 
 def test_a_windows_probabilities_are_averaged_by_distance(predictor: Predictor, wav: WriteWav) -> None:
     path = wav(samples=np.concatenate([voice(6.0, pitch=pitch) for pitch in (120, 250)]))
-    samples = soundfile.read(path, dtype="float32")[0]
+    samples = highpass(soundfile.read(path, dtype="float32")[0], RATE)
     windows = cut(samples)
     alone = predictor.scores([draw_samples(window.samples, SMALL) for window in windows]).probabilities
     middles = np.array([(window.start + window.stop) / 2 / RATE for window in windows])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from spectro.errors import AudioError
+from spectro.errors import AudioError, AudioLengthError
 from spectro.signal import audio
 from tests.conftest import RATE, WriteWav, voice
 
@@ -36,13 +36,13 @@ def test_every_format_gives_the_samples_that_were_written(
     read = audio.read(wav(name, samples, subtype=subtype), sample_rate=RATE)
     assert read.dtype == np.float32
     assert len(read) == len(samples)
-    np.testing.assert_allclose(read, samples, atol=tolerance)
+    np.testing.assert_allclose(read, samples, atol=max(tolerance, 2e-5))  # the baseline that is taken out
 
 
 def test_channels_are_averaged(wav: WriteWav) -> None:
     left, right = voice(pitch=120), voice(pitch=200)
     path = wav(samples=np.stack([left, right], axis=1), subtype="FLOAT")
-    np.testing.assert_allclose(audio.read(path, sample_rate=RATE), (left + right) / 2, atol=1e-6)
+    np.testing.assert_allclose(audio.read(path, sample_rate=RATE), (left + right) / 2, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["clip.wav", "clip.flac", "clip.aiff"])
@@ -71,8 +71,9 @@ def test_trimming_cuts_where_librosa_cuts(wav: WriteWav) -> None:
     quiet = 1e-4 * np.random.default_rng(0).standard_normal(6000).astype(np.float32)
     samples = np.concatenate([quiet, voice(0.7), quiet[:3000]])
     path = wav(samples=samples, subtype="FLOAT")
+    whole = audio.read(path, sample_rate=RATE)
     for top_db in (20, 30, 45):
-        expected, _ = librosa.effects.trim(samples, top_db=top_db, frame_length=512, hop_length=128)
+        expected, _ = librosa.effects.trim(whole, top_db=top_db, frame_length=512, hop_length=128)
         np.testing.assert_array_equal(audio.read(path, sample_rate=RATE, trim_db=top_db), expected)
 
 
@@ -121,10 +122,128 @@ def test_what_libsndfile_does_not_read_is_found_and_refused_with_the_way_out(tmp
         audio.read(path, sample_rate=RATE)
 
 
-def test_what_a_pipe_wrote_without_knowing_its_size_is_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "promised",
+    [0, 0x7F000000, 0x7FFFF000, 0x7FFFFF00, 0x7FFFFFFF - 44, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF - 36, 0xFFFFFFFF],
+)
+def test_a_wav_whose_writer_did_not_know_its_size_is_read_to_its_end(tmp_path: Path, promised: int) -> None:
     path = tmp_path / "piped.wav"
-    path.write_bytes(_header(promised=0xFFFFFFFF - 36)[:-4] + struct.pack("<I", 0xFFFFFFFF) + _samples(8_000))
-    assert len(audio.read(path, sample_rate=RATE)) == 8_000
+    for total in (0, 0xFFFFFFFF, min(promised + 36, 0xFFFFFFFF)):
+        header = bytearray(_header(promised=0))
+        header[4:8], header[-4:] = struct.pack("<I", total), struct.pack("<I", promised)
+        path.write_bytes(bytes(header) + _samples(8_000))
+        expected = np.frombuffer(_samples(8_000), "<i2") / 2**15
+        np.testing.assert_allclose(audio.read(path, sample_rate=RATE), expected, atol=1e-3)
+        assert audio.duration_s(path) == 0.5
+        uploaded = io.BytesIO(path.read_bytes())
+        assert len(audio.read(uploaded, sample_rate=RATE)) == 8_000
+        with pytest.raises(AudioLengthError):
+            audio.read(path, sample_rate=RATE, max_duration_s=0.4)
+
+
+def test_a_wav_that_holds_nothing_is_told_so(tmp_path: Path) -> None:
+    path = tmp_path / "nothing.wav"
+    path.write_bytes(_header(promised=0))
+    with pytest.raises(AudioError, match=r"nothing\.wav: holds no samples"):
+        audio.read(path, sample_rate=RATE)
+
+
+def test_a_flac_from_a_pipe_is_read_to_its_end(wav: WriteWav) -> None:
+    path = wav("piped.flac", voice(3.0))
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # STREAMINFO's number of samples, and its MD5: not known
+    content[22:42] = bytes(20)
+    whole = audio.read(path, sample_rate=RATE)
+    path.write_bytes(content)
+    np.testing.assert_array_equal(audio.read(path, sample_rate=RATE), whole)
+    assert audio.duration_s(path) == 3.0
+    with pytest.raises(AudioLengthError, match=r"lasts longer than the limit of 2 s"):
+        audio.read(path, sample_rate=RATE, max_duration_s=2.0)
+
+
+@pytest.mark.parametrize("parts", [(0.3, 0.0), (0.0, 0.3)], ids=["loud first", "quiet first"])
+@pytest.mark.parametrize("kind", [(16_000, 1), (44_100, 2)], ids=["MPEG-2", "MPEG-1"])
+def test_an_mp3_of_variable_rate_that_does_not_tell_its_length_is_read_whole(
+    wav: WriteWav, parts: tuple[float, float], kind: tuple[int, int]
+) -> None:
+    (rate, channels), generator = kind, np.random.default_rng(0)
+    samples = np.concatenate([level * generator.normal(size=(8 * rate, channels)) for level in parts])
+    path = wav("a.mp3", samples.clip(-1, 1), rate=rate, bitrate_mode="VARIABLE", compression_level=0.3)
+    content = path.read_bytes()
+    place = content.index(b"Xing")
+    told = audio.read(path, sample_rate=RATE)
+    path.write_bytes(content[:place] + b"none" + content[place + 4 :])
+    with soundfile.SoundFile(path) as file:
+        assert abs(file.frames / rate - 16) > 2  # libsndfile's guess
+    found = audio.read(path, sample_rate=RATE)
+    assert len(found) / RATE == pytest.approx(16, abs=0.2)
+    assert audio.duration_s(path) == pytest.approx(16, abs=0.2)
+    loud = slice(RATE, 7 * RATE) if parts[0] else slice(9 * RATE, 15 * RATE)
+    assert found[loud].std() == pytest.approx(told[loud].std(), rel=0.02)
+    assert len(audio.read(io.BytesIO(path.read_bytes()), sample_rate=RATE)) == len(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("page.mp3", b"<!DOCTYPE html><html>404</html>" * 50, "a text such as a web page"),
+        ("error.wav", b'{"error": "expired"}', "a text such as a web page"),
+        ("calls.wav", b"PK\x03\x04" + bytes(100), "an archive; unpack it first"),
+        ("scan.flac", b"%PDF-1.7" + bytes(100), "a document or a picture"),
+        ("call.wav", b"\0\0\0\x1cftypM4A \0\0\0\0M4A mp42isom" + bytes(64), "M4A, MP4 or 3GP; convert it first"),
+        ("call.ogg", b"\x1aE\xdf\xa3" + bytes(64), "WebM or Matroska; convert it first: ffmpeg -i call.ogg call.wav"),
+        ("call.mp3", b"\xff\xf1P\x80" + bytes(64), "AAC; convert it first"),
+    ],
+)
+def test_what_is_no_recording_is_told_what_it_is(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    for source in (path, io.BytesIO(content)):
+        with pytest.raises(AudioError, match="is not a recording that can be read") as caught:
+            audio.read(source, sample_rate=RATE)
+        assert reason.replace("call.ogg call.wav", "") in str(caught.value)
+        assert "does not exist" not in str(caught.value)
+
+
+def test_what_is_neither_a_path_nor_a_file_is_told_so(wav: WriteWav) -> None:
+    content = wav().read_bytes()
+    for wrong in (content, bytearray(content), 7, None):
+        with pytest.raises(AudioError, match=r"neither a path nor a binary file; wrap the bytes .* in io\.BytesIO"):
+            audio.read(wrong, sample_rate=RATE)  # type: ignore[arg-type]
+
+
+def test_a_binary_file_can_be_read_twice(wav: WriteWav) -> None:
+    source = io.BytesIO(wav().read_bytes())
+    first = audio.read(source, sample_rate=RATE)
+    np.testing.assert_array_equal(audio.read(source, sample_rate=RATE), first)
+
+
+@pytest.mark.parametrize("offset", [0.003, -0.02, 0.1])
+def test_a_constant_changes_nothing(wav: WriteWav, offset: float) -> None:
+    clip = np.concatenate([np.zeros(RATE // 2), voice(1.0), np.zeros(RATE // 2)])
+    plain = audio.read(wav(samples=clip, subtype="FLOAT"), sample_rate=RATE, trim_db=30)
+    shifted = audio.read(wav("dc.wav", clip + offset, subtype="FLOAT"), sample_rate=RATE, trim_db=30)
+    assert shifted.shape == plain.shape
+    np.testing.assert_allclose(shifted, plain, atol=1e-6)
+    for nothing in (np.zeros(4 * RATE), np.random.default_rng(0).normal(0, 1e-4, RATE)):
+        with pytest.raises(AudioError, match="is silent"):
+            audio.read(wav("silent.wav", nothing + offset, subtype="FLOAT"), sample_rate=RATE)
+
+
+@pytest.mark.parametrize("gain", [-1.0, -0.9])
+@pytest.mark.parametrize("noise", [0.0, 1e-3])
+def test_where_channels_cancel_each_other_one_is_heard(wav: WriteWav, gain: float, noise: float) -> None:
+    generator, clip = np.random.default_rng(0), voice(2.0)
+    channels = np.stack([clip, gain * clip], axis=1) + generator.normal(0, noise, (len(clip), 2)) + [0.01, -0.03]
+    found = audio.read(wav(samples=channels, subtype="FLOAT"), sample_rate=RATE)
+    np.testing.assert_allclose(found[RATE // 4 :], clip[RATE // 4 :], atol=5 * noise + 1e-3)
+
+
+def test_parties_on_channels_of_their_own_are_both_heard(wav: WriteWav) -> None:
+    nothing = np.zeros(RATE, np.float32)
+    left, right = np.concatenate([voice(), nothing]), np.concatenate([nothing, voice(pitch=220)])
+    found = audio.read(wav(samples=np.stack([left, right], axis=1)), sample_rate=RATE)
+    np.testing.assert_allclose(found, (left + right) / 2, atol=2e-3)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])

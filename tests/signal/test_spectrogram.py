@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from spectro.errors import SpecError
-from spectro.signal.spectrogram import SpectrogramSpec, log_mel, mel_filterbank, render
-from tests.conftest import voice
+from spectro.signal.spectrogram import SpectrogramSpec, log_mel, mel_filterbank, render, shown
+from tests.conftest import RATE, voice
 
 SPEC = SpectrogramSpec()
 
@@ -185,3 +185,39 @@ def test_drawing_needs_neither_torch_nor_librosa() -> None:
         "sys.exit(any(name in sys.modules for name in ('torch', 'librosa', 'pandas', 'matplotlib')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def quiet(seconds: float, noise: float = 0.0) -> np.ndarray:
+    return np.random.default_rng(2).normal(0, noise, round(seconds * RATE)).astype(np.float32)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1e-4, 1e-3])
+@pytest.mark.parametrize("order", [(0, 1, 0), (0, 0, 1), (1, 0, 0)])
+def test_a_picture_of_a_long_recording_shows_sound_and_no_pause(noise: float, order: tuple[int, ...]) -> None:
+    """Two seconds of a voice, ten seconds of next to nothing before, behind or around."""
+    parts = [voice(2.0) if one else quiet(10 if sum(order) == 1 else 0, noise) for one in order]
+    begin = sum(map(len, parts[: order.index(1)]))
+    start, stop = shown(np.concatenate(parts), SPEC)
+    assert (start, stop) == pytest.approx((begin, begin + 2 * RATE), abs=0.05 * RATE)
+
+
+def test_of_two_utterances_the_longer_one_is_shown() -> None:
+    samples = np.concatenate([voice(0.8), quiet(10), voice(2.2, pitch=200), quiet(10), voice(0.5)])
+    assert shown(samples, SPEC) == pytest.approx((round(10.8 * RATE), 13 * RATE), abs=0.05 * RATE)
+
+
+def test_of_a_long_utterance_the_middle_is_shown_or_the_begin() -> None:
+    samples = voice(8.0)
+    length = SPEC.width * SPEC.hop_length - 1
+    start, stop = shown(samples, SPEC)
+    assert stop - start == length
+    assert start == (len(samples) - length) // 2
+    assert shown(samples, replace(SPEC, placement="start")) == (0, length)
+    assert shown(voice(1.0), SPEC) == (0, RATE)
+
+
+def test_a_spec_that_keeps_silence_shows_a_whole_picture_of_the_part_with_the_most_sound() -> None:
+    samples = np.concatenate([voice(2.0), quiet(10)])
+    start, stop = shown(samples, replace(SPEC, trim_db=None))
+    assert stop - start == SPEC.width * SPEC.hop_length - 1
+    assert start <= 0.1 * RATE

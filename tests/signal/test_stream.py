@@ -25,9 +25,9 @@ def test_channels_are_averaged_or_kept_apart(wav: WriteWav) -> None:
     path = wav(samples=np.stack([left, right], axis=1), subtype="FLOAT")
     for channel, expected in enumerate((left, right)):
         apart = np.concatenate(list(stream.blocks(path, sample_rate=RATE, channel=channel)))
-        np.testing.assert_allclose(apart, expected, atol=1e-6)
+        np.testing.assert_allclose(apart, expected, atol=1e-3)
     mean = np.concatenate(list(stream.blocks(io.BytesIO(path.read_bytes()), sample_rate=RATE)))
-    np.testing.assert_allclose(mean, (left + right) / 2, atol=1e-6)
+    np.testing.assert_allclose(mean, (left + right) / 2, atol=1e-3)
 
 
 def test_what_comes_before_a_fault_is_heard_and_the_fault_says_when(wav: WriteWav, tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_many_channels_are_decoded_a_bounded_block_at_a_time(wav: WriteWav, monk
     path = wav(samples=samples, subtype="FLOAT")
     with soundfile.SoundFile(path) as file:
         assert audio.read_block(file, 10**9).shape == (1250, 4)
-    np.testing.assert_allclose(audio.read(path, sample_rate=RATE), samples[:, 0], atol=1e-6)
+    np.testing.assert_allclose(audio.read(path, sample_rate=RATE), samples[:, 0], atol=1e-4)
 
 
 def test_the_resampler_gives_the_same_whatever_the_blocks() -> None:
@@ -94,3 +94,26 @@ def test_steady_noise_is_silence_and_speech_above_it_is_not() -> None:
     found = _active(speech)
     assert found[300:400].mean() > 0.9
     assert found[400:].mean() < 0.05
+
+
+def test_a_block_of_channels_that_cancel_each_other_is_heard_in_a_stream_too(wav: WriteWav) -> None:
+    clip = np.concatenate([np.zeros(3 * RATE), voice(3.0)])
+    noise = np.random.default_rng(0).normal(0, 1e-3, (len(clip), 2))
+    path = wav(samples=np.stack([clip, -clip], axis=1) + noise, subtype="FLOAT")
+    found = np.concatenate(list(stream.blocks(path, sample_rate=RATE)))
+    np.testing.assert_allclose(np.abs(found[4 * RATE :]), np.abs(clip[4 * RATE :]), atol=0.01)
+
+
+def test_a_constant_is_silence_in_a_stream(wav: WriteWav) -> None:
+    noise = np.random.default_rng(0).normal(0, 1e-4, 5 * RATE)
+    path = wav(samples=noise + 0.02, subtype="FLOAT")
+    assert not _active(np.concatenate(list(stream.blocks(path, sample_rate=RATE)))).any()
+
+
+def test_sound_far_below_the_loudest_is_none_where_a_range_is_given() -> None:
+    room = np.random.default_rng(0).normal(0, 0.002, RATE).astype(np.float32)  # -54 dB
+    samples = np.concatenate([room, voice(1.0), room, np.zeros(RATE, np.float32)])
+    assert stream.active(samples, RATE)[0][:50].all()
+    found, frame = stream.active(samples, RATE, 30.0)
+    assert frame == 320
+    assert (found.argmax(), found.sum()) == pytest.approx((50, 50), abs=2)
