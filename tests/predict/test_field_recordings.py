@@ -1,0 +1,93 @@
+"""Recordings as they come from pipes, dead recorders and crossed wires: each gets what the clean clip gets."""
+
+import io
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from spectro.corpora import synthetic
+from spectro.errors import AudioError
+from spectro.predict.predictor import Predictor
+from spectro.predict.windows import SILENCE
+from tests.conftest import RATE, World
+
+CLIP = (0.5 * synthetic.synthesise(1, "happy", 0, 0) / np.abs(synthetic.synthesise(1, "happy", 0, 0)).max())[: 2 * RATE]
+NOISE = np.random.default_rng(0)
+
+
+def _wav(samples: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, RATE, format="WAV", subtype="PCM_16")
+    return buffer.getvalue()
+
+
+def _piped(size: int) -> bytes:
+    content = bytearray(_wav(CLIP))
+    place = content.index(b"data") + 4
+    content[4:8], content[place : place + 4] = struct.pack("<I", 0xFFFFFFFF), struct.pack("<I", size)
+    return bytes(content)
+
+
+def _piped_flac() -> bytes:
+    buffer = io.BytesIO()
+    soundfile.write(buffer, CLIP, RATE, format="FLAC", subtype="PCM_16")
+    content = bytearray(buffer.getvalue())
+    content[21] &= 0xF0
+    content[22:42] = bytes(20)
+    return bytes(content)
+
+
+def _around(pause: np.ndarray) -> bytes:
+    return _wav(np.concatenate([CLIP, pause, CLIP]))
+
+
+SAME: dict[str, Callable[[], bytes]] = {
+    "a pipe's 0x7ffff000": lambda: _piped(0x7FFFF000),
+    "a pipe's 0x7fffff00": lambda: _piped(0x7FFFFF00),
+    "a pipe's 0xffffffdb": lambda: _piped(0xFFFFFFFF - 36),
+    "a pipe's 0x7fffffd3": lambda: _piped(0x7FFFFFFF - 44),
+    "a dead recorder's 0": lambda: _piped(0),
+    "a FLAC from a pipe": _piped_flac,
+    "a constant": lambda: _wav(CLIP + 0.02),
+    "opposite channels": lambda: _wav(np.stack([CLIP, -CLIP], axis=1)),
+    "opposite channels and noise": lambda: _wav(
+        np.stack([CLIP, -CLIP], axis=1) + NOISE.normal(0, 1e-4, (len(CLIP), 2))
+    ),
+    "a pause": lambda: _around(np.zeros(10 * RATE)),
+    "a pause that is not quite silent": lambda: _around(NOISE.normal(0, 1e-4, 10 * RATE)),
+}
+
+
+@pytest.fixture(scope="module")
+def predictor(world: World) -> Predictor:
+    return Predictor(world.checkpoint, device="cpu")
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_what_the_network_sees_is_what_it_sees_of_the_clean_clip(
+    predictor: Predictor, tmp_path: Path, case: str
+) -> None:
+    path, clean = tmp_path / "case.wav", tmp_path / "clean.wav"
+    clean.write_bytes(_wav(CLIP))
+    path.write_bytes(SAME[case]())
+    expected, found = predictor.draw(clean).astype(float), predictor.draw(path).astype(float)
+    assert np.abs(found - expected).mean() < 6  # of 255; a picture of a pause is 80 away
+    of_clean, heard = ([one for one in predictor.timeline(each) if one.label != SILENCE] for each in (clean, path))
+    if "pause" in case:
+        later = [one for one in heard if one.start_s > 10]
+        heard = [one for one in heard if one.start_s < 10]
+        assert later[0].start_s - heard[0].start_s == pytest.approx(10 + len(CLIP) / RATE, abs=0.1)
+    assert (heard[0].start_s, heard[-1].end_s) == pytest.approx((of_clean[0].start_s, of_clean[-1].end_s), abs=0.1)
+
+
+@pytest.mark.parametrize("level", [0.0, 1e-4])
+def test_nothing_but_a_constant_is_silence(predictor: Predictor, tmp_path: Path, level: float) -> None:
+    path = tmp_path / "silence.wav"
+    path.write_bytes(_wav(0.02 + NOISE.normal(0, level, 5 * RATE)))
+    with pytest.raises(AudioError, match="is silent"):
+        predictor.predict_wav(path)
+    assert [segment.label for segment in predictor.timeline(path)] == [SILENCE]
