@@ -70,7 +70,6 @@ def run_verb(verb: str, arguments: list[str] | None = None) -> int:
         verb: a name in `VERBS`.
         arguments: its options; None takes the process's own.
     """
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for a newer version
     module_name, class_name, _purpose = VERBS[verb]
     try:
         module = importlib.import_module(module_name)
