@@ -26,7 +26,11 @@ def ensure_cache() -> None:
 
     package = find_spec("librosa")
     beside = [Path(place, "util", "__pycache__") for place in (package and package.submodule_search_locations) or ()]
-    places = [*([Path(config.CACHE_DIR)] if config.CACHE_DIR else []), *beside, Path(AppDirs("numba", appauthor=False).user_cache_dir)]
+    places = [
+        *([Path(config.CACHE_DIR)] if config.CACHE_DIR else []),
+        *beside,
+        Path(AppDirs("numba", appauthor=False).user_cache_dir),
+    ]
     if not any(map(_can_be_written, places)):
         config.CACHE_DIR = os.environ[VARIABLE] = str(_own_folder())  # of this process, and of those that it starts
 

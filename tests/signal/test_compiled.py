@@ -25,9 +25,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 def _forbid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Nothing but the temporary folder can be written."""
     tried = compiled._can_be_written
-    monkeypatch.setattr(
-        compiled, "_can_be_written", lambda folder: folder.is_relative_to(tmp_path) and tried(folder)
-    )
+    monkeypatch.setattr(compiled, "_can_be_written", lambda folder: folder.is_relative_to(tmp_path) and tried(folder))
 
 
 def test_compiled_code_goes_to_a_folder_of_our_own_where_nothing_else_can_be_written(
