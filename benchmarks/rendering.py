@@ -36,6 +36,7 @@ import psutil
 import scipy.fft
 import soundfile
 import soxr
+from clips import spread
 from isal import isal_zlib
 
 from spectro.draw import Job, Recipe, draw_clips
@@ -307,8 +308,7 @@ def main() -> None:
     parser.add_argument("--grow", type=int, nargs="+", metavar="CLIPS")
     given = parser.parse_args()
     tempfile.tempdir = given.out and str(given.out)
-    every = sorted(given.source.rglob("*.wav"))
-    clips = every[:: max(1, len(every) // given.clips)][: given.clips]
+    clips = spread(parser, given.source, given.clips)
     if given.grow:
         found: object = grow(clips, given.grow)
     elif given.stages:

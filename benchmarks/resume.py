@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from clips import spread
 
 from spectro.predict.journal import beside
 
@@ -36,13 +37,14 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=2000)
     parser.add_argument("--kills", type=int, default=4)
     given = parser.parse_args()
-    clips = sorted(given.source.rglob("*.wav"))
+    clips = spread(parser, given.source)
     moments = random.Random(0)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name) / "clips"
         folder.mkdir()
         for number in range(given.files):
-            (folder / f"{number:05}.wav").symlink_to(clips[number % len(clips)].resolve())
+            clip = clips[number % len(clips)].resolve()
+            (folder / f"{number:05}{clip.suffix}").symlink_to(clip)
         whole, killed = Path(name) / "whole.csv", Path(name) / "killed.csv"
         started = time.perf_counter()
         subprocess.run(command(folder, whole), check=True, stderr=subprocess.DEVNULL)

@@ -16,6 +16,7 @@ from pathlib import Path
 from threading import local
 
 import numpy as np
+from clips import spread
 from server import Server, running
 
 import spectro
@@ -70,7 +71,7 @@ def main() -> None:
     parser.add_argument("--at_a_time", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     given = parser.parse_args()
-    paths = sorted(given.source.rglob("*.wav"))[:: max(1, len(list(given.source.rglob("*.wav"))) // 200)][:200]
+    paths = spread(parser, given.source, 200)
     predictor = spectro.load()
     expected = [predictor.predict_wav(path) for path in paths]
     uploads = [body(path.read_bytes()) for path in paths]

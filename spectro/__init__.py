@@ -12,10 +12,13 @@
     (128, 224)
 
 Everything here is imported when it is first used: `import spectro` alone brings neither torch nor librosa.
+Only what libraries report on their own is switched off at once (`spectro.privacy`).
 """
 
 import importlib
 from typing import TYPE_CHECKING, Any
+
+from spectro.privacy import report_nothing
 
 if TYPE_CHECKING:
     from spectro.errors import SpectroError
@@ -24,6 +27,8 @@ if TYPE_CHECKING:
     from spectro.predict.shortcuts import predict_folder, predict_image, predict_wav
     from spectro.predict.utterances import WindowSettings
     from spectro.signal.spectrogram import SpectrogramSpec
+
+report_nothing()  # before anything is imported that would
 
 __version__ = "0.1.0"
 

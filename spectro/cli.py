@@ -4,8 +4,10 @@ Exit codes: 0 done; 1 done, but some clips failed; 2 nothing could be done, with
 """
 
 import importlib
+import json
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -41,6 +43,11 @@ RESUMED = ("download", "render", "finetune", "predict", "features", "speech", "s
 POSITIONAL = dict.fromkeys(("predict", "timeline", "explain"), "inputs")
 """The field of a verb's settings that is given without a name."""
 
+MODE = "spectro"
+"""How options and configurations are read: YAML in which names stay as they are written."""
+NAMES = "valid_speakers"
+"""The field whose values are names that can look like numbers, dates or switches, and stay as they are written."""
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run `spectro VERB ...`; returns the exit code.
@@ -48,6 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     Args:
         arguments: the verb and its options; None takes the process's own.
     """
+    _print_anything()
     given = sys.argv[1:] if arguments is None else arguments
     if given and given[0] == "--version":
         print(f"spectro {__version__}")
@@ -70,7 +78,7 @@ def run_verb(verb: str, arguments: list[str] | None = None) -> int:
         verb: a name in `VERBS`.
         arguments: its options; None takes the process's own.
     """
-    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it would ask the network for a newer version
+    _print_anything()
     module_name, class_name, _purpose = VERBS[verb]
     try:
         module = importlib.import_module(module_name)
@@ -98,16 +106,19 @@ def parse(verb: str, settings_class: type[Any], arguments: list[str]) -> Any:
         SpectroError: a value contradicts another.
         SystemExit: an option is unknown or its value does not fit (2), or help was asked for (0).
     """
-    from jsonargparse import ArgumentParser
+    import yaml
+    from jsonargparse import ArgumentParser, get_loader, set_loader
 
+    read = get_loader("yaml")
+    set_loader(MODE, lambda text: read(_quote_names(text)), (yaml.YAMLError,))
     summary = (settings_class.__doc__ or "").partition("\n    Args:")[0]
-    parser = ArgumentParser(prog=f"spectro {verb}", description=" ".join(summary.split()))
+    parser = ArgumentParser(prog=f"spectro {verb}", description=" ".join(summary.split()), parser_mode=MODE)
     parser.add_argument("--config", action="config")
     positional = POSITIONAL.get(verb)
     if positional:
         parser.add_argument(positional, nargs="+", type=str, help="recordings, folders, or lists (.txt, .csv)")
     parser.add_class_arguments(settings_class, skip={positional} if positional else None)
-    arguments = _take_spec_file(parser, arguments, {one.name for one in fields(settings_class)})
+    arguments = _take_spec_file(parser, _keep_names(arguments), {one.name for one in fields(settings_class)})
     try:
         chosen = parser.instantiate(parser.parse_args(arguments))
     except ValueError as error:
@@ -115,10 +126,72 @@ def parse(verb: str, settings_class: type[Any], arguments: list[str]) -> Any:
     return settings_class(**{one.name: chosen[one.name] for one in fields(settings_class)})
 
 
+def _print_anything() -> None:
+    """Let the console show letters that it does not have as \\xNN or \\uNNNN, instead of failing at the first one."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def _give_up_output() -> int:
     """Whoever read our output has gone (`| head`): say nothing more, and end with 2."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 2
+
+
+def _keep_names(arguments: list[str]) -> list[str]:
+    """Let the value of `--valid_speakers` be a list of names as they are written; `3,6` is one, too."""
+    kept: list[str] = []
+    for argument in arguments:
+        option, given, value = argument.partition("=")
+        if option == f"--{NAMES}" and given:
+            kept.append(f"{option}={_list_of_names(value)}")
+        else:
+            kept.append(_list_of_names(argument) if kept and kept[-1] == f"--{NAMES}" else argument)
+    return kept
+
+
+def _list_of_names(text: str) -> str:
+    if text.lstrip().startswith("["):
+        return _quote_names(text, inside=True)
+    return json.dumps([name.strip() for name in text.split(",")])
+
+
+def _quote_names(text: str, inside: bool = False) -> str:
+    """Put quotes around names that YAML would read as something else: 010 is 8 to it, 3.10 is 3.1, and no is false.
+
+    Numbers that are written as they would be printed stay numbers.
+
+    Args:
+        text: YAML; what is none is returned as it is.
+        inside: whether `text` is the value of a field of names, instead of having such fields.
+    """
+    import yaml
+
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError:
+        return text  # whoever reads it will say what is wrong
+    for node in reversed(list(_names(root, inside))):
+        start, end = node.start_mark.index, node.end_mark.index
+        text = text[:start] + json.dumps(node.value) + text[end:]
+    return text
+
+
+def _names(node: Any, inside: bool) -> Iterator[Any]:
+    """Yield the plain scalars of a YAML tree that are names, and no plain numbers, in the order of the text."""
+    import yaml
+
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield from _names(value, inside or key.value == NAMES)
+    elif isinstance(node, yaml.SequenceNode):
+        for value in node.value:
+            yield from _names(value, inside)
+    elif inside and isinstance(node, yaml.ScalarNode) and node.style is None:
+        plain = node.value.isdecimal() and str(int(node.value)) == node.value
+        if not plain and node.value:
+            yield node
 
 
 def _take_spec_file(parser: Any, arguments: list[str], takes: set[str]) -> list[str]:

@@ -12,6 +12,7 @@ rendered, with the reason) and `rejected.csv` (recordings that are not of the co
 
 import json
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import chain
@@ -24,7 +25,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
 from spectro.corpora import find, scan, splits, synthetic
-from spectro.corpora.labels import label_clips
+from spectro.corpora.labels import label_clips, tally
 from spectro.draw import IMAGES, Job, Outcome, Recipe, draw_clips
 from spectro.errors import RenderError
 from spectro.files import TEMPORARY_SUFFIX, fingerprint, held, printable, read_json, replacing, write_bytes, write_json
@@ -112,6 +113,8 @@ def render(settings: RenderSettings) -> Rendering:
     if settings.corpus == "synthetic" and settings.source is None:
         synthetic.write(source)
     found = scan(settings.corpus, source)
+    for line in (tally(found.clips, "emotion"), *found.remarks):
+        print(line, file=sys.stderr)
     with held(out / LOCK) as free:
         if not free:
             raise RenderError(f"{printable(out)}: another rendering writes there; wait, or name another --out")

@@ -1,4 +1,7 @@
+import csv
+import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -64,6 +67,60 @@ def test_every_study_sets_what_its_verbs_take(path: Path, tmp_path: Path) -> Non
         (tmp_path / "config.yaml").write_text(text)
         module, name, _ = VERBS[verb]
         parse(verb, getattr(import_module(module), name), ["--config", str(tmp_path / "config.yaml")])
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("[010]", ["010"]),
+        ("[01, 0x1f, 1e3, 3.10, 1_0, -1]", ["01", "0x1f", "1e3", "3.10", "1_0", "-1"]),
+        ("[2020-01-01, no, null, ~, 1:30]", ["2020-01-01", "no", "null", "~", "1:30"]),
+        ("['010', \"no\", \u00e9, 7]", ["010", "no", "\u00e9", 7]),
+        ("010", ["010"]),
+        ("3, F01", ["3", "F01"]),
+        ("[3, 6]", [3, 6]),
+        ("[]", []),
+    ],
+)
+def test_names_of_speakers_stay_as_they_are_written(given: str, names: list[str | int], tmp_path: Path) -> None:
+    for arguments in (["--valid_speakers", given], [f"--valid_speakers={given}"]):
+        assert parse("finetune", FinetuneSettings, ["--seed", "3", *arguments]).valid_speakers == names
+    if given.startswith("["):
+        config = tmp_path / "a.yaml"
+        config.write_text(f"dropout: 1e-1\nvalid_speakers: {given}\ntrain: {{epochs: 010}}\n", encoding="utf-8")
+        settings = parse("finetune", FinetuneSettings, ["--config", str(config)])
+        assert settings.valid_speakers == names
+        assert (settings.dropout, settings.train.epochs) == (0.1, 8)
+
+
+def test_a_list_that_does_not_end_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        run_verb("finetune", ["--valid_speakers", "[3"])
+    assert ended.value.code == 2
+    assert "valid_speakers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
+def test_help_comes_on_any_console(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for verb in VERBS:
+        monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+        with pytest.raises(SystemExit) as ended:
+            run_verb(verb, ["--help"])
+        assert ended.value.code == 0
+
+
+def test_all_rows_come_on_a_console_that_lacks_their_letters(world: World, tmp_path: Path) -> None:
+    encoding = "cp1252"
+    names = ["a.wav", "\u0142\u00f3d\u017a \u2603.wav", "\U0001f600.wav"]
+    for name in names:
+        (tmp_path / name).write_bytes(next(world.corpus.rglob("*.wav")).read_bytes())
+    command = [sys.executable, "-m", "spectro", "predict", str(tmp_path), "--checkpoint", str(world.checkpoint)]
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(command, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr.decode(encoding)
+    shown = done.stdout.decode(encoding)
+    expected = sorted(str(tmp_path / name).encode(encoding, "backslashreplace").decode(encoding) for name in names)
+    assert sorted(row["path"] for row in csv.DictReader(io.StringIO(shown))) == expected
 
 
 def test_there_are_configs() -> None:

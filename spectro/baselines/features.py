@@ -28,6 +28,7 @@ from spectro.render import SETTINGS, read_index
 from spectro.signal import augment, spectrogram
 from spectro.signal.audio import Waveform
 from spectro.signal.augment import AugmentSettings
+from spectro.signal.compiled import ensure_cache
 from spectro.signal.spectrogram import SpectrogramSpec
 
 Vector: TypeAlias = npt.NDArray[np.float32]
@@ -224,6 +225,7 @@ def handmade(samples: Waveform, sample_rate: int, settings: FeatureSettings) -> 
 
 def _courses(samples: Waveform, sample_rate: int, settings: FeatureSettings) -> Iterator[tuple[str, Frames]]:
     """Yield each part's name and its course, float32 of shape (values, frames)."""
+    ensure_cache()
     from librosa import feature, power_to_db, stft
 
     size = augment.vocoder_size(sample_rate)

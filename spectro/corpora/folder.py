@@ -2,25 +2,42 @@
 
 A CSV's paths are relative to the CSV. `emotion` may stand for `label`; further columns (`gender`, `language`, ...) are
 kept. Without speakers no honest protocol can be applied, and splitting says so.
+
+Names are taken without the blanks around them, and in Unicode's composed form. Folders of a split (`train`, `test`,
+...) above the classes are no classes: both of their parts are taken together, since spectro splits by speaker.
 """
 
 import os
+import unicodedata
+from collections import defaultdict
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePath
 
 import pandas as pd
 
-from spectro.corpora.table import Corpus, Fields, Parser, clip_id
+from spectro.corpora.table import Corpus, Fields, Parser, clip_id, visible_recordings
 from spectro.errors import CorpusError
-from spectro.signal.audio import recordings
+from spectro.files import printable
 
 RESERVED = {"clip_id", "corpus", "copy", "image", "augmentation", "parameters", "spec", "target"}
+SPLITS = {"train", "training", "valid", "validation", "val", "dev", "test", "testing"}
+"""Names of folders that are parts of a split, in lower case."""
+GENDERS = {
+    **dict.fromkeys(("female", "f", "woman", "women", "w"), "female"),
+    **dict.fromkeys(("male", "m", "man", "men"), "male"),
+}
+"""What a CSV may call a speaker's gender, in lower case."""
 
 
 def open_folder(root: Path) -> Parser:
-    """Return a parser of `root`, which is a folder of classes or a CSV."""
+    """Return a parser of `root`, which is a folder of classes or a CSV.
+
+    Raises:
+        CorpusError: the CSV contradicts itself or lacks a column, or folders of a split stand among others.
+    """
     if root.is_dir():
-        return _parse_class
+        return partial(_parse_class, level=1 if split_folders(root) else 0)
     rows = _fields(_read_csv(root), root.parent, root)
 
     def parse(path: PurePath) -> Fields:
@@ -34,15 +51,74 @@ def open_folder(root: Path) -> Parser:
 def list_files(root: Path) -> Iterator[Path]:
     """Yield the recordings below a folder, or those that a CSV lists."""
     if root.is_dir():
-        yield from recordings(root)
+        yield from visible_recordings(root)
     else:
-        yield from {root.parent / path: None for path in _read_csv(root)["path"]}
+        yield from {_place(root.parent, path): None for path in _read_csv(root)["path"]}
 
 
-def _parse_class(path: PurePath) -> Fields:
-    if len(path.parts) < 2:
-        raise CorpusError("lies in no class's folder; expected <class>/clip.wav")
-    return {"clip_id": clip_id("folder", path), "emotion": path.parts[0]}
+def split_folders(root: Path) -> list[str]:
+    """Return the names of the folders of a split that stand above the classes; none where there is no such split.
+
+    Raises:
+        CorpusError: others that hold recordings stand beside them, so that nobody can tell which are classes.
+    """
+    names = sorted(path.name for path in root.iterdir() if path.is_dir())
+    parts = [name for name in names if name.strip().lower() in SPLITS]
+    others = [name for name in names if name not in parts and any(visible_recordings(root / name, below=root))]
+    if parts and others:
+        raise CorpusError(
+            f"{printable(root)}: holds {_some(parts)}, like folders of a split, beside {_some(others)}, like classes; "
+            "move one kind away, or list the clips in a CSV with the columns path, label, speaker"
+        )
+    return parts
+
+
+def remarks(root: Path, clips: pd.DataFrame) -> list[str]:
+    """Return what a person should know of how the folder or CSV was understood.
+
+    Raises:
+        CorpusError: labels, or speakers, differ by case or leading zeros alone.
+    """
+    for column, name in (("emotion", "labels"), ("speaker", "speakers")):
+        _check_spelling(root, clips[column], name)
+    found = []
+    if root.is_dir() and (parts := split_folders(root)):
+        found.append(
+            f"{_some(parts)} are taken as parts of a split, and the folders below them as classes; the parts are taken "
+            "together, since spectro makes its own split, by speaker"
+        )
+    labels = sorted(set(clips["emotion"]))
+    if all(label.isdecimal() for label in labels):
+        found.append(f"all labels are numbers ({_some(labels)}): are they classes, or speakers?")
+    return found
+
+
+def _check_spelling(root: Path, given: pd.Series, name: str) -> None:
+    alike: defaultdict[str, list[str]] = defaultdict(list)
+    counts = given.value_counts()
+    for one in sorted(counts.index):
+        alike[str(int(one)) if one.isdecimal() else one.casefold()].append(f"{one!r} ({counts[one]} clips)")
+    if different := [spellings for spellings in alike.values() if len(spellings) > 1]:
+        raise CorpusError(
+            f"{printable(root)}: the {name} {' and '.join(different[0])} differ by case or leading zeros alone; "
+            "spell them alike, " + ("by renaming the folders" if root.is_dir() else "in the CSV")
+        )
+
+
+def _parse_class(path: PurePath, level: int) -> Fields:
+    """Read a clip's label from the folder at a level of its path."""
+    if len(path.parts) < level + 2:
+        expected = f"{path.parts[0]}/<class>/clip.wav" if level and len(path.parts) > 1 else "<class>/clip.wav"
+        raise CorpusError(f"lies in no class's folder; expected {expected}")
+    label = plain(path.parts[level])
+    if not label:
+        raise CorpusError("lies in a folder whose name is blank")
+    return {"clip_id": clip_id("folder", path), "emotion": label}
+
+
+def plain(name: str) -> str:
+    """Return a name without the blanks around it, in Unicode's composed form (NFC), in which names are compared."""
+    return unicodedata.normalize("NFC", name).strip()
 
 
 def _read_csv(table_path: Path) -> pd.DataFrame:
@@ -50,6 +126,9 @@ def _read_csv(table_path: Path) -> pd.DataFrame:
         table = pd.read_csv(table_path, dtype=str, keep_default_na=False)
     except (ValueError, OSError) as error:
         raise CorpusError(f"{table_path}: is not a readable CSV ({error})") from error
+    table.columns = table.columns.str.strip()
+    if twice := sorted(set(table.columns[table.columns.duplicated()])):
+        raise CorpusError(f"{table_path}: has two columns named {', '.join(twice)}; rename one of them")
     if {"label", "emotion"} <= set(table.columns):
         raise CorpusError(f"{table_path}: has the columns label and emotion; rename one of them")
     table = table.rename(columns={"label": "emotion"}).drop_duplicates()
@@ -66,11 +145,28 @@ def _fields(table: pd.DataFrame, base: Path, name: Path) -> dict[str, Fields]:
     """Return the table's rows by their path relative to `base`."""
     rows: dict[str, Fields] = {}
     for record in table.to_dict("records"):
-        fields = {str(key): value or None for key, value in record.items() if key != "path"}
-        path = os.path.relpath(base / record["path"], base)
+        fields: Fields = {str(key): plain(value) or None for key, value in record.items() if key != "path"}
+        path = os.path.relpath(_place(base, record["path"]), base)
+        if gender := fields.get("gender"):
+            fields["gender"] = GENDERS.get(gender.lower())
+            if fields["gender"] is None:
+                raise CorpusError(
+                    f"{name}: the gender of {path} is {gender!r}; write female or male (F, M), or leave it empty"
+                )
         if rows.setdefault(path, fields) != fields:
             raise CorpusError(f"{name}: {path} stands there twice, with different values; keep one of the rows")
     return rows
+
+
+def _place(base: Path, path: str) -> Path:
+    """Return where a CSV's recording is; blanks around a path are none of its, unless there is a file named so."""
+    place = base / path
+    return place if path == path.strip() or place.exists() else base / path.strip()
+
+
+def _some(names: list[str]) -> str:
+    shown = ", ".join(printable(name) for name in names[:5])
+    return f"{shown}, ..." if len(names) > 5 else shown
 
 
 FOLDER = Corpus(
@@ -82,4 +178,5 @@ FOLDER = Corpus(
     homepage="",
     open=open_folder,
     files=list_files,
+    remarks=remarks,
 )

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 import pandas as pd
 
 from spectro.corpora import find
+from spectro.corpora.splits import speaker_names
 from spectro.corpora.table import EMOTIONS
 from spectro.errors import CorpusError
+from spectro.files import printable
 
 GENDERS = ("female", "male")
 FIVE = ("angry", "calm", "fearful", "happy", "sad")
@@ -20,6 +22,7 @@ VALENCES = {
     "neutral": ("neutral", "calm"),
     "positive": ("happy", "surprised"),
 }
+SHOWN = 30  # labels in a line
 VALENCE_OF = {emotion: valence for valence, emotions in VALENCES.items() for emotion in emotions}
 
 
@@ -85,6 +88,24 @@ def label_clips(clips: pd.DataFrame, scheme_name: str) -> tuple[pd.DataFrame, tu
     given = [scheme.label(emotion, gender) for emotion, gender in zip(clips["emotion"], genders, strict=True)]
     labelled = clips.assign(label=pd.array(given, dtype="string"))
     return labelled[labelled["label"].notna()].reset_index(drop=True), labels
+
+
+def tally(clips: pd.DataFrame, column: str = "label") -> str:
+    """Return in a line how many clips have each label, and how many speakers there are.
+
+    Args:
+        clips: a clip table or image index, of which each clip counts once.
+        column: the column of labels.
+    """
+    unique = clips.drop_duplicates("clip_id")
+    counts = unique[column].value_counts().sort_index()
+    shown = [f"{printable(label)} {count}" for label, count in counts.items()]
+    rest = f", and {len(shown) - SHOWN} more labels" if len(shown) > SHOWN else ""
+    told = unique["speaker"].dropna()
+    speakers = f"{speaker_names(unique.loc[told.index]).nunique()}" if len(told) else "none is told"
+    if 0 < len(told) < len(unique):
+        speakers += f", and {len(unique) - len(told)} clips that tell none"
+    return f"labels: {', '.join(shown[:SHOWN])}{rest}; speakers: {speakers}"
 
 
 def _emotions(clips: pd.DataFrame) -> list[str]:

@@ -10,6 +10,7 @@ from itertools import zip_longest
 from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from spectro.corpora import find
@@ -22,11 +23,17 @@ TrainOn: TypeAlias = Literal["train", "valid", "all"]
 EVERYONE = "everyone"
 
 K = 5
+MIN_SPEAKERS = 3  # one to test, one to validate, one to train
 VALID_SHARE = 0.15
 LEAKY, LEAKY_COPIES = "random-leaky", "random-leaky-copies"
 LEAK = "speakers, and often sentences, are shared between training and test: the figures say nothing about new speakers"
 LEAKS = {LEAKY: LEAK, LEAKY_COPIES: f"augmented copies of test clips train wherever copies do, and {LEAK}"}
 """What leaks, by protocol."""
+WITHOUT_SPEAKERS = (
+    f"else there is {LEAKY}, which tests on speakers that it trains on and says so, "
+    "and `finetune --train_on all`, which tests nothing"
+)
+"""What is left where speakers cannot be kept apart."""
 
 LUNA_JIMENEZ_TEST = ((2, 5, 14, 15, 16), (3, 6, 7, 13, 18), (10, 11, 12, 19, 20), (8, 17, 21, 23, 24), (1, 4, 9, 22))
 LUNA_JIMENEZ_VALID = ((3, 6), (10, 11), (8, 17), (1, 14), (2, 5))
@@ -125,7 +132,10 @@ def split(clips: pd.DataFrame, protocol: str, fold: int, valid: Sequence[str] = 
     speakers = speaker_names(unique).fillna("").to_numpy(dtype=str)
     missing = sorted(set(unique["label"]) - set(unique["label"][parts == "train"]))
     if missing:
-        raise SplitError(f"{protocol} fold {fold}: no training clip is labelled {', '.join(missing)}")
+        raise SplitError(
+            f"{protocol} fold {fold}: no training clip is labelled {', '.join(missing)}, since few speakers have such "
+            "clips; add more, leave the label out, or choose another fold"
+        )
     return Split(
         protocol=protocol,
         fold=fold,
@@ -152,20 +162,46 @@ def _by_speaker(clips: pd.DataFrame, protocol: str, fold: int, chosen: set[str])
     if clips["speaker"].isna().any():
         raise SplitError(
             f"{protocol} needs every clip's speaker, and {int(clips['speaker'].isna().sum())} clips do not tell it: "
-            "list them in a CSV with the columns path, label, speaker"
+            f"list them in a CSV with the columns path, label, speaker; {WITHOUT_SPEAKERS}"
         )
     folds = PROTOCOLS[protocol](clips)
     _check_fold(protocol, fold, len(folds))
     valid, test = folds[fold]
     named = speaker_names(clips)
+    chosen = {_known_name(name, set(named)) for name in chosen}
     if impossible := natural((chosen & test) | (chosen - set(named))):
         raise SplitError(f"{protocol} fold {fold}: {', '.join(impossible)} cannot validate: tested, or not among clips")
     valid = chosen or valid
     parts = np.where(named.isin(test), "test", np.where(named.isin(valid), "valid", "train"))
     for part in PARTS:
         if not (parts == part).any():
-            raise SplitError(f"{protocol} fold {fold}: no {part} speaker is among these clips")
+            raise SplitError(
+                f"{protocol} fold {fold}: no {part} speaker is among these clips' speakers; {_other_way(named)}"
+            )
     return parts, len(folds)
+
+
+def _known_name(name: str, names: set[str]) -> str:
+    """Return the name itself if it is among names, else the only one that is the same number: 01 is 1."""
+    if name in names:
+        return name
+    same = [one for one in names if one.isdecimal() and name.isdecimal() and int(one) == int(name)]
+    return same[0] if len(same) == 1 else name
+
+
+def _other_way(named: "pd.Series[str]") -> str:
+    """Return what can be done with so many speakers."""
+    count = named.nunique()
+    there = f"there {'is' if count == 1 else 'are'} {count}"
+    if count < MIN_SPEAKERS:
+        return f"{there}, and no split of so few is honest: record or list more; {WITHOUT_SPEAKERS}"
+    return f"{there}: use {'loso' if count <= K else 'group-kfold or loso'}"
+
+
+def _few(labels: npt.NDArray[np.str_], least: int) -> str:
+    """Return the labels that have fewer clips than `least`, and how many each has; empty if there are none."""
+    names, counts = np.unique(labels, return_counts=True)
+    return ", ".join(f"{name} has {count}" for name, count in zip(names, counts, strict=True) if count < least)
 
 
 def speaker_names(clips: pd.DataFrame) -> pd.Series:
@@ -203,8 +239,8 @@ def _leaky(clips: pd.DataFrame, fold: int) -> tuple[np.ndarray[Any, Any], int]:
     from sklearn.model_selection import StratifiedKFold  # half a second to import, and rendering seldom splits
 
     labels = clips["label"].to_numpy(dtype=str)
-    if np.unique(labels, return_counts=True)[1].min() < 2 * K:
-        raise SplitError(f"{LEAKY} needs {2 * K} clips of every label")
+    if few := _few(labels, 2 * K):
+        raise SplitError(f"{LEAKY} needs {2 * K} clips of every label, and {few}; add more, or leave the label out")
     parts = np.full(len(clips), "train", dtype="<U5")
     rest, test = list(StratifiedKFold(K, shuffle=True, random_state=0).split(labels, labels))[fold]
     inner = StratifiedKFold(round(1 / VALID_SHARE), shuffle=True, random_state=0).split(rest, labels[rest])
@@ -229,19 +265,25 @@ def _emobox(clips: pd.DataFrame) -> Folds:
 
 
 def _leave_one_out(clips: pd.DataFrame) -> Folds:
-    speakers = natural(set(speaker_names(clips)))
-    if len(speakers) < 3:
-        raise SplitError(f"loso needs three speakers (test, validation, training); there are {len(speakers)}")
+    named = speaker_names(clips)
+    speakers = natural(set(named))
+    if len(speakers) < MIN_SPEAKERS:
+        raise SplitError(f"loso needs {MIN_SPEAKERS} speakers (test, validation, training); {_other_way(named)}")
     return [(_draw(clips, {speaker}, fold), {speaker}) for fold, speaker in enumerate(speakers)]
 
 
 def _group_kfold(clips: pd.DataFrame) -> Folds:
-    speakers = speaker_names(clips).to_numpy(dtype=str)
-    if (count := len(set(speakers))) < K + 1:
-        raise SplitError(f"group-kfold needs {K + 1} speakers; there are {count}: use loso")
+    named = speaker_names(clips)
+    if named.nunique() < K + 1:
+        raise SplitError(f"group-kfold needs {K + 1} speakers; {_other_way(named)}")
+    speakers, labels = named.to_numpy(dtype=str), clips["label"].to_numpy(dtype=str)
+    if few := _few(labels, K):
+        raise SplitError(
+            f"group-kfold makes {K} folds, which {K} clips of every label are needed for, and {few}; "
+            "add more, leave the label out, or use loso"
+        )
     from sklearn.model_selection import StratifiedGroupKFold
 
-    labels = clips["label"].to_numpy(dtype=str)
     folds = StratifiedGroupKFold(K, shuffle=True, random_state=0).split(labels, labels, speakers)
     tests = [set(speakers[test]) for _rest, test in folds]
     return [(_draw(clips, test, fold), test) for fold, test in enumerate(tests)]
@@ -267,7 +309,7 @@ def _only_ravdess(clips: pd.DataFrame, protocol: str) -> None:
     if not corpora <= {"ravdess", "ravdess-song"}:
         raise SplitError(
             f"{protocol} is a protocol of RAVDESS; these clips are of {', '.join(sorted(corpora))}: "
-            "use group-kfold or loso"
+            f"{_other_way(speaker_names(clips))}"
         )
 
 

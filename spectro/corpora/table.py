@@ -41,7 +41,9 @@ class Corpus:
         voices: name of the group of speakers, where several corpora share them; None for its own.
         open: takes the corpus's folder, returns a parser: path below the folder -> `emotion`, `speaker`, `gender` and
             further fields. A parser raises CorpusError, with the reason, for a file that does not fit.
-        files: takes the corpus's folder, yields the recordings; every recording below the folder unless told otherwise.
+        files: takes the corpus's folder, yields the recordings; those that `visible_recordings` finds if not told.
+        remarks: takes the corpus's folder and its clip table, returns what a person should know of how they were
+            understood; raises CorpusError for a table that does not fit.
     """
 
     name: str
@@ -52,7 +54,8 @@ class Corpus:
     homepage: str
     voices: str | None = None
     open: Callable[[Path], Parser]
-    files: Callable[[Path], Iterable[Path]] = field(default_factory=lambda: recordings)
+    files: Callable[[Path], Iterable[Path]] = field(default_factory=lambda: visible_recordings)
+    remarks: Callable[[Path, pd.DataFrame], list[str]] = lambda _root, _clips: []
 
 
 @dataclass(frozen=True)
@@ -62,10 +65,24 @@ class Scan:
     Args:
         clips: the clip table, ordered by `clip_id`.
         rejected: columns `path, reason`: recordings that are not in the table.
+        remarks: what a person should know of how the folder was understood, a sentence each.
     """
 
     clips: pd.DataFrame
     rejected: pd.DataFrame
+    remarks: tuple[str, ...] = ()
+
+
+def visible_recordings(root: Path, below: Path | None = None) -> Iterator[Path]:
+    """Yield the recordings under `root`, but for those in hidden folders and in what a Mac adds to archives.
+
+    Args:
+        root: a folder.
+        below: the folder whose own name may be anything; None for `root`.
+    """
+    for path in recordings(root):
+        if not any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(below or root).parts):
+            yield path
 
 
 def scan_corpus(corpus: Corpus, root: Path) -> Scan:
@@ -99,7 +116,8 @@ def scan_corpus(corpus: Corpus, root: Path) -> Scan:
         raise CorpusError(
             f"{printable(root)}: holds no clip of {corpus.title} ({len(rejected)} recordings do not fit{example})"
         )
-    return Scan(make_table(kept), listed)
+    clips = make_table(kept)
+    return Scan(clips, listed, tuple(corpus.remarks(root, clips)))
 
 
 def make_table(rows: list[Fields]) -> pd.DataFrame:
@@ -140,14 +158,15 @@ def _without_duplicates(rows: list[Fields], rejected: list[tuple[str, str]]) -> 
     sizes: defaultdict[int, int] = defaultdict(int)
     for row in rows:
         sizes[_size(row)] += 1
-    contents: dict[str, str] = {}
+    contents: dict[str, Fields] = {}
     ids: dict[str, str] = {}
     for row in rows:
         path, name = str(row["path"]), str(row["clip_id"])
         if (size := _size(row)) > 0 and sizes[size] > 1:
-            first = contents.setdefault(_checksum(Path(path)), path)
-            if first != path:
-                rejected.append((printable(path), f"is the same recording as {printable(first)}"))
+            same = contents.setdefault(_checksum(Path(path)), row)
+            if same["path"] != path:
+                other = f", which is labelled {same['emotion']}" if same["emotion"] != row["emotion"] else ""
+                rejected.append((printable(path), f"is the same recording as {printable(str(same['path']))}{other}"))
                 continue
         first = ids.setdefault(name, path)
         if first != path:

@@ -18,7 +18,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
-from spectro.corpora.labels import label_clips
+from spectro.corpora.labels import label_clips, tally
 from spectro.corpora.splits import PARTS, Part, Split, TrainOn, data_fingerprint, everyone, split
 from spectro.errors import TrainingError
 from spectro.learn.masking import Masker, MaskingSettings
@@ -190,6 +190,7 @@ class PictureDataModule(pl.LightningDataModule):
         whole = everyone(labelled) if train_on == "all" else split(labelled, protocol, fold, valid_speakers)
         self.split: Split = whole.without_validation() if train_on == "valid" else whole
         self.rows: dict[Part, pd.DataFrame] = {part: self._part(labelled, part, copies) for part in PARTS}
+        self.tally = tally(labelled)
         self.corpora = tuple(sorted(labelled["corpus"].unique()))
         self.fingerprint = data_fingerprint(labelled, self.split)
         self._folder = folder

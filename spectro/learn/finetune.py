@@ -9,6 +9,7 @@ and `training/` with what resuming needs and TensorBoard's events.
 
 import json
 import shutil
+import sys
 import warnings
 from dataclasses import asdict
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 
 from spectro.corpora.splits import natural
 from spectro.errors import TrainingError
@@ -45,6 +47,8 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
     """
     out = settings.folder
     data = _data(settings)
+    if rank_zero_only.rank == 0:
+        print(data.tally, file=sys.stderr)
     pl.seed_everything(settings.seed, verbose=False)
     net = SpectrogramNet(settings.backbone, len(data.labels), hidden=settings.hidden, dropout=settings.dropout)
     net.check_size(data.spec.height, data.spec.width)

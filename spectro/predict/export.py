@@ -121,12 +121,17 @@ def export(
 
     Raises:
         CheckpointError: the folder holds no checkpoint.
-        ExportError: the network cannot be exported, or computes something else afterwards.
+        ExportError: there is no picture to compare on, or the network cannot be exported, or computes something else
+            afterwards.
     """
     from spectro.learn import checkpoint as checkpoints
 
     if lacking := [name for name in EXPORTER if importlib.util.find_spec(name) is None]:
         raise ExportError(f"exporting needs {', '.join(lacking)}: install spectro[onnx] or spectro[openvino]")
+    if not pictures:
+        raise ExportError(
+            "there is no picture to compare an export on: give at least one, drawn as the checkpoint's spec says"
+        )
     if not any(installed(engine) for engine in PACKAGE):
         raise ExportError("nothing is here to compare an export with: install spectro[onnx] or spectro[openvino]")
     checkpoint = checkpoints.load(folder)

@@ -18,6 +18,7 @@ import soxr
 
 from spectro.errors import AugmentationError
 from spectro.signal.audio import Waveform
+from spectro.signal.compiled import ensure_cache
 
 Range: TypeAlias = tuple[float, float]
 Step: TypeAlias = Callable[[Waveform, int, float, np.random.Generator], Waveform]
@@ -135,6 +136,7 @@ def settings_dict(settings: AugmentSettings) -> dict[str, object]:
 
 
 def _stretch(samples: Waveform, sample_rate: int, rate: float, _generator: np.random.Generator) -> Waveform:
+    ensure_cache()
     from librosa.effects import time_stretch  # brings numba with it, which prediction does not need
 
     stretched: Waveform = time_stretch(samples, rate=rate, n_fft=vocoder_size(sample_rate))
@@ -142,6 +144,7 @@ def _stretch(samples: Waveform, sample_rate: int, rate: float, _generator: np.ra
 
 
 def _shift_pitch(samples: Waveform, sample_rate: int, semitones: float, _generator: np.random.Generator) -> Waveform:
+    ensure_cache()
     from librosa.effects import pitch_shift
 
     shifted: Waveform = pitch_shift(samples, sr=sample_rate, n_steps=semitones, n_fft=vocoder_size(sample_rate))

@@ -193,3 +193,100 @@ def test_every_corpus_declares_known_emotions() -> None:
     for corpus in CORPORA.values():
         assert set(corpus.emotions) <= set(EMOTIONS)
         assert corpus.licence
+
+
+def test_blanks_and_unicode_forms_make_no_labels_and_no_speakers(tmp_path: Path) -> None:
+    composed, decomposed = "fr\u00f6hlich", "fro\u0308hlich"
+    root = _tree(tmp_path, "happy/a.wav", "happy /b.wav", f"{composed}/c.wav", f"{decomposed}/d.wav", " /e.wav")
+    found = scan("folder", root)
+    assert found.clips["emotion"].value_counts().to_dict() == {"happy": 2, composed: 2}
+    assert found.rejected["reason"].tolist() == ["lies in a folder whose name is blank"]
+    table = tmp_path / "clips.csv"
+    table.write_text(
+        f"path, label ,speaker\nhappy/a.wav, joy,01\nhappy /b.wav,joy , 01\n {composed}/c.wav ,{composed}, é\n"
+        f"{decomposed}/d.wav,{decomposed},e\u0301\nhappy/a.wav,joy , 01\n"
+    )
+    found = scan("folder", table)
+    assert found.clips["emotion"].value_counts().to_dict() == {"joy": 2, composed: 2}
+    assert found.clips["speaker"].value_counts().to_dict() == {"01": 2, "é": 2}
+    assert all(Path(path).exists() for path in found.clips["path"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "speakers", "message"),
+    [
+        (("happy", "Happy"), ("a", "b"), r"the labels 'Happy' \(1 clips\) and 'happy' \(1 clips\) differ by case"),
+        (("1", "01"), ("a", "b"), "the labels '01' .* and '1' .* differ by case or leading zeros alone"),
+        (("happy", "sad"), ("Ann", "ann"), "the speakers 'Ann' .* and 'ann' .* in the CSV"),
+        (("happy", "sad"), ("7", "07"), "the speakers '07' .* and '7' .* in the CSV"),
+    ],
+)
+def test_names_that_differ_by_spelling_alone_are_refused(
+    tmp_path: Path, labels: tuple[str, str], speakers: tuple[str, str], message: str
+) -> None:
+    _tree(tmp_path, "a.wav", "b.wav")
+    table = tmp_path / "clips.csv"
+    table.write_text(f"path,label,speaker\na.wav,{labels[0]},{speakers[0]}\nb.wav,{labels[1]},{speakers[1]}\n")
+    with pytest.raises(CorpusError, match=message):
+        scan("folder", table)
+
+
+def test_folders_that_differ_by_case_alone_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CorpusError, match=r"'Happy' .* and 'happy' .* spell them alike, by renaming the folders"):
+        scan("folder", _tree(tmp_path, "happy/a.wav", "Happy/b.wav"))
+
+
+def test_folders_of_a_split_are_no_labels(tmp_path: Path) -> None:
+    root = _tree(
+        tmp_path, "Train/happy/a.wav", "Train/sad/b.wav", "test/happy/c.wav", "val/d.wav", "e.wav", "notes/read.txt"
+    )
+    found = scan("folder", root)
+    assert found.clips["emotion"].value_counts().to_dict() == {"happy": 2, "sad": 1}
+    assert found.rejected["reason"].tolist() == [
+        "lies in no class's folder; expected <class>/clip.wav",
+        "lies in no class's folder; expected val/<class>/clip.wav",
+    ]
+    (remark,) = found.remarks
+    assert remark.startswith("Train, test, val are taken as parts of a split, and the folders below them as classes")
+    _tree(root, "happy/f.wav")
+    with pytest.raises(CorpusError, match=r"holds Train, test, val, .* beside happy, .* or list the clips in a CSV"):
+        scan("folder", root)
+
+
+def test_hidden_folders_and_what_a_mac_adds_to_archives_are_left_out(tmp_path: Path) -> None:
+    root = _tree(
+        tmp_path / ".hidden" / "corpus",
+        "happy/a.wav", "sad/b.wav", ".git/c.wav", "happy/.old/d.wav", "__MACOSX/happy/._a.wav", "__MACOSX/happy/e.wav",
+    )  # fmt: skip
+    found = scan("folder", root)
+    assert [Path(path).name for path in found.clips["path"]] == ["a.wav", "b.wav"]
+    assert len(found.rejected) == 0
+
+
+def test_labels_that_are_all_numbers_are_remarked_on(tmp_path: Path) -> None:
+    assert scan("folder", _tree(tmp_path, "01/a.wav", "02/b.wav")).remarks == (
+        "all labels are numbers (01, 02): are they classes, or speakers?",
+    )
+    assert scan("folder", _tree(tmp_path, "happy/c.wav")).remarks == ()
+
+
+@pytest.mark.parametrize(
+    ("given", "gender"),
+    [("M", "male"), ("f", "female"), (" Male ", "male"), ("FEMALE", "female"), ("Woman", "female"), ("man", "male")],
+)
+def test_a_csv_may_call_a_gender_as_people_do(tmp_path: Path, given: str, gender: str) -> None:
+    _tree(tmp_path, "a.wav")
+    table = tmp_path / "clips.csv"
+    table.write_text(f"path,label,gender\na.wav,joy,{given}\n")
+    assert scan("folder", table).clips["gender"].tolist() == [gender]
+    table.write_text("path,label,gender\na.wav,joy,loud\n")
+    with pytest.raises(CorpusError, match=r"the gender of a\.wav is 'loud'; write female or male \(F, M\), or leave"):
+        scan("folder", table)
+
+
+def test_one_recording_under_two_labels_is_told_with_both(tmp_path: Path) -> None:
+    root = _tree(tmp_path, "happy/a.wav", "sad/b.wav")
+    (root / "sad/again.wav").write_bytes((root / "happy/a.wav").read_bytes())
+    found = scan("folder", root)
+    assert len(found.clips) == 2
+    assert found.rejected["reason"].iloc[0].endswith("happy/a.wav, which is labelled happy")

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from spectro.corpora.labels import SCHEMES, label_clips
+from spectro.corpora.labels import SCHEMES, label_clips, tally
 from spectro.corpora.table import EMOTIONS
 from spectro.errors import CorpusError
 
@@ -57,3 +57,18 @@ def test_one_label_is_not_enough() -> None:
 
 def test_every_emotion_has_a_valence() -> None:
     assert {SCHEMES["valence"].label(emotion, "") for emotion in EMOTIONS} == {"negative", "neutral", "positive"}
+
+
+def test_labels_are_told_with_their_counts() -> None:
+    clips = pd.DataFrame(
+        {
+            "clip_id": ["a", "a", "b", "c"],
+            "corpus": "folder",
+            "label": ["joy", "joy", "grief", "joy"],
+            "speaker": pd.array(["x", "x", "y", None], dtype="string"),
+        }
+    )
+    assert tally(clips) == "labels: grief 1, joy 2; speakers: 2, and 1 clips that tell none"
+    assert tally(clips.assign(speaker=pd.NA)) == "labels: grief 1, joy 2; speakers: none is told"
+    many = pd.DataFrame({"clip_id": range(40), "corpus": "folder", "speaker": "x"}).astype({"clip_id": "string"})
+    assert tally(many.assign(label="label " + many["clip_id"])).endswith(", and 10 more labels; speakers: 1")

@@ -1,4 +1,5 @@
-from itertools import combinations
+import re
+from itertools import combinations, product
 
 import pandas as pd
 import pytest
@@ -107,9 +108,19 @@ def test_the_actors_of_ravdess_speech_and_song_are_the_same_speakers() -> None:
         (CLIPS, "loso", -1, "has folds 0 to 23"),
         (CLIPS.assign(speaker=pd.NA), "loso", 0, "needs every clip's speaker, and 1440 clips"),
         (CLIPS.assign(corpus="crema-d"), "luna-jimenez", 0, "is a protocol of RAVDESS"),
-        (CLIPS[CLIPS["speaker"] == "1"], "luna-jimenez", 0, "no valid speaker is among these clips"),
-        (CLIPS[CLIPS["speaker"].isin(["1", "2"])], "loso", 0, "needs three speakers"),
-        (CLIPS[CLIPS["speaker"].isin(["1", "2", "3"])], "group-kfold", 0, "needs 6 speakers; there are 3"),
+        (
+            CLIPS[CLIPS["speaker"] == "1"],
+            "luna-jimenez",
+            0,
+            "no valid speaker is among these clips' speakers; there is 1, and",
+        ),
+        (
+            CLIPS[CLIPS["speaker"].isin(["1", "2"])],
+            "loso",
+            0,
+            "needs 3 speakers .*; there are 2, and no split of so few is honest",
+        ),
+        (CLIPS[CLIPS["speaker"].isin(["1", "2", "3"])], "group-kfold", 0, "needs 6 speakers; there are 3: use loso"),
         (
             CLIPS[(CLIPS["label"] != "sad") | (CLIPS["speaker"] == "2")],
             "luna-jimenez",
@@ -136,3 +147,62 @@ def test_what_starting_weights_had_heard_is_not_forgotten() -> None:
     mixed = {"speakers": {"train": ["ravdess/1", "tess/OAF"], "valid": [], "test": []}}
     assert heard({"data": {"corpora": ["ravdess", "tess"]}, "split": mixed}) == {"ravdess/1", "tess/OAF"}
     assert heard({}) == set()
+
+
+def _few(speakers: int, clips: int, rare: int) -> pd.DataFrame:
+    """Clips of some speakers under three labels, of which the last has a few clips in all."""
+    rows = [
+        (f"{speaker}-{label}-{number}", str(speaker), label)
+        for speaker in range(1, speakers + 1)
+        for label in ("calm", "happy")
+        for number in range(clips)
+    ]
+    rows += [(f"rare-{number}", str(number % speakers + 1), "sad") for number in range(rare)]
+    table = pd.DataFrame(rows, columns=["clip_id", "speaker", "label"])
+    return table.assign(corpus="folder", gender=pd.NA, copy=0)
+
+
+@pytest.mark.parametrize("speakers", [1, 2, 3, 5, 6])
+@pytest.mark.parametrize("protocol", [*PROTOCOLS, LEAKY, LEAKY_COPIES])
+def test_few_speakers_and_few_clips_are_split_or_refused_in_a_sentence(protocol: str, speakers: int) -> None:
+    possible = 0
+    for clips, rare in product((1, 2, 12), (0, 1, 4, 12)):
+        try:
+            found = split(_few(speakers, clips, rare), protocol, 0)
+        except SplitError as error:
+            assert re.search("use|add|record", str(error))
+            continue
+        possible += 1
+        assert all(found.speakers.values())
+    leaky, honest = protocol in (LEAKY, LEAKY_COPIES), {"loso": 3, "group-kfold": 6}
+    assert bool(possible) is (leaky or speakers >= honest.get(protocol, 99))
+
+
+@pytest.mark.parametrize("speakers", [1, 2, 3, 5, 6])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_what_a_refusal_offers_can_be_done(protocol: str, speakers: int) -> None:
+    clips = _few(speakers, 12, 0)
+    try:
+        split(clips, protocol, 0)
+    except SplitError as error:
+        offered = set(re.findall(r"loso|group-kfold|random-leaky", str(error))) - {protocol}
+        assert offered
+        for other in offered:
+            assert split(clips, other, 0).part
+
+
+def test_labels_with_too_few_clips_for_the_folds_are_named_with_their_counts() -> None:
+    with pytest.raises(SplitError, match=r"group-kfold makes 5 folds, .* and sad has 3; add more, leave the label out"):
+        split(_few(6, 2, 3), "group-kfold", 0)
+    with pytest.raises(SplitError, match="needs 10 clips of every label, and calm has 6, happy has 6, sad has 3;"):
+        split(_few(3, 2, 3), LEAKY, 0)
+
+
+def test_a_validation_speaker_may_be_named_by_number() -> None:
+    assert split(CLIPS, "luna-jimenez", 0, ["01", "4"]).speakers["valid"] == ("1", "4")
+    padded = CLIPS.assign(speaker=CLIPS["speaker"].str.zfill(3))
+    assert split(padded, "loso", 0, ["4", "010"]).speakers["valid"] == ("004", "010")
+    both = pd.concat([padded, CLIPS.assign(clip_id="x" + CLIPS["clip_id"])])
+    assert split(both, "loso", 0, ["4"]).speakers["valid"] == ("4",)
+    with pytest.raises(SplitError, match="04 cannot validate: tested, or not among clips"):
+        split(both, "loso", 0, ["04"])

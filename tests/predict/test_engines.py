@@ -254,3 +254,9 @@ def test_a_folder_is_classified_without_torch(exported: Path, world: World, tmp_
         found = pd.read_csv(out)
         rows = list(Predictor(world.trained).predict_folder(world.corpus))
         assert list(found["label"]) == [row.label for row in rows]
+
+
+def test_an_export_that_nothing_can_be_compared_on_is_refused(world: World, tmp_path: Path) -> None:
+    with pytest.raises(export.ExportError, match="there is no picture to compare an export on: give at least one"):
+        export.export(world.checkpoint, tmp_path / "out", [])
+    assert not (tmp_path / "out").exists()
