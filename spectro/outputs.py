@@ -108,16 +108,19 @@ def cell(column: str, value: str) -> str:
     return f"./{value}" if column == "path" else f"'{value}"
 
 
-def row_text(values: Iterable[Any]) -> str:
-    """Return a row of a CSV that the csv module reads back equal, with its line end."""
-    written: list[str] = []
+class _Lines(list[str]):
+    """What a csv writer writes to: a row at a time."""
 
-    class Stream:
-        def write(self, text: str) -> None:
-            written.append(text)
+    def write(self, row: str) -> None:
+        """Take a row."""
+        self.append(row.removesuffix(LINE_END) + "\n")
 
-    csv.writer(Stream(), lineterminator=LINE_END).writerow(values)
-    return "".join(written).removesuffix(LINE_END) + "\n"
+
+def rows_text(rows: Iterable[Iterable[Any]]) -> str:
+    """Return rows of a CSV that the csv module reads back equal."""
+    lines = _Lines()
+    csv.writer(lines, lineterminator=LINE_END).writerows(rows)
+    return "".join(lines)
 
 
 def table_bytes(table: "pd.DataFrame", float_format: str | None = None) -> bytes:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from spectro.errors import PredictionError
 from spectro.files import MESSAGE, Appended, json_text, printable, remove_leftovers, replacing
-from spectro.outputs import cell, claimed, lock_of, row_text
+from spectro.outputs import cell, claimed, lock_of, rows_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,11 +47,11 @@ class CsvTable:
 
     def __init__(self, write: Callable[[str], Any], names: Sequence[str], *, seen: bool = False) -> None:
         self._write, self._names, self._seen = write, names, seen
-        write(row_text(names))
+        write(rows_text([names]))
 
     def add(self, records: list[Record]) -> None:
         """Add rows."""
-        self._write("".join(row_text(self._text(name, record[name]) for name in self._names) for record in records))
+        self._write(rows_text([self._text(name, record[name]) for name in self._names] for record in records))
 
     def close(self) -> None:
         """Do nothing: all is written."""
