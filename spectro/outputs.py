@@ -68,7 +68,7 @@ def claimed(
             raise error(f"{printable(where)}: another {run} writes there; wait, or {way_out.replace('choose', 'name')}")
         for folder, names in _by_folder(wanted).items():
             remove_leftovers(folder, names)
-            _enter(folder, names)
+        enter(wanted)
         try:
             yield
         finally:
@@ -99,6 +99,15 @@ def check_ours(
             raise error(f"{printable(path)}: is an input, and would be overwritten; {way_out}")
         if not known and path.name not in lists.setdefault(path.parent, _entered(path.parent)):
             raise error(f"{printable(path)}: is there already, and spectro did not make it; {way_out}, or move it away")
+
+
+def enter(files: Iterable[Path]) -> None:
+    """Enter files that are about to be written in the lists of their folders; several runs may do so at a time."""
+    for folder, names in _by_folder(files).items():
+        if new := sorted(names - _entered(folder)):
+            folder.mkdir(parents=True, exist_ok=True)
+            with (folder / LIST).open("a", encoding="ascii") as stream:
+                stream.write("\n" + "".join(json.dumps(name) + "\n" for name in new))
 
 
 def cell(column: str, value: str) -> str:
@@ -161,15 +170,6 @@ def _entered(folder: Path) -> set[str]:
         except ValueError:
             continue
     return names
-
-
-def _enter(folder: Path, names: set[str]) -> None:
-    """Add names to a folder's list; several runs may do so at a time."""
-    new = sorted(names - _entered(folder))
-    if new:
-        folder.mkdir(parents=True, exist_ok=True)
-        with (folder / LIST).open("a", encoding="ascii") as stream:
-            stream.write("\n" + "".join(json.dumps(name) + "\n" for name in new))
 
 
 def _take_out(folder: Path, names: set[str]) -> None:
