@@ -123,7 +123,7 @@ def _at_home(value: Any) -> Any:
     """Return a setting with ~ at the begin of its paths as the user's home, as a shell does where nothing is quoted."""
     if isinstance(value, Path) and value.parts[:1] == ("~",):
         return Path.home().joinpath(*value.parts[1:])
-    if isinstance(value, str) and value.startswith("~/"):
+    if isinstance(value, str) and (value == "~" or value.startswith("~/")):
         return str(Path.home() / value[2:])
     if isinstance(value, list | tuple):
         return type(value)(_at_home(one) for one in value)
