@@ -1,12 +1,14 @@
 """The commands: each verb is a settings dataclass and a `run` in the room that it belongs to.
 
-Exit codes: 0 done; 1 done, but some clips failed; 2 nothing could be done, with one line that says what is wrong.
+Exit codes: 0 done; 1 done, but some clips failed; 2 nothing could be done, with one line that says what is wrong (or
+with a trace, which is a mistake of ours).
 """
 
 import errno
 import importlib
 import os
 import sys
+import traceback
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -88,6 +90,9 @@ def run_verb(verb: str, arguments: list[str] | None = None) -> int:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         again = "; make room, and run the same command again to go on" if full and verb in RESUMED else ""
         print(f"spectro {verb}: {place}{printable(error.strerror or str(error))}{again}", file=sys.stderr)
+        return 2
+    except Exception:  # noqa: BLE001  Python would end with 1, which says that all but some clips is done
+        traceback.print_exc()
         return 2
     except KeyboardInterrupt:
         again = "; run the same command again to go on" if verb in RESUMED else ""

@@ -239,7 +239,7 @@ def run(settings: EvaluateSettings) -> int:
     """Run the verb; returns its exit code."""
     report = evaluate(settings)
     print(
-        f"{report['checkpoint']} on {report['clips']} clips of {len(report['speakers'])} speakers "
+        f"{printable(report['checkpoint'])} on {report['clips']} clips of {len(report['speakers'])} speakers "
         f"({', '.join(report['corpora'])}, {report['part']}; {report['protocol']} fold {report['fold']})"
     )
     for name in ("uar", "wa", "f1"):

@@ -26,7 +26,7 @@ from spectro.evaluate.grid import Run, StudySettings, grid
 from spectro.evaluate.outcome import METRICS_FILE, RUN_FILE
 from spectro.evaluate.pooled import write_pooled
 from spectro.evaluate.study_page import is_page, read_published, write_page
-from spectro.files import fingerprint, held, printable, read_json, write_bytes
+from spectro.files import MESSAGE, fingerprint, held, printable, read_json, write_bytes
 from spectro.learn.description import DESCRIPTION_FILE
 from spectro.outputs import check_ours, claimed, lock_of
 
@@ -296,7 +296,7 @@ def row(run: Run, folder: Path, test: bool, transductive: bool = False) -> dict[
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").replace("\r", "\n").strip().splitlines() if log.exists() else []
-    return lines[-1] if lines else "it said nothing"
+    return printable(lines[-1], MESSAGE) if lines else "it said nothing"
 
 
 def run(settings: StudySettings) -> int:

@@ -183,5 +183,5 @@ def run(settings: FinetuneSettings) -> int:
         print("all speakers were trained on: no clip of theirs can measure this checkpoint")
     if split["leak"]:
         print(f"these figures leak: {split['leak']}")
-    print(f"checkpoint in {settings.folder}")
+    print(f"checkpoint in {printable(settings.folder)}")
     return 0

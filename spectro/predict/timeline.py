@@ -98,7 +98,7 @@ def _run(settings: TimelineSettings, paths: list[Path], names: list[Path]) -> in
         min_margin=settings.min_margin,
     )
     lengths = [audio.duration_s(path) for path in paths]
-    failed = 0
+    failed = rows = 0
     with (
         open_table(settings.out, list(Segment(path="").record(predictor.labels))) as table,
         tqdm(total=round(sum(lengths)), desc="listening", unit="s", file=sys.stderr) as bar,
@@ -109,6 +109,7 @@ def _run(settings: TimelineSettings, paths: list[Path], names: list[Path]) -> in
             for segment in _segments(predictor, path, settings):
                 table.add([segment.record(predictor.labels)])
                 failed += bool(segment.error)
+                rows += not segment.error
                 bar.update(max(0, round(begin + segment.end_s) - bar.n))
                 if settings.tracks and not segment.error:
                     heard.append(segment)
@@ -118,7 +119,7 @@ def _run(settings: TimelineSettings, paths: list[Path], names: list[Path]) -> in
     where = f" in {printable(settings.out)}" if settings.out else ""
     bad = f"; {failed} could not be used, or not to their end: see the column error" if failed else ""
     print(f"{len(paths) - failed} of {len(paths)} recordings heard to their end{where}{bad}", file=sys.stderr)
-    return 0 if not failed else 2 if failed == len(paths) else 1
+    return 0 if not failed else 1 if rows else 2
 
 
 def _segments(predictor: Predictor, path: Path, settings: TimelineSettings) -> Iterator[Segment]:

@@ -139,6 +139,8 @@ def test_a_recording_that_breaks_off_keeps_its_rows_and_says_why(world: World, w
     assert [Path(path).name for path in errors["path"]] == ["a.wav", "c.wav"]
     assert errors["start_s"].tolist() == [pytest.approx(4, abs=0.05), 0]
     assert table[table["path"].str.endswith("a.wav")]["label"].notna().any()
+    assert _run(world, tmp_path / "calls/a.wav", "--out", out) == 1  # its begin is told
+    assert _run(world, tmp_path / "calls/c.wav", "--out", out) == 2
     (tmp_path / "calls/a.wav").unlink()
     (tmp_path / "calls/b.wav").unlink()
     assert _run(world, tmp_path / "calls", "--out", out) == 2
