@@ -1,19 +1,23 @@
 """The commands: each verb is a settings dataclass and a `run` in the room that it belongs to.
 
-Exit codes: 0 done; 1 done, but some clips failed; 2 nothing could be done, with one line that says what is wrong.
+Exit codes: 0 done; 1 done, but some clips failed; 2 nothing could be done, with one line that says what is wrong (or
+with a trace, which is a mistake of ours).
 """
 
+import errno
 import importlib
 import json
 import os
 import sys
+import traceback
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from spectro import __version__
 from spectro.errors import SpectroError
+from spectro.files import MESSAGE, printable
 
 VERBS = {
     "download": ("spectro.corpora.download", "DownloadSettings", "fetch the corpora that may be downloaded"),
@@ -85,13 +89,18 @@ def run_verb(verb: str, arguments: list[str] | None = None) -> int:
         settings = parse(verb, getattr(module, class_name), sys.argv[1:] if arguments is None else arguments)
         return int(module.run(settings))
     except SpectroError as error:
-        print(f"spectro {verb}: {error}", file=sys.stderr)
+        print(f"spectro {verb}: {printable(str(error), MESSAGE)}", file=sys.stderr)
         return 2
     except BrokenPipeError:
         return _give_up_output()
     except OSError as error:
-        place = f"{error.filename}: " if error.filename else ""
-        print(f"spectro {verb}: {place}{error.strerror or error}", file=sys.stderr)
+        place = f"{printable(os.fsdecode(error.filename))}: " if error.filename else ""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        again = "; make room, and run the same command again to go on" if full and verb in RESUMED else ""
+        print(f"spectro {verb}: {place}{printable(error.strerror or str(error))}{again}", file=sys.stderr)
+        return 2
+    except Exception:  # noqa: BLE001  Python would end with 1, which says that all but some clips is done
+        traceback.print_exc()
         return 2
     except KeyboardInterrupt:
         again = "; run the same command again to go on" if verb in RESUMED else ""
@@ -123,7 +132,20 @@ def parse(verb: str, settings_class: type[Any], arguments: list[str]) -> Any:
         chosen = parser.instantiate(parser.parse_args(arguments))
     except ValueError as error:
         raise _root_cause(error) from error
-    return settings_class(**{one.name: chosen[one.name] for one in fields(settings_class)})
+    return settings_class(**{one.name: _at_home(chosen[one.name]) for one in fields(settings_class)})
+
+
+def _at_home(value: Any) -> Any:
+    """Return a setting with ~ at the begin of its paths as the user's home, as a shell does where nothing is quoted."""
+    if isinstance(value, Path) and value.parts[:1] == ("~",):
+        return Path.home().joinpath(*value.parts[1:])
+    if isinstance(value, str) and (value == "~" or value.startswith("~/")):
+        return str(Path.home() / value[2:])
+    if isinstance(value, list | tuple):
+        return type(value)(_at_home(one) for one in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return replace(value, **{one.name: _at_home(getattr(value, one.name)) for one in fields(value)})
+    return value
 
 
 def _print_anything() -> None:
@@ -205,7 +227,7 @@ def _take_spec_file(parser: Any, arguments: list[str], takes: set[str]) -> list[
         if name != "--spec" or "spec" not in takes:
             kept.append(argument)
             continue
-        spec = SpectrogramSpec.from_file(Path(value or next(rest, "")))
+        spec = SpectrogramSpec.from_file(_at_home(Path(value or next(rest, ""))))
         parser.set_defaults({f"spec.{key}": value for key, value in spec.to_dict().items()})
     return kept
 

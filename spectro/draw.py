@@ -3,12 +3,11 @@
 Apart from the rendering stage, so that a process that draws starts without pandas.
 """
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from spectro.errors import SpectroError
-from spectro.files import replacing
+from spectro.files import MESSAGE, content_mark, printable, write_bytes
 from spectro.signal import audio, augment, image, spectrogram
 from spectro.signal.augment import AugmentSettings
 from spectro.signal.spectrogram import SpectrogramSpec
@@ -73,15 +72,14 @@ def draw_clips(jobs: list[Job], recipe: Recipe) -> list[list[Outcome]]:
 def _draw_clip(job: Job, recipe: Recipe) -> list[Outcome]:
     """Draw one clip and its copies, or find them drawn."""
     try:
-        status = Path(job.path).stat()
-        identity, modified = f"{recipe.mark}:{status.st_size}", status.st_mtime_ns
-    except OSError:
-        identity, modified = "", 0  # reading it will say what is wrong
+        identity = f"{recipe.mark}:{content_mark(Path(job.path))}"
+    except (OSError, ValueError):
+        identity = ""  # reading it will say what is wrong
     outcomes: list[Outcome] = []
     samples: audio.Waveform | None = None
     for copy in range(job.copies + 1):
         name = f"{IMAGES}/{job.clip_id}_{copy}.png"
-        text = _finished(recipe.out / name, job, copy, identity, modified)
+        text = _finished(recipe.out / name, job, copy, identity)
         if text is not None:
             outcomes.append(_outcome(job, copy, name, text, reused=True))
             continue
@@ -92,23 +90,18 @@ def _draw_clip(job: Job, recipe: Recipe) -> list[Outcome]:
             text = {"identity": identity, "copy": str(copy), **drawn}
             content = image.encode(pixels, recipe.spec, job.clip_id, **text)
         except SpectroError as error:
-            outcomes.append(Outcome(job.clip_id, copy, error=str(error)))
+            outcomes.append(Outcome(job.clip_id, copy, error=printable(str(error), MESSAGE)))
             if samples is None:
                 break  # no copy can do better
             continue
-        with replacing(recipe.out / name) as temporary:
-            temporary.write_bytes(content)
-            os.utime(temporary, ns=(modified, modified))
+        write_bytes(recipe.out / name, content)
         outcomes.append(_outcome(job, copy, name, text))
     return outcomes
 
 
-def _finished(path: Path, job: Job, copy: int, identity: str, modified: int) -> dict[str, str] | None:
-    """Return what the PNG says of itself if it shows this copy of this very file by this recipe."""
-    try:
-        if path.stat().st_mtime_ns != modified:
-            return None
-    except OSError:
+def _finished(path: Path, job: Job, copy: int, identity: str) -> dict[str, str] | None:
+    """Return what the PNG says of itself if it shows this copy of this very content by this recipe."""
+    if not identity:
         return None
     text = image.read_text(path)
     expected = {"identity": identity, "clip": job.clip_id, "copy": str(copy)}

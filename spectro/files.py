@@ -1,54 +1,141 @@
-"""Files that are there whole or not at all, and names that can be printed.
+"""Files that are there whole or not at all, locks, what tells a file from another, and names that can be printed.
 
 The only place where a file comes to its final name: it is written beside it and then moved, so that a kill at any
-moment leaves either the old file or the new one.
+moment leaves either the old file or the new one. What grows instead is an `Appended`.
 """
 
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from filelock import FileLock, Timeout
+from isal import isal_zlib
 
 TEMPORARY_SUFFIX = ".part"
+_TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.part", re.DOTALL)
+_STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
+"""What a disk refuses while a file is written; the system does not say which file it was."""
+
+_UNSEEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e007f]"
+)
+"""What a terminal, an editor or a page obeys or hides instead of showing: controls, marks of direction, separators."""
+_SHORT = {"\t": r"\t", "\n": r"\n", "\r": r"\r"}
+SHOWN = 300  # characters of a foreign text that a message shows
+MESSAGE = 1000  # characters of a whole message
+
+Signature: TypeAlias = tuple[int, int, int, int]
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; move it there when the block ends without an error."""
+    """Yield a temporary path in the folder of `path`; move it there when the block ends without an error.
+
+    Raises:
+        OSError: it cannot be written; the error names `path`.
+    """
     if not path.parent.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY_SUFFIX}")
     try:
-        yield temporary
-        temporary.replace(path)
+        with _named(path, temporary):
+            yield temporary
+            temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
 
 
 @contextmanager
+def _named(path: Path, temporary: Path | None = None) -> Iterator[None]:
+    """Let an error of the disk name the file that the user knows."""
+    try:
+        yield
+    except OSError as error:
+        unnamed = error.filename is None and error.errno in _STORAGE
+        if unnamed or (temporary is not None and error.filename == str(temporary)):
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
+
+
+class Appended:
+    """A file that grows by whole pieces: one that the disk does not take is taken back.
+
+    Args:
+        path: what errors call it, and where it is in the end.
+        place: where it begins, empty; None goes on with what `path` holds.
+    """
+
+    def __init__(self, path: Path, place: Path | None = None) -> None:
+        self._path = path
+        self._stream = (place or path).open("ab" if place is None else "wb", buffering=0)
+        self._size = self._stream.seek(0, os.SEEK_END)
+
+    def write(self, text: str) -> int:
+        """Add text as UTF-8; it is with the system on return."""
+        rest = memoryview(text.encode())
+        size = self._size + len(rest)
+        try:
+            with _named(self._path):
+                while rest:
+                    rest = rest[self._stream.write(rest) or 0 :]
+        except OSError:
+            self._stream.truncate(self._size)
+            raise
+        self._size = size
+        return len(text)
+
+    def sync(self) -> None:
+        """Bring it to the disk."""
+        with _named(self._path):
+            os.fsync(self._stream.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+    def reopen(self) -> None:
+        """Go on at the end of what `path` holds, to which the file was moved after it was closed."""
+        self._stream = self._path.open("ab", buffering=0)
+
+
+@contextmanager
 def held(path: Path) -> Iterator[bool]:
     """Hold a lock file while the block runs; yields whether nobody else holds it.
 
-    It is free again however a process ends. Where the system has no such locks, it is always free.
+    The file stays, so that all who ask hold the same one. It is free again however a process ends.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as stream:
-        try:
-            if fcntl is not None:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            yield False
-            return
+    lock = FileLock(path, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        yield False
+        return
+    try:
         yield True
+    finally:
+        lock.release()
+
+
+def remove_leftovers(folder: Path, names: Container[str] | None = None) -> None:
+    """Remove what killed runs left half written in a folder; to be called by the one that holds its lock.
+
+    Args:
+        folder: where to look; what lies below it is left.
+        names: the files that the caller writes there; None for all.
+    """
+    for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found and (names is None or found["name"] in names):
+            path.unlink(missing_ok=True)
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -59,8 +146,13 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as indented UTF-8 JSON, whole or not at all."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False)
-    write_bytes(path, (text + "\n").encode())
+    write_bytes(path, (json_text(content, indent=2) + "\n").encode())
+
+
+def json_text(content: Any, *, indent: int | None = None) -> str:
+    """Return `content` as JSON that reads back equal, with what cannot be seen as escapes."""
+    text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
+    return _UNSEEN.sub(lambda found: found[0] if found[0] == "\n" else _json_escape(found[0]), text)
 
 
 def read_json(path: Path) -> Any:
@@ -77,6 +169,66 @@ def fingerprint(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def printable(path: str | os.PathLike[str]) -> str:
-    """Return `path` as text that any UTF-8 file or terminal can hold: bytes that are not UTF-8 become \\\\xNN."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
+def sign(path: Path) -> Signature | None:
+    """Return what changes when a file is written or replaced; None if it cannot be looked at.
+
+    Returns:
+        size in bytes, times of modification and of change in nanoseconds, and number in the file system. A tool can
+        set the time of modification back, but not that of change (Windows has the time of creation in its place).
+    """
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return None
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino
+
+
+def content_mark(path: Path) -> str:
+    """Return size and CRC-32 of a file's content: the same wherever a copy of it lies, and whatever its times are.
+
+    Raises:
+        OSError: it cannot be read, or is no regular file.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(errno.ENOENT, "is no regular file", str(path))
+    size = check = 0
+    with path.open("rb") as stream:
+        while block := stream.read(2**20):
+            size, check = size + len(block), isal_zlib.crc32(block, check)
+    return f"{size}-{check:08x}"
+
+
+def path_text(path: str | os.PathLike[str]) -> str:
+    """Return `path` as text that any UTF-8 file can hold: itself, but for bytes that are not UTF-8 as \\\\xNN."""
+    return re.sub("[\ud800-\udfff]", lambda found: _escape(found[0]), os.fspath(path))
+
+
+def printable(text: str | os.PathLike[str], limit: int = SHOWN) -> str:
+    """Return a name, or text of a stranger's, as one line that a terminal, a log and a page show as it is.
+
+    Control characters, marks that change the direction of writing, separators and what else cannot be seen become
+    escapes (\\\\n, \\\\x1b, \\\\u202e); bytes of a name that are not UTF-8 become \\\\xNN.
+
+    Args:
+        text: a path, or any text.
+        limit: characters of the result; of a longer one the middle is left out.
+    """
+    raw = os.fspath(text)
+    near = raw if len(raw) <= 2 * limit else raw[:limit] + raw[-limit:]  # an escape is no shorter than what it is for
+    shown = _UNSEEN.sub(lambda found: _escape(found[0]), near)
+    return shown if len(shown) <= limit else f"{shown[: (limit - 1) // 2]}…{shown[-(limit // 2) :]}"
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # a byte that was not UTF-8
+        code -= 0xDC00
+    return _SHORT.get(character) or (f"\\x{code:02x}" if code < 256 else _wide(code))
+
+
+def _wide(code: int) -> str:
+    return f"\\u{code:04x}" if code < 2**16 else f"\\U{code:08x}"
+
+
+def _json_escape(character: str) -> str:
+    return f"\\u{ord(character):04x}" if ord(character) < 2**16 else json.dumps(character)[1:-1]

@@ -1,9 +1,9 @@
 """The rendering stage: clips x copies -> PNGs and their index.
 
-A rendering can be killed at any moment and run again: every PNG comes to its place whole, says by which settings it was
-made, and bears the modification time of the recording that it shows. A PNG that agrees with settings, size and time
-is kept; any other is made anew. The index is written last, from what the PNGs say, so it is the same whether or not
-there was a kill, and whatever the number of workers.
+A rendering can be killed at any moment and run again: every PNG comes to its place whole, and says by which settings
+it was made and of what content (size and CRC-32 of the recording). A PNG that agrees with settings and recording is
+kept, wherever the two have been copied to; any other is made anew. The index is written last, from what the PNGs say,
+so it is the same whether or not there was a kill, and whatever the number of workers.
 
 In the output folder: `images/CLIP_COPY.png`, `index.parquet` (the clips' columns, `image`, `copy`, `augmentation`,
 `parameters`, `spec`), `spec.json`, `render.json` (what pictures depend on), `failures.csv` (clips that could not be
@@ -15,26 +15,35 @@ import os
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import joblib
 import pandas as pd
-from joblib.externals.loky.process_executor import TerminatedWorkerError
 from tqdm import tqdm
 
 from spectro.corpora import find, scan, splits, synthetic
 from spectro.corpora.labels import label_clips, tally
 from spectro.draw import IMAGES, Job, Outcome, Recipe, draw_clips
 from spectro.errors import RenderError
-from spectro.files import TEMPORARY_SUFFIX, fingerprint, held, printable, read_json, replacing, write_bytes, write_json
+from spectro.files import (
+    fingerprint,
+    path_text,
+    printable,
+    read_json,
+    remove_leftovers,
+    replacing,
+    write_bytes,
+    write_json,
+)
+from spectro.outputs import LOCK, claimed, table_bytes
+from spectro.processes import TerminatedWorkerError, in_processes
 from spectro.signal import audio, augment
 from spectro.signal.augment import AugmentSettings
 from spectro.signal.spectrogram import SpectrogramSpec
 
 INDEX, SPEC, SETTINGS, FAILURES, REJECTED = "index.parquet", "spec.json", "render.json", "failures.csv", "rejected.csv"
-LOCK = ".lock"
 TOGETHER = 16  # pictures that are handed to a process at a time
 
 
@@ -115,9 +124,14 @@ def render(settings: RenderSettings) -> Rendering:
     found = scan(settings.corpus, source)
     for line in (tally(found.clips, "emotion"), *found.remarks):
         print(line, file=sys.stderr)
-    with held(out / LOCK) as free:
-        if not free:
-            raise RenderError(f"{printable(out)}: another rendering writes there; wait, or name another --out")
+    with claimed(
+        [out / name for name in (INDEX, SPEC, SETTINGS, FAILURES, REJECTED, IMAGES)],
+        lock=out / LOCK,
+        error=RenderError,
+        inputs=[source],
+        known=_is_rendering(out),
+        run="rendering",
+    ):
         _check_settings(settings, out)
         jobs = _jobs(found.clips, settings)
         outcomes = sorted(_work(jobs, settings, out), key=lambda outcome: (outcome.clip_id, outcome.copy))
@@ -150,6 +164,12 @@ def read_index(folder: Path) -> tuple[pd.DataFrame, SpectrogramSpec]:
 def _settings_dict(settings: RenderSettings) -> dict[str, Any]:
     """What pictures depend on."""
     return {"spec": settings.spec.to_dict(), "augment": augment.settings_dict(settings.augment)}
+
+
+def _is_rendering(out: Path) -> bool:
+    """Tell whether a folder holds the settings of a rendering, which are there before anything else is."""
+    found = read_json(out / SETTINGS)
+    return isinstance(found, dict) and {"spec", "augment"} <= set(found)
 
 
 def _check_settings(settings: RenderSettings, out: Path) -> None:
@@ -191,16 +211,12 @@ def _jobs(clips: pd.DataFrame, settings: RenderSettings) -> list[Job]:
 def _work(jobs: list[Job], settings: RenderSettings, out: Path) -> Iterator[Outcome]:
     """Render in processes, showing progress; yield outcomes as they come."""
     (out / IMAGES).mkdir(parents=True, exist_ok=True)
-    for leftover in (out / IMAGES).glob(f".*{TEMPORARY_SUFFIX}"):
-        leftover.unlink()  # of a run that was killed
+    remove_leftovers(out / IMAGES)
     mark = fingerprint(_settings_dict(settings))
     recipe = Recipe(out, settings.spec, settings.augment, settings.max_duration_s, mark)
-    parallel = joblib.Parallel(
-        n_jobs=settings.workers or os.cpu_count() or 1, return_as="generator_unordered", pre_dispatch="4*n_jobs"
-    )
     some = max(1, TOGETHER // (1 + settings.copies))
     chunks = (jobs[start : start + some] for start in range(0, len(jobs), some))
-    rounds = parallel(joblib.delayed(draw_clips)(chunk, recipe) for chunk in chunks)
+    rounds = in_processes(partial(draw_clips, recipe=recipe), chunks, settings.workers or os.cpu_count() or 1)
     failed = 0
     with tqdm(total=len(jobs), desc="rendering", unit="clip") as progress:
         try:
@@ -223,11 +239,11 @@ def _write_index(
     failed = [outcome for outcome in outcomes if outcome.error]
     paths = dict(zip(clips["clip_id"], clips["path"], strict=True))
     failures = pd.DataFrame(
-        [(printable(paths[o.clip_id]), o.clip_id, o.copy, o.error) for o in failed],
+        [(path_text(paths[o.clip_id]), o.clip_id, o.copy, o.error) for o in failed],
         columns=["path", "clip_id", "copy", "reason"],
     )
-    write_bytes(out / FAILURES, failures.to_csv(index=False).encode())
-    write_bytes(out / REJECTED, rejected.to_csv(index=False).encode())
+    write_bytes(out / FAILURES, table_bytes(failures))
+    write_bytes(out / REJECTED, table_bytes(rejected))
     if not done:
         raise RenderError(f"none of {len(clips)} clips could be rendered, such as: {failed[0].error}")
     images = pd.DataFrame(
@@ -240,7 +256,7 @@ def _write_index(
             "spec": pd.array([settings.spec.fingerprint] * len(done), dtype="string"),
         }
     )
-    printed = clips.assign(path=[printable(path) for path in clips["path"]])
+    printed = clips.assign(path=[path_text(path) for path in clips["path"]])
     index = images.merge(printed, on="clip_id", validate="many_to_one", sort=False)
     columns = [*clips.columns, *(column for column in images.columns if column != "clip_id")]
     with replacing(out / INDEX) as temporary:
@@ -253,12 +269,12 @@ def run(settings: RenderSettings) -> int:
     """Run the verb; returns its exit code."""
     rendering = render(settings)
     print(
-        f"{rendering.images} pictures in {rendering.out / IMAGES} ({rendering.reused} were there already), "
-        f"index in {rendering.out / INDEX}"
+        f"{rendering.images} pictures in {printable(rendering.out / IMAGES)} ({rendering.reused} were there already), "
+        f"index in {printable(rendering.out / INDEX)}"
     )
     if rendering.rejected:
-        print(f"{rendering.rejected} recordings left out, see {rendering.out / REJECTED}")
+        print(f"{rendering.rejected} recordings left out, see {printable(rendering.out / REJECTED)}")
     if rendering.failures:
-        print(f"{rendering.failures} failures, see {rendering.out / FAILURES}")
+        print(f"{rendering.failures} failures, see {printable(rendering.out / FAILURES)}")
     print(f"licence of the recordings: {find(settings.corpus).licence}")
     return 1 if rendering.failures else 0

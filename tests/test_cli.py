@@ -1,5 +1,6 @@
 import csv
 import io
+import errno
 import json
 import os
 import re
@@ -162,6 +163,51 @@ def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr(cli, "parse", interrupt)
     assert run_verb("render", []) == 130
     assert "run the same command again" in capsys.readouterr().err
+
+
+def test_a_quoted_home_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from spectro.predict.command import PredictSettings
+
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "rows.yaml").write_text("out: ~/rows.csv\n")
+    given = parse("predict", PredictSettings, ["~/calls", "~", "a~b.wav", "~clip.wav", "--out", "~/p.csv"])
+    assert given.out == tmp_path / "p.csv"
+    assert given.inputs == [str(tmp_path / "calls"), str(tmp_path), "a~b.wav", "~clip.wav"]
+    assert (
+        parse("predict", PredictSettings, ["a", "--config", str(tmp_path / "rows.yaml")]).out == tmp_path / "rows.csv"
+    )
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps(SpectrogramSpec(hop_length=99).to_dict()))
+    rendered = parse("render", RenderSettings, ["--source=~/corpus", "--spec=~/spec.json"])
+    assert rendered.source == tmp_path / "corpus" and rendered.spec.hop_length == 99
+
+
+def test_errors_show_foreign_text_and_name_a_full_disk(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(error: Exception) -> str:
+        def parse(*_: object) -> None:
+            raise error
+
+        monkeypatch.setattr(cli, "parse", parse)
+        assert run_verb("predict", []) == 2
+        return capsys.readouterr().err
+
+    assert fail(SpectroError("a\x1b[2J\u202e\nb" + "x" * 10**6)).startswith(r"spectro predict: a\x1b[2J\u202e\nbxx")
+    assert len(fail(SpectroError("x" * 10**6))) < 1100
+    told = fail(OSError(errno.ENOSPC, "No space left on device", "/data/a\x1b.csv"))
+    assert told.startswith("spectro predict: /data/a\\x1b.csv: No space left on device; make room, and run the same ")
+
+
+def test_a_mistake_of_ours_does_not_end_as_if_some_clips_had_failed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a mistake")
+
+    monkeypatch.setattr(cli, "parse", fail)
+    assert run_verb("predict", []) == 2
+    assert "RuntimeError: a mistake" in capsys.readouterr().err
 
 
 def test_the_command_lists_its_verbs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,5 +1,7 @@
+import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -69,15 +71,16 @@ def test_only_what_is_missing_or_changed_is_rendered(tmp_path: Path) -> None:
     corpus, out = write_corpus(tmp_path / "corpus", speakers=2), tmp_path / "images"
     total = render(_settings(corpus, out)).images
     recordings = sorted(corpus.rglob("*.wav"))
-    os.utime(recordings[0], (1, 1))
-    content = bytearray(recordings[1].read_bytes())
+    os.utime(recordings[0], (1, 1))  # the content is the same
+    content, status = bytearray(recordings[1].read_bytes()), recordings[1].stat()
     content[5000] ^= 3
     recordings[1].write_bytes(content)
+    os.utime(recordings[1], ns=(status.st_atime_ns, status.st_mtime_ns))
     pictures = sorted(out.glob("images/*.png"))
     pictures[-1].unlink()
     pictures[-3].write_bytes(pictures[-3].read_bytes()[:100])
     again = render(_settings(corpus, out))
-    assert total - again.reused == 2 + 2 + 1 + 1
+    assert total - again.reused == 2 + 1 + 1
     assert render(_settings(corpus, out)).reused == total
 
 
@@ -171,3 +174,48 @@ def test_two_renderings_do_not_write_to_one_folder(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "corpus" / "happy" / "a.wav", voice(), RATE)
     with held(tmp_path / "out" / ".lock"), pytest.raises(RenderError, match="another rendering writes there"):
         render(settings)
+
+
+def test_what_is_not_a_rendering_is_left_alone(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "mine"
+    (out / "images").mkdir(parents=True)
+    (out / "images" / "holiday.png").write_bytes(b"mine")
+    with pytest.raises(RenderError, match=r"images: is there already, and spectro did not make it"):
+        render(_settings(world.corpus, out))
+    assert _contents(out) == {"images/holiday.png": b"mine"}
+
+
+def test_tables_of_failures_read_back_equal(tmp_path: Path) -> None:
+    corpus, out = tmp_path / "corpus", tmp_path / "images"
+    for name in ("good.wav", "=1+1.wav", "a\rb\n.wav", "\x1b[2J.wav"):
+        (corpus / "happy").mkdir(parents=True, exist_ok=True)
+        soundfile.write(corpus / "happy" / "x.wav", voice() if name == "good.wav" else np.zeros(RATE), RATE)
+        (corpus / "happy" / "x.wav").rename(corpus / "happy" / name)
+    (corpus / "happy" / "a\rb\n.wav").write_bytes(b"text")
+    (corpus / "happy" / "=1+1.wav").write_bytes(b"other text")
+    assert render(_settings(corpus, out, corpus="folder")).failures == 3
+    with (out / "failures.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    names = {"=1+1.wav", "a\rb\n.wav", "\x1b[2J.wav"}
+    assert {row["path"] for row in rows} == {str(corpus / "happy" / name) for name in names}
+    assert all(row["reason"].isprintable() for row in rows)
+
+
+def test_an_interrupt_ends_with_one_line_and_what_is_done_is_kept(world: World, tmp_path: Path) -> None:
+    """Ctrl-C reaches every process of the group."""
+    out = tmp_path / "images"
+    command = [
+        *(sys.executable, "-m", "spectro", "render", "--corpus", "synthetic", "--source", str(world.corpus)),
+        *("--out", str(out), "--copies", "40", "--workers", "2", f"--spec={world.images / 'spec.json'}"),
+    ]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, text=True)
+    deadline = time.monotonic() + 120
+    while not any(out.glob("images/*.png")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGINT)
+    _, said = process.communicate(timeout=120)  # ends when no process of the group holds the pipe any more
+    lines = [line for line in re.split(r"[\r\n]+", said) if line.strip() and not line.startswith("rendering:")]
+    assert lines == ["spectro render: interrupted; run the same command again to go on"]
+    assert process.returncode == 130
+    assert not (out / "index.parquet").exists() and not list(out.glob("images/.*"))

@@ -29,7 +29,7 @@ from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
 from spectro.baselines.features import FeatureSettings, describe, extract, show_failures
-from spectro.baselines.results import Clips, Numbers, report, show, write_run
+from spectro.baselines.results import Clips, Numbers, report, run_folder, show, write_run
 from spectro.corpora.splits import Part, speaker_names
 from spectro.errors import FeatureError, TrainingError
 from spectro.render import read_index
@@ -174,9 +174,15 @@ def classical(settings: ClassicalSettings) -> dict[str, Any]:
 
     Raises:
         FeatureError: the features cannot be had.
-        TrainingError: the training speakers are too few for the inner folds.
+        TrainingError: the training speakers are too few for the inner folds; or the output folder is not a run's, or
+            another run writes there.
         RenderError, CorpusError: the rendering, labels or split cannot be had.
     """
+    with run_folder(settings.folder):
+        return _classical(settings)
+
+
+def _classical(settings: ClassicalSettings) -> dict[str, Any]:
     table = _table(settings)
     started = time.perf_counter()
     fitted = fit(table, settings)

@@ -3,7 +3,7 @@
 Vectors are made of the very waveforms that the pictures of a rendering were drawn from: its clips, cut and resampled as
 its spec says, and its augmented copies, drawn again by their seeds. They are kept in
 `INDEX/features/FINGERPRINT.parquet`, a row a clip and copy, so that systems share them, a run that was cut short goes
-on, and other tools can read them. A row stands as long as its recording's size and modification time do.
+on, and other tools can read them. A row stands as long as its recording's content (size and CRC-32) does.
 """
 
 import json
@@ -11,11 +11,10 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-import joblib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
@@ -23,7 +22,18 @@ import scipy.stats
 from tqdm import tqdm
 
 from spectro.errors import FeatureError, SpectroError, WeightsError
-from spectro.files import fingerprint, printable, read_json, replacing, write_json
+from spectro.files import (
+    MESSAGE,
+    content_mark,
+    fingerprint,
+    held,
+    printable,
+    read_json,
+    remove_leftovers,
+    replacing,
+    write_json,
+)
+from spectro.processes import in_processes
 from spectro.render import SETTINGS, read_index
 from spectro.signal import augment, spectrogram
 from spectro.signal.audio import Waveform
@@ -169,8 +179,12 @@ def extract(folder: Path, settings: FeatureSettings, *, copies: bool = True, wor
     kept = _read(path)
     jobs, failures = _jobs(wanted, kept)
     if jobs:
-        write_json(path.with_suffix(".json"), identity)
-        kept, failed = _fill(path, kept, jobs, settings, spec, augmentation, workers)
+        with held(path.with_suffix(".lock")) as free:
+            if not free:
+                raise FeatureError(f"{printable(path)}: another run makes these features; wait for it")
+            remove_leftovers(path.parent, {path.name})
+            write_json(path.with_suffix(".json"), identity)
+            kept, failed = _fill(path, _read(path), jobs, settings, spec, augmentation, workers)
         failures += failed
     names = [name for name in kept.columns if name not in KEYS]
     if not names:
@@ -300,12 +314,11 @@ def _jobs(wanted: pd.DataFrame, kept: pd.DataFrame) -> tuple[list[_Job], list[st
     for clip_id, rows in wanted.groupby("clip_id", sort=False):
         path = Path(str(rows["path"].iloc[0]))
         try:
-            status = path.stat()
+            identity = content_mark(path)
         except OSError as error:
             if any((clip_id, copy) not in known for copy in rows["copy"]):
                 gone.append(f"{clip_id}: {printable(path)}: the recording is gone ({error.strerror}); render again")
             continue
-        identity = f"{status.st_size}:{status.st_mtime_ns}"
         copies = tuple(int(copy) for copy in rows["copy"] if known.get((clip_id, copy)) != identity)
         if copies:
             jobs.append(_Job(str(clip_id), str(path), identity, copies))
@@ -323,8 +336,8 @@ def _fill(
 ) -> tuple[pd.DataFrame, list[str]]:
     """Add what is missing to the table, and write it now and then; returns it, and the clips that failed."""
     count = 1 if settings.kind == "speech" else workers or os.cpu_count() or 1  # one network in memory
-    parallel = joblib.Parallel(n_jobs=count, return_as="generator_unordered", pre_dispatch="4*n_jobs")
-    rounds = parallel(joblib.delayed(_describe_clip)(job, settings, spec, augmentation) for job in jobs)
+    work = partial(_describe_clip, settings=settings, spec=spec, augmentation=augmentation)
+    rounds = in_processes(work, jobs, count)
     found: list[pd.DataFrame] = []
     failed: list[str] = []
     for done, (rows, error) in enumerate(tqdm(rounds, desc="features", total=len(jobs), unit="clip", leave=False), 1):
@@ -358,7 +371,7 @@ def _describe_clip(
     except (FeatureError, WeightsError):
         raise  # something is not installed or cannot be had: no other clip can do better
     except SpectroError as error:
-        return None, f"{job.clip_id}: {error}"
+        return None, f"{job.clip_id}: {printable(str(error), MESSAGE)}"
     rows = pd.DataFrame(np.stack(vectors), columns=names)
     rows.insert(0, "identity", job.identity)
     rows.insert(0, "copy", list(job.copies))
@@ -369,7 +382,7 @@ def _describe_clip(
 def run(settings: FeaturesSettings) -> int:
     """Run the verb; returns its exit code."""
     found = extract(settings.index, settings.features, copies=settings.copies, workers=settings.workers)
-    print(f"{len(found.names)} features of {len(found.rows)} clips and copies in {settings.index / FOLDER}")
+    print(f"{len(found.names)} features of {len(found.rows)} clips and copies in {printable(settings.index / FOLDER)}")
     return show_failures(found.failures)
 
 

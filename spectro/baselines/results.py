@@ -1,6 +1,7 @@
 """The clips that a baseline is trained and measured on, and the results that it writes, in the form of `evaluate`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -11,8 +12,10 @@ import pandas as pd
 
 from spectro.corpora.labels import label_clips
 from spectro.corpora.splits import PARTS, Part, Split, data_fingerprint, split
-from spectro.evaluate.outcome import RUN_FILE, clip_ms, told, with_chances, write_report
-from spectro.files import write_json
+from spectro.errors import TrainingError
+from spectro.evaluate.outcome import RUN_FILE, clip_ms, is_report, is_run, told, with_chances, write_report
+from spectro.files import printable, write_json
+from spectro.outputs import LOCK, claimed
 
 Numbers = npt.NDArray[np.int64]
 
@@ -52,6 +55,25 @@ class Clips:
     def part(self, part: Part, *, copies: bool = False) -> Numbers:
         """Return the numbers of a part's rows; those of copies only if they are asked for."""
         return np.flatnonzero(self.split.rows(self.rows, part, copies=copies))
+
+
+@contextmanager
+def run_folder(out: Path, further: Iterable[str] = (), *, begun: bool = False) -> Iterator[None]:
+    """Have a run's folder to oneself while the block writes it.
+
+    Args:
+        out: the folder.
+        further: what the run writes into it beside `run.json` and its reports.
+        begun: a run is known to have begun there.
+
+    Raises:
+        TrainingError: what lies there is not of a run, or another run writes there.
+    """
+    reports = [f"evaluation-{part}" for part in PARTS[1:]]
+    known = begun or is_run(out) or any(is_report(out / name) for name in reports)
+    files = [out / name for name in (RUN_FILE, *reports, *further)]
+    with claimed(files, lock=out / LOCK, error=TrainingError, known=known):
+        yield
 
 
 def report(
@@ -138,4 +160,4 @@ def show(run: dict[str, Any], out: Path) -> None:
             )
     if own["leak"]:
         print(f"these figures leak: {own['leak']}")
-    print(f"results in {out}")
+    print(f"results in {printable(out)}")

@@ -21,7 +21,7 @@ import pandas as pd
 import soxr
 from scipy.special import softmax
 
-from spectro.baselines.results import Clips, report, show, write_run
+from spectro.baselines.results import Clips, report, run_folder, show, write_run
 from spectro.corpora.splits import PARTS, Part
 from spectro.errors import FeatureError, TrainingError, WeightsError
 from spectro.files import printable, read_json, write_json
@@ -205,10 +205,16 @@ def finetune(settings: SpeechSettings) -> dict[str, Any]:
         the content of `run.json`.
 
     Raises:
-        TrainingError: the output folder holds another run.
+        TrainingError: the output folder holds another run, or something else, or another run writes there.
         FeatureError, WeightsError: transformers or the network cannot be had.
         RenderError, CorpusError: the rendering, labels or split cannot be had.
     """
+    begun = read_json(settings.folder / TRAINING / SETTINGS_FILE) is not None
+    with run_folder(settings.folder, (MODEL, TRAINING), begun=begun):
+        return _finetune(settings)
+
+
+def _finetune(settings: SpeechSettings) -> dict[str, Any]:
     import torch
 
     index, spec = read_index(settings.index)

@@ -19,6 +19,8 @@ from urllib3.util.retry import Retry
 
 from spectro.corpora import find
 from spectro.errors import DownloadError
+from spectro.files import held, printable
+from spectro.outputs import LOCK, check_ours, enter
 
 CHUNK = 1 << 16
 TIMEOUT_S = 60
@@ -174,6 +176,7 @@ def fetch(session: requests.Session, file: RemoteFile, folder: Path, *, show_pro
     checksum = file.checksum or _checksum_from_pointer(session, str(file.pointer))
     if target.exists() and _matches(target, checksum):
         return target
+    check_ours([target], error=DownloadError)
     partial = target.with_name(target.name + ".part")
     partial.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -183,6 +186,7 @@ def fetch(session: requests.Session, file: RemoteFile, folder: Path, *, show_pro
     if not _matches(partial, checksum):
         partial.unlink()
         raise DownloadError(f"{file.url}: does not match its checksum {checksum}; run the command again")
+    enter([target])
     partial.replace(target)
     return target
 
@@ -200,6 +204,8 @@ def unpack(archive: Path, folder: Path) -> None:
                 if not target.is_relative_to(folder.resolve()):
                     raise DownloadError(f"{archive}: holds a path outside of the folder: {member.filename}")
                 if not (target.is_file() and target.stat().st_size == member.file_size):
+                    check_ours([] if member.is_dir() else [target], error=DownloadError)
+                    enter([] if member.is_dir() else [target])
                     opened.extract(member, folder)
     except zipfile.BadZipFile as error:
         raise DownloadError(f"{archive}: is damaged ({error}); delete it and run the command again") from error
@@ -273,6 +279,9 @@ class DownloadSettings:
 def run(settings: DownloadSettings) -> int:
     """Run the verb; returns its exit code."""
     folder = settings.out or Path("data/corpora") / settings.corpus
-    download(settings.corpus, folder)
-    print(f"{settings.corpus} is in {folder}; its licence: {find(settings.corpus).licence}")
+    with held(folder / LOCK) as free:
+        if not free:
+            raise DownloadError(f"{printable(folder)}: another download writes there; wait, or name another --out")
+        download(settings.corpus, folder)
+    print(f"{settings.corpus} is in {printable(folder)}; its licence: {find(settings.corpus).licence}")
     return 0

@@ -16,7 +16,7 @@ from typing import TypeAlias
 import pandas as pd
 
 from spectro.errors import CorpusError
-from spectro.files import printable
+from spectro.files import path_text, printable
 from spectro.signal.audio import recordings
 
 COLUMNS = ("clip_id", "path", "corpus", "emotion", "speaker", "gender", "language")
@@ -99,20 +99,20 @@ def scan_corpus(corpus: Corpus, root: Path) -> Scan:
     base = root if root.is_dir() else root.parent
     for path in sorted(corpus.files(root)):
         relative = PurePath(os.path.relpath(path, base))
-        if printable(path) != str(path):
-            rejected.append((printable(path), "has a name that is not UTF-8; rename it"))
+        if path_text(path) != str(path):
+            rejected.append((path_text(path), "has a name that is not UTF-8; rename it"))
             continue
         try:
             fields = parse(relative)
         except CorpusError as reason:
-            rejected.append((printable(path), str(reason)))
+            rejected.append((path_text(path), printable(str(reason))))
             continue
         rows.append({"path": str(path), "corpus": corpus.name, "language": corpus.language, **fields})
         rows[-1].setdefault("clip_id", clip_id(corpus.name, PurePath(relative.name)))
     kept = list(_without_duplicates(rows, rejected))
     listed = pd.DataFrame(rejected, columns=["path", "reason"], dtype="str")
     if not kept:
-        example = f", such as {rejected[0][0]}: {rejected[0][1]}" if rejected else ""
+        example = f", such as {printable(rejected[0][0])}: {rejected[0][1]}" if rejected else ""
         raise CorpusError(
             f"{printable(root)}: holds no clip of {corpus.title} ({len(rejected)} recordings do not fit{example})"
         )
@@ -144,7 +144,7 @@ def clip_id(corpus: str, path: PurePath) -> str:
 
     A path that had to be changed gets a checksum, so that different paths keep different ids.
     """
-    text = printable(path.with_suffix(""))
+    text = path_text(path.with_suffix(""))
     plain = re.sub(r"[^A-Za-z0-9_.=-]+", "_", text)[-120:].lstrip(".")
     mark = "" if plain == text else "-" + hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
     return f"{corpus}_{plain}{mark}"
@@ -166,11 +166,11 @@ def _without_duplicates(rows: list[Fields], rejected: list[tuple[str, str]]) -> 
             same = contents.setdefault(_checksum(Path(path)), row)
             if same["path"] != path:
                 other = f", which is labelled {same['emotion']}" if same["emotion"] != row["emotion"] else ""
-                rejected.append((printable(path), f"is the same recording as {printable(str(same['path']))}{other}"))
+                rejected.append((path_text(path), f"is the same recording as {printable(str(same['path']))}{other}"))
                 continue
         first = ids.setdefault(name, path)
         if first != path:
-            rejected.append((printable(path), f"has the same id as {printable(first)}, with other content"))
+            rejected.append((path_text(path), f"has the same id as {printable(first)}, with other content"))
             continue
         yield row
 

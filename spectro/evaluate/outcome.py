@@ -14,11 +14,22 @@ from spectro.corpora.splits import speaker_names
 from spectro.errors import AudioError
 from spectro.evaluate import plots
 from spectro.evaluate.metrics import by_group, calibration, summarise
-from spectro.files import write_bytes, write_json
+from spectro.files import read_json, write_bytes, write_json
 from spectro.learn.figures import Counts, Floats
+from spectro.outputs import table_bytes
 
 METRICS_FILE, PREDICTIONS_FILE, RUN_FILE = "metrics.json", "predictions.csv", "run.json"
 ADAPTED_FILE = "predictions-transductive.csv"
+REPORT_FILES = (
+    METRICS_FILE,
+    PREDICTIONS_FILE,
+    ADAPTED_FILE,
+    "confusion.png",
+    "recall.png",
+    "reliability.png",
+    "gallery.png",
+)
+"""What a report may consist of."""
 TIMED = 20
 """Clips that are classified one by one to see how long it takes."""
 
@@ -68,9 +79,21 @@ def write_report(
     return report
 
 
+def is_report(folder: Path) -> bool:
+    """Tell whether a folder holds a report."""
+    found = read_json(folder / METRICS_FILE)
+    return isinstance(found, dict) and {"checkpoint", "part", "uar"} <= set(found)
+
+
+def is_run(folder: Path) -> bool:
+    """Tell whether a folder holds what a study must know of a run."""
+    found = read_json(folder / RUN_FILE)
+    return isinstance(found, dict) and {"backbone", "split", "training"} <= set(found)
+
+
 def write_predictions(path: Path, predicted: pd.DataFrame) -> None:
     """Write a table of predictions."""
-    write_bytes(path, predicted.to_csv(index=False, float_format="%.6g").encode())
+    write_bytes(path, table_bytes(predicted, "%.6g"))
 
 
 def chances_in(predicted: pd.DataFrame, labels: tuple[str, ...]) -> Floats:

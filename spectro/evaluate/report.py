@@ -17,9 +17,11 @@ from spectro.errors import EvaluationError
 from spectro.evaluate import plots
 from spectro.evaluate.outcome import (
     ADAPTED_FILE,
+    REPORT_FILES,
     chances_in,
     clip_ms,
     figures_of,
+    is_report,
     told,
     with_chances,
     without_temperature,
@@ -29,6 +31,7 @@ from spectro.evaluate.outcome import (
 from spectro.files import printable
 from spectro.learn.classifier import calibrate
 from spectro.learn.description import Description
+from spectro.outputs import LOCK, claimed
 from spectro.predict.engines import batch
 from spectro.predict.folder import predict_rows
 from spectro.predict.predictor import Predictor, default_checkpoint
@@ -91,9 +94,17 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         the content of `metrics.json`.
 
     Raises:
-        EvaluationError: the pictures have another spec, or hold no clip to measure on.
+        EvaluationError: the pictures have another spec, or hold no clip to measure on; or the output folder holds other
+            files of these names, or another run writes there.
         CheckpointError, RenderError: the checkpoint or the index cannot be read.
     """
+    out = settings.folder
+    files = [out / name for name in REPORT_FILES]
+    with claimed(files, lock=out / LOCK, error=EvaluationError, known=is_report(out)):
+        return _evaluate(settings)
+
+
+def _evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     folder, out = settings.checkpoint_folder, settings.folder
     predictor = Predictor(folder, device=settings.device, engine="torch")
     checkpoint = predictor.checkpoint
@@ -101,7 +112,7 @@ def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     if spec.fingerprint != checkpoint.spec.fingerprint:
         raise EvaluationError(
             f"{printable(settings.index)}: was rendered by spec {spec.fingerprint}, the checkpoint reads "
-            f"{checkpoint.spec.fingerprint}; render with --spec {folder}/spectro.json"
+            f"{checkpoint.spec.fingerprint}; render with --spec {printable(folder)}/spectro.json"
         )
     clips = _clips(index, checkpoint, settings.part)
     paths = [settings.index / name for name in clips["image"]]
@@ -228,7 +239,7 @@ def run(settings: EvaluateSettings) -> int:
     """Run the verb; returns its exit code."""
     report = evaluate(settings)
     print(
-        f"{report['checkpoint']} on {report['clips']} clips of {len(report['speakers'])} speakers "
+        f"{printable(report['checkpoint'])} on {report['clips']} clips of {len(report['speakers'])} speakers "
         f"({', '.join(report['corpora'])}, {report['part']}; {report['protocol']} fold {report['fold']})"
     )
     for name in ("uar", "wa", "f1"):
@@ -248,7 +259,7 @@ def run(settings: EvaluateSettings) -> int:
         print(f"these figures leak: {report['leak']}")
     elif report["speakers_heard_in_training"]:
         print(f"not new speakers: {', '.join(report['speakers_heard_in_training'])} were heard in training")
-    print(f"report in {settings.folder}: metrics.json, predictions.csv and pictures")
+    print(f"report in {printable(settings.folder)}: metrics.json, predictions.csv and pictures")
     return 0
 
 

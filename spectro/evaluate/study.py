@@ -25,9 +25,10 @@ from spectro.evaluate.entries import entries, report_folder
 from spectro.evaluate.grid import Run, StudySettings, grid
 from spectro.evaluate.outcome import METRICS_FILE, RUN_FILE
 from spectro.evaluate.pooled import write_pooled
-from spectro.evaluate.study_page import read_published, write_page
-from spectro.files import fingerprint, held, printable, read_json, write_bytes
+from spectro.evaluate.study_page import is_page, read_published, write_page
+from spectro.files import MESSAGE, fingerprint, held, printable, read_json, write_bytes
 from spectro.learn.description import DESCRIPTION_FILE
+from spectro.outputs import check_ours, claimed, lock_of
 
 COLUMNS = (
     "system",
@@ -70,7 +71,18 @@ def study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
     with held(settings.runs / LOCK) as free:
         if not free:
             raise EvaluationError(f"{printable(settings.runs)}: another study works there; wait, or name other --runs")
-        return _study(settings)
+        page, way_out = settings.page, "choose another --report"
+        check_ours([page], error=EvaluationError, known=is_page(page), way_out=way_out)
+        with claimed(
+            [settings.table, settings.pooled, page],
+            lock=lock_of(settings.table),
+            error=EvaluationError,
+            inputs=[] if settings.published is None else [settings.published],
+            known=True,  # tables by their columns, when they are read
+            run="study",
+            way_out="choose another --table",
+        ):
+            return _study(settings)
 
 
 def _study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
@@ -284,7 +296,7 @@ def row(run: Run, folder: Path, test: bool, transductive: bool = False) -> dict[
 
 def _last_line(log: Path) -> str:
     lines = log.read_text(errors="replace").replace("\r", "\n").strip().splitlines() if log.exists() else []
-    return lines[-1] if lines else "it said nothing"
+    return printable(lines[-1], MESSAGE) if lines else "it said nothing"
 
 
 def run(settings: StudySettings) -> int:

@@ -29,9 +29,19 @@ from spectro.render import read_index
 from spectro.signal import spectrogram
 
 PUBLISHED = ("system", "corpus", "labels", "protocol", "figure", "measure", "source")
+TITLE = b"<title>spectro: systems side by side</title>"
 LEAST_ON_MAP = 10
 ENVELOPE = 300
 """Points of a drawn waveform."""
+
+
+def is_page(path: Path) -> bool:
+    """Tell whether a file is the page of a study."""
+    try:
+        with path.open("rb") as stream:
+            return TITLE in stream.read(2000)
+    except OSError:
+        return False
 
 
 def write_page(settings: StudySettings, entries: list[Entry], pooled: pd.DataFrame) -> None:

@@ -27,10 +27,11 @@ from spectro.learn.checkpoint import Checkpoint
 from spectro.learn.classifier import Classifier
 from spectro.learn.curves import Curves
 from spectro.learn.datamodule import PictureDataModule
-from spectro.learn.description import DESCRIPTION_FILE
+from spectro.learn.description import CARD_FILE, DESCRIPTION_FILE, WEIGHTS_FILE
 from spectro.learn.outcome import describe, finish
 from spectro.learn.settings import FinetuneSettings
 from spectro.learn.trainer import LAST, TRAINING, make_trainer, silence
+from spectro.outputs import check_ours
 
 RUN_FILE, LOCK = "settings.json", ".lock"
 
@@ -54,6 +55,7 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
     net.check_size(data.spec.height, data.spec.width)
     identity = _identity(settings, data)
     resume = _find_run(out, identity, settings.overwrite)
+    _check_folder(out)
     weights = load_weights(net, settings.weights)
     origin = describe(settings, data, weights, identity)
     net.to(memory_format=torch.channels_last)
@@ -147,6 +149,13 @@ def _identity(settings: FinetuneSettings, data: PictureDataModule) -> dict[str, 
     return identity
 
 
+def _check_folder(out: Path) -> None:
+    """Refuse to write over what is not of a run: a stranger's weights, or a folder named like ours."""
+    known = (out / TRAINING / RUN_FILE).exists() or (out / DESCRIPTION_FILE).exists()
+    names = (WEIGHTS_FILE, CARD_FILE, "curves.csv", "curves.png", TRAINING)
+    check_ours([out / name for name in names], error=TrainingError, known=known)
+
+
 def _find_run(out: Path, identity: dict[str, Any], overwrite: bool) -> Path | None:
     """Return the state to resume from, if the folder holds one of this run; refuse to mix two runs."""
     path, last = out / TRAINING / RUN_FILE, out / TRAINING / LAST
@@ -178,5 +187,5 @@ def run(settings: FinetuneSettings) -> int:
         print("all speakers were trained on: no clip of theirs can measure this checkpoint")
     if split["leak"]:
         print(f"these figures leak: {split['leak']}")
-    print(f"checkpoint in {settings.folder}")
+    print(f"checkpoint in {printable(settings.folder)}")
     return 0

@@ -20,8 +20,9 @@ from torch import nn
 from tqdm import tqdm
 
 from spectro.errors import AudioError, ImageError, PredictionError
-from spectro.files import printable, write_bytes
+from spectro.files import MESSAGE, printable, write_bytes
 from spectro.learn.backbones import SpectrogramNet
+from spectro.outputs import LOCK, claimed
 from spectro.predict.engines import batch
 from spectro.predict.folder import expand, stems
 from spectro.predict.predictor import Prediction, Predictor, Source, default_checkpoint
@@ -82,22 +83,30 @@ def run(settings: ExplainSettings) -> int:
     """Run the verb; returns its exit code."""
     paths = list(dict.fromkeys(expand(settings.inputs)))
     if not paths:
-        raise PredictionError(f"no recording in {', '.join(settings.inputs)}")
+        raise PredictionError(f"no recording in {', '.join(map(printable, settings.inputs))}")
+    places = [settings.out / name for name in stems(paths)]
+    files = [place.with_name(place.name + ending) for place in places for ending in (".png", ".npy")]
+    read = [*map(Path, settings.inputs), *paths]
+    with claimed(files, lock=settings.out / LOCK, error=PredictionError, inputs=read):
+        return _run(settings, paths, places)
+
+
+def _run(settings: ExplainSettings, paths: list[Path], places: list[Path]) -> int:
+    """Explain recordings in files that no other run writes; returns the exit code."""
     predictor = Predictor(settings.checkpoint or default_checkpoint(), device=settings.device, engine="torch")
     failed = 0
-    for path, name in zip(tqdm(paths, desc="explaining", unit="clip", file=sys.stderr), stems(paths), strict=True):
-        stem = settings.out / name
+    for path, stem in zip(tqdm(paths, desc="explaining", unit="clip", file=sys.stderr), places, strict=True):
         try:
             found = explain(predictor, path, label=settings.label)
         except (AudioError, ImageError) as error:
-            print(f"spectro explain: {error}", file=sys.stderr)
+            print(f"spectro explain: {printable(str(error), MESSAGE)}", file=sys.stderr)
             failed += 1
             continue
         array = io.BytesIO()
         np.save(array, found.heat)
-        write_bytes(stem.with_name(stem.name + ".png"), draw(found, title=printable(path.name)))
+        write_bytes(stem.with_name(stem.name + ".png"), draw(found, title=printable(path.name, 60)))
         write_bytes(stem.with_name(stem.name + ".npy"), array.getvalue())
-    print(f"{len(paths) - failed} of {len(paths)} recordings explained in {settings.out}", file=sys.stderr)
+    print(f"{len(paths) - failed} of {len(paths)} recordings explained in {printable(settings.out)}", file=sys.stderr)
     return 0 if not failed else 2 if failed == len(paths) else 1
 
 

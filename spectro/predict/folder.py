@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from spectro.errors import PredictionError
-from spectro.files import printable
+from spectro.files import MESSAGE, path_text, printable
 from spectro.predict.rows import Row, Scorer, Scores, score_all, verdict
 from spectro.signal import audio, image
 from spectro.signal.audio import recordings
@@ -26,6 +26,8 @@ class Draws(Scorer, Protocol):
 def expand(inputs: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
     """Yield the recordings that inputs name: files as they are, folders with all folders below, lists line by line.
 
+    Paths are absolute, so that they say the same wherever a table is read. Links are not followed.
+
     Raises:
         PredictionError: nothing is named, an input is not there, or a list cannot be read.
     """
@@ -35,7 +37,12 @@ def expand(inputs: Iterable[str | os.PathLike[str]]) -> Iterator[Path]:
     for path in paths:
         if not os.path.lexists(path):
             raise PredictionError(f"{printable(path)}: is not there")
-    return (found for path in paths for found in _expand_one(path))
+    return (_absolute(found) for path in paths for found in _expand_one(path))
+
+
+def _absolute(path: Path) -> Path:
+    """Return an absolute path; only what .. leads out of is looked up."""
+    return path.parent.resolve() / path.name if ".." in path.parts else path.absolute()
 
 
 def _expand_one(path: Path) -> Iterator[Path]:
@@ -59,7 +66,8 @@ def _read_list(path: Path) -> list[Path]:
         else:
             names = [line for line in text.splitlines() if line.strip()]
     except (OSError, ValueError, csv.Error) as error:
-        raise PredictionError(f"{printable(path)}: is not a readable list of paths ({error})") from error
+        reason = printable(str(error))
+        raise PredictionError(f"{printable(path)}: is not a readable list of paths ({reason})") from error
     return [path.parent / name for name in names]
 
 
@@ -73,6 +81,11 @@ def stems(paths: Sequence[Path]) -> list[Path]:
     names = [place.relative_to(root) for place in places]
     times = Counter(name.with_suffix("") for name in names)
     return [name if times[name.with_suffix("")] > 1 else name.with_suffix("") for name in names]
+
+
+def reason_of(error: Exception, path: Path) -> str:
+    """Return what an error says of a recording, without its path, which stands beside it."""
+    return printable(str(error).removeprefix(f"{printable(path)}: "), MESSAGE)
 
 
 def predict_rows(predictor: Draws, paths: Iterable[Path], *, batch_size: int = 32) -> Iterator[Row]:
@@ -90,12 +103,11 @@ def predict_rows(predictor: Draws, paths: Iterable[Path], *, batch_size: int = 3
         return predictor.draw(path)
 
     for path, outcome in score_all(predictor, paths, draw, batch_size=batch_size):
-        name = printable(path)
         if not isinstance(outcome, Scores):
-            yield Row(path=name, error=str(outcome).removeprefix(f"{name}: "))
+            yield Row(path=path_text(path), error=reason_of(outcome, path))
             continue
         yield Row(
-            path=name,
+            path=path_text(path),
             end_s=round(audio.duration_s(path), 3),
             embedding=outcome.embeddings[0],
             **verdict(predictor, outcome.probabilities[0]),

@@ -1,9 +1,11 @@
 """The segments of a recording in other forms: a summary of it, Audacity labels, WebVTT."""
 
 import heapq
+import html
 from collections.abc import Iterable
 from typing import Any
 
+from spectro.files import printable
 from spectro.predict.windows import SILENCE, Segment
 
 STRONGEST = 5
@@ -65,7 +67,7 @@ def webvtt(segments: Iterable[Segment]) -> str:
     Source: W3C, WebVTT: The Web Video Text Tracks Format.
     """
     cues = (
-        f"\n{_clock(one.start_s)} --> {_clock(one.end_s)}\n{_caption(one)}\n"
+        f"\n{_clock(one.start_s)} --> {_clock(one.end_s)}\n{html.escape(_caption(one), quote=False)}\n"
         for one in sorted(segments, key=lambda one: one.start_s)
         if one.label != SILENCE
     )
@@ -79,7 +81,7 @@ def _moment(segment: Segment) -> dict[str, Any]:
 
 def _caption(segment: Segment) -> str:
     party = "" if segment.channel is None else f"channel {segment.channel}: "
-    return f"{party}{segment.label} {segment.confidence or 0:.2f}"
+    return f"{party}{printable(segment.label)} {segment.confidence or 0:.2f}"
 
 
 def _clock(seconds: float) -> str:

@@ -1,18 +1,21 @@
 """Tables that rows are added to while they are made: CSV, Parquet (one file, or shards in a folder), JSON.
 
 A CSV and JSON lines are there as far as they have come; the others are there when they are whole.
+
+Paths read back equal, whatever their characters (only bytes that are not UTF-8 stand as \\xNN), but for a CSV on a
+terminal, where what a terminal would obey is shown as escapes. Other text is what `files.printable` makes of it. No
+cell of a CSV is a formula to a spreadsheet (see `outputs`).
 """
 
-import csv
-import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TextIO, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from spectro.errors import PredictionError
-from spectro.files import replacing
+from spectro.files import MESSAGE, Appended, json_text, printable, remove_leftovers, replacing
+from spectro.outputs import cell, claimed, lock_of, rows_text
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,50 +40,56 @@ class CsvTable:
     """CSV; a row is on its way to the disk when `add` returns.
 
     Args:
-        stream: where to write.
+        write: takes text.
         names: the columns.
+        seen: the text goes to somebody's terminal.
     """
 
-    def __init__(self, stream: TextIO, names: Sequence[str]) -> None:
-        self._stream = stream
-        self._writer = csv.DictWriter(stream, names, lineterminator="\n")
-        self._writer.writeheader()
+    def __init__(self, write: Callable[[str], Any], names: Sequence[str], *, seen: bool = False) -> None:
+        self._write, self._names, self._seen = write, names, seen
+        write(rows_text([names]))
 
     def add(self, records: list[Record]) -> None:
         """Add rows."""
-        self._writer.writerows({name: _text(value) for name, value in record.items()} for record in records)
-        self._stream.flush()
+        self._write(rows_text([self._text(name, record[name]) for name in self._names] for record in records))
 
     def close(self) -> None:
         """Do nothing: all is written."""
+
+    def _text(self, name: str, value: Any) -> Any:
+        """Return a number with six digits; seconds beyond a thousand with their milliseconds."""
+        if isinstance(value, float):
+            return f"{value:.6g}" if abs(value) < 1000 else f"{value:.3f}".rstrip("0").rstrip(".")
+        if isinstance(value, str):
+            return cell(name, value if name == "path" and not self._seen else printable(value, MESSAGE))
+        return "" if value is None else value
 
 
 class JsonTable:
     """A JSON list, or one JSON object a line.
 
     Args:
-        stream: where to write.
+        write: takes text.
         lines: one object a line, without the list around them.
     """
 
-    def __init__(self, stream: TextIO, *, lines: bool) -> None:
-        self._stream, self._lines = stream, lines
+    def __init__(self, write: Callable[[str], Any], *, lines: bool) -> None:
+        self._write, self._lines = write, lines
         self._before = "" if lines else "[\n"
 
     def add(self, records: list[Record]) -> None:
         """Add rows."""
-        for record in records:
-            self._stream.write(self._before + json.dumps(record, ensure_ascii=False, allow_nan=False))
-            if self._lines:
-                self._stream.write("\n")
-            else:
-                self._before = ",\n"
-        self._stream.flush()
+        texts = [json_text(record) for record in records]
+        if self._lines:
+            self._write("".join(f"{text}\n" for text in texts))
+        elif texts:
+            self._write(self._before + ",\n".join(texts))
+            self._before = ",\n"
 
     def close(self) -> None:
         """End the list."""
         if not self._lines:
-            self._stream.write("[]\n" if self._before == "[\n" else "\n]\n")
+            self._write("[]\n" if self._before == "[\n" else "\n]\n")
 
 
 class ParquetTable:
@@ -125,8 +134,9 @@ class ShardedTable:
 
     def __init__(self, folder: Path, names: Sequence[str], shard_rows: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        for stale in folder.glob("part-[0-9][0-9][0-9][0-9][0-9].parquet"):
+        for stale in shards(folder):
             stale.unlink()
+        remove_leftovers(folder)
         self._folder, self._schema, self._shard_rows = folder, _schema(names), shard_rows
         self._waiting: list[Record] = []
         self._written = 0
@@ -154,16 +164,50 @@ class ShardedTable:
 def check_name(out: Path | None) -> None:
     """Raise PredictionError if no kind of table has this ending."""
     if out is not None and out.suffix not in ENDINGS:
-        raise PredictionError(f"{out}: is neither .csv, .parquet, .json nor .jsonl, nor a folder for Parquet in shards")
+        raise PredictionError(
+            f"{printable(out)}: is neither .csv, .parquet, .json nor .jsonl, nor a folder for Parquet in shards"
+        )
+
+
+def shards(folder: Path) -> list[Path]:
+    """Return the parts of a table that a folder holds."""
+    return sorted(folder.glob("part-[0-9][0-9][0-9][0-9][0-9].parquet"))
 
 
 @contextmanager
-def open_table(out: Path | None, names: Sequence[str], *, shard_rows: int = SHARD_ROWS) -> Iterator[Table]:
+def claimed_table(out: Path, inputs: Iterable[Path], journal: Path | None = None) -> Iterator[None]:
+    """Have a table to oneself while the block writes it.
+
+    A folder is ours, too, if no part of a table lies in it.
+
+    Args:
+        out: the table.
+        inputs: what is read, never to be written over.
+        journal: what says that the table is ours if it is there; it is written, too.
+
+    Raises:
+        PredictionError: the table is an input or not ours, or another run writes it.
+    """
+    place = out.resolve()
+    known = (journal is not None and journal.exists()) or (place.is_dir() and not shards(place))
+    wanted = [place] if journal is None else [place, journal]
+    with claimed(wanted, lock=lock_of(place), error=PredictionError, inputs=inputs, known=known):
+        yield
+
+
+@contextmanager
+def open_table(
+    out: Path | None, names: Sequence[str], earlier: Iterable[list[Record]] = (), *, shard_rows: int = SHARD_ROWS
+) -> Iterator[Table]:
     """Open the table that `out` names: a .csv, .parquet, .json or .jsonl, or a folder for Parquet in shards.
+
+    What `out` held before is replaced: by a CSV or JSON lines once the rows of before are in it, by others when they
+    are whole.
 
     Args:
         out: where to write; None for CSV on standard output.
         names: the columns.
+        earlier: rows of before, some at a time.
         shard_rows: rows of each Parquet file in a folder.
 
     Raises:
@@ -171,20 +215,49 @@ def open_table(out: Path | None, names: Sequence[str], *, shard_rows: int = SHAR
         OSError: a place that cannot be written to.
     """
     check_name(out)
+    out = out and out.resolve()  # a link stays one
     with ExitStack() as stack:
         if out is None:
-            table: Table = CsvTable(sys.stdout, names)
+            table: Table = CsvTable(_print, names, seen=sys.stdout.isatty())
         elif out.suffix == ".parquet":
             table = ParquetTable(stack.enter_context(replacing(out)), names)
         elif out.suffix == "":
             table = ShardedTable(out, names, shard_rows)
+        elif out.suffix == ".json":
+            stream = Appended(out, stack.enter_context(replacing(out)))
+            stack.callback(stream.close)
+            table = JsonTable(stream.write, lines=False)
         else:
-            out.parent.mkdir(parents=True, exist_ok=True)
-            place = stack.enter_context(replacing(out)) if out.suffix == ".json" else out
-            stream = stack.enter_context(place.open("w", newline="", encoding="utf-8"))
-            table = CsvTable(stream, names) if out.suffix == ".csv" else JsonTable(stream, lines=out.suffix == ".jsonl")
+            table, earlier = stack.enter_context(_growing(out, names, earlier)), ()
+        for records in earlier:
+            table.add(records)
         yield table
         table.close()
+
+
+@contextmanager
+def _growing(out: Path, names: Sequence[str], earlier: Iterable[list[Record]]) -> Iterator[Table]:
+    """Open a table of lines, which is in its place as soon as the rows of before are in it."""
+    with replacing(out) as temporary:
+        stream = Appended(out, temporary)
+        try:
+            table: Table = (
+                CsvTable(stream.write, names) if out.suffix == ".csv" else JsonTable(stream.write, lines=True)
+            )
+            for records in earlier:
+                table.add(records)
+        finally:
+            stream.close()
+    stream.reopen()
+    try:
+        yield table
+    finally:
+        stream.close()
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def _schema(names: Sequence[str]) -> "pa.Schema":
@@ -199,10 +272,3 @@ def _arrow(records: list[Record], schema: "pa.Schema") -> "pa.Table":
     import pyarrow as pa
 
     return pa.Table.from_pylist(records, schema=schema)
-
-
-def _text(value: Any) -> Any:
-    """Return a number with six digits; seconds beyond a thousand with their milliseconds."""
-    if isinstance(value, float):
-        return f"{value:.6g}" if abs(value) < 1000 else f"{value:.3f}".rstrip("0").rstrip(".")
-    return "" if value is None else value

@@ -2,21 +2,26 @@
 
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from spectro.errors import AudioError, PredictionError
-from spectro.files import printable, write_bytes, write_json
+from spectro.files import path_text, printable, write_bytes, write_json
+from spectro.outputs import LOCK, claimed
 from spectro.predict.engines import EngineName, Precision
-from spectro.predict.folder import expand, stems
+from spectro.predict.folder import expand, reason_of, stems
 from spectro.predict.predictor import Predictor, default_checkpoint
 from spectro.predict.summary import Summary, audacity, webvtt
-from spectro.predict.tables import check_name, open_table
+from spectro.predict.tables import check_name, claimed_table, open_table
 from spectro.predict.utterances import WindowSettings
 from spectro.predict.windows import Segment, timeline
 from spectro.signal import audio
+
+ENDINGS = (".txt", ".vtt", ".json")
+"""Of a recording's tracks: Audacity labels, WebVTT, summary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +69,27 @@ def run(settings: TimelineSettings) -> int:
     """Run the verb; returns its exit code."""
     paths = list(dict.fromkeys(expand(settings.inputs)))
     if not paths:
-        raise PredictionError(f"no recording in {', '.join(settings.inputs)}")
+        raise PredictionError(f"no recording in {', '.join(map(printable, settings.inputs))}")
+    names, read = stems(paths), [*map(Path, settings.inputs), *paths]
+    with ExitStack() as stack:
+        if settings.out:
+            stack.enter_context(claimed_table(settings.out, read))
+        if settings.tracks:
+            files = [_track(settings.tracks / name, ending) for name in names for ending in ENDINGS]
+            stack.enter_context(
+                claimed(
+                    files,
+                    lock=settings.tracks / LOCK,
+                    error=PredictionError,
+                    inputs=read,
+                    way_out="choose another --tracks",
+                )
+            )
+        return _run(settings, paths, names)
+
+
+def _run(settings: TimelineSettings, paths: list[Path], names: list[Path]) -> int:
+    """Listen to recordings, and write outputs that no other run writes; returns the exit code."""
     predictor = Predictor(
         settings.checkpoint or default_checkpoint(),
         device=settings.device,
@@ -73,32 +98,33 @@ def run(settings: TimelineSettings) -> int:
         min_margin=settings.min_margin,
     )
     lengths = [audio.duration_s(path) for path in paths]
-    failed = 0
+    failed = rows = 0
     with (
         open_table(settings.out, list(Segment(path="").record(predictor.labels))) as table,
         tqdm(total=round(sum(lengths)), desc="listening", unit="s", file=sys.stderr) as bar,
     ):
-        for path, length, name in zip(paths, lengths, stems(paths), strict=True):
+        for path, length, name in zip(paths, lengths, names, strict=True):
             begin = bar.n
             heard: list[Segment] = []
             for segment in _segments(predictor, path, settings):
                 table.add([segment.record(predictor.labels)])
                 failed += bool(segment.error)
+                rows += not segment.error
                 bar.update(max(0, round(begin + segment.end_s) - bar.n))
                 if settings.tracks and not segment.error:
                     heard.append(segment)
             if settings.tracks:
-                _write_tracks(settings.tracks / name, printable(path), heard)
+                _write_tracks(settings.tracks / name, path_text(path), heard)
             bar.update(max(0, round(begin + length) - bar.n))
-    where = f" in {settings.out}" if settings.out else ""
+    where = f" in {printable(settings.out)}" if settings.out else ""
     bad = f"; {failed} could not be used, or not to their end: see the column error" if failed else ""
     print(f"{len(paths) - failed} of {len(paths)} recordings heard to their end{where}{bad}", file=sys.stderr)
-    return 0 if not failed else 2 if failed == len(paths) else 1
+    return 0 if not failed else 1 if rows else 2
 
 
 def _segments(predictor: Predictor, path: Path, settings: TimelineSettings) -> Iterator[Segment]:
     """Yield the segments of a recording; where it cannot be used any further, the last one has the error."""
-    name, end_s = printable(path), 0.0
+    end_s = 0.0
     try:
         for segment in timeline(
             predictor,
@@ -108,15 +134,20 @@ def _segments(predictor: Predictor, path: Path, settings: TimelineSettings) -> I
             batch_size=settings.batch_size,
         ):
             end_s = segment.end_s
-            yield segment
+            yield replace(segment, path=path_text(path))
     except AudioError as error:
-        yield Segment(path=name, start_s=end_s, end_s=end_s, error=str(error).removeprefix(f"{name}: "))
+        yield Segment(path=path_text(path), start_s=end_s, end_s=end_s, error=reason_of(error, path))
 
 
 def _write_tracks(stem: Path, path: str, segments: Sequence[Segment]) -> None:
     summary = Summary(path)
     for segment in segments:
         summary.add(segment)
-    for ending, content in ((".txt", audacity(segments)), (".vtt", webvtt(segments))):
-        write_bytes(stem.with_name(stem.name + ending), content.encode())
-    write_json(stem.with_name(stem.name + ".json"), summary.content())
+    labels, captions, told = (_track(stem, ending) for ending in ENDINGS)
+    write_bytes(labels, audacity(segments).encode())
+    write_bytes(captions, webvtt(segments).encode())
+    write_json(told, summary.content())
+
+
+def _track(stem: Path, ending: str) -> Path:
+    return stem.with_name(stem.name + ending)

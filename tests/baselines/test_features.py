@@ -1,6 +1,5 @@
 import os
 import shutil
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from spectro.baselines.classical import ClassicalSettings, classical
 from spectro.baselines.features import PARTS, STATISTICS, FeatureSettings, describe, extract, handmade
 from spectro.cli import run_verb
 from spectro.errors import FeatureError, WeightsError
-from spectro.files import read_json
+from spectro.files import held, read_json
 from spectro.render import SETTINGS, read_index
 from spectro.signal import augment, spectrogram
 from spectro.signal.augment import AugmentSettings
@@ -94,7 +93,9 @@ def test_rows_are_those_of_the_index(index: Path) -> None:
 def test_what_is_known_is_not_made_again(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
     original = features._describe_clip
-    monkeypatch.setattr(features, "_describe_clip", lambda job, *rest: made.append(job.clip_id) or original(job, *rest))
+    monkeypatch.setattr(
+        features, "_describe_clip", lambda job, **rest: made.append(job.clip_id) or original(job, **rest)
+    )
     first = extract(index, QUICK, copies=False, workers=1).rows
     assert len(made) == len(first)
     made.clear()
@@ -103,14 +104,22 @@ def test_what_is_known_is_not_made_again(index: Path, monkeypatch: pytest.Monkey
     pd.testing.assert_frame_equal(first, again)
 
     recording = Path(first["path"].iloc[4])
-    status = recording.stat()
-    later = time.time_ns()
-    os.utime(recording, ns=(later, later))
+    status, content = recording.stat(), recording.read_bytes()
+    os.utime(recording)
+    extract(index, QUICK, copies=False, workers=1)
+    assert not made  # the content is the same
     try:
+        recording.write_bytes(content[:5000] + bytes([content[5000] ^ 3]) + content[5001:])
+        os.utime(recording, ns=(status.st_atime_ns, status.st_mtime_ns))
         extract(index, QUICK, copies=False, workers=1)
         assert made == [first["clip_id"].iloc[4]]
     finally:
-        os.utime(recording, ns=(status.st_atime_ns, status.st_mtime_ns))
+        recording.write_bytes(content)
+    made.clear()
+    store = next((index / features.FOLDER).glob("*.lock"))
+    with held(store), pytest.raises(FeatureError, match="another run makes these features"):
+        extract(index, QUICK, copies=False, workers=1)
+    extract(index, QUICK, copies=False, workers=1)
     made.clear()
     extract(index, replace(QUICK, mfcc=12), copies=False, workers=1)
     assert len(made) == len(first)

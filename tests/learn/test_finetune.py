@@ -415,3 +415,13 @@ def test_runs_that_do_not_know_train_on_go_on(world: World, tmp_path: Path) -> N
     other = finetune_settings(world.images, tmp_path / "run", train_on="valid")
     with pytest.raises(TrainingError, match="holds a run with other settings"):
         finetune(other)
+
+
+def test_a_folder_with_weights_of_another_is_left_alone(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "downloaded"
+    out.mkdir()
+    (out / "model.safetensors").write_bytes(b"another's")
+    for overwrite in (False, True):
+        with pytest.raises(TrainingError, match=r"model\.safetensors: is there already, and spectro did not make it"):
+            finetune(finetune_settings(world.images, out, overwrite=overwrite))
+    assert (out / "model.safetensors").read_bytes() == b"another's"

@@ -120,7 +120,7 @@ def test_the_verb_writes_pictures_and_arrays(
     out = tmp_path / "out"
     arguments = ["--checkpoint", str(world.checkpoint), "--out", str(out), "--device", "cpu"]
     assert run_verb("explain", [str(tmp_path / "clips"), *arguments]) == 1
-    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("*.*")) == [
+    assert sorted(path.relative_to(out).as_posix() for path in out.rglob("[!.]*.*")) == [
         "a.npy",
         "a.png",
         "deep/b.npy",
@@ -131,6 +131,11 @@ def test_the_verb_writes_pictures_and_arrays(
     assert 0 <= heat.min() <= heat.max() <= 1
     assert "c.wav: is not a recording" in capsys.readouterr().err
     assert run_verb("explain", [str(picture), *arguments]) == 0
+    there = [str(picture), "--checkpoint", str(world.checkpoint), "--out", str(picture.parent), "--device", "cpu"]
+    before = picture.read_bytes()
+    assert run_verb("explain", there) == 2
+    assert "is an input, and would be overwritten; choose another --out" in capsys.readouterr().err
+    assert picture.read_bytes() == before and not (picture.parent / ".spectro").exists()
     assert run_verb("explain", [str(picture), *arguments, "--label", "bored"]) == 2
     assert "there is no label 'bored'" in capsys.readouterr().err
 

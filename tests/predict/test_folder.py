@@ -1,7 +1,11 @@
 import csv
+import io
+import json
 import os
+import re
 import shutil
 import struct
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +159,58 @@ def test_rows_go_to_standard_output_for_other_programs(
     assert list(rows[0])[:5] == ["path", "start_s", "end_s", "label", "confidence"]
     assert list(rows[0])[-1] == "error"
     assert float(rows[0][f"p_{rows[0]['label']}"]) == pytest.approx(float(rows[0]["confidence"]))
+
+
+EVIL = [
+    "=1+1.wav",
+    "+cmd.wav",
+    "@sum.wav",
+    "-x.wav",
+    "a\rb.wav",
+    "c\nd.wav",
+    "\t=e.wav",
+    "\x1b[2J\u202e.wav",
+    'q"u,.wav',
+]
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "json", "parquet"])
+def test_tables_read_back_the_names_of_files(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    (tmp_path / "calls").mkdir()
+    for name in EVIL:
+        (tmp_path / "calls" / name).write_bytes(b"")
+    shutil.copy(sorted(world.corpus.rglob("*.wav"))[0], tmp_path / "calls" / "good.wav")
+    monkeypatch.chdir(tmp_path / "calls")
+    out = tmp_path / f"rows.{ending}"
+    assert _run(world, ".", "--out", str(out)) == 1
+    if ending == "csv":
+        with out.open(newline="") as stream:
+            rows = list(csv.DictReader(stream))
+        assert not any(re.match(r"[=+@\t\r-]", cell) for row in rows for cell in row.values())
+    elif ending == "jsonl":
+        rows = [json.loads(line) for line in out.read_text().splitlines()]
+    else:
+        rows = (pd.read_parquet(out) if ending == "parquet" else pd.read_json(out)).to_dict("records")
+    assert {row["path"] for row in rows} == {str(tmp_path / "calls" / name) for name in (*EVIL, "good.wav")}
+    assert all(row["error"].isprintable() for row in rows)
+
+
+def test_a_terminal_is_shown_no_character_that_it_obeys(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [tmp_path / "\x1b[2J.wav", tmp_path / "a\rb.wav"]
+    for path in paths:
+        path.write_bytes(b"")
+    assert _run(world, *map(str, paths)) == 2
+    piped = list(csv.DictReader(io.StringIO(capsys.readouterr().out, newline="")))
+    assert [row["path"] for row in piped] == [str(path) for path in paths]
+    monkeypatch.setattr(type(sys.stdout), "isatty", lambda _: True)
+    assert _run(world, *map(str, paths)) == 2
+    captured = capsys.readouterr()
+    assert r"\x1b[2J.wav" in captured.out and r"a\rb.wav" in captured.out
+    assert not {"\x1b", "\r"} & set(captured.out)
 
 
 @pytest.mark.parametrize(

@@ -99,9 +99,31 @@ def test_the_verb_writes_table_and_tracks(world: World, wav: WriteWav, tmp_path:
     assert table.groupby("path")["end_s"].max().tolist() == [2.0, 6.0]
     long = table[table["end_s"].eq(6.0).groupby(table["path"]).transform("any")]
     assert (long["label"] == SILENCE).sum() == 1
-    names = sorted(path.relative_to(tracks).as_posix() for path in tracks.rglob("*.*"))
+    names = sorted(path.relative_to(tracks).as_posix() for path in tracks.rglob("[!.]*.*"))
     assert names == [f"{stem}.{kind}" for stem in ("deep/one", "one") for kind in ("json", "txt", "vtt")]
     assert json.loads((tracks / "one.json").read_text())["silence_s"] == pytest.approx(1, abs=0.05)
+
+
+def test_tracks_and_tables_are_not_written_over_what_is_not_ours(
+    world: World, wav: WriteWav, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Transcripts that lie beside the recordings, and a table of before."""
+    path, mine, table = wav("calls/a.wav"), tmp_path / "calls" / "a.txt", tmp_path / "mine.csv"
+    for one in (mine, table):
+        one.write_text("mine")
+    assert _run(world, path, "--tracks", tmp_path / "calls", "--out", tmp_path / "rows.csv") == 2
+    assert f"{mine}: is there already, and spectro did not make it; choose another --tracks" in capsys.readouterr().err
+    assert _run(world, path, "--out", table) == 2
+    assert mine.read_text() == table.read_text() == "mine" and not (tmp_path / "rows.csv").exists()
+    for _ in range(2):  # what is ours is written again
+        assert _run(world, path, "--tracks", tmp_path / "tracks", "--out", tmp_path / "rows.csv") == 0
+
+
+def test_labels_of_strangers_break_no_track() -> None:
+    label = "a<b>\t-->\n\x1b[2J"
+    one = Segment(path="a.wav", start_s=0, end_s=1, label=label, confidence=0.5)
+    assert audacity([one]) == "0.000000\t1.000000\ta<b>\\t-->\\n\\x1b[2J 0.50\n"
+    assert webvtt([one]).splitlines()[3:] == ["a&lt;b&gt;\\t--&gt;\\n\\x1b[2J 0.50"]
 
 
 def test_a_recording_that_breaks_off_keeps_its_rows_and_says_why(world: World, wav: WriteWav, tmp_path: Path) -> None:
@@ -117,6 +139,8 @@ def test_a_recording_that_breaks_off_keeps_its_rows_and_says_why(world: World, w
     assert [Path(path).name for path in errors["path"]] == ["a.wav", "c.wav"]
     assert errors["start_s"].tolist() == [pytest.approx(4, abs=0.05), 0]
     assert table[table["path"].str.endswith("a.wav")]["label"].notna().any()
+    assert _run(world, tmp_path / "calls/a.wav", "--out", out) == 1  # its begin is told
+    assert _run(world, tmp_path / "calls/c.wav", "--out", out) == 2
     (tmp_path / "calls/a.wav").unlink()
     (tmp_path / "calls/b.wav").unlink()
     assert _run(world, tmp_path / "calls", "--out", out) == 2

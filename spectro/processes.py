@@ -1,0 +1,75 @@
+"""Work in processes that an interrupt ends without a word of theirs."""
+
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import contextmanager
+from itertools import islice
+from typing import TypeVar
+
+from joblib.externals.loky.process_executor import ProcessPoolExecutor, TerminatedWorkerError
+
+__all__ = ["TerminatedWorkerError", "in_processes"]
+
+AHEAD = 4  # items a process that are handed out before they are needed
+IDLE_S = 300.0  # after which a process that has nothing to do ends, as when the one that asked was killed
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS")
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def in_processes(work: Callable[[Item], Result], items: Iterable[Item], count: int) -> Iterator[Result]:
+    """Yield what `work` makes of each item, in the order in which it comes.
+
+    An interrupt of the whole group of processes (Ctrl-C) reaches this one alone. Whenever the iterator is left, what
+    has been begun is finished, and the processes end.
+
+    Args:
+        work: a function that can be imported, or a `functools.partial` of one.
+        items: taken as they are needed.
+        count: processes; 1 works in this one.
+
+    Raises:
+        TerminatedWorkerError: a process was killed.
+    """
+    if count == 1:
+        yield from map(work, items)
+        return
+    threads = str(max(1, (os.cpu_count() or 1) // count))
+    own = {name: os.environ.get(name, threads) for name in THREADS}
+    pool = ProcessPoolExecutor(count, timeout=IDLE_S, initializer=_ignore_interrupts, env=own)
+    remaining, waiting = iter(items), set[Future[Result]]()
+    try:
+        while True:
+            for item in islice(remaining, AHEAD * count - len(waiting)):
+                with _interrupts_held_back():
+                    waiting.add(pool.submit(work, item))
+            if not waiting:
+                return
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+    finally:
+        for future in waiting:
+            future.cancel()
+        pool.shutdown(wait=True)
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Let an interrupt wait for the end of the block; processes that are started in it never hear of one."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _ignore_interrupts() -> None:
+    """Be a process that works: whoever gave the work ends it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
