@@ -1,6 +1,5 @@
 """A running service over the small world's checkpoint."""
 
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,15 +8,15 @@ from dataclasses import dataclass
 from functools import partial
 
 import pytest
-import uvicorn
 from starlette.types import ASGIApp
 
 from spectro.predict.predictor import Predictor
 from spectro.serve.app import make_app
-from spectro.serve.guard import Limits
+from spectro.serve.callers import Names
+from spectro.serve.limits import Limits
 from spectro.serve.metrics import Metrics
 from spectro.serve.models import Models
-from spectro.serve.page import add_page
+from spectro.serve.server import Server, listen
 from tests.conftest import REPOSITORY, World
 
 
@@ -26,6 +25,7 @@ class Running:
     """A service, and where it is."""
 
     url: str
+    port: int
     models: Models
     metrics: Metrics
 
@@ -38,7 +38,14 @@ def start(world: World) -> Start:
     """Starts services in threads."""
 
     @contextmanager
-    def started(*, page: bool = False, keys: tuple[str, ...] = (), **limits: float) -> Iterator[Running]:
+    def started(
+        *,
+        page: bool = False,
+        keys: tuple[str, ...] = (),
+        names: Names | None = None,
+        proxies: tuple[str, ...] = (),
+        **limits: float,
+    ) -> Iterator[Running]:
         metrics, taken = Metrics(), Limits(**limits)  # type: ignore[arg-type]
         folders = [world.checkpoint, REPOSITORY / "checkpoints/mobilenet-ravdess"]
         models = Models(
@@ -47,16 +54,22 @@ def start(world: World) -> Start:
             max_batch=8,
             observe=metrics.batch.observe,
         )
-        service = make_app(models, taken, metrics, keys=keys)
-        app: ASGIApp = add_page(service, models, taken, keys=keys) if page else service
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
+        service = make_app(models, taken, metrics, keys=keys, names=names)
+        app: ASGIApp = service
+        if page:
+            from spectro.serve.page import add_page
+
+            app = add_page(service, models, taken, keys=keys)
+        with listen("127.0.0.1", 0) as listener:
+            server = Server(app, taken, proxies=proxies, stop_s=5)
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
             thread.start()
+            port = listener.getsockname()[1]
             while not server.started:
-                time.sleep(0.02)
+                assert thread.is_alive()
+                time.sleep(0.01)
             try:
-                yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", models, metrics)
+                yield Running(f"http://127.0.0.1:{port}", port, models, metrics)
             finally:
                 server.should_exit = True
                 thread.join()
