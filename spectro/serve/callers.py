@@ -69,6 +69,7 @@ class Keys:
         self._digests = [sha256(key.encode()).digest() for key in keys]
         self._max_guesses = max_guesses
         self._wrong: dict[str, deque[float]] = {}
+        self._many = MANY_CLIENTS
 
     def __bool__(self) -> bool:
         return bool(self._digests)
@@ -91,8 +92,9 @@ class Keys:
         return problem(401, "this API key is wrong", {"WWW-Authenticate": "Bearer"})
 
     def _note(self, client: str, now: float) -> None:
-        if len(self._wrong) >= MANY_CLIENTS:
-            self._wrong = {one: times for one, times in self._wrong.items() if now - times[-1] <= GUESS_S}
+        if len(self._wrong) >= self._many:
+            self._wrong = {one: times for one, times in self._wrong.items() if times and now - times[-1] <= GUESS_S}
+            self._many = max(MANY_CLIENTS, 2 * len(self._wrong))
         self._wrong.setdefault(client, deque()).append(now)
 
 

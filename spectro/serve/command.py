@@ -88,7 +88,7 @@ def run(settings: ServeSettings) -> int:
     try:
         listener = listen(settings.host, settings.port)  # before all is loaded, which takes its time
     except OSError as error:
-        reason = error.strerror or error
+        reason = str(error.strerror or error).partition(" (while")[0]
         raise PredictionError(
             f"cannot listen on port {settings.port} of {settings.host} ({reason}); choose others with --host and --port"
         ) from error

@@ -1,18 +1,22 @@
 """A running service over the small world's checkpoint."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from spectro.predict.predictor import Predictor
 from spectro.serve.app import make_app
 from spectro.serve.callers import Names
+from spectro.serve.guard import Guard
 from spectro.serve.limits import Limits
 from spectro.serve.metrics import Metrics
 from spectro.serve.models import Models
@@ -28,6 +32,47 @@ class Running:
     port: int
     models: Models
     metrics: Metrics
+    app: FastAPI
+    server: Server
+
+    @property
+    def guard(self) -> Guard:
+        """The service's gate."""
+        found: Any = self.app.middleware_stack
+        while not isinstance(found, Guard):
+            found = found._app if hasattr(found, "_app") else found.app
+        return found
+
+    def pending(self) -> float | None:
+        """How many requests are being answered."""
+        return self.metrics.registry.get_sample_value("spectro_requests_pending")
+
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self.server._doors._all)
+
+    def bytes_in_memory(self) -> int:
+        """How many bytes of uploads are in memory."""
+        return self.guard._bytes.total()
+
+    def connected(self, address: str = "127.0.0.1") -> socket.socket:
+        """A new connection from an address."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=20, source_address=(address, 0))
+
+    @staticmethod
+    def until(happened: Callable[[], bool]) -> None:
+        """Wait until something has happened."""
+        deadline = time.monotonic() + 20
+        while not happened():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def ask(running: Running, request: bytes, address: str = "127.0.0.1") -> bytes:
+    """Send a request from an address, as it stands; returns the begin of the answer."""
+    with running.connected(address) as connection:
+        connection.sendall(request)
+        return connection.recv(4096)
 
 
 Start = Callable[..., "contextmanager[Running]"]
@@ -69,7 +114,7 @@ def start(world: World) -> Start:
                 assert thread.is_alive()
                 time.sleep(0.01)
             try:
-                yield Running(f"http://127.0.0.1:{port}", port, models, metrics)
+                yield Running(f"http://127.0.0.1:{port}", port, models, metrics, service, server)
             finally:
                 server.should_exit = True
                 thread.join()
