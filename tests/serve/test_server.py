@@ -179,7 +179,8 @@ def test_methods_are_told_apart(service: Running) -> None:
     assert requests.get(service.url + "/v1/timeline", headers=disguised, timeout=9).status_code == 405
 
 
-def test_no_request_is_lost_at_the_end(start: Start, wav: WriteWav) -> None:
+def test_no_request_is_lost_at_the_end(start: Start, wav: WriteWav, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spectro.serve.server.LINGER_S", 30)  # whoever is slow now is not closed while it asks
     content, lost, ending = wav().read_bytes(), list[Exception](), threading.Event()
     counts = [0] * 8
 
@@ -205,23 +206,31 @@ def test_no_request_is_lost_at_the_end(start: Start, wav: WriteWav) -> None:
     assert not lost
 
 
-def test_a_hangup_ends_in_good_order_and_tells_those_who_keep_a_connection(world: World) -> None:
-    command = [sys.executable, "-m", "spectro", "serve", "--checkpoint", str(world.checkpoint), "--port", "0"]
-    with subprocess.Popen([*command, "--page", "false"], stderr=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
-        assert process.stderr is not None
-        port = int(process.stderr.readline().rpartition(":")[2])
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
+def test_a_client_that_keeps_its_connection_is_told_that_an_answer_is_the_last(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spectro.serve.server.LINGER_S", 30)
+    with start() as running:
+        connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=20)
         connection.request("GET", "/healthz")
-        assert connection.getresponse().read()
-        process.send_signal(signal.SIGHUP)
-        deadline = time.monotonic() + 10
-        while _listens(port):
-            assert time.monotonic() < deadline
+        answer = connection.getresponse()
+        assert (answer.read(), answer.getheader("Connection")) == (b'{"status":"ok"}', None)
+        running.server.should_exit = True
+        running.until(lambda: not _listens(running.port))
         connection.request("GET", "/healthz")
         answer = connection.getresponse()
         assert (answer.status, answer.getheader("Connection")) == (200, "close")
         connection.close()
-        assert (process.wait(20), process.stderr.read()) == (0, "")
+
+
+def test_a_hangup_ends_in_good_order(world: World) -> None:
+    command = [sys.executable, "-m", "spectro", "serve", "--checkpoint", str(world.checkpoint), "--port", "0"]
+    with subprocess.Popen([*command, "--page", "false"], stderr=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
+        assert process.stderr is not None
+        port = int(process.stderr.readline().rpartition(":")[2])
+        assert requests.get(f"http://127.0.0.1:{port}/healthz", timeout=20).status_code == 200
+        process.send_signal(signal.SIGHUP)
+        assert (process.wait(30), process.stderr.read()) == (0, "")
 
 
 def _listens(port: int) -> bool:
