@@ -1,6 +1,7 @@
 """Who calls: whom an address counts for, whether a key is right, and whether a browser was sent by another site."""
 
 import hmac
+import re
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from spectro.serve.words import problem
 GUESS_S = 60.0
 MANY_CLIENTS = 4096
 ALL = "*"
+AUTHORITY = re.compile(r"(?P<name>[a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]*)?")
 
 
 def share_of(address: str) -> str:
@@ -134,12 +136,8 @@ class Names:
 
 def _hostname(authority: str) -> str:
     """Return the name or the address in `name:port`; an empty text if it is no such thing."""
-    if any(sign in authority for sign in "@/\\?# "):
-        return ""
-    try:
-        return (urlsplit(f"//{authority}").hostname or "").rstrip(".")
-    except ValueError:
-        return ""
+    found = AUTHORITY.fullmatch(authority.lower())
+    return found["name"].strip("[]").rstrip(".") if found else ""
 
 
 def _bearer(authorization: str) -> str:

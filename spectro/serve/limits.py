@@ -37,7 +37,7 @@ class Limits:
     max_memory_mb: float = 1024.0
     max_duration_s: float = 60.0
     max_timeline_s: float = 4 * 3600.0
-    max_samples: int = 50_000_000
+    max_samples: int = 25_000_000
     max_timeline_samples: int = 1_500_000_000
     max_pending: int = 256
     max_per_client: int = 64

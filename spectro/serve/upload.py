@@ -27,7 +27,8 @@ class InMemory(BytesIO):
     _rolled = False
 
     def close(self) -> None:
-        """Do nothing: where the client has left, a thread may still read it; the memory goes with the last reader."""
+        """Let go of the memory; a thread that still reads it for a client who has left finds its end, and stops."""
+        self.truncate(0)
 
 
 class Form:

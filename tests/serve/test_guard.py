@@ -15,7 +15,14 @@ from tests.serve.conftest import Running, Start, ask
 
 
 def test_a_page_of_another_site_cannot_make_its_name_lead_here(service: Running) -> None:
-    for host in ("evil.example", "evil.example:80", "localhost.evil.example", "127.0.0.1.evil.example", "a@localhost"):
+    for host in (
+        "evil.example",
+        "evil.example:80",
+        "localhost.evil.example",
+        "127.0.0.1.evil.example",
+        "a@localhost",
+        "[::1].evil",
+    ):
         answer = requests.get(service.url + "/v1/model", headers={"Host": host}, timeout=9)
         assert answer.status_code == 421
         assert "--allowed_hosts" in answer.json()["detail"]
