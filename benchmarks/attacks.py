@@ -21,6 +21,7 @@ from pathlib import Path
 ATTACKER = "127.0.0.2"
 HEAD = b"POST /v1/predict/wav HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
 PART = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+ENDLESS = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-a: "
 PATHS = ("/healthz", "/v1/model", "/metrics", "/openapi.json", "/", "/nothing", "/gradio_api/cancel", "/v1/predict/wav")
 METHODS = ("HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE", "CONNECT", "PROPFIND", "get", "X" * 3000)
 
@@ -107,19 +108,19 @@ def pour(attack: Attack, count: int, begin: bytes, more: bytes, pause_s: float =
 
 def endless_header(attack: Attack) -> Counter[str]:
     """One connection at a time sends a header without an end, over and over."""
-    return _again(attack, 1)
+    return _again(attack, 1, ENDLESS, b"a" * 65536)
 
 
 def endless_headers(attack: Attack) -> Counter[str]:
     """Ten connections at a time do."""
-    return _again(attack, 10)
+    return _again(attack, 10, ENDLESS, b"a" * 65536)
 
 
-def _again(attack: Attack, count: int) -> Counter[str]:
+def _again(attack: Attack, count: int, begin: bytes, more: bytes) -> Counter[str]:
+    """Pour over new connections whenever all have been closed."""
     seen, end = Counter[str](), time.monotonic() + attack.seconds
     while (left_s := end - time.monotonic()) > 0:
-        one = Attack(attack.port, left_s)
-        seen += pour(one, count, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-a: ", b"a" * 65536)
+        seen += pour(Attack(attack.port, left_s), count, begin, more)
     return seen
 
 
@@ -130,7 +131,7 @@ def silent(attack: Attack) -> Counter[str]:
 
 def slow_header(attack: Attack) -> Counter[str]:
     """Fifty connections whose header comes by a byte each half second."""
-    return pour(attack, 50, b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-a: ", b"a", 0.5)
+    return pour(attack, 50, ENDLESS, b"a", 0.5)
 
 
 def dripping_body(attack: Attack) -> Counter[str]:
@@ -140,7 +141,7 @@ def dripping_body(attack: Attack) -> Counter[str]:
 
 def tiny_chunks(attack: Attack) -> Counter[str]:
     """Ten uploads in chunks of one byte, as fast as they are taken."""
-    return pour(attack, 10, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n" * 10_000)
+    return _again(attack, 10, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n" * 10_000)
 
 
 def unread(attack: Attack) -> Counter[str]:
@@ -174,6 +175,20 @@ def hang_ups(attack: Attack) -> Counter[str]:
             seen["sent"] += len(connections)
             seen += failed
             time.sleep(0.3)
+    return seen
+
+
+def flood(attack: Attack) -> Counter[str]:
+    """Uploads of a heavy recording, 48 at a time, whose clients wait for their answers."""
+    upload = PART + attack.file + b"\r\n--x--\r\n"
+    begin = HEAD + b"Content-Length: %d\r\n\r\n" % len(upload) + upload
+    seen = Counter[str]()
+    for _ in attack.going_on():
+        with held(attack, 48, begin) as (connections, failed):
+            seen += failed
+            for one in connections:
+                one.settimeout(60)
+                seen[one.recv(64)[9:12].decode() or "closed"] += 1
     return seen
 
 
@@ -211,8 +226,8 @@ def methods(attack: Attack) -> Counter[str]:
 ATTACKS: dict[str, Callable[[Attack], Counter[str]]] = {
     one.__name__: one
     for one in (
-        endless_header, endless_headers, silent, slow_header, dripping_body, tiny_chunks, unread, hang_ups, guesses,
-        foreign_hosts, huge_json, methods,
+        endless_header, endless_headers, silent, slow_header, dripping_body, tiny_chunks, unread, hang_ups, flood,
+        guesses, foreign_hosts, huge_json, methods,
     )
 }  # fmt: skip
 

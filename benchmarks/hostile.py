@@ -137,18 +137,18 @@ def attacks(clip: Path, seconds: float) -> dict[str, dict[str, object]]:
 
     found: dict[str, dict[str, object]] = {}
     with tempfile.TemporaryDirectory() as folder:
-        too_heavy, heaviest = heavy(Path(folder), 655_350), heavy(Path(folder), 96_000)
+        too_heavy, heaviest = heavy(Path(folder), 655_350), heavy(Path(folder), 52_000)
         with running() as server:
             predict(server.port)
             for name in ATTACKS:
-                if name not in ("hang_ups", "guesses"):
+                if name not in ("hang_ups", "flood", "guesses"):
                     found[name] = under_attack(server.port, name, seconds)
-            for size, file in (("refused as too heavy", too_heavy), ("heaviest that is allowed", heaviest)):
-                for what, ask in (("healthz", alive), ("predictions", predict)):
-                    options = ("--file", str(file))
-                    found[f"hang_ups, {size}: {what}"] = under_attack(
-                        server.port, "hang_ups", seconds, *options, ask=ask
-                    )
+            for name in ("hang_ups", "flood"):
+                for size, file in (("refused as too heavy", too_heavy), ("heaviest that is allowed", heaviest)):
+                    for what, ask in (("healthz", alive), ("predictions", predict)):
+                        found[f"{name}, {size}: {what}"] = under_attack(
+                            server.port, name, seconds, "--file", str(file), ask=ask
+                        )
             predict(server.port)
         with running(SPECTRO_API_KEY="right") as server:
             found["guesses"] = under_attack(server.port, "guesses", seconds)
