@@ -1,10 +1,14 @@
-"""A service among hostile requests: no 500, no growth of memory, alive at the end.
+"""A service among hostile requests: no 500, no growth of memory, alive at the end, and answering all the while.
 
-    python benchmarks/hostile.py RAVDESS_FOLDER [--requests 2000]
+    python benchmarks/hostile.py RAVDESS_FOLDER [--requests 2000] [--examples 600] [--seconds 8]
 
 schemathesis asks whatever the OpenAPI document allows and forbids, and broken recordings and pictures are uploaded: cut
 off, with bytes changed, of other kinds, and small files that promise to become large. Memory is read after a first
 quarter of the broken files, when all that is loaded on demand is there, and at the end.
+
+Then each attack of attacks.py goes on for some seconds, while another client asks `/healthz` over new connections: it
+must be answered within a second each time, or the exit code is 1. While heavy recordings are uploaded by clients who
+hang up, the other client's predictions are timed, too.
 """
 
 import argparse
@@ -14,6 +18,7 @@ import re
 import struct
 import subprocess
 import sys
+import tempfile
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -22,7 +27,8 @@ from pathlib import Path
 import numpy as np
 import requests
 import soundfile
-from server import Server, running
+from attacks import ATTACKS
+from server import Server, alive, running, under_attack
 
 import spectro
 from spectro.signal import image
@@ -112,12 +118,50 @@ def fuzz(server: Server, examples: int) -> dict[str, object]:
     }
 
 
+def heavy(folder: Path, rate: int) -> Path:
+    """Write a FLAC of few bytes, 59 s and 8 channels; returns its path."""
+    path = folder / f"{rate}.flac"
+    with soundfile.SoundFile(path, "w", rate, 8, format="FLAC") as file:
+        for _ in range(59):
+            file.write(np.zeros((rate, 8), np.int16))
+    return path
+
+
+def attacks(clip: Path, seconds: float) -> dict[str, dict[str, object]]:
+    """Attack in every way; returns what the other client and the attackers saw."""
+    content = clip.read_bytes()
+
+    def predict(port: int) -> None:
+        url = f"http://127.0.0.1:{port}/v1/predict/wav"
+        requests.post(url, files={"file": content}, timeout=300).raise_for_status()
+
+    found: dict[str, dict[str, object]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        too_heavy, heaviest = heavy(Path(folder), 655_350), heavy(Path(folder), 52_000)
+        with running() as server:
+            predict(server.port)
+            for name in ATTACKS:
+                if name not in ("hang_ups", "flood", "guesses"):
+                    found[name] = under_attack(server.port, name, seconds)
+            for name in ("hang_ups", "flood"):
+                for size, file in (("refused as too heavy", too_heavy), ("heaviest that is allowed", heaviest)):
+                    for what, ask in (("healthz", alive), ("predictions", predict)):
+                        found[f"{name}, {size}: {what}"] = under_attack(
+                            server.port, name, seconds, "--file", str(file), ask=ask
+                        )
+            predict(server.port)
+        with running(SPECTRO_API_KEY="right") as server:
+            found["guesses"] = under_attack(server.port, "guesses", seconds)
+    return found
+
+
 def main() -> None:
     """Measure, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="a folder of recordings")
     parser.add_argument("--requests", type=int, default=2000, help="uploads of broken files")
     parser.add_argument("--examples", type=int, default=600, help="of schemathesis, for each operation")
+    parser.add_argument("--seconds", type=float, default=8, help="of each attack")
     given = parser.parse_args()
     clip = min(given.source.rglob("*.wav"))
     with running() as server:
@@ -137,7 +181,16 @@ def main() -> None:
         "memory in MiB at each quarter of the files, and after schemathesis": [round(one) for one in (*memory, after)],
         "alive": alive.status_code == 200,
     }
-    print(json.dumps(content, indent=2))
+    print(json.dumps(content, indent=2), flush=True)
+    found = attacks(clip, given.seconds)
+    for name, one in found.items():
+        print(json.dumps({"attack": name} | one), flush=True)
+    slow = [
+        name
+        for name, one in found.items()
+        if "predictions" not in name and (one["slowest_ms"] is None or one["slowest_ms"] > 1000)  # type: ignore[operator]
+    ]
+    sys.exit(f"/healthz took more than a second during {', '.join(slow)}" if slow else 0)
 
 
 if __name__ == "__main__":

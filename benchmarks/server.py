@@ -1,11 +1,16 @@
 """A service in a process of its own, for the benchmarks."""
 
+import http.client
+import json
+import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -30,10 +35,10 @@ class Server:
 
 
 @contextmanager
-def running(*options: str) -> Iterator[Server]:
-    """Start `spectro serve` with options on a free port; stop it when the block ends."""
+def running(*options: str, **environment: str) -> Iterator[Server]:
+    """Start `spectro serve` with options on a free port, in an environment; stop it when the block ends."""
     command = [sys.executable, "-m", "spectro", "serve", "--port", "0", "--page", "false", *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
     assert process.stderr is not None
     line = process.stderr.readline()
     if "://" not in line:
@@ -44,3 +49,47 @@ def running(*options: str) -> Iterator[Server]:
     finally:
         process.terminate()
         process.wait()
+
+
+def alive(port: int) -> None:
+    """Ask `/healthz` over a new connection; raises what goes wrong."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        connection.request("GET", "/healthz")
+        answer = connection.getresponse()
+        answer.read()
+        if answer.status != 200:
+            raise http.client.HTTPException(f"status {answer.status}")
+    finally:
+        connection.close()
+
+
+def under_attack(
+    port: int, attack: str, seconds: float, *options: str, ask: Callable[[int], object] = alive
+) -> dict[str, Any]:
+    """Ask something over new connections while an attack goes on in a process of its own.
+
+    Args:
+        port: the service's port on 127.0.0.1.
+        attack: its name in attacks.py.
+        seconds: how long it goes on.
+        options: further options of attacks.py.
+        ask: asks the service at a port, and raises what goes wrong.
+
+    Returns:
+        the slowest answer in ms (None where none came within 30 s), how many came, and what the attackers saw.
+    """
+    command = [sys.executable, str(Path(__file__).with_name("attacks.py")), attack, str(port)]
+    process = subprocess.Popen([*command, "--seconds", str(seconds), *options], stdout=subprocess.PIPE, text=True)
+    slowest, count = 0.0, 0
+    while process.poll() is None:
+        started = time.perf_counter()
+        try:
+            ask(port)
+        except (OSError, http.client.HTTPException) as error:
+            process.wait()
+            return {"slowest_ms": None, "answers": count, "why": repr(error)}
+        slowest, count = max(slowest, time.perf_counter() - started), count + 1
+        time.sleep(0.02)
+    assert process.stdout is not None
+    return {"slowest_ms": round(1000 * slowest), "answers": count, "seen": json.load(process.stdout)}

@@ -7,31 +7,32 @@ timelines are made one at a time by a fourth; the event loop does nothing but pa
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import Annotated, Any, BinaryIO
 
-from fastapi import FastAPI, File, HTTPException, Query, Request, Response, UploadFile
-from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse
-from fastapi.routing import APIRoute
+from fastapi import FastAPI, File, HTTPException, Query, Response, UploadFile
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 import spectro
 from spectro.errors import (
+    AudioError,
     AudioFormatError,
     AudioLengthError,
+    ImageError,
     ImageFormatError,
     PredictionError,
     SpectroError,
 )
-from spectro.files import printable
 from spectro.predict.rows import verdict
 from spectro.predict.summary import Summary
 from spectro.predict.utterances import WindowSettings
 from spectro.predict.windows import Segment, timeline
-from spectro.serve.guard import Guard, Limits
+from spectro.serve.callers import Names
+from spectro.serve.guard import Guard
+from spectro.serve.limits import Limits
 from spectro.serve.metrics import Counting, Metrics
 from spectro.serve.models import Model, Models
 from spectro.serve.schemas import (
@@ -43,8 +44,11 @@ from spectro.serve.schemas import (
     SummaryAnswer,
     TimelineAnswer,
 )
+from spectro.serve.turns import FairThreads
+from spectro.serve.upload import UploadRoute
+from spectro.serve.words import add_words, said
 from spectro.signal import image
-from spectro.signal.container import name_of
+from spectro.signal.container import known_frames, name_of, opened
 from spectro.signal.spectrogram import Image
 
 READERS = 2
@@ -63,35 +67,17 @@ Embedding = Annotated[bool, Query(description="also return what the network's la
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "the request cannot be parsed"},
     401: {"model": Problem, "description": "no API key, or a wrong one"},
+    403: {"model": Problem, "description": "a page of another site asks, and no key is needed"},
     404: {"model": Problem, "description": "there is no such model"},
-    408: {"model": Problem, "description": "the upload stopped coming"},
-    413: {"model": Problem, "description": "too many bytes, or too many seconds"},
+    408: {"model": Problem, "description": "the upload came too slowly"},
+    413: {"model": Problem, "description": "too many bytes, seconds, or samples"},
     415: {"model": Problem, "description": "not a recording, or not a picture, that can be read"},
     422: {"model": Problem, "description": "it can be read but not used: silent, too short, drawn otherwise, ..."},
-    429: {"model": Problem, "description": "this client has too many requests at a time"},
+    421: {"model": Problem, "description": "the service is not called so"},
+    429: {"model": Problem, "description": "this client has too many requests at a time, or has guessed keys"},
+    500: {"model": Problem, "description": "the service failed"},
     503: {"model": Problem, "description": "the service is busy"},
 }
-
-
-class OneFileRequest(Request):
-    """A request whose form holds one file and few fields, so that parts of it cannot fill the memory."""
-
-    def form(self, **_limits: Any) -> Any:
-        """Read the form; what holds more is refused with 400."""
-        return super().form(max_files=1, max_fields=8, max_part_size=2**16)
-
-
-class OneFileRoute(APIRoute):
-    """A route that reads such forms."""
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return what answers a request."""
-        handler = super().get_route_handler()
-
-        async def handle(request: Request) -> Response:
-            return await handler(OneFileRequest(request.scope, request.receive))
-
-        return handle
 
 
 class Service:
@@ -105,8 +91,8 @@ class Service:
 
     def __init__(self, models: Models, limits: Limits, metrics: Metrics) -> None:
         self.models, self.limits, self.metrics = models, limits, metrics
-        self._readers = ThreadPoolExecutor(READERS, "reading")
-        self._timelines = ThreadPoolExecutor(1, "timelines")
+        self._readers = FairThreads(READERS, "reading")
+        self._timelines = FairThreads(1, "timelines")
 
     async def close(self) -> None:
         """Stop the threads."""
@@ -135,20 +121,43 @@ class Service:
         self.metrics.labels.labels(said["label"]).inc()
         return PredictionAnswer(**said, embedding=found.embeddings[0].tolist() if embedding else None)
 
-    async def timeline(self, request: Request, model: Model, upload: UploadFile, **options: Any) -> TimelineAnswer:
-        """Make a timeline; it is given up when the client goes away."""
+    def draw(self, model: Model, source: BinaryIO) -> Image:
+        """Draw a recording, if it does not hold too many samples."""
+        check_samples(source, self.limits.max_samples, self.limits.max_duration_s)
+        return model.predictor.draw(source)
+
+    async def timeline(self, model: Model, upload: UploadFile, **options: Any) -> TimelineAnswer:
+        """Make a timeline; it is given up when nobody waits for it any more."""
         gone = threading.Event()
+
+        def work() -> TimelineAnswer:
+            check_samples(upload.file, self.limits.max_timeline_samples, self.limits.max_timeline_s)
+            return _timeline(model, upload, gone, self.limits.max_timeline_s, **options)
+
         try:
             with _named(upload):
-                work = asyncio.get_running_loop().run_in_executor(
-                    self._timelines, lambda: _timeline(model, upload, gone, self.limits.max_timeline_s, **options)
-                )
-                while not (await asyncio.wait([work], timeout=1.0))[0]:
-                    if await request.is_disconnected():
-                        gone.set()
-                return work.result()
+                return await asyncio.get_running_loop().run_in_executor(self._timelines, work)
         finally:
             gone.set()
+
+
+def check_samples(source: BinaryIO, max_samples: int, max_duration_s: float) -> None:
+    """Refuse a recording that is short, but holds many channels or samples a second, before it is decoded.
+
+    Raises:
+        AudioError: it holds too many, or cannot be opened.
+    """
+    with opened(source, max_duration_s=None) as file:
+        # one that does not tell its length is read no further than the longest that is allowed
+        most = int(max_duration_s * file.samplerate)
+        samples = min(known_frames(file) or most, most) * file.channels
+        if samples > max_samples:
+            raise AudioLengthError(
+                f"{name_of(source)}: holds {samples / 1e6:.0f} million samples ({file.channels} channels at "
+                f"{file.samplerate} Hz), more than the limit of {max_samples / 1e6:g} million; "
+                "convert it to one channel at 16000 Hz"
+            )
+    source.seek(0)
 
 
 @contextmanager
@@ -156,13 +165,15 @@ def _named(upload: UploadFile) -> Iterator[None]:
     """Call the recording by the upload's name in what is raised, and answer with the error's status."""
     try:
         yield
-    except SpectroError as error:
+    except (AudioError, ImageError) as error:
         reason = str(error).removeprefix(f"{name_of(upload.file)}: ").removeprefix("image: ")
         status = next((status for kind, status in STATUS.items() if isinstance(error, kind)), 422)
         raise HTTPException(status, f"{_name(upload)}: {reason}") from error
 
 
-def make_app(models: Models, limits: Limits, metrics: Metrics, *, keys: tuple[str, ...] = ()) -> FastAPI:
+def make_app(
+    models: Models, limits: Limits, metrics: Metrics, *, keys: tuple[str, ...] = (), names: Names | None = None
+) -> FastAPI:
     """Return the application.
 
     Args:
@@ -170,6 +181,7 @@ def make_app(models: Models, limits: Limits, metrics: Metrics, *, keys: tuple[st
         limits: what is taken.
         metrics: where it is counted.
         keys: API keys; none for an open service.
+        names: what the service is called; None for a service on this machine alone.
     """
     service = Service(models, limits, metrics)
 
@@ -188,7 +200,8 @@ def make_app(models: Models, limits: Limits, metrics: Metrics, *, keys: tuple[st
         lifespan=lifespan,
     )
 
-    app.router.route_class = OneFileRoute
+    app.router.route_class = UploadRoute
+    add_words(app)
     classify: dict[str, Any] = {"responses": PROBLEMS, "tags": ["predict"], "response_model_exclude_none": True}
 
     @app.post("/v1/predict/wav", summary="Classify a recording", **classify)
@@ -197,7 +210,8 @@ def make_app(models: Models, limits: Limits, metrics: Metrics, *, keys: tuple[st
     ) -> PredictionAnswer:
         """A recording is judged by as much of its middle as a picture shows; see `/v1/timeline` for longer ones."""
         chosen = await service.model(model)
-        return await service.predict(chosen, file, chosen.predictor.draw, min_margin=min_margin, embedding=embedding)
+        draw = partial(service.draw, chosen)
+        return await service.predict(chosen, file, draw, min_margin=min_margin, embedding=embedding)
 
     @app.post("/v1/predict/image", summary="Classify a rendered picture", **classify)
     async def predict_image(
@@ -213,7 +227,6 @@ def make_app(models: Models, limits: Limits, metrics: Metrics, *, keys: tuple[st
 
     @app.post("/v1/timeline", responses=PROBLEMS, tags=["predict"], summary="What is heard in a long recording")
     async def timeline_of(
-        request: Request,
         file: Recording,
         model: ModelName = None,
         min_margin: Margin = 0.0,
@@ -226,10 +239,12 @@ def make_app(models: Models, limits: Limits, metrics: Metrics, *, keys: tuple[st
         chosen = await service.model(model)
         settings = WindowSettings(hop_s=hop_s, smooth_s=smooth_s, silence_db=silence_db)
         return await service.timeline(
-            request, chosen, file, settings=settings, min_margin=min_margin, split_channels=split_channels
+            chosen, file, settings=settings, min_margin=min_margin, split_channels=split_channels
         )
 
-    @app.get("/v1/model", responses={key: PROBLEMS[key] for key in (401, 404, 422, 429, 503)}, tags=["service"])
+    @app.get(
+        "/v1/model", responses={key: PROBLEMS[key] for key in (401, 404, 421, 422, 429, 500, 503)}, tags=["service"]
+    )
     async def model_card(model: ModelName = None) -> ModelAnswer:
         """What answers, what it was trained on, and how well it does on speakers that it has never heard."""
         chosen = await service.model(model)
@@ -262,15 +277,8 @@ def make_app(models: Models, limits: Limits, metrics: Metrics, *, keys: tuple[st
     async def metrics_page() -> Response:
         return Response(generate_latest(metrics.registry), media_type=CONTENT_TYPE_LATEST)
 
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
-        places = ("/".join(str(part) for part in one["loc"][1:]) or "the request" for one in error.errors())
-        reasons = (one["msg"] for one in error.errors())
-        detail = "; ".join(f"{place}: {reason}" for place, reason in zip(places, reasons, strict=True))
-        return JSONResponse({"detail": printable(detail.encode("utf-8", "replace").decode())}, 422)
-
     known = frozenset(app.openapi()["paths"])
-    app.add_middleware(Guard, limits=limits, keys=keys)
+    app.add_middleware(Guard, limits=limits, keys=keys, names=names)
     app.add_middleware(Counting, metrics=metrics, known=known)
     return app
 
@@ -312,4 +320,4 @@ def _segment(segment: Segment) -> SegmentAnswer:
 
 
 def _name(upload: UploadFile) -> str:
-    return (upload.filename or "upload").encode("utf-8", "replace").decode()
+    return said(upload.filename or "upload")

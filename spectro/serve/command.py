@@ -4,20 +4,27 @@ import importlib.util
 import os
 import socket
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from spectro.errors import PredictionError
 from spectro.predict.engines import EngineName, Precision
 from spectro.predict.predictor import Predictor, default_checkpoint
-from spectro.serve.guard import Limits
+from spectro.serve.limits import Limits
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
 KEYS = "SPECTRO_API_KEY"
+OPEN_TO_ALL = (
+    f"everybody who reaches this machine can use the service; let it ask for a key with {KEYS}, or say --host 127.0.0.1"
+)
+SWITCH_S = 0.0005  # threads that decode let the one that answers have its turn sooner than after Python's 5 ms
+OTHER_FILES = 256
+"""Files that the process may need beside its connections."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +42,10 @@ class ServeSettings:
         host: address to listen on; 0.0.0.0 for all.
         port: port to listen on; 0 for any that is free.
         page: serve the web page; null serves it where gradio is installed.
+        allowed_hosts: names that the service is called by, apart from localhost and `host`, as the Host header tells
+            them: [emotion.example.org]; their pages may use it, too. [*] for any.
+        proxies: addresses or networks of proxies, whose X-Forwarded-For and X-Forwarded-Proto are believed; nobody
+            else's are.
         max_batch: pictures that the network takes at a time.
         limits: what is taken.
         stop_s: time that requests have to end when the service is told to stop, in seconds.
@@ -49,6 +60,8 @@ class ServeSettings:
     host: str = "127.0.0.1"
     port: int = 7860
     page: bool | None = None
+    allowed_hosts: list[str] = field(default_factory=list)
+    proxies: list[str] = field(default_factory=list)
     max_batch: int = 32
     limits: Limits = field(default_factory=Limits)
     stop_s: int = 8
@@ -71,13 +84,30 @@ def run(settings: ServeSettings) -> int:
     page = settings.page if settings.page is not None else importlib.util.find_spec("gradio") is not None
     if page and importlib.util.find_spec("gradio") is None:
         raise PredictionError("the page needs gradio: install spectro[page], or say --page false")
-    import uvicorn
+    from spectro.serve.server import listen
 
+    try:
+        listener = listen(settings.host, settings.port)  # before all is loaded, which takes its time
+    except OSError as error:
+        reason = str(error.strerror or error).partition(" (while")[0]
+        raise PredictionError(
+            f"cannot listen on port {settings.port} of {settings.host} ({reason}); choose others with --host and --port"
+        ) from error
+    with listener:
+        return _serve(settings, listener, page)
+
+
+def _serve(settings: ServeSettings, listener: socket.socket, page: bool) -> int:
     from spectro.serve.app import make_app
+    from spectro.serve.callers import Names, Proxies
     from spectro.serve.metrics import Metrics
     from spectro.serve.models import Models
-    from spectro.serve.server import Server
+    from spectro.serve.server import Server, allow_files
 
+    Proxies(settings.proxies)  # may refuse
+    limits = settings.limits
+    most = allow_files(limits.max_connections + OTHER_FILES) - OTHER_FILES
+    limits = replace(limits, max_connections=max(1, min(limits.max_connections, most)))
     metrics = Metrics()
     models = Models(
         [settings.checkpoint or default_checkpoint(), *settings.others],
@@ -86,31 +116,24 @@ def run(settings: ServeSettings) -> int:
             device=settings.device,
             engine=settings.engine,
             precision=settings.precision,
-            max_duration_s=settings.limits.max_duration_s,
+            max_duration_s=limits.max_duration_s,
         ),
         max_batch=settings.max_batch,
         observe=metrics.batch.observe,
     )
     keys = tuple(key.strip() for key in os.environ.get(KEYS, "").split(",") if key.strip())
-    service = make_app(models, settings.limits, metrics, keys=keys)
+    names = Names(settings.host, settings.allowed_hosts)
+    service = make_app(models, limits, metrics, keys=keys, names=names)
     app: ASGIApp = service
-    before_stop = None
     if page:
         from spectro.serve.page import add_page
 
-        with_page = add_page(service, models, settings.limits, keys=keys)
-        app, before_stop = with_page, with_page.stop
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.create_server((settings.host, settings.port), family=family, backlog=2048) as listener:
-        host, port = listener.getsockname()[:2]
-        what = "web page and service" if page else "service"
-        print(f"{what} at http://{f'[{host}]' if ':' in host else host}:{port}", file=sys.stderr, flush=True)
-        config = uvicorn.Config(
-            app,
-            limit_concurrency=4 * settings.limits.max_pending,
-            timeout_graceful_shutdown=settings.stop_s,
-            log_level="warning",
-            server_header=False,
-        )
-        Server(config, before_stop).run(sockets=[listener])
+        app = add_page(service, models, limits, keys=keys)
+    host, port = listener.getsockname()[:2]
+    what = "web page and service" if page else "service"
+    print(f"{what} at http://{f'[{host}]' if ':' in host else host}:{port}", file=sys.stderr, flush=True)
+    if not keys and not ip_address(host).is_loopback:
+        print(f"warning: {OPEN_TO_ALL}", file=sys.stderr, flush=True)
+    sys.setswitchinterval(SWITCH_S)
+    Server(app, limits, proxies=settings.proxies, stop_s=settings.stop_s).run(sockets=[listener])
     return 0

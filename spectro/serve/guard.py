@@ -1,138 +1,169 @@
-"""What a request has to pass before it is worked on: key, room, size, pace. Pure ASGI, so that it sees every byte."""
+"""What a request has to pass before it is worked on: name, key, origin, room, size, pace.
+
+Pure ASGI, in front of everything, so that it sees each request first and each of its bytes.
+"""
 
 import asyncio
-import hmac
+import time
 from collections import Counter as Counts
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from spectro.errors import PredictionError
+from spectro.serve.callers import Keys, Names, share_of
+from spectro.serve.limits import MEBIBYTE, Limits
+from spectro.serve.turns import CLIENT
+from spectro.serve.words import problem, said
 
-MEBIBYTE = 2**20
+HEALTH = "/healthz"
 TIMELINE = "/v1/timeline"
-KEYED = ("/v1/", "/metrics", "/openapi.json")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    """What the service takes.
-
-    Args:
-        max_mb: largest upload of a clip or picture, in MiB.
-        max_timeline_mb: largest upload of a long recording, in MiB.
-        max_duration_s: longest clip, in seconds.
-        max_timeline_s: longest recording for a timeline, in seconds.
-        max_pending: requests that are worked on or wait, over all clients; more get 503.
-        max_per_client: the same for each client address; more get 429.
-        max_timelines: timelines that are made or wait; more get 503. One is made at a time.
-        idle_s: an upload that brings nothing for this long is given up, in seconds.
-    """
-
-    max_mb: float = 32.0
-    max_timeline_mb: float = 1024.0
-    max_duration_s: float = 60.0
-    max_timeline_s: float = 4 * 3600.0
-    max_pending: int = 256
-    max_per_client: int = 64
-    max_timelines: int = 4
-    idle_s: float = 15.0
-
-    def __post_init__(self) -> None:
-        for one in fields(self):
-            if not getattr(self, one.name) > 0:
-                raise PredictionError(f"limits.{one.name} is {getattr(self, one.name)}; it must be positive")
+OPEN, OPEN_FOLDER = (HEALTH, "/"), "/static/"
+"""What answers without a key: the page, which asks for it, and its files."""
+SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
+HEADERS = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin"}
 
 
 class Guard:
-    """Refuses requests before their body is read, and bodies that grow too large or stop coming.
+    """Refuses requests before their body is read, and bodies that grow too large, stop coming, or come too slowly.
 
     Args:
         app: who answers the others.
         limits: what is taken.
-        keys: API keys, one of which `/v1/`, `/metrics` and `/openapi.json` need; none for an open service.
+        keys: API keys, one of which all but `/healthz` and the page needs; none for an open service.
+        names: what the service is called.
     """
 
-    def __init__(self, app: ASGIApp, limits: Limits, keys: tuple[str, ...] = ()) -> None:
-        self._app, self._limits, self._keys = app, limits, keys
+    def __init__(self, app: ASGIApp, limits: Limits, keys: tuple[str, ...] = (), names: Names | None = None) -> None:
+        self._app, self._limits = app, limits
+        self._keys, self._names = Keys(keys, limits.max_guesses), names or Names()
         self._pending: Counts[str] = Counts()
-        self._timelines = 0
+        self._timelines: Counts[str] = Counts()
+        self._bytes: Counts[str] = Counts()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers, path = Headers(scope=scope), scope["path"]
-        largest_mb = self._limits.max_mb if path.startswith("/v1/predict") else self._limits.max_timeline_mb
-        refusal = self._refusal(scope, headers, largest_mb)
-        if refusal is not None:
-            await refusal(scope, receive, send)
-            return
-        if not path.startswith("/v1/"):
-            await self._app(scope, self._watched(receive, largest_mb), send)
-            return
-        client = scope["client"][0] if scope.get("client") else ""
-        self._pending[client] += 1
-        self._timelines += path == TIMELINE
-        try:
-            await self._app(scope, self._watched(receive, largest_mb), send)
-        finally:
-            self._timelines -= path == TIMELINE
-            self._pending[client] -= 1
-            self._pending += Counts()  # forgets clients that have nothing pending
+        client = share_of(scope["client"][0]) if scope.get("client") else ""
+        CLIENT.set(client)
 
-    def _refusal(self, scope: Scope, headers: Mapping[str, str], largest_mb: float) -> JSONResponse | None:
-        path = scope["path"]
-        if self._keys and path.startswith(KEYED) and not self._knows(headers):
-            return _problem(401, "an API key is needed: send it as X-API-Key", {"WWW-Authenticate": "Bearer"})
-        length = headers.get("content-length", "0")
-        if length.isdigit() and int(length) > largest_mb * MEBIBYTE:
-            return _problem(413, _too_large(largest_mb), {"Connection": "close"})
-        if not path.startswith("/v1/"):
+        async def marked(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                for name, value in HEADERS.items():
+                    headers.setdefault(name, value)
+            await send(message)
+
+        largest_mb = self._limits.max_timeline_mb if scope["path"] == TIMELINE else self._limits.max_mb
+        refusal = self._stranger(scope, client) or self._no_room(scope, client, largest_mb)
+        if refusal is not None:
+            await refusal(scope, receive, marked)
+        elif scope["path"].startswith("/v1/"):
+            await self._counted(scope, receive, marked, client, largest_mb)
+        else:
+            await self._app(scope, receive, marked)
+
+    async def _counted(self, scope: Scope, receive: Receive, send: Send, client: str, largest_mb: float) -> None:
+        body = _Body(self, receive, client, largest_mb)
+        self._pending[client] += 1
+        self._timelines[client] += scope["path"] == TIMELINE
+        try:
+            await self._app(scope, body.receive, send)
+        finally:
+            self._pending[client] -= 1
+            self._timelines[client] -= scope["path"] == TIMELINE
+            self._bytes[client] -= body.received
+            for counts in (self._pending, self._timelines, self._bytes):
+                if not counts[client]:
+                    del counts[client]
+
+    def _stranger(self, scope: Scope, client: str) -> JSONResponse | None:
+        """Return the answer to those who may not ask at all."""
+        headers, path = Headers(scope=scope), scope["path"]
+        if path == HEALTH:
             return None
-        client = scope["client"][0] if scope.get("client") else ""
-        if self._pending[client] >= self._limits.max_per_client:
-            return _problem(429, f"more than {self._limits.max_per_client} requests at a time", {"Retry-After": "1"})
-        if self._pending.total() >= self._limits.max_pending:
-            return _problem(503, "the service is busy; try again", {"Retry-After": "1"})
-        if path == TIMELINE and self._timelines >= self._limits.max_timelines:
-            return _problem(503, "other timelines are being made; try again", {"Retry-After": "30"})
+        host, origin = headers.get("host", ""), headers.get("origin")
+        if not self._names.knows(host):
+            return problem(421, f"this service is not called {said(host)[:100]!r}; tell it with --allowed_hosts")
+        if self._keys:
+            return None if path in OPEN or path.startswith(OPEN_FOLDER) else self._keys.refusal(headers, client)
+        if origin is not None and scope["method"] not in SAFE_METHODS and not self._names.sent(origin, host):
+            return problem(403, "pages of other sites cannot use this service; tell their hosts with --allowed_hosts")
         return None
 
-    def _knows(self, headers: Mapping[str, str]) -> bool:
-        given = headers.get("x-api-key") or headers.get("authorization", "").removeprefix("Bearer ")
-        return any(hmac.compare_digest(given.encode(), key.encode()) for key in self._keys)
+    def _no_room(self, scope: Scope, client: str, largest_mb: float) -> JSONResponse | None:
+        """Return the answer to those who ask for too much."""
+        path, limits = scope["path"], self._limits
+        if not path.startswith("/v1/"):
+            return None
+        if _length(Headers(scope=scope)) > largest_mb * MEBIBYTE:
+            return problem(413, _too_large(largest_mb))
+        if self._pending[client] >= limits.max_per_client:
+            return problem(429, f"more than {limits.max_per_client} requests at a time", {"Retry-After": "1"})
+        if self._pending.total() >= limits.max_pending:
+            return problem(503, "the service is busy; try again", {"Retry-After": "1"})
+        if path == TIMELINE and self._timelines[client] >= limits.max_timelines_per_client:
+            return problem(
+                429, f"more than {limits.max_timelines_per_client} timelines at a time", {"Retry-After": "30"}
+            )
+        if path == TIMELINE and self._timelines.total() >= limits.max_timelines:
+            return problem(503, "other timelines are being made; try again", {"Retry-After": "30"})
+        return None
 
-    def _watched(self, receive: Receive, largest_mb: float) -> Receive:
-        """Count what comes, and do not wait for ever for more."""
-        received = 0
-        whole = False
+    def take(self, client: str, count: int) -> None:
+        """Note bytes that have come into memory.
 
-        async def watched() -> Message:
-            nonlocal received, whole
-            if whole:
-                return await receive()  # nothing but the end of the connection comes now, whenever it comes
-            try:
-                message = await asyncio.wait_for(receive(), self._limits.idle_s)
-            except TimeoutError as error:
-                raise HTTPException(408, f"nothing came for {self._limits.idle_s:g} s") from error
-            received += len(message.get("body", b""))
-            whole = not message.get("more_body", False)
-            if received > largest_mb * MEBIBYTE:
-                raise HTTPException(413, _too_large(largest_mb))
-            return message
+        Raises:
+            HTTPException: there are too many.
+        """
+        self._bytes[client] += count
+        largest = self._limits.max_memory_mb * MEBIBYTE
+        if self._bytes.total() > largest:
+            raise HTTPException(503, "other uploads fill the memory; try again", {"Retry-After": "5"})
+        if self._bytes[client] > largest / 2:
+            raise HTTPException(429, f"uploads of more than {largest / 2 / MEBIBYTE:g} MiB at a time")
 
-        return watched
+    def time_left_s(self, started: float, received: int) -> float:
+        """Return how long the next bytes of an upload have, in seconds."""
+        due = started + self._limits.idle_s + received / (self._limits.min_kb_s * 1024)
+        return min(self._limits.idle_s, due - time.monotonic())
+
+
+class _Body:
+    """A request's body: counts what comes, and does not wait for ever for more."""
+
+    def __init__(self, guard: Guard, receive: Receive, client: str, largest_mb: float) -> None:
+        self._guard, self._receive, self._client, self._largest_mb = guard, receive, client, largest_mb
+        self._started, self._whole = time.monotonic(), False
+        self.received = 0
+
+    async def receive(self) -> Message:
+        """Return what comes next."""
+        if self._whole:
+            return await self._receive()  # nothing but the end of the connection comes now, whenever it comes
+        left_s = self._guard.time_left_s(self._started, self.received)
+        try:
+            async with asyncio.timeout(left_s):
+                message = await self._receive()
+        except TimeoutError as error:
+            raise HTTPException(408, "the upload came too slowly, or not at all") from error
+        count = len(message.get("body", b""))
+        self.received += count
+        self._whole = not message.get("more_body", False)
+        self._guard.take(self._client, count)
+        if self.received > self._largest_mb * MEBIBYTE:
+            raise HTTPException(413, _too_large(self._largest_mb))
+        return message
+
+
+def _length(headers: Mapping[str, str]) -> int:
+    length = headers.get("content-length", "0")
+    return int(length) if length.isdecimal() else 0
 
 
 def _too_large(largest_mb: float) -> str:
     return f"the upload is larger than {largest_mb:g} MiB"
-
-
-def _problem(status: int, detail: str, headers: dict[str, str]) -> JSONResponse:
-    return JSONResponse({"detail": detail}, status, headers)

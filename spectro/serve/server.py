@@ -1,25 +1,297 @@
-"""uvicorn, told what to end before it waits for the requests that are going on."""
+"""The HTTP server: uvicorn with h11, which limits the bytes of headers, and the limits that it lacks.
 
-from collections.abc import Callable
-from types import FrameType
+Connections in all and for each client, time for a header, time for what nobody reads, the number of chunks in a body;
+and an end in which no request is lost. docs/service.md tells how other servers compare.
+"""
 
+import asyncio
+import selectors
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import h11
 import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from spectro.serve.callers import Proxies, share_of
+from spectro.serve.limits import Limits
+from spectro.serve.words import as_bytes
+
+HEADER_BYTES = 16 * 1024
+PIECE_BYTES = 8 * 1024  # of a header that are parsed at a time, so that it is never much longer than allowed
+FREE_CHUNKS, CHUNK_BYTES = 64, 512  # each chunk costs some microseconds: beyond the first 64 they must not be tiny
+CHECK_TICKS = 5  # of a tenth of a second
+LINGER_S = 1.0  # connections that a client keeps are answered for this long after the service was told to stop
+CLOSE = (b"connection", b"close")
+HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
+
+
+class _Parser(h11.Connection):
+    """h11's parser, which refuses bodies in tiny chunks."""
+
+    _chunks, _chunked_bytes = 0, 0
+
+    def next_event(self) -> Any:
+        event = super().next_event()
+        if isinstance(event, h11.Request):
+            self._chunks = self._chunked_bytes = 0
+        elif isinstance(event, h11.Data):
+            self._chunks += event.chunk_start
+            self._chunked_bytes += len(event.data)
+            if self._chunks > FREE_CHUNKS + self._chunked_bytes // CHUNK_BYTES:
+                raise h11.RemoteProtocolError("tiny chunks", 400)
+        return event
+
+
+class Connection(H11Protocol):
+    """A client's connection.
+
+    Args:
+        doors: who is let in.
+        given: what uvicorn gives.
+    """
+
+    def __init__(self, doors: "Doors", **given: Any) -> None:
+        super().__init__(**given)
+        self.conn = _Parser(h11.SERVER, HEADER_BYTES)
+        self._doors, self._since = doors, self.loop.time()
+        self._unsent, self._unsent_since = 0, 0.0
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request is being answered or has wholly come."""
+        return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def waited_since(self) -> float | None:
+        """The loop's time since when a request's header is waited for; None while none is."""
+        return self._since if self.conn.their_state is h11.IDLE else None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Let a client in, or not."""
+        super().connection_made(transport)
+        self._doors.enter(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the client."""
+        self._doors.leave(self)
+        super().connection_lost(exc)
+
+    def abort(self) -> None:
+        """End at once."""
+        self._doors.leave(self)
+        self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        """Take what comes; headers by pieces, and nothing behind a request that is not answered yet."""
+        while data and self.conn.their_state is h11.IDLE and not self.transport.is_closing():
+            super().data_received(data[:PIECE_BYTES])
+            data = data[PIECE_BYTES:]
+        if not data or self.transport.is_closing():
+            return
+        if self.conn.their_state is h11.SEND_BODY:
+            super().data_received(data)
+        else:
+            self.last()
+
+    def last(self) -> None:
+        """Make the answer that is due the connection's last."""
+        if not self.idle:
+            self.cycle.default_headers = [*self.cycle.default_headers, CLOSE]
+            self.cycle.keep_alive = False
+
+    def shutdown(self) -> None:
+        """Close, or say that the next answer is the last."""
+        if self.idle and not self.transport.is_closing():
+            super().shutdown()
+        else:
+            self.last()
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request."""
+        self._since = self.loop.time()
+        super().on_response_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what is no HTTP; called by uvicorn while it handles h11's error."""
+        error = sys.exc_info()[1]
+        if getattr(error, "error_status_hint", 400) == 431:
+            self._refuse(431, f"the request's header is longer than {HEADER_BYTES // 1024} KiB")
+        else:
+            self._refuse(400, "the request is not HTTP/1.1 that can be read, or its body comes in tiny chunks")
+
+    def check(self, now: float, header_s: float, idle_s: float) -> None:
+        """Close if what is due has not come for too long.
+
+        Args:
+            now: the loop's time.
+            header_s: time that a header has, in seconds.
+            idle_s: time without progress that an answer's reader has, and a refused body to end, in seconds.
+        """
+        unsent = self.transport.get_write_buffer_size()
+        if not unsent or unsent != self._unsent:
+            self._unsent, self._unsent_since = unsent, now
+        if unsent and now - self._unsent_since > idle_s:
+            self.abort()
+        elif self.transport.is_closing():
+            return
+        elif self.waited_since is not None:
+            if now - self.waited_since > header_s:
+                self._refuse(408, f"the request's header did not come within {header_s:g} s")
+        elif self.conn.our_state is h11.DONE and now - self._since > idle_s:  # answered, and the body comes and comes
+            self.abort()
+
+    def _refuse(self, status: int, detail: str) -> None:
+        if self.idle or not self.cycle.response_started:
+            self.transport.write(as_bytes(status, detail))
+        self.transport.close()
+
+
+class Doors:
+    """Lets connections in: so many in all, so many for each client but the proxies.
+
+    Where there are too many, the one that has been waiting longest for a request goes, so that silent ones harm nobody.
+
+    Args:
+        limits: how many, and for how long.
+        proxies: addresses that many clients come from.
+    """
+
+    def __init__(self, limits: Limits, proxies: Sequence[str]) -> None:
+        self._limits, self._proxies = limits, Proxies(proxies)
+        self._all: set[Connection] = set()
+        self._by_client: dict[str, set[Connection]] = {}
+
+    def enter(self, connection: Connection) -> None:
+        """Note a connection; close another, or this, if there are too many."""
+        address = connection.client[0] if connection.client else ""
+        mine = self._by_client.setdefault(share_of(address), set())
+        mine.add(connection)
+        self._all.add(connection)
+        if len(mine) > self._limits.max_connections_per_client and address not in self._proxies:
+            _close_one(mine, connection)
+        elif len(self._all) > self._limits.max_connections:
+            _close_one(self._all, connection)
+
+    def leave(self, connection: Connection) -> None:
+        """Forget a connection."""
+        client = share_of(connection.client[0]) if connection.client else ""
+        self._all.discard(connection)
+        mine = self._by_client.get(client, set())
+        mine.discard(connection)
+        if not mine:
+            self._by_client.pop(client, None)
+
+    def check(self, now: float) -> None:
+        """Close connections on which what is due has not come for too long."""
+        for connection in list(self._all):
+            connection.check(now, self._limits.header_s, self._limits.idle_s)
+
+
+def _close_one(among: set[Connection], newest: Connection) -> None:
+    waiting = [(since, id(one), one) for one in among if one is not newest and (since := one.waited_since) is not None]
+    (min(waiting)[2] if waiting else newest).abort()
 
 
 class Server(uvicorn.Server):
-    """A server that calls something when it is told to stop.
+    """uvicorn behind these doors.
 
     Args:
-        config: uvicorn's own settings.
-        before_stop: is called before the server waits for requests to end; None for nothing.
+        app: who answers.
+        limits: what is taken.
+        proxies: addresses or networks whose X-Forwarded-For and X-Forwarded-Proto are believed.
+        stop_s: time that requests have to end when the service is told to stop, in seconds.
     """
 
-    def __init__(self, config: uvicorn.Config, before_stop: Callable[[], object] | None = None) -> None:
-        super().__init__(config)
-        self._before_stop = before_stop
+    def __init__(self, app: ASGIApp, limits: Limits, *, proxies: Sequence[str] = (), stop_s: int = 8) -> None:
+        self._doors = Doors(limits, proxies)
+        protocol: Any = partial(Connection, self._doors)
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=protocol,
+                ws="none",
+                proxy_headers=bool(proxies),
+                forwarded_allow_ips=list(proxies),
+                timeout_graceful_shutdown=stop_s,
+                log_level="error",
+                access_log=False,
+                server_header=False,
+            )
+        )
 
-    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to stop."""
-        if self._before_stop is not None:
-            self._before_stop()
-        super().handle_exit(sig, frame)
+    async def on_tick(self, counter: int) -> bool:
+        """Look after the connections, ten times a second."""
+        if counter % CHECK_TICKS == 0:
+            self._doors.check(asyncio.get_running_loop().time())
+        return await super().on_tick(counter)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop in good order on SIGHUP, too, unless the starter said, as nohup does, that it is to be passed over."""
+        main = threading.current_thread() is threading.main_thread()
+        if not main or HANGUP is None or signal.getsignal(HANGUP) == signal.SIG_IGN:
+            with super().capture_signals():
+                yield
+            return
+        original = signal.signal(HANGUP, self.handle_exit)
+        try:
+            with super().capture_signals():
+                yield
+        finally:
+            signal.signal(HANGUP, original)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Take no more connections, answer what comes over those that there are and say that it is the last, end."""
+        for _ in range(100):  # those that have connected are not reset by the listener's end
+            if not _knocked(sockets or []):
+                break
+            await asyncio.sleep(0)
+        for server in self.servers:
+            server.close()
+        self.server_state.default_headers = [*self.server_state.default_headers, CLOSE]
+        connections: set[Any] = self.server_state.connections
+        for connection in list(connections):
+            connection.last()
+        end = asyncio.get_running_loop().time() + LINGER_S
+        while connections and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(0.02)
+        await super().shutdown(sockets)
+
+
+def _knocked(listeners: Sequence[socket.socket]) -> bool:
+    """Tell whether somebody has connected who has not been let in yet."""
+    with selectors.DefaultSelector() as selector:
+        for one in listeners:
+            selector.register(one, selectors.EVENT_READ)
+        return bool(listeners) and bool(selector.select(0))
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """Return a socket that listens.
+
+    Raises:
+        OSError: the address is taken, not this machine's, or not allowed.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family, backlog=2048)
+
+
+def allow_files(count: int) -> int:
+    """Let the process open as many files as the system allows it, up to `count`; returns how many it may open."""
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return count
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < count:
+        soft = count if hard == resource.RLIM_INFINITY else min(count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return count if soft == resource.RLIM_INFINITY else soft

@@ -7,17 +7,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pytest
-import uvicorn
+from fastapi import FastAPI
 from starlette.types import ASGIApp
 
 from spectro.predict.predictor import Predictor
 from spectro.serve.app import make_app
-from spectro.serve.guard import Limits
+from spectro.serve.callers import Names
+from spectro.serve.guard import Guard
+from spectro.serve.limits import Limits
 from spectro.serve.metrics import Metrics
 from spectro.serve.models import Models
-from spectro.serve.page import add_page
+from spectro.serve.server import Server, listen
 from tests.conftest import REPOSITORY, World
 
 
@@ -26,8 +29,50 @@ class Running:
     """A service, and where it is."""
 
     url: str
+    port: int
     models: Models
     metrics: Metrics
+    app: FastAPI
+    server: Server
+
+    @property
+    def guard(self) -> Guard:
+        """The service's gate."""
+        found: Any = self.app.middleware_stack
+        while not isinstance(found, Guard):
+            found = found._app if hasattr(found, "_app") else found.app
+        return found
+
+    def pending(self) -> float | None:
+        """How many requests are being answered."""
+        return self.metrics.registry.get_sample_value("spectro_requests_pending")
+
+    def connections(self) -> int:
+        """How many connections are open."""
+        return len(self.server._doors._all)
+
+    def bytes_in_memory(self) -> int:
+        """How many bytes of uploads are in memory."""
+        return self.guard._bytes.total()
+
+    def connected(self, address: str = "127.0.0.1") -> socket.socket:
+        """A new connection from an address."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=20, source_address=(address, 0))
+
+    @staticmethod
+    def until(happened: Callable[[], bool]) -> None:
+        """Wait until something has happened."""
+        deadline = time.monotonic() + 20
+        while not happened():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+
+
+def ask(running: Running, request: bytes, address: str = "127.0.0.1") -> bytes:
+    """Send a request from an address, as it stands; returns the begin of the answer."""
+    with running.connected(address) as connection:
+        connection.sendall(request)
+        return connection.recv(4096)
 
 
 Start = Callable[..., "contextmanager[Running]"]
@@ -38,7 +83,14 @@ def start(world: World) -> Start:
     """Starts services in threads."""
 
     @contextmanager
-    def started(*, page: bool = False, keys: tuple[str, ...] = (), **limits: float) -> Iterator[Running]:
+    def started(
+        *,
+        page: bool = False,
+        keys: tuple[str, ...] = (),
+        names: Names | None = None,
+        proxies: tuple[str, ...] = (),
+        **limits: float,
+    ) -> Iterator[Running]:
         metrics, taken = Metrics(), Limits(**limits)  # type: ignore[arg-type]
         folders = [world.checkpoint, REPOSITORY / "checkpoints/mobilenet-ravdess"]
         models = Models(
@@ -47,16 +99,22 @@ def start(world: World) -> Start:
             max_batch=8,
             observe=metrics.batch.observe,
         )
-        service = make_app(models, taken, metrics, keys=keys)
-        app: ASGIApp = add_page(service, models, taken, keys=keys) if page else service
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
+        service = make_app(models, taken, metrics, keys=keys, names=names)
+        app: ASGIApp = service
+        if page:
+            from spectro.serve.page import add_page
+
+            app = add_page(service, models, taken, keys=keys)
+        with listen("127.0.0.1", 0) as listener:
+            server = Server(app, taken, proxies=proxies, stop_s=5)
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
             thread.start()
+            port = listener.getsockname()[1]
             while not server.started:
-                time.sleep(0.02)
+                assert thread.is_alive()
+                time.sleep(0.01)
             try:
-                yield Running(f"http://127.0.0.1:{listener.getsockname()[1]}", models, metrics)
+                yield Running(f"http://127.0.0.1:{port}", port, models, metrics, service, server)
             finally:
                 server.should_exit = True
                 thread.join()

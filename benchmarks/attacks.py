@@ -1,0 +1,248 @@
+"""What hostile clients do to an HTTP service; each attack runs in a process of its own, against this machine alone.
+
+    python benchmarks/attacks.py NAME PORT [--seconds 8] [--file FILE]
+
+prints how often what was seen. Attackers come from 127.0.0.2, so that the service can tell them from the asker at
+127.0.0.1 (Linux has all of 127.0.0.0/8; elsewhere they must be made first).
+"""
+
+import argparse
+import json
+import selectors
+import socket
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+ATTACKER = "127.0.0.2"
+HEAD = b"POST /v1/predict/wav HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+PART = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+ENDLESS = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-a: "
+PATHS = ("/healthz", "/v1/model", "/metrics", "/openapi.json", "/", "/nothing", "/gradio_api/cancel", "/v1/predict/wav")
+METHODS = ("HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE", "CONNECT", "PROPFIND", "get", "X" * 3000)
+
+
+@dataclass(frozen=True)
+class Attack:
+    """Where to attack, and for how long.
+
+    Args:
+        port: the service's port on 127.0.0.1.
+        seconds: how long to go on.
+        file: what is uploaded, where something is.
+    """
+
+    port: int
+    seconds: float
+    file: bytes = b""
+
+    def going_on(self) -> Iterator[None]:
+        """Yield until the time is over."""
+        end = time.monotonic() + self.seconds
+        while time.monotonic() < end:
+            yield
+
+    def connected(self) -> socket.socket:
+        """Return a new connection."""
+        return socket.create_connection(("127.0.0.1", self.port), timeout=5, source_address=(ATTACKER, 0))
+
+    def asked(self, request: bytes) -> str:
+        """Return the status of the answer to a request on a connection of its own, or what became of it."""
+        try:
+            with self.connected() as connection:
+                with suppress(OSError):  # it may answer before it has read all
+                    connection.sendall(request)
+                return connection.recv(64)[9:12].decode() or "closed"
+        except OSError as error:
+            return type(error).__name__
+
+
+@contextmanager
+def held(attack: Attack, count: int, begin: bytes = b"") -> Iterator[tuple[list[socket.socket], Counter[str]]]:
+    """Open many connections that send `begin`; yields them, and what was seen."""
+    connections, seen = [], Counter[str]()
+    try:
+        for _ in range(count):
+            try:
+                connections.append(attack.connected())
+                connections[-1].sendall(begin)
+            except OSError as error:
+                seen[type(error).__name__] += 1
+        yield connections, seen
+    finally:
+        for one in connections:
+            one.close()
+
+
+def pour(attack: Attack, count: int, begin: bytes, more: bytes, pause_s: float = 0.0) -> Counter[str]:
+    """Send `more` over and over on many connections, and count those that the service ended."""
+    with held(attack, count, begin) as (connections, seen), selectors.DefaultSelector() as selector:
+        for one in connections:
+            one.setblocking(False)
+            selector.register(one, selectors.EVENT_READ | selectors.EVENT_WRITE)
+        for _ in attack.going_on():
+            for key, events in selector.select(0.2):
+                one = key.fileobj
+                assert isinstance(one, socket.socket)
+                try:
+                    answer = one.recv(64) if events & selectors.EVENT_READ else None
+                    if answer is None:
+                        one.send(more)
+                        continue
+                    seen[answer[9:12].decode() or "closed"] += 1
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    seen[type(error).__name__] += 1
+                selector.unregister(one)
+            time.sleep(pause_s)
+            if not selector.get_map():
+                break
+        seen["still open"] += len(selector.get_map())
+    return seen
+
+
+def endless_header(attack: Attack) -> Counter[str]:
+    """One connection at a time sends a header without an end, over and over."""
+    return _again(attack, 1, ENDLESS, b"a" * 65536)
+
+
+def endless_headers(attack: Attack) -> Counter[str]:
+    """Ten connections at a time do."""
+    return _again(attack, 10, ENDLESS, b"a" * 65536)
+
+
+def _again(attack: Attack, count: int, begin: bytes, more: bytes) -> Counter[str]:
+    """Pour over new connections whenever all have been closed."""
+    seen, end = Counter[str](), time.monotonic() + attack.seconds
+    while (left_s := end - time.monotonic()) > 0:
+        seen += pour(Attack(attack.port, left_s), count, begin, more)
+    return seen
+
+
+def silent(attack: Attack) -> Counter[str]:
+    """1,023 connections that send nothing."""
+    return pour(attack, 1023, b"", b"", 0.2)
+
+
+def slow_header(attack: Attack) -> Counter[str]:
+    """Fifty connections whose header comes by a byte each half second."""
+    return pour(attack, 50, ENDLESS, b"a", 0.5)
+
+
+def dripping_body(attack: Attack) -> Counter[str]:
+    """A hundred uploads that come by a byte each half second."""
+    return pour(attack, 100, HEAD + b"Content-Length: 1000000\r\n\r\n" + PART, b"a", 0.5)
+
+
+def tiny_chunks(attack: Attack) -> Counter[str]:
+    """Ten uploads in chunks of one byte, as fast as they are taken."""
+    return _again(attack, 10, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n" * 10_000)
+
+
+def unread(attack: Attack) -> Counter[str]:
+    """Fifty connections that ask and ask, and never read an answer."""
+    asking = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 200
+    with held(attack, 50, asking) as (connections, seen):
+        for one in connections:
+            one.setblocking(False)
+        for _ in attack.going_on():
+            for one in list(connections):
+                try:
+                    one.send(asking)
+                except BlockingIOError:
+                    continue
+                except OSError:
+                    seen["closed"] += 1
+                    connections.remove(one)
+                    one.close()
+            time.sleep(0.05)
+        seen["still open"] += len(connections)
+    return seen
+
+
+def hang_ups(attack: Attack) -> Counter[str]:
+    """Uploads of a heavy recording, twelve at a time, whose clients leave once they have sent it."""
+    upload = PART + attack.file + b"\r\n--x--\r\n"
+    begin = HEAD + b"Content-Length: %d\r\n\r\n" % len(upload) + upload
+    seen = Counter[str]()
+    for _ in attack.going_on():
+        with held(attack, 12, begin) as (connections, failed):
+            seen["sent"] += len(connections)
+            seen += failed
+            time.sleep(0.3)
+    return seen
+
+
+def flood(attack: Attack) -> Counter[str]:
+    """Uploads of a heavy recording, 48 at a time, whose clients wait for their answers."""
+    upload = PART + attack.file + b"\r\n--x--\r\n"
+    begin = HEAD + b"Content-Length: %d\r\n\r\n" % len(upload) + upload
+    seen = Counter[str]()
+    for _ in attack.going_on():
+        with held(attack, 48, begin) as (connections, failed):
+            seen += failed
+            for one in connections:
+                one.settimeout(60)
+                seen[one.recv(64)[9:12].decode() or "closed"] += 1
+    return seen
+
+
+def guesses(attack: Attack) -> Counter[str]:
+    """Guesses of keys, as fast as they are answered."""
+    seen: Counter[str] = Counter()
+    for number, _ in enumerate(attack.going_on()):
+        key = b"Authorization: Bearer %d\r\n" % number
+        seen[attack.asked(b"GET /v1/model HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n" + key + b"\r\n")] += 1
+    return seen
+
+
+def foreign_hosts(attack: Attack) -> Counter[str]:
+    """Requests as a page of another site has them sent, by a name that it made lead here, or by its form."""
+    names = (b"evil.example", b"evil.example:80", b"localhost.evil.example", b"127.0.0.1.evil.example", b"[::1].evil")
+    asking = [b"GET /v1/model HTTP/1.1\r\nHost: %s\r\nX-Forwarded-Host: localhost\r\n\r\n" % name for name in names]
+    asking.append(HEAD + b"Origin: http://evil.example\r\nContent-Length: 9\r\n\r\n--x--\r\n\r\n")
+    return Counter(attack.asked(one) for _ in attack.going_on() for one in asking)
+
+
+def huge_json(attack: Attack) -> Counter[str]:
+    """30 MiB of JSON for every path."""
+    body = b'{"a": [' + b"[1], " * (6 * 2**20) + b"1]}"
+    head = b" HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
+    return Counter(attack.asked(b"POST " + path.encode() + head + body) for _ in attack.going_on() for path in PATHS)
+
+
+def methods(attack: Attack) -> Counter[str]:
+    """All methods on all paths, with the words that some servers take another method from."""
+    rest = b" HTTP/1.1\r\nHost: localhost\r\nX-HTTP-Method-Override: POST\r\nContent-Length: 0\r\n\r\n"
+    asking = [f"{method} {path}".encode() + rest for method in METHODS for path in PATHS]
+    return Counter(attack.asked(one) for _ in attack.going_on() for one in asking)
+
+
+ATTACKS: dict[str, Callable[[Attack], Counter[str]]] = {
+    one.__name__: one
+    for one in (
+        endless_header, endless_headers, silent, slow_header, dripping_body, tiny_chunks, unread, hang_ups, flood,
+        guesses, foreign_hosts, huge_json, methods,
+    )
+}  # fmt: skip
+
+
+def main() -> None:
+    """Attack, and print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=ATTACKS)
+    parser.add_argument("port", type=int)
+    parser.add_argument("--seconds", type=float, default=8)
+    parser.add_argument("--file", type=Path, help="a recording to upload")
+    given = parser.parse_args()
+    content = given.file.read_bytes() if given.file else b""
+    json.dump(ATTACKS[given.name](Attack(given.port, given.seconds, content)), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

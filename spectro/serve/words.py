@@ -1,0 +1,88 @@
+"""What the service says where its framework would speak: an answer that is no success is one sentence."""
+
+import json
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from spectro.errors import SpectroError
+from spectro.files import printable
+
+LONGEST = 1000
+SENTENCES = {
+    "missing": "is missing",
+    "less_than": "is {input}; it must be less than {lt:g}",
+    "less_than_equal": "is {input}; it must be at most {le:g}",
+    "greater_than": "is {input}; it must be more than {gt:g}",
+    "greater_than_equal": "is {input}; it must be at least {ge:g}",
+    "finite_number": "is {input}; it must be a finite number",
+    "float_parsing": "is {input!r}; it must be a number",
+    "int_parsing": "is {input!r}; it must be a whole number",
+    "bool_parsing": "is {input!r}; it must be true or false",
+    "string_too_long": "is longer than {max_length} characters",
+}
+HOW = "send the recording as the field `file` of a form, multipart/form-data, as curl -F file=@clip.wav does"
+FAILED = "the service failed at this; its log says why"
+
+
+def said(text: str) -> str:
+    """Return text, in which others may have had a word, printable and short."""
+    text = printable(text.encode("utf-8", "replace").decode())
+    return text if len(text) <= LONGEST else text[:LONGEST] + "..."
+
+
+def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
+    """Return an answer that is no success."""
+    return JSONResponse({"detail": said(detail)}, status, headers)
+
+
+def as_bytes(status: int, detail: str) -> bytes:
+    """Return the same answer as it goes over a connection that ends with it."""
+    body = json.dumps({"detail": detail}).encode()
+    head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
+    return f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
+
+
+def add_words(app: FastAPI) -> None:
+    """Let an application answer with sentences, whatever goes wrong."""
+
+    async def invalid(_request: Request, error: Exception) -> Response:
+        assert isinstance(error, RequestValidationError)
+        return problem(422, "; ".join(_sentence(one) for one in error.errors()))
+
+    async def refused(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        detail = str(error.detail)
+        if error.status_code == HTTPStatus.NOT_FOUND and detail == HTTPStatus.NOT_FOUND.phrase:
+            detail = f"there is nothing at {request.url.path}; /openapi.json tells what there is"
+        if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+            allowed = (error.headers or {}).get("Allow", "another method")
+            detail = f"{request.method} is not answered at {request.url.path}; use {allowed}"
+        return problem(error.status_code, detail, error.headers)
+
+    async def unusable(_request: Request, error: Exception) -> Response:
+        return problem(500, str(error))
+
+    async def failed(_request: Request, _error: Exception) -> Response:
+        return problem(500, FAILED)
+
+    app.add_exception_handler(RequestValidationError, invalid)
+    app.add_exception_handler(HTTPException, refused)
+    app.add_exception_handler(SpectroError, unusable)
+    app.add_exception_handler(Exception, failed)
+
+
+def _sentence(error: Mapping[str, Any]) -> str:
+    """Return what pydantic found as a sentence."""
+    place = "/".join(str(part) for part in error["loc"][1:]) or "the request"
+    if place == "file":
+        return f"file is missing: {HOW}"
+    sentence = SENTENCES.get(error["type"])
+    if sentence is None:
+        return f"{place}: {error['msg']}"
+    return f"{place} " + sentence.format(input=error.get("input"), **error.get("ctx", {}))

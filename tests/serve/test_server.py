@@ -1,0 +1,275 @@
+"""Connections: how many, how fast, and how they end."""
+
+import contextlib
+import http.client
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+import requests
+
+from spectro.errors import PredictionError
+from spectro.serve.command import KEYS, ServeSettings, run
+from spectro.serve.server import Server, allow_files
+from tests.conftest import REPOSITORY, World, WriteWav
+from tests.serve.conftest import Running, Start, ask
+
+GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+POST = b"POST /v1/predict/wav HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
+
+
+def healthy_within_s(running: Running) -> float:
+    """How long /healthz takes, over a new connection."""
+    started = time.monotonic()
+    assert ask(running, GET + b"\r\n").startswith(b"HTTP/1.1 200 ")
+    return time.monotonic() - started
+
+
+def until_closed(connection: socket.socket) -> bytes:
+    """All that comes until the other side closes."""
+    connection.settimeout(20)
+    found = b""
+    with contextlib.suppress(ConnectionError):
+        while more := connection.recv(65536):
+            found += more
+    return found
+
+
+def test_a_header_without_an_end_is_refused(service: Running) -> None:
+    with service.connected() as connection:
+        connection.sendall(GET + b"X-a: ")
+        with contextlib.suppress(ConnectionError):
+            for _ in range(100):
+                connection.sendall(b"a" * 10_000)
+        assert healthy_within_s(service) < 5
+    assert b" 431 " in ask(service, GET + b"X-a: " + b"a" * 30_000)
+    assert b" 431 " in ask(service, GET + b"a: b\r\n" * 10_000 + b"\r\n")  # though all of it has come at once
+    assert b" 200 " in ask(service, GET + b"X-a: " + b"a" * 10_000 + b"\r\n\r\n")
+
+
+def test_what_is_no_http_gets_a_sentence(service: Running) -> None:
+    for nonsense in (b"hello\r\n\r\n", b"\x16\x03\x01\x02\x00\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"):
+        answer = ask(service, nonsense)
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert answer.endswith(
+            b'{"detail": "the request is not HTTP/1.1 that can be read, or its body comes in tiny chunks"}'
+        )
+
+
+def test_a_body_in_tiny_chunks_is_refused(service: Running) -> None:
+    answer = ask(service, POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 5000)
+    assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+def test_a_body_in_chunks_is_an_upload_like_any_other(service: Running, wav: WriteWav) -> None:
+    part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+    body = part + wav().read_bytes() + b"\r\n--x--\r\n"
+    pieces = (body[place : place + 4000] for place in range(0, len(body), 4000))
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    answer = requests.post(service.url + "/v1/predict/wav", data=pieces, headers=kind, timeout=60)  # type: ignore[arg-type]
+    assert answer.status_code == 200
+
+
+def test_connections_that_send_nothing_or_slowly_are_closed(start: Start) -> None:
+    with start(header_s=1.0) as running, ExitStack() as stack:
+        silent, slow = (stack.enter_context(running.connected()) for _ in range(2))
+        slow.sendall(GET)
+        assert until_closed(slow).startswith(b"HTTP/1.1 408 ")
+        assert until_closed(silent).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_kept_connection_that_begins_another_header_is_closed(start: Start) -> None:
+    with start(header_s=1.0) as running, running.connected() as connection:
+        connection.sendall(GET + b"\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
+        connection.sendall(b"G")
+        assert until_closed(connection).startswith(b"HTTP/1.1 408 ")
+
+
+def test_a_refused_body_that_does_not_end_is_cut(start: Start) -> None:
+    with start(idle_s=1.0) as running, running.connected() as connection:
+        connection.sendall(b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n")
+        assert connection.recv(4096).startswith(b"HTTP/1.1 404 ")
+        started = time.monotonic()
+        with pytest.raises(ConnectionError):
+            while time.monotonic() - started < 20:
+                connection.sendall(b"a")
+                time.sleep(0.05)
+
+
+def test_who_reads_no_answer_is_cut(start: Start) -> None:
+    with start(idle_s=1.0) as running, running.connected() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        asking = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        for _ in range(2000):
+            try:
+                connection.sendall(asking)
+            except ConnectionError:
+                break
+            connection.settimeout(0.5)
+        running.until(lambda: not running.connections())
+
+
+def test_silent_connections_of_an_address_lock_nobody_out(start: Start) -> None:
+    with start(max_connections_per_client=5) as running, ExitStack() as stack:
+        silent = [stack.enter_context(running.connected("127.0.0.2")) for _ in range(40)]
+        running.until(lambda: running.connections() == 5)
+        assert healthy_within_s(running) < 5
+        assert ask(running, GET + b"\r\n", "127.0.0.2").startswith(b"HTTP/1.1 200 ")  # nor those beside it
+        assert until_closed(silent[0]) == b""
+
+
+def test_silent_connections_of_many_addresses_lock_nobody_out(start: Start) -> None:
+    with start(max_connections=20) as running, ExitStack() as stack:
+        for number in range(60):
+            stack.enter_context(running.connected(f"127.0.1.{number + 1}"))
+        running.until(lambda: running.connections() == 20)
+        assert healthy_within_s(running) < 5
+
+
+def test_connections_at_work_are_not_closed_for_others(start: Start, wav: WriteWav) -> None:
+    with start(max_connections_per_client=2) as running, ExitStack() as stack:
+        part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
+        body = part + wav().read_bytes() + b"\r\n--x--\r\n"
+        working = [stack.enter_context(running.connected("127.0.0.2")) for _ in range(2)]
+        for one in working:
+            one.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(body) + body[:100])
+        running.until(lambda: running.pending() == 2)
+        third = stack.enter_context(running.connected("127.0.0.2"))
+        assert until_closed(third) == b""
+        for one in working:
+            one.sendall(body[100:])
+            assert one.recv(4096).startswith(b"HTTP/1.1 200 ")
+
+
+def test_a_proxy_has_as_many_connections_as_it_needs(start: Start) -> None:
+    with start(max_connections_per_client=2, proxies=("127.0.0.0/8",)) as running, ExitStack() as stack:
+        for _ in range(10):
+            stack.enter_context(running.connected())
+        running.until(lambda: running.connections() == 10)
+
+
+def test_requests_that_come_together_are_answered_once(service: Running) -> None:
+    with service.connected() as connection:
+        connection.sendall((GET + b"\r\n") * 3000)
+        answer = until_closed(connection)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close" in answer.lower()
+
+
+def test_methods_are_told_apart(service: Running) -> None:
+    for path, allowed in (("/v1/predict/wav", "POST"), ("/v1/timeline", "POST"), ("/healthz", "GET")):
+        for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PROPFIND"):
+            if method == allowed:
+                continue
+            answer = requests.request(method, service.url + path, timeout=9)
+            assert (answer.status_code, answer.headers["Allow"]) == (405, allowed)
+            assert answer.json()["detail"] == f"{method} is not answered at {path}; use {allowed}"
+    nothing = requests.get(service.url + "/nothing", timeout=9)
+    assert nothing.status_code == 404
+    assert nothing.json()["detail"] == "there is nothing at /nothing; /openapi.json tells what there is"
+    disguised = {"X-HTTP-Method-Override": "POST"}
+    assert requests.get(service.url + "/v1/timeline", headers=disguised, timeout=9).status_code == 405
+
+
+def test_no_request_is_lost_at_the_end(start: Start, wav: WriteWav, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("spectro.serve.server.LINGER_S", 30)  # whoever is slow now is not closed while it asks
+    content, lost, ending = wav().read_bytes(), list[Exception](), threading.Event()
+    counts = [0] * 8
+
+    def client(place: int, url: str) -> None:
+        with requests.Session() as session:
+            while True:
+                try:
+                    answer = session.post(url, files={"file": content}, timeout=60)
+                except requests.ConnectionError as error:
+                    if "refused" not in str(error) or not ending.is_set():
+                        lost.append(error)
+                    return
+                assert answer.status_code == 200
+                counts[place] += 1
+
+    with ThreadPoolExecutor(len(counts)) as clients:
+        with start() as running:
+            done = [clients.submit(client, place, running.url + "/v1/predict/wav") for place in range(len(counts))]
+            running.until(lambda: min(counts) >= 3)
+            ending.set()
+        for one in done:
+            one.result()
+    assert not lost
+
+
+def test_a_client_that_keeps_its_connection_is_told_that_an_answer_is_the_last(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("spectro.serve.server.LINGER_S", 30)
+    with start() as running:
+        connection = http.client.HTTPConnection("127.0.0.1", running.port, timeout=20)
+        connection.request("GET", "/healthz")
+        answer = connection.getresponse()
+        assert (answer.read(), answer.getheader("Connection")) == (b'{"status":"ok"}', None)
+        running.server.should_exit = True
+        running.until(lambda: not _listens(running.port))
+        connection.request("GET", "/healthz")
+        answer = connection.getresponse()
+        assert (answer.status, answer.getheader("Connection")) == (200, "close")
+        connection.close()
+
+
+def test_a_hangup_ends_in_good_order(world: World) -> None:
+    command = [sys.executable, "-m", "spectro", "serve", "--checkpoint", str(world.checkpoint), "--port", "0"]
+    with subprocess.Popen([*command, "--page", "false"], stderr=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
+        assert process.stderr is not None
+        port = int(process.stderr.readline().rpartition(":")[2])
+        assert requests.get(f"http://127.0.0.1:{port}/healthz", timeout=20).status_code == 200
+        process.send_signal(signal.SIGHUP)
+        assert (process.wait(30), process.stderr.read()) == (0, "")
+
+
+def _listens(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=5).close()
+    except ConnectionError:
+        return False
+    return True
+
+
+def test_a_port_in_use_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(PredictionError, match=rf"cannot listen on port {port} of 127.0.0.1 \(.*in use\);"):
+            run(ServeSettings(checkpoint=Path("/nowhere"), port=port, page=False))  # which would be told later
+    assert capsys.readouterr().err == ""
+
+
+def test_a_service_that_everybody_can_use_says_so(
+    world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Server, "run", lambda *_arguments, **_options: None)
+    told = {}
+    for host, key in (("127.0.0.1", ""), ("0.0.0.0", ""), ("0.0.0.0", "key")):
+        monkeypatch.setenv(KEYS, key)
+        assert run(ServeSettings(checkpoint=world.checkpoint, host=host, port=0, page=False, device="cpu")) == 0
+        first, *others = capsys.readouterr().err.splitlines()
+        assert first.startswith(f"service at http://{host}:")
+        told[host, key] = [line for line in others if "everybody who reaches this machine" in line]
+    assert {which for which, lines in told.items() if lines} == {("0.0.0.0", "")}
+
+
+def test_files_are_allowed_as_far_as_the_system_goes() -> None:
+    resource = pytest.importorskip("resource")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        assert allow_files(10) >= 10
+        resource.setrlimit(resource.RLIMIT_NOFILE, (min(500, before[1]), before[1]))
+        assert allow_files(before[1] + 1) == before[1]
+        assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == before[1]
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
