@@ -22,6 +22,7 @@ import spectro
 from spectro.errors import (
     AudioFormatError,
     AudioLengthError,
+    CheckpointError,
     ImageFormatError,
     PredictionError,
     SpectroError,
@@ -31,10 +32,12 @@ from spectro.predict.rows import verdict
 from spectro.predict.summary import Summary
 from spectro.predict.utterances import WindowSettings
 from spectro.predict.windows import Segment, timeline
+from spectro.serve import explanation
 from spectro.serve.guard import Guard, Limits
 from spectro.serve.metrics import Counting, Metrics
 from spectro.serve.models import Model, Models
 from spectro.serve.schemas import (
+    ExplanationAnswer,
     HealthAnswer,
     ModelAnswer,
     PredictionAnswer,
@@ -43,6 +46,7 @@ from spectro.serve.schemas import (
     SummaryAnswer,
     TimelineAnswer,
 )
+from spectro.serve.site import add_page
 from spectro.signal import image
 from spectro.signal.audio import name_of
 from spectro.signal.spectrogram import Image
@@ -71,6 +75,8 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     429: {"model": Problem, "description": "this client has too many requests at a time"},
     503: {"model": Problem, "description": "the service is busy"},
 }
+UNEXPLAINED = {501: {"model": Problem, "description": "this model cannot be explained"}}
+Second = Annotated[float | None, Query(ge=0, le=360_000, allow_inf_nan=False)]
 
 
 class OneFileRequest(Request):
@@ -135,6 +141,22 @@ class Service:
         self.metrics.labels.labels(said["label"]).inc()
         return PredictionAnswer(**said, embedding=found.embeddings[0].tolist() if embedding else None)
 
+    async def explain(self, model: Model, upload: UploadFile, *, min_margin: float, **what: Any) -> ExplanationAnswer:
+        """Explain what a model makes of an upload, or of a stretch of it."""
+        if what["label"] not in (None, *model.predictor.labels):
+            raise HTTPException(422, f"label: there is none such; there are {', '.join(model.predictor.labels)}")
+
+        def work() -> ExplanationAnswer:
+            _ = model.predictor.torch_engine  # loaded here once, not by each copy of the predictor
+            scorer = model.predictor.with_margin(min_margin)
+            return explanation.answer(explanation.look(scorer, upload.file, **what))
+
+        with _named(upload):
+            try:
+                return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+            except (CheckpointError, PredictionError) as error:
+                raise HTTPException(501, f"{model.name} cannot be explained: {error}") from error
+
     async def timeline(self, request: Request, model: Model, upload: UploadFile, **options: Any) -> TimelineAnswer:
         """Make a timeline; it is given up when the client goes away."""
         gone = threading.Event()
@@ -162,7 +184,9 @@ def _named(upload: UploadFile) -> Iterator[None]:
         raise HTTPException(status, f"{_name(upload)}: {reason}") from error
 
 
-def make_app(models: Models, limits: Limits, metrics: Metrics, *, keys: tuple[str, ...] = ()) -> FastAPI:
+def make_app(
+    models: Models, limits: Limits, metrics: Metrics, *, keys: tuple[str, ...] = (), page: bool = False
+) -> FastAPI:
     """Return the application.
 
     Args:
@@ -170,6 +194,7 @@ def make_app(models: Models, limits: Limits, metrics: Metrics, *, keys: tuple[st
         limits: what is taken.
         metrics: where it is counted.
         keys: API keys; none for an open service.
+        page: whether the web page stands at `/`.
     """
     service = Service(models, limits, metrics)
 
@@ -210,6 +235,25 @@ def make_app(models: Models, limits: Limits, metrics: Metrics, *, keys: tuple[st
             return image.read(source, chosen.predictor.checkpoint.spec).pixels
 
         return await service.predict(chosen, file, draw, min_margin=min_margin, embedding=embedding)
+
+    @app.post(
+        "/v1/explain", **(classify | {"responses": PROBLEMS | UNEXPLAINED}), summary="Explain a recording's label"
+    )
+    async def explain(
+        file: Recording,
+        model: ModelName = None,
+        min_margin: Margin = 0.0,
+        label: Annotated[str | None, Query(description="the label to explain; the most likely without it")] = None,
+        start_s: Second = None,
+        end_s: Second = None,
+    ) -> ExplanationAnswer:
+        """The answer of `/v1/predict/wav`, with the picture, the places that speak for a label (Grad-CAM), and the axes.
+
+        `start_s` and `end_s`, in seconds, choose a stretch of a longer recording."""
+        chosen = await service.model(model)
+        return await service.explain(
+            chosen, file, min_margin=min_margin, label=label, start_s=start_s or 0.0, end_s=end_s
+        )
 
     @app.post("/v1/timeline", responses=PROBLEMS, tags=["predict"], summary="What is heard in a long recording")
     async def timeline_of(
@@ -270,6 +314,8 @@ def make_app(models: Models, limits: Limits, metrics: Metrics, *, keys: tuple[st
         return JSONResponse({"detail": printable(detail.encode("utf-8", "replace").decode())}, 422)
 
     known = frozenset(app.openapi()["paths"])
+    if page:
+        add_page(app)
     app.add_middleware(Guard, limits=limits, keys=keys)
     app.add_middleware(Counting, metrics=metrics, known=known)
     return app

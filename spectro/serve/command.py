@@ -1,4 +1,4 @@
-"""The serve verb: the HTTP service, and the web page where gradio is installed."""
+"""The serve verb: the HTTP service and its web page."""
 
 import importlib.util
 import os
@@ -7,34 +7,29 @@ import sys
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from spectro.errors import PredictionError
 from spectro.predict.engines import EngineName, Precision
 from spectro.predict.predictor import Predictor, default_checkpoint
 from spectro.serve.guard import Limits
 
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp
-
 KEYS = "SPECTRO_API_KEY"
 
 
 @dataclass(frozen=True, kw_only=True)
 class ServeSettings:
-    """Serve predictions over HTTP, with a web page where gradio is installed (the extra `page`).
+    """Serve predictions over HTTP, with a web page.
 
-    POST /v1/predict/wav, /v1/predict/image and /v1/timeline take a multipart field `file`; GET /v1/model, /healthz,
-    /metrics and /openapi.json tell the rest. The environment's SPECTRO_API_KEY, one key or several with commas between,
-    closes /v1, /metrics and /openapi.json to all who do not send one as X-API-Key, and the page to all who do not log
-    in as `spectro` with one.
+    POST /v1/predict/wav, /v1/predict/image, /v1/explain and /v1/timeline take a multipart field `file`; GET /v1/model,
+    /healthz, /metrics and /openapi.json tell the rest. The environment's SPECTRO_API_KEY, one key or several with
+    commas between, closes /v1, /metrics and /openapi.json to all who do not send one as X-API-Key; the page asks for it.
 
     Args:
         checkpoint: the checkpoint folder that answers; null for the shipped one.
         others: further checkpoint folders, which requests and the page can choose by name.
         host: address to listen on; 0.0.0.0 for all.
         port: port to listen on; 0 for any that is free.
-        page: serve the web page; null serves it where gradio is installed.
+        page: serve the web page.
         max_batch: pictures that the network takes at a time.
         limits: what is taken.
         stop_s: time that requests have to end when the service is told to stop, in seconds.
@@ -48,7 +43,7 @@ class ServeSettings:
     others: list[Path] = field(default_factory=list)
     host: str = "127.0.0.1"
     port: int = 7860
-    page: bool | None = None
+    page: bool = True
     max_batch: int = 32
     limits: Limits = field(default_factory=Limits)
     stop_s: int = 8
@@ -68,9 +63,6 @@ def run(settings: ServeSettings) -> int:
     lacking = [name for name in ("fastapi", "uvicorn", "prometheus_client") if not importlib.util.find_spec(name)]
     if lacking:
         raise PredictionError(f"the service needs {', '.join(lacking)}: install spectro[serve]")
-    page = settings.page if settings.page is not None else importlib.util.find_spec("gradio") is not None
-    if page and importlib.util.find_spec("gradio") is None:
-        raise PredictionError("the page needs gradio: install spectro[page], or say --page false")
     import uvicorn
 
     from spectro.serve.app import make_app
@@ -92,18 +84,11 @@ def run(settings: ServeSettings) -> int:
         observe=metrics.batch.observe,
     )
     keys = tuple(key.strip() for key in os.environ.get(KEYS, "").split(",") if key.strip())
-    service = make_app(models, settings.limits, metrics, keys=keys)
-    app: ASGIApp = service
-    before_stop = None
-    if page:
-        from spectro.serve.page import add_page
-
-        with_page = add_page(service, models, settings.limits, keys=keys)
-        app, before_stop = with_page, with_page.stop
+    app = make_app(models, settings.limits, metrics, keys=keys, page=settings.page)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.create_server((settings.host, settings.port), family=family, backlog=2048) as listener:
         host, port = listener.getsockname()[:2]
-        what = "web page and service" if page else "service"
+        what = "web page and service" if settings.page else "service"
         print(f"{what} at http://{f'[{host}]' if ':' in host else host}:{port}", file=sys.stderr, flush=True)
         config = uvicorn.Config(
             app,
@@ -112,5 +97,5 @@ def run(settings: ServeSettings) -> int:
             log_level="warning",
             server_header=False,
         )
-        Server(config, before_stop).run(sockets=[listener])
+        Server(config).run(sockets=[listener])
     return 0

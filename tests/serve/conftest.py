@@ -10,14 +10,12 @@ from functools import partial
 
 import pytest
 import uvicorn
-from starlette.types import ASGIApp
 
 from spectro.predict.predictor import Predictor
 from spectro.serve.app import make_app
 from spectro.serve.guard import Limits
 from spectro.serve.metrics import Metrics
 from spectro.serve.models import Models
-from spectro.serve.page import add_page
 from tests.conftest import REPOSITORY, World
 
 
@@ -47,8 +45,7 @@ def start(world: World) -> Start:
             max_batch=8,
             observe=metrics.batch.observe,
         )
-        service = make_app(models, taken, metrics, keys=keys)
-        app: ASGIApp = add_page(service, models, taken, keys=keys) if page else service
+        app = make_app(models, taken, metrics, keys=keys, page=page)
         with socket.create_server(("127.0.0.1", 0)) as listener:
             server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
