@@ -247,7 +247,7 @@ def make_app(
         start_s: Second = None,
         end_s: Second = None,
     ) -> ExplanationAnswer:
-        """The answer of `/v1/predict/wav`, with the picture, the places that speak for a label (Grad-CAM), and the axes.
+        """The answer of `/v1/predict/wav`, with the picture, places that speak for a label (Grad-CAM), and axes.
 
         `start_s` and `end_s`, in seconds, choose a stretch of a longer recording."""
         chosen = await service.model(model)

@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 import soundfile
 
-from spectro.errors import AudioLengthError
+from spectro.errors import AudioError, AudioLengthError
 from spectro.predict.explain import FREQUENCIES, Explanation, explain, moved
 from spectro.predict.predictor import Predictor
 from spectro.serve.schemas import ExplanationAnswer, TickAnswer
@@ -42,7 +42,7 @@ def look(
 def answer(found: Explanation) -> ExplanationAnswer:
     """Return an explanation as the service answers it."""
     said, spec = found.prediction, found.spec
-    ticks = [one for one in FREQUENCIES if spec.fmin < one <= spec.fmax]
+    rows = {one: round(spec.height - 1 - band_of(one, spec), 3) for one in FREQUENCIES}
     return ExplanationAnswer(
         label=said.label,
         confidence=said.confidence,
@@ -55,7 +55,7 @@ def answer(found: Explanation) -> ExplanationAnswer:
         start_s=round(found.start_s, 6),
         step_s=spec.hop_length / spec.sample_rate,
         columns=columns(found.picture, spec),
-        frequencies=[TickAnswer(hz=one, row=round(spec.height - 1 - band_of(one, spec), 3)) for one in ticks],
+        frequencies=[TickAnswer(hz=one, row=row) for one, row in rows.items() if 0 <= row < spec.height],
     )
 
 
@@ -76,7 +76,7 @@ def _stretch(predictor: Predictor, source: BinaryIO, start_s: float, end_s: floa
     """Return a stretch of a recording as a recording at the working rate, read no further than it goes."""
     name, limit_s, rate = name_of(source), predictor.max_duration_s, predictor.checkpoint.spec.sample_rate
     if end_s is not None and end_s <= start_s:
-        raise AudioLengthError(f"{name}: no stretch ends at {end_s:g} s that begins at {start_s:g} s")
+        raise AudioError(f"{name}: no stretch ends at {end_s:g} s that begins at {start_s:g} s")
     start, done, kept = round(start_s * rate), 0, [np.zeros(0, np.float32)]
     stop = None if end_s is None else round(end_s * rate)
     for block in stream.blocks(source, sample_rate=rate):
@@ -88,7 +88,7 @@ def _stretch(predictor: Predictor, source: BinaryIO, start_s: float, end_s: floa
             break
     samples = np.concatenate(kept)
     if not len(samples):
-        raise AudioLengthError(f"{name}: ends after {done / rate:.1f} s, before {start_s:g} s")
+        raise AudioError(f"{name}: ends after {done / rate:.1f} s, before {start_s:g} s")
     part = io.BytesIO()
     soundfile.write(part, samples, rate, format="WAV", subtype="FLOAT")
     part.seek(0)
