@@ -41,6 +41,7 @@ Open = Callable[..., Page]
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    expect.set_options(timeout=WAIT_MS)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
         yield browser
@@ -91,7 +92,7 @@ def give(page: Page, path: Path) -> None:
 
 def answered(page: Page, path: Path) -> None:
     give(page, path)
-    expect(page.locator("body")).to_have_attribute("data-state", "answer", timeout=WAIT_MS)
+    expect(page.locator("body")).to_have_attribute("data-state", "answer")
 
 
 def test_a_first_visit_says_what_to_do_and_offers_nothing_else(visit: Open) -> None:
@@ -157,7 +158,7 @@ def test_a_long_recording_shows_its_course_and_plays_from_where_one_clicks(
     assert [(row["label"], row["start_s"]) for row in rows] == [(one.label, one.start_s) for one in heard]
     expect(page.locator("#rows tr")).to_have_count(len(rows))
     lengths = page.locator(".line").evaluate_all("lines => lines.map(one => one.offsetWidth)")
-    assert 30 * sum(lengths) / lengths[0] == pytest.approx(38, abs=0.2)  # lines of half a minute
+    assert 20 * sum(lengths) / lengths[0] == pytest.approx(38, abs=0.2)  # lines of 20 s
     stretches = page.locator(".stretch")
     sounding = [one for one in heard if one.label != SILENCE]
     assert [float(one.get_attribute("data-start") or -1) for one in stretches.all()][:2] == [
@@ -166,18 +167,22 @@ def test_a_long_recording_shows_its_course_and_plays_from_where_one_clicks(
     later = next(one for one in sounding if one.start_s > 2.5)
     with page.expect_response(re.compile(r"/v1/explain\?.*start_s=")):
         page.locator(f'.stretch[data-start="{later.start_s:g}"]').first.click()
+    expect(page.locator(".stretch[aria-pressed=true]").first).to_have_attribute("data-start", f"{later.start_s:g}")
     expect(page.locator("#audio")).to_have_js_property("paused", False)
     page.wait_for_function("start => document.querySelector('#audio').currentTime > start + 0.1", arg=later.start_s)
     page.get_by_role("button", name="Pause").click()
     now = page.locator("#audio").evaluate("one => one.currentTime")
     page.wait_for_function("now => Math.abs(document.querySelector('#wave').ariaValueNow - now) < 0.06", arg=now)
     line, cursor = (
-        page.locator(".line").nth(int(now // 30)).bounding_box(),
+        page.locator(".line").nth(int(now // 20)).bounding_box(),
         page.locator(".line .cursor").bounding_box(),
     )
     assert line and cursor
-    assert cursor["x"] + 1 - line["x"] == pytest.approx(now % 30 / 30 * line["width"], abs=2)
+    assert cursor["x"] + 1 - line["x"] == pytest.approx(now % 20 / 20 * line["width"], abs=2)
     expect(page.locator(".stretch[data-now]")).to_have_count(1)
+    page.set_viewport_size({"width": PHONE[0], "height": PHONE[1]})
+    expect(page.locator(".line")).to_have_count(4)  # of 12 s
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
 
 
 def test_what_cannot_be_used_gets_a_sentence(visit: Open, wav: WriteWav, tmp_path: Path) -> None:
@@ -185,10 +190,10 @@ def test_what_cannot_be_used_gets_a_sentence(visit: Open, wav: WriteWav, tmp_pat
     page = visit(PHONE)
     give(page, tmp_path / "letter.wav")
     alert = page.get_by_role("alert")
-    expect(alert).to_contain_text("letter.wav: is not a recording that can be read", timeout=WAIT_MS)
+    expect(alert).to_contain_text("letter.wav: is not a recording that can be read")
     expect(page.locator("#answer")).to_be_hidden()
     give(page, wav("quiet.wav", np.zeros(10 * RATE, np.float32)))
-    expect(alert).to_contain_text(re.compile("silen"), timeout=WAIT_MS)
+    expect(alert).to_contain_text(re.compile("silen"))
     answered(page, wav())
     expect(alert).to_be_hidden()
 
@@ -199,7 +204,7 @@ def test_names_and_sentences_are_text_and_not_markup(visit: Open, wav: WriteWav,
     expect(page.get_by_role("heading", name=HOSTILE)).to_be_visible()
     (tmp_path / HOSTILE).write_text("no recording")
     give(page, tmp_path / HOSTILE)
-    expect(page.get_by_role("alert")).to_contain_text("<img src=x", timeout=WAIT_MS)
+    expect(page.get_by_role("alert")).to_contain_text("<img src=x")
     assert page.locator("img").count() == 0
 
 
@@ -236,13 +241,13 @@ def test_a_closed_service_asks_for_the_key_once(start: Start, visit: Open, wav: 
         key, dialog = page.get_by_label("API key"), page.get_by_role("dialog")
         key.fill("wrong")
         key.press("Enter")
-        expect(dialog).to_contain_text("does not know this key", timeout=WAIT_MS)
+        expect(dialog).to_contain_text("does not know this key")
         key.press("Escape")
-        expect(page.get_by_role("status")).to_have_text("Given up.", timeout=WAIT_MS)
+        expect(page.get_by_role("status")).to_have_text("Given up.")
         give(page, wav())
         key.fill("secret")
         page.get_by_role("button", name="Continue").click()
-        expect(page.locator("body")).to_have_attribute("data-state", "answer", timeout=WAIT_MS)
+        expect(page.locator("body")).to_have_attribute("data-state", "answer")
         page.reload()
         answered(page, wav())
         assert page.evaluate("Object.values(sessionStorage)") == ["secret"]
@@ -264,7 +269,7 @@ def test_all_can_be_done_with_the_keyboard(visit: Open, wav: WriteWav) -> None:
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Space")
     chooser.value.set_files(long)
-    expect(page.locator("body")).to_have_attribute("data-state", "answer", timeout=WAIT_MS)
+    expect(page.locator("body")).to_have_attribute("data-state", "answer")
     tab_to("#play")
     page.keyboard.press("Enter")
     expect(page.locator("#audio")).to_have_js_property("paused", False)
@@ -282,7 +287,7 @@ def test_all_can_be_done_with_the_keyboard(visit: Open, wav: WriteWav) -> None:
     page.wait_for_function("start => document.querySelector('#audio').currentTime >= start", arg=second)
     tab_to("#model")
     page.keyboard.press("ArrowDown")
-    expect(page.locator("#card")).to_contain_text("mobilenet-ravdess", timeout=WAIT_MS)
+    expect(page.locator("#card")).to_contain_text("mobilenet-ravdess")
 
 
 def test_close_calls_are_unsure(visit: Open, wav: WriteWav) -> None:
@@ -290,7 +295,7 @@ def test_close_calls_are_unsure(visit: Open, wav: WriteWav) -> None:
     answered(page, wav())
     page.get_by_label("margin").fill("1")
     page.keyboard.press("Tab")
-    expect(page.locator("#label")).to_have_text("unsure", timeout=WAIT_MS)
+    expect(page.locator("#label")).to_have_text("unsure")
     expect(page.locator("#closeness")).to_contain_text("too near each other")
     expect(page.locator("#about")).not_to_contain_text("unsure")
 
@@ -300,7 +305,7 @@ def test_the_card_tells_what_a_model_learned_from_and_how_well_it_does(visit: Op
     answered(page, wav())
     page.get_by_label("Model", exact=True).select_option("mobilenet-ravdess")
     card = page.locator("#card")
-    expect(card).to_contain_text("RAVDESS speech, 24 speakers, CC BY-NC-SA 4.0", timeout=WAIT_MS)
+    expect(card).to_contain_text("RAVDESS speech, 24 speakers, CC BY-NC-SA 4.0")
     expect(card).to_contain_text("mean recall 67 %")
     expect(page.get_by_text("Acted emotion is not felt emotion: not for decisions about people.")).to_be_visible()
 
@@ -308,12 +313,15 @@ def test_the_card_tells_what_a_model_learned_from_and_how_well_it_does(visit: Op
 def test_work_can_be_given_up(visit: Open, wav: WriteWav) -> None:
     page = visit()
     page.route("**/v1/explain*", lambda _route: None)  # never answered
-    give(page, wav())
+    with page.expect_request("**/v1/explain*"):
+        give(page, wav())
+    player = page.locator("#listen").bounding_box()
     page.get_by_role("button", name="Cancel").click()
     expect(page.get_by_role("status")).to_have_text("Given up.")
     expect(page.get_by_role("progressbar")).to_be_hidden()
     page.unroute("**/v1/explain*")
     answered(page, wav())
+    assert page.locator("#listen").bounding_box() == player  # nothing jumps when the answer comes
 
 
 def test_a_network_that_cannot_be_explained_answers_all_the_same(visit: Open, wav: WriteWav) -> None:
@@ -338,7 +346,7 @@ def test_one_can_speak(visit: Open) -> None:
     page.get_by_role("button", name="Speak").click()
     page.wait_for_function("() => document.querySelector('#recorded').textContent > '0:01.2'", timeout=WAIT_MS)
     page.get_by_role("button", name="Stop and look").click()
-    expect(page.locator("body")).to_have_attribute("data-state", "answer", timeout=WAIT_MS)
+    expect(page.locator("body")).to_have_attribute("data-state", "answer")
     expect(page.get_by_role("heading", name="recording.wav")).to_be_visible()
     assert page.locator("#audio").evaluate("one => one.duration") > 1.1
 
@@ -389,7 +397,7 @@ def test_text_can_be_read_and_controls_have_names(visit: Open, wav: WriteWav, tm
     assert page.evaluate(PALE) == []
     (tmp_path / "letter.wav").write_text("Dear Sir or Madam")
     give(page, tmp_path / "letter.wav")
-    expect(page.get_by_role("alert")).to_be_visible(timeout=WAIT_MS)
+    expect(page.get_by_role("alert")).to_be_visible()
     assert page.evaluate(PALE) == []
 
 

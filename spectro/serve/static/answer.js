@@ -68,7 +68,7 @@ export function card(model) {
   const facts = [
     ["Name", `${model.name}, a ${model.backbone}`],
     ["Trained on", [data.title ?? "unknown", speakers && `${speakers} speakers`, data.licence].filter(Boolean).join(", ")],
-    ["On voices it never heard", figures(estimate, metrics)],
+    ["On speakers never heard", figures(estimate, metrics)],
     ["Tells apart", model.labels.join(", ")],
     ["One picture shows", `${Number(model.duration_s.toFixed(2))} s`],
     ["Computed by", model.engine],

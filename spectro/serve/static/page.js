@@ -104,6 +104,7 @@ async function explain({ start_s, end_s, label }) {
   explaining.abort();
   explaining = new AbortController();
   const { signal } = explaining;
+  timeline.mark(start_s);
   const [middle, half] = [(start_s + end_s) / 2, model.duration_s / 2];
   const stretch = { start_s: Math.max(start_s, middle - half), end_s: Math.min(end_s, middle + half) };
   const about = model.labels.includes(label) ? label : null;

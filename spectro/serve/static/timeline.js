@@ -2,7 +2,7 @@
 
 import { SILENCE, clock, make, percent } from "./words.js";
 
-const LINE_S = { wide: 30, narrow: 15 };
+const LINE_S = { wide: 20, narrow: 12 };
 const narrow = matchMedia("(width < 44rem)");
 
 export class Timeline {
@@ -20,7 +20,7 @@ export class Timeline {
   }
 
   show(segments, seconds, colour) {
-    Object.assign(this, { segments, seconds, colour });
+    Object.assign(this, { segments, seconds, colour, marked: null });
     this.#draw();
   }
 
@@ -31,6 +31,7 @@ export class Timeline {
 
   /** Move the cursor. */
   at(now) {
+    this.now = now;
     if (!this.segments.length) return;
     const line = Math.min(this.lines.length - 1, Math.floor(now / this.lineS));
     const { element, start, length } = this.lines[line];
@@ -43,6 +44,14 @@ export class Timeline {
     this.cursor.style.left = `${Math.min(100, (100 * (now - start)) / length)}%`;
     for (const { button, segment } of this.buttons) {
       button.toggleAttribute("data-now", segment.start_s <= now && now < segment.end_s);
+    }
+  }
+
+  /** Mark the stretch that is explained, by its begin. */
+  mark(start_s) {
+    this.marked = start_s;
+    for (const { button, segment } of this.buttons ?? []) {
+      button.setAttribute("aria-pressed", String(segment.start_s === start_s));
     }
   }
 
@@ -63,7 +72,8 @@ export class Timeline {
       make("div", { class: "strip" }, ...(count > 1 ? [make("span", {}, clock(start))] : []), make("div", {}, element)),
     );
     this.place.replaceChildren(...rows);
-    this.at(0);
+    this.mark(this.marked);
+    this.at(this.now ?? 0);
   }
 
   #fill(element, start, length) {
