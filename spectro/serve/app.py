@@ -46,7 +46,6 @@ from spectro.serve.schemas import (
     SummaryAnswer,
     TimelineAnswer,
 )
-from spectro.serve.site import add_page
 from spectro.signal import image
 from spectro.signal.audio import name_of
 from spectro.signal.spectrogram import Image
@@ -149,7 +148,9 @@ class Service:
         def work() -> ExplanationAnswer:
             _ = model.predictor.torch_engine  # loaded here once, not by each copy of the predictor
             scorer = model.predictor.with_margin(min_margin)
-            return explanation.answer(explanation.look(scorer, upload.file, **what))
+            return explanation.answer(
+                explanation.look(scorer, upload.file, max_duration_s=self.limits.max_timeline_s, **what)
+            )
 
         with _named(upload):
             try:
@@ -194,7 +195,6 @@ def make_app(
         limits: what is taken.
         metrics: where it is counted.
         keys: API keys; none for an open service.
-        page: whether the web page stands at `/`.
     """
     service = Service(models, limits, metrics)
 
@@ -314,8 +314,6 @@ def make_app(
         return JSONResponse({"detail": printable(detail.encode("utf-8", "replace").decode())}, 422)
 
     known = frozenset(app.openapi()["paths"])
-    if page:
-        add_page(app)
     app.add_middleware(Guard, limits=limits, keys=keys)
     app.add_middleware(Counting, metrics=metrics, known=known)
     return app

@@ -70,6 +70,7 @@ def run(settings: ServeSettings) -> int:
     from spectro.serve.metrics import Metrics
     from spectro.serve.models import Models
     from spectro.serve.server import Server
+    from spectro.serve.site import add_page
 
     metrics = Metrics()
     models = Models(
@@ -85,7 +86,9 @@ def run(settings: ServeSettings) -> int:
         observe=metrics.batch.observe,
     )
     keys = tuple(key.strip() for key in os.environ.get(KEYS, "").split(",") if key.strip())
-    app = make_app(models, settings.limits, metrics, keys=keys, page=settings.page)
+    app = make_app(models, settings.limits, metrics, keys=keys)
+    if settings.page:
+        add_page(app)
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.create_server((settings.host, settings.port), family=family, backlog=2048) as listener:
         host, port = listener.getsockname()[:2]

@@ -18,7 +18,13 @@ from spectro.signal.spectrogram import Image, SpectrogramSpec, band_of, colormap
 
 
 def look(
-    predictor: Predictor, source: BinaryIO, *, label: str | None, start_s: float, end_s: float | None
+    predictor: Predictor,
+    source: BinaryIO,
+    *,
+    label: str | None,
+    start_s: float,
+    end_s: float | None,
+    max_duration_s: float,
 ) -> Explanation:
     """Explain a recording, or a stretch of a longer one, in the times of the whole.
 
@@ -28,6 +34,7 @@ def look(
         label: the label to explain; None for the most likely one.
         start_s: where the stretch begins, in seconds.
         end_s: where it ends, in seconds; None for the recording's end.
+        max_duration_s: longest recording of which a stretch is taken, in seconds.
 
     Raises:
         AudioError: the recording, or the stretch, cannot be used.
@@ -36,7 +43,8 @@ def look(
     """
     if not start_s and end_s is None:
         return explain(predictor, source, label=label)
-    return moved(explain(predictor, _stretch(predictor, source, start_s, end_s), label=label), start_s)
+    stretch = _stretch(predictor, source, start_s, end_s, max_duration_s)
+    return moved(explain(predictor, stretch, label=label), start_s)
 
 
 def answer(found: Explanation) -> ExplanationAnswer:
@@ -72,14 +80,16 @@ def columns(picture: Image, spec: SpectrogramSpec) -> tuple[int, int]:
     return (int(filled[0]), int(filled[-1])) if len(filled) else (0, spec.width - 1)
 
 
-def _stretch(predictor: Predictor, source: BinaryIO, start_s: float, end_s: float | None) -> BinaryIO:
+def _stretch(
+    predictor: Predictor, source: BinaryIO, start_s: float, end_s: float | None, max_duration_s: float
+) -> BinaryIO:
     """Return a stretch of a recording as a recording at the working rate, read no further than it goes."""
     name, limit_s, rate = name_of(source), predictor.max_duration_s, predictor.checkpoint.spec.sample_rate
     if end_s is not None and end_s <= start_s:
         raise AudioError(f"{name}: no stretch ends at {end_s:g} s that begins at {start_s:g} s")
     start, done, kept = round(start_s * rate), 0, [np.zeros(0, np.float32)]
     stop = None if end_s is None else round(end_s * rate)
-    for block in stream.blocks(source, sample_rate=rate):
+    for block in stream.blocks(source, sample_rate=rate, max_duration_s=max_duration_s):
         kept.append(block[max(0, start - done) : None if stop is None else max(0, stop - done)])
         done += len(block)
         if limit_s is not None and sum(map(len, kept)) > limit_s * rate:

@@ -15,7 +15,6 @@ from spectro.errors import PredictionError
 
 MEBIBYTE = 2**20
 TIMELINE = "/v1/timeline"
-CLIPS = ("/v1/predict", "/v1/explain")
 KEYED = ("/v1/", "/metrics", "/openapi.json")
 
 
@@ -69,7 +68,7 @@ class Guard:
             await self._app(scope, receive, send)
             return
         headers, path = Headers(scope=scope), scope["path"]
-        largest_mb = self._limits.max_mb if path.startswith(CLIPS) else self._limits.max_timeline_mb
+        largest_mb = self._limits.max_mb if path.startswith("/v1/predict") else self._limits.max_timeline_mb
         refusal = self._refusal(scope, headers, largest_mb)
         if refusal is not None:
             await refusal(scope, receive, send)

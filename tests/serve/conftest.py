@@ -16,6 +16,7 @@ from spectro.serve.app import make_app
 from spectro.serve.guard import Limits
 from spectro.serve.metrics import Metrics
 from spectro.serve.models import Models
+from spectro.serve.site import add_page
 from tests.conftest import REPOSITORY, World
 
 
@@ -45,7 +46,9 @@ def start(world: World) -> Start:
             max_batch=8,
             observe=metrics.batch.observe,
         )
-        app = make_app(models, taken, metrics, keys=keys, page=page)
+        app = make_app(models, taken, metrics, keys=keys)
+        if page:
+            add_page(app)
         with socket.create_server(("127.0.0.1", 0)) as listener:
             server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=5))
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -2,6 +2,7 @@
 
 import * as answer from "./answer.js";
 import { ask } from "./api.js";
+import { cut } from "./cut.js";
 import { Picture } from "./picture.js";
 import { Player } from "./player.js";
 import { MOST_S, record } from "./recorder.js";
@@ -106,14 +107,13 @@ async function explain({ start_s, end_s, label }) {
   const { signal } = explaining;
   timeline.mark(start_s);
   const [middle, half] = [(start_s + end_s) / 2, model.duration_s / 2];
-  const stretch = { start_s: Math.max(start_s, middle - half), end_s: Math.min(end_s, middle + half) };
-  const about = model.labels.includes(label) ? label : null;
+  const [from, to] = [Math.max(start_s, middle - half), Math.min(end_s, middle + half)];
+  const part = await cut(file, from, to);
+  const query = { model: model.name, label: model.labels.includes(label) ? label : null };
+  if (!part) Object.assign(query, { start_s: from, end_s: to });
   try {
-    const said = await ask(
-      "v1/explain",
-      { query: { model: model.name, label: about, ...stretch }, file, signal },
-      askKey,
-    );
+    const said = await ask("v1/explain", { query, file: part ?? file, signal }, askKey);
+    if (part) said.start_s += from;
     if (!signal.aborted) await picture.show(said);
   } catch (error) {
     if (error.status) picture.without(error.message);

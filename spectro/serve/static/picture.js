@@ -42,8 +42,8 @@ export class Picture {
   without(reason) {
     $("about").textContent = "What speaks for it";
     $("figure").hidden = $("switch").hidden = true;
-    $("unexplained").textContent = reason;
-    $("unexplained").hidden = !reason;
+    $("unexplained").textContent = `No explanation: ${reason}`;
+    $("unexplained").hidden = false;
   }
 
   at(now) {

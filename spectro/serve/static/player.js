@@ -4,7 +4,9 @@ import WaveSurfer from "./vendor/wavesurfer.esm.js";
 import { clock } from "./words.js";
 
 const HEIGHT = 88; // the page's policy knows the style sheet of this height alone
-const DECODED_BYTES = 48 * 2 ** 20; // larger files would take gigabytes as samples; they are played without a waveform
+const DECODED_S = 1200; // longer recordings would take gigabytes as samples; they are played without a waveform
+const DECODED_BYTES = 256 * 2 ** 20;
+const FLAT = [new Array(1000).fill(0)];
 
 const $ = (id) => document.getElementById(id);
 
@@ -57,7 +59,7 @@ export class Player {
     this.surfer = WaveSurfer.create({
       container: $("wave"),
       media: this.audio,
-      peaks: [[0, 0]], // until the file is decoded; without them it would be fetched, which the page's policy forbids
+      peaks: FLAT, // until the file is decoded; without them it would be fetched, which the page's policy forbids
       duration: seconds,
       height: HEIGHT,
       normalize: true,
@@ -71,8 +73,8 @@ export class Player {
     this.surfer.on("timeupdate", (now) => this.#tell(now));
     await new Promise((resolve) => this.surfer.once("ready", resolve));
     const { surfer, address } = this;
-    const plain = () => surfer.load(address, [[0, 0]], seconds); // it plays, but browsers do not decode all that they play
-    if (file.size <= DECODED_BYTES) await surfer.loadBlob(file).catch(plain);
+    const plain = () => surfer.load(address, FLAT, seconds); // it plays, but browsers do not decode all that they play
+    if (seconds <= DECODED_S && file.size <= DECODED_BYTES) await surfer.loadBlob(file).catch(plain);
   }
 
   #tell(now) {
@@ -91,8 +93,8 @@ export class Player {
     const steps = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: -10, PageUp: 10 };
     const places = { Home: 0, End: this.audio.duration };
     if (event.key === " ") $("play").click();
-    else if (event.key in steps) this.surfer.setTime(this.audio.currentTime + steps[event.key]);
-    else if (event.key in places) this.surfer.setTime(places[event.key]);
+    else if (event.key in steps) this.audio.currentTime = Math.max(0, this.audio.currentTime + steps[event.key]);
+    else if (event.key in places) this.audio.currentTime = places[event.key];
     else return;
     event.preventDefault();
   }

@@ -42,9 +42,10 @@ export class Timeline {
       this.place.scrollTop = Math.max(bottom, Math.min(this.place.scrollTop, offsetTop));
     }
     this.cursor.style.left = `${Math.min(100, (100 * (now - start)) / length)}%`;
-    for (const { button, segment } of this.buttons) {
-      button.toggleAttribute("data-now", segment.start_s <= now && now < segment.end_s);
-    }
+    const current = this.buttons.find(({ segment }) => segment.start_s <= now && now < segment.end_s)?.segment;
+    if (current === this.current) return;
+    this.current = current;
+    for (const { button, segment } of this.buttons) button.toggleAttribute("data-now", segment === current);
   }
 
   /** Mark the stretch that is explained, by its begin. */
@@ -59,6 +60,7 @@ export class Timeline {
     this.lineS = Math.min(this.seconds, narrow.matches ? LINE_S.narrow : LINE_S.wide);
     this.lines = [];
     this.buttons = [];
+    this.current = undefined;
     const count = Math.max(1, Math.ceil((this.seconds - 0.05) / this.lineS));
     for (let number = 0; number < count; number += 1) {
       const start = number * this.lineS;
