@@ -6,7 +6,7 @@ RUN useradd --uid 10001 --create-home spectro
 WORKDIR /app
 COPY pyproject.toml README.md LICENSE ./
 COPY spectro ./spectro
-RUN pip install --no-cache-dir '.[page,onnx]'
+RUN pip install --no-cache-dir '.[serve,onnx]'
 COPY checkpoints/mobilenet-ravdess ./checkpoints/mobilenet-ravdess
 
 ENV SPECTRO_CHECKPOINT=/app/checkpoints/mobilenet-ravdess \

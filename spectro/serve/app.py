@@ -21,6 +21,7 @@ from spectro.errors import (
     AudioError,
     AudioFormatError,
     AudioLengthError,
+    CheckpointError,
     ImageError,
     ImageFormatError,
     PredictionError,
@@ -30,12 +31,14 @@ from spectro.predict.rows import verdict
 from spectro.predict.summary import Summary
 from spectro.predict.utterances import WindowSettings
 from spectro.predict.windows import Segment, timeline
+from spectro.serve import explanation
 from spectro.serve.callers import Names
 from spectro.serve.guard import Guard
 from spectro.serve.limits import Limits
 from spectro.serve.metrics import Counting, Metrics
 from spectro.serve.models import Model, Models
 from spectro.serve.schemas import (
+    ExplanationAnswer,
     HealthAnswer,
     ModelAnswer,
     PredictionAnswer,
@@ -78,6 +81,8 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     500: {"model": Problem, "description": "the service failed"},
     503: {"model": Problem, "description": "the service is busy"},
 }
+UNEXPLAINED = {501: {"model": Problem, "description": "this model cannot be explained"}}
+Second = Annotated[float | None, Query(ge=0, le=360_000, allow_inf_nan=False)]
 
 
 class Service:
@@ -125,6 +130,25 @@ class Service:
         """Draw a recording, if it does not hold too many samples."""
         check_samples(source, self.limits.max_samples, self.limits.max_duration_s)
         return model.predictor.draw(source)
+
+    async def explain(self, model: Model, upload: UploadFile, *, min_margin: float, **what: Any) -> ExplanationAnswer:
+        """Explain what a model makes of an upload, or of a stretch of it."""
+        if what["label"] not in (None, *model.predictor.labels):
+            raise HTTPException(422, f"label: there is none such; there are {', '.join(model.predictor.labels)}")
+
+        def work() -> ExplanationAnswer:
+            check_samples(upload.file, self.limits.max_timeline_samples, self.limits.max_timeline_s)
+            _ = model.predictor.torch_engine  # loaded here once, not by each copy of the predictor
+            scorer = model.predictor.with_margin(min_margin)
+            return explanation.answer(
+                explanation.look(scorer, upload.file, max_duration_s=self.limits.max_timeline_s, **what)
+            )
+
+        with _named(upload):
+            try:
+                return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+            except (CheckpointError, PredictionError) as error:
+                raise HTTPException(501, f"{model.name} cannot be explained: {error}") from error
 
     async def timeline(self, model: Model, upload: UploadFile, **options: Any) -> TimelineAnswer:
         """Make a timeline; it is given up when nobody waits for it any more."""
@@ -224,6 +248,25 @@ def make_app(
             return image.read(source, chosen.predictor.checkpoint.spec).pixels
 
         return await service.predict(chosen, file, draw, min_margin=min_margin, embedding=embedding)
+
+    @app.post(
+        "/v1/explain", **(classify | {"responses": PROBLEMS | UNEXPLAINED}), summary="Explain a recording's label"
+    )
+    async def explain(
+        file: Recording,
+        model: ModelName = None,
+        min_margin: Margin = 0.0,
+        label: Annotated[str | None, Query(description="the label to explain; the most likely without it")] = None,
+        start_s: Second = None,
+        end_s: Second = None,
+    ) -> ExplanationAnswer:
+        """The answer of `/v1/predict/wav`, with the picture, places that speak for a label (Grad-CAM), and axes.
+
+        `start_s` and `end_s`, in seconds, choose a stretch of a longer recording."""
+        chosen = await service.model(model)
+        return await service.explain(
+            chosen, file, min_margin=min_margin, label=label, start_s=start_s or 0.0, end_s=end_s
+        )
 
     @app.post("/v1/timeline", responses=PROBLEMS, tags=["predict"], summary="What is heard in a long recording")
     async def timeline_of(

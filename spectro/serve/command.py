@@ -1,4 +1,4 @@
-"""The serve verb: the HTTP service, and the web page where gradio is installed."""
+"""The serve verb: the HTTP service and its web page."""
 
 import importlib.util
 import os
@@ -8,15 +8,11 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from spectro.errors import PredictionError
 from spectro.predict.engines import EngineName, Precision
 from spectro.predict.predictor import Predictor, default_checkpoint
 from spectro.serve.limits import Limits
-
-if TYPE_CHECKING:
-    from starlette.types import ASGIApp
 
 KEYS = "SPECTRO_API_KEY"
 OPEN_TO_ALL = (
@@ -29,19 +25,19 @@ OTHER_FILES = 256
 
 @dataclass(frozen=True, kw_only=True)
 class ServeSettings:
-    """Serve predictions over HTTP, with a web page where gradio is installed (the extra `page`).
+    """Serve predictions over HTTP, with a web page.
 
-    POST /v1/predict/wav, /v1/predict/image and /v1/timeline take a multipart field `file`; GET /v1/model, /healthz,
-    /metrics and /openapi.json tell the rest. The environment's SPECTRO_API_KEY, one key or several with commas between,
-    closes /v1, /metrics and /openapi.json to all who do not send one as X-API-Key, and the page to all who do not log
-    in as `spectro` with one.
+    POST /v1/predict/wav, /v1/predict/image, /v1/explain and /v1/timeline take a multipart field `file`; GET /v1/model,
+    /healthz, /metrics and /openapi.json tell the rest. The environment's SPECTRO_API_KEY, one key or several with
+    commas between, closes /v1, /metrics and /openapi.json to all who do not send one as X-API-Key; the page asks for
+    it.
 
     Args:
         checkpoint: the checkpoint folder that answers; null for the shipped one.
         others: further checkpoint folders, which requests and the page can choose by name.
         host: address to listen on; 0.0.0.0 for all.
         port: port to listen on; 0 for any that is free.
-        page: serve the web page; null serves it where gradio is installed.
+        page: serve the web page.
         allowed_hosts: names that the service is called by, apart from localhost and `host`, as the Host header tells
             them: [emotion.example.org]; their pages may use it, too. [*] for any.
         proxies: addresses or networks of proxies, whose X-Forwarded-For and X-Forwarded-Proto are believed; nobody
@@ -59,7 +55,7 @@ class ServeSettings:
     others: list[Path] = field(default_factory=list)
     host: str = "127.0.0.1"
     port: int = 7860
-    page: bool | None = None
+    page: bool = True
     allowed_hosts: list[str] = field(default_factory=list)
     proxies: list[str] = field(default_factory=list)
     max_batch: int = 32
@@ -81,9 +77,6 @@ def run(settings: ServeSettings) -> int:
     lacking = [name for name in ("fastapi", "uvicorn", "prometheus_client") if not importlib.util.find_spec(name)]
     if lacking:
         raise PredictionError(f"the service needs {', '.join(lacking)}: install spectro[serve]")
-    page = settings.page if settings.page is not None else importlib.util.find_spec("gradio") is not None
-    if page and importlib.util.find_spec("gradio") is None:
-        raise PredictionError("the page needs gradio: install spectro[page], or say --page false")
     from spectro.serve.server import listen
 
     try:
@@ -94,15 +87,16 @@ def run(settings: ServeSettings) -> int:
             f"cannot listen on port {settings.port} of {settings.host} ({reason}); choose others with --host and --port"
         ) from error
     with listener:
-        return _serve(settings, listener, page)
+        return _serve(settings, listener)
 
 
-def _serve(settings: ServeSettings, listener: socket.socket, page: bool) -> int:
+def _serve(settings: ServeSettings, listener: socket.socket) -> int:
     from spectro.serve.app import make_app
     from spectro.serve.callers import Names, Proxies
     from spectro.serve.metrics import Metrics
     from spectro.serve.models import Models
     from spectro.serve.server import Server, allow_files
+    from spectro.serve.site import add_page
 
     Proxies(settings.proxies)  # may refuse
     limits = settings.limits
@@ -123,14 +117,11 @@ def _serve(settings: ServeSettings, listener: socket.socket, page: bool) -> int:
     )
     keys = tuple(key.strip() for key in os.environ.get(KEYS, "").split(",") if key.strip())
     names = Names(settings.host, settings.allowed_hosts)
-    service = make_app(models, limits, metrics, keys=keys, names=names)
-    app: ASGIApp = service
-    if page:
-        from spectro.serve.page import add_page
-
-        app = add_page(service, models, limits, keys=keys)
+    app = make_app(models, limits, metrics, keys=keys, names=names)
+    if settings.page:
+        add_page(app)
     host, port = listener.getsockname()[:2]
-    what = "web page and service" if page else "service"
+    what = "web page and service" if settings.page else "service"
     print(f"{what} at http://{f'[{host}]' if ':' in host else host}:{port}", file=sys.stderr, flush=True)
     if not keys and not ip_address(host).is_loopback:
         print(f"warning: {OPEN_TO_ALL}", file=sys.stderr, flush=True)

@@ -18,6 +18,30 @@ class PredictionAnswer(BaseModel):
     model_config = {"json_schema_extra": {"examples": [ANGRY]}}
 
 
+class TickAnswer(BaseModel):
+    """Where a frequency stands on the picture's axis."""
+
+    hz: float
+    row: float = Field(description="from 0, the picture's highest row; between two, a fraction")
+
+
+class ExplanationAnswer(BaseModel):
+    """What the network makes of a recording, and which places of its picture speak for a label (Grad-CAM)."""
+
+    label: str = Field(description="the most likely label, or `unsure`")
+    confidence: float = Field(ge=0, le=1, description="probability of the most likely label")
+    probabilities: dict[str, float] = Field(description="probability of every label")
+    about: str = Field(description="the label that the map is about")
+    picture: str = Field(description="the picture as the network sees it, a PNG in base64")
+    heat: str = Field(description="the map over it, a gray PNG in base64; 255 is the place that speaks most for it")
+    width: int = Field(description="columns of picture and map")
+    height: int = Field(description="rows of picture and map")
+    start_s: float = Field(description="when column 0 is, in seconds of the recording; may lie before its begin")
+    step_s: float = Field(description="from one column to the next, in seconds")
+    columns: tuple[int, int] = Field(description="the first and the last column that hold sound and no padding")
+    frequencies: list[TickAnswer] = Field(description="marks for the axis of frequency")
+
+
 class SegmentAnswer(BaseModel):
     """A stretch of a recording."""
 

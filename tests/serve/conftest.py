@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 from fastapi import FastAPI
-from starlette.types import ASGIApp
 
 from spectro.predict.predictor import Predictor
 from spectro.serve.app import make_app
@@ -21,6 +20,7 @@ from spectro.serve.limits import Limits
 from spectro.serve.metrics import Metrics
 from spectro.serve.models import Models
 from spectro.serve.server import Server, listen
+from spectro.serve.site import add_page
 from tests.conftest import REPOSITORY, World
 
 
@@ -100,13 +100,10 @@ def start(world: World) -> Start:
             observe=metrics.batch.observe,
         )
         service = make_app(models, taken, metrics, keys=keys, names=names)
-        app: ASGIApp = service
         if page:
-            from spectro.serve.page import add_page
-
-            app = add_page(service, models, taken, keys=keys)
+            add_page(service)
         with listen("127.0.0.1", 0) as listener:
-            server = Server(app, taken, proxies=proxies, stop_s=5)
+            server = Server(service, taken, proxies=proxies, stop_s=5)
             thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
             thread.start()
             port = listener.getsockname()[1]

@@ -77,7 +77,7 @@ def test_what_the_service_says_of_itself(service: Running, world: World) -> None
     assert requests.get(service.url + "/healthz", timeout=9).json() == {"status": "ok"}
     paths = requests.get(service.url + "/openapi.json", timeout=9).json()["paths"]
     assert set(paths) == {
-        "/v1/predict/wav", "/v1/predict/image", "/v1/timeline", "/v1/model", "/healthz", "/metrics",
+        "/v1/predict/wav", "/v1/predict/image", "/v1/explain", "/v1/timeline", "/v1/model", "/healthz", "/metrics",
     }  # fmt: skip
 
 

@@ -1,0 +1,112 @@
+"""What an explanation looks like to a client: the picture and the map over it as PNGs, and where their axes are."""
+
+import io
+from base64 import b64encode
+from typing import BinaryIO
+
+import numpy as np
+import PIL.Image
+import soundfile
+
+from spectro.errors import AudioError, AudioLengthError
+from spectro.predict.explain import FREQUENCIES, Explanation, explain, moved
+from spectro.predict.predictor import Predictor
+from spectro.serve.schemas import ExplanationAnswer, TickAnswer
+from spectro.signal import stream
+from spectro.signal.container import name_of
+from spectro.signal.spectrogram import Image, SpectrogramSpec, band_of, colormap_table
+
+
+def look(
+    predictor: Predictor,
+    source: BinaryIO,
+    *,
+    label: str | None,
+    start_s: float,
+    end_s: float | None,
+    max_duration_s: float,
+) -> Explanation:
+    """Explain a recording, or a stretch of a longer one, in the times of the whole.
+
+    Args:
+        predictor: the network.
+        source: a seekable binary file.
+        label: the label to explain; None for the most likely one.
+        start_s: where the stretch begins, in seconds.
+        end_s: where it ends, in seconds; None for the recording's end.
+        max_duration_s: longest recording of which a stretch is taken, in seconds.
+
+    Raises:
+        AudioError: the recording, or the stretch, cannot be used.
+        PredictionError: the backbone keeps no map of time and frequency.
+        CheckpointError: the checkpoint that the network was exported from is not there.
+    """
+    if not start_s and end_s is None:
+        return explain(predictor, source, label=label)
+    stretch = _stretch(predictor, source, start_s, end_s, max_duration_s)
+    return moved(explain(predictor, stretch, label=label), start_s)
+
+
+def answer(found: Explanation) -> ExplanationAnswer:
+    """Return an explanation as the service answers it."""
+    said, spec = found.prediction, found.spec
+    rows = {one: round(spec.height - 1 - band_of(one, spec), 3) for one in FREQUENCIES}
+    return ExplanationAnswer(
+        label=said.label,
+        confidence=said.confidence,
+        probabilities=said.probabilities,
+        about=found.label,
+        picture=_png(found.picture),
+        heat=_png(np.rint(255 * found.heat).astype(np.uint8)),
+        width=spec.width,
+        height=spec.height,
+        start_s=round(found.start_s, 6),
+        step_s=spec.hop_length / spec.sample_rate,
+        columns=columns(found.picture, spec),
+        frequencies=[TickAnswer(hz=one, row=row) for one, row in rows.items() if 0 <= row < spec.height],
+    )
+
+
+def columns(picture: Image, spec: SpectrogramSpec) -> tuple[int, int]:
+    """Return the first and the last column that hold sound; those before and after are padding, which is black.
+
+    Args:
+        picture: uint8 of shape `spec.shape`.
+        spec: how it was drawn.
+    """
+    black = colormap_table(spec.colormap)[0] if spec.channels == "colormap" else 0
+    other = picture != black
+    filled = np.flatnonzero(other.any(axis=tuple(axis for axis in range(other.ndim) if axis != 1)))
+    return (int(filled[0]), int(filled[-1])) if len(filled) else (0, spec.width - 1)
+
+
+def _stretch(
+    predictor: Predictor, source: BinaryIO, start_s: float, end_s: float | None, max_duration_s: float
+) -> BinaryIO:
+    """Return a stretch of a recording as a recording at the working rate, read no further than it goes."""
+    name, limit_s, rate = name_of(source), predictor.max_duration_s, predictor.checkpoint.spec.sample_rate
+    if end_s is not None and end_s <= start_s:
+        raise AudioError(f"{name}: no stretch ends at {end_s:g} s that begins at {start_s:g} s")
+    start, done, kept = round(start_s * rate), 0, [np.zeros(0, np.float32)]
+    stop = None if end_s is None else round(end_s * rate)
+    for block in stream.blocks(source, sample_rate=rate, max_duration_s=max_duration_s):
+        kept.append(block[max(0, start - done) : None if stop is None else max(0, stop - done)])
+        done += len(block)
+        if limit_s is not None and sum(map(len, kept)) > limit_s * rate:
+            raise AudioLengthError(f"{name}: the stretch lasts more than the limit of {limit_s:g} s; ask for a part")
+        if stop is not None and done >= stop:
+            break
+    samples = np.concatenate(kept)
+    if not len(samples):
+        raise AudioError(f"{name}: ends after {done / rate:.1f} s, before {start_s:g} s")
+    part = io.BytesIO()
+    soundfile.write(part, samples, rate, format="WAV", subtype="FLOAT")
+    part.seek(0)
+    return part
+
+
+def _png(pixels: Image) -> str:
+    """Return pixels, uint8 of shape (height, width) or (height, width, 3), as a PNG in base64."""
+    file = io.BytesIO()
+    PIL.Image.fromarray(pixels).save(file, "PNG")
+    return b64encode(file.getvalue()).decode()

@@ -1,0 +1,85 @@
+// The label with its bars, the table of stretches, and the card of the model.
+
+import { SILENCE, clock, make, percent } from "./words.js";
+
+const $ = (id) => document.getElementById(id);
+
+/** Show bars for shares (0 to 1) by label, the largest first. */
+export function bars(shares, colour) {
+  const sorted = Object.entries(shares).sort(([, one], [, other]) => other - one);
+  $("bars").replaceChildren(
+    ...sorted.map(([label, share]) => {
+      const fill = make("i", {});
+      fill.style.width = `${100 * share}%`;
+      fill.style.backgroundColor = colour(label);
+      const track = make("div", { class: "track", "aria-hidden": "true" }, fill);
+      return make("li", {}, make("span", {}, label), track, make("span", {}, percent(share)));
+    }),
+  );
+}
+
+/** Show the label of a clip, and what comes next to it. */
+export function verdict({ label, confidence, probabilities }, colour) {
+  const [first, second] = Object.entries(probabilities).sort(([, one], [, other]) => other - one);
+  $("asked").textContent = "Heard in this clip";
+  $("label").textContent = label;
+  $("closeness").textContent =
+    label === first[0]
+      ? `${percent(confidence)} likely${second ? `; next is ${second[0]}, ${percent(second[1])}` : ""}`
+      : `${first[0]}, ${percent(first[1])}, and ${second[0]}, ${percent(second[1])}, are too near each other`;
+  bars(probabilities, colour);
+}
+
+/** Show what a long recording holds. */
+export function course({ shares, sound_s, duration_s }, colour) {
+  const [[label]] = Object.entries(shares).sort(([, one], [, other]) => other - one);
+  $("asked").textContent = "Heard most in this recording";
+  $("label").textContent = label;
+  $("closeness").textContent = `Shares of the ${clock(sound_s)} with sound, of ${clock(duration_s)} in all`;
+  bars(shares, colour);
+}
+
+/** Show stretches as a table; a begin is a button. */
+export function stretches(segments, colour, onPick) {
+  $("rows").replaceChildren(
+    ...segments.map((segment) => {
+      const silent = segment.label === SILENCE;
+      const play = make("button", { type: "button", class: "link" }, clock(segment.start_s));
+      play.setAttribute("aria-label", `Play from ${clock(segment.start_s)}, ${segment.label}`);
+      play.addEventListener("click", () => onPick(segment));
+      const dot = make("i", { class: "dot" });
+      if (!silent) dot.style.backgroundColor = colour(segment.label);
+      return make(
+        "tr",
+        silent ? { class: "silent" } : {},
+        make("td", {}, play),
+        make("td", {}, clock(segment.end_s)),
+        make("td", {}, dot, segment.label),
+        make("td", {}, silent ? "" : percent(segment.confidence)),
+      );
+    }),
+  );
+}
+
+/** Show what a model was trained on, and how well it does. */
+export function card(model) {
+  const { data = {}, split = {}, estimate = [], metrics = {} } = model.origin;
+  const speakers = split.speakers?.train?.length;
+  const facts = [
+    ["Name", `${model.name}, a ${model.backbone}`],
+    ["Trained on", [data.title ?? "unknown", speakers && `${speakers} speakers`, data.licence].filter(Boolean).join(", ")],
+    ["On speakers never heard", figures(estimate, metrics)],
+    ["Tells apart", model.labels.join(", ")],
+    ["One picture shows", `${Number(model.duration_s.toFixed(2))} s`],
+    ["Computed by", model.engine],
+    ["Version", model.version],
+  ];
+  $("card").replaceChildren(...facts.flatMap(([name, fact]) => [make("dt", {}, name), make("dd", {}, fact)]));
+}
+
+function figures([estimate], metrics) {
+  if (metrics.test) return `mean recall ${percent(metrics.test.uar)} on ${metrics.test.clips} clips`;
+  if (!estimate) return "not measured";
+  const range = `${percent(estimate.lowest)} to ${percent(estimate.highest)}`;
+  return `mean recall ${percent(estimate.uar)}, ${range} over ${estimate.runs} runs (${estimate.protocol})`;
+}

@@ -1,0 +1,59 @@
+// The service's own API, asked like any other client asks it. The key is kept in the tab's session and nowhere else.
+
+const KEY = "spectro-key";
+
+/** What the service answers in place of a success. */
+export class Refusal extends Error {
+  constructor(status, detail) {
+    super(detail);
+    this.status = status;
+  }
+}
+
+/**
+ * Ask, and ask the user for the key where the service wants one.
+ *
+ * @param path     below the page's own address
+ * @param options  `query` (null values are left out), `file` to upload, `signal` to give up, `onUpload` is told 0 to 1
+ * @param askKey   given whether a key was refused, resolves to a key; rejects where the user gives up
+ */
+export async function ask(path, options, askKey) {
+  for (;;) {
+    const key = sessionStorage.getItem(KEY);
+    try {
+      return await send(path, options, key);
+    } catch (error) {
+      if (error.status !== 401) throw error;
+      if (sessionStorage.getItem(KEY) === key) sessionStorage.removeItem(KEY);
+      if (!sessionStorage.getItem(KEY)) sessionStorage.setItem(KEY, await askKey(key !== null));
+    }
+  }
+}
+
+function send(path, { query = {}, file = null, signal = null, onUpload = () => {} }, key) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest(); // fetch tells nothing of an upload's progress
+    const given = Object.entries(query).filter(([, value]) => value !== null && value !== "");
+    request.open(file ? "POST" : "GET", `${path}${given.length ? "?" : ""}${new URLSearchParams(given)}`);
+    if (key !== null) request.setRequestHeader("X-API-Key", encodeURI(key) === key ? key : "?");
+    request.upload.onprogress = (event) => event.lengthComputable && onUpload(event.loaded / event.total);
+    request.upload.onload = () => onUpload(1);
+    request.onabort = () => reject(new DOMException("given up", "AbortError"));
+    request.onerror = () => reject(new Refusal(0, "The service cannot be reached. Is it still running? Try again."));
+    request.onload = () => {
+      let answer = null;
+      try {
+        answer = JSON.parse(request.responseText);
+      } catch {
+        answer = { detail: `The service answered ${request.status} and no sentence.` }; // a proxy's page, say
+      }
+      if (request.status === 200) resolve(answer);
+      else reject(new Refusal(request.status, String(answer.detail)));
+    };
+    signal?.addEventListener("abort", () => request.abort());
+    if (signal?.aborted) return void reject(new DOMException("given up", "AbortError"));
+    const form = new FormData();
+    if (file) form.append("file", file, file.name);
+    request.send(file ? form : null);
+  });
+}

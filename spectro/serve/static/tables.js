@@ -1,0 +1,29 @@
+// Answers as files, made here: nothing has to be kept on the server to be downloaded.
+
+/** Rows of a timeline as CSV; a clip is one row. */
+export function csv(rows, labels) {
+  const header = ["start_s", "end_s", "label", "confidence", ...labels.map((label) => `p_${label}`)];
+  const lines = rows.map((row) => [
+    row.start_s,
+    row.end_s,
+    row.label,
+    row.confidence,
+    ...labels.map((label) => row.probabilities[label]),
+  ]);
+  return [header, ...lines].map((line) => `${line.map(cell).join(",")}\r\n`).join("");
+}
+
+/** A cell; a text that a spreadsheet would take for a formula begins with an apostrophe. */
+function cell(value) {
+  if (value === null || value === undefined) return "";
+  const text = typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value);
+  return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
+}
+
+export function download(name, text, type) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(new Blob([text], { type }));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}

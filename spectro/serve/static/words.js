@@ -1,0 +1,31 @@
+// How numbers, times and labels look everywhere on the page.
+
+/** Paul Tol's light scheme (SRON/EPS/TN/09-002): told apart by all kinds of colour vision, with black text on it. */
+const COLOURS = ["#77aadd", "#ee8866", "#eedd88", "#ffaabb", "#99ddff", "#44bb99", "#bbcc33", "#aaaa00"];
+const OTHER = "#dddddd";
+
+export const SILENCE = "silence";
+
+/** A function from labels to colours; a label has the same one whatever the order. */
+export function colours(labels) {
+  const sorted = [...labels].sort();
+  return (label) => (sorted.includes(label) ? COLOURS[sorted.indexOf(label) % COLOURS.length] : OTHER);
+}
+
+export function clock(seconds) {
+  const tenths = Math.max(0, Math.round(10 * seconds));
+  const whole = Math.floor(tenths / 10);
+  const [hours, minutes] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60];
+  const rest = `${String(whole % 60).padStart(2, "0")}.${tenths % 10}`;
+  return hours ? `${hours}:${String(minutes).padStart(2, "0")}:${rest}` : `${minutes}:${rest}`;
+}
+
+export const percent = (share) => `${Math.round(100 * share)} %`;
+
+/** Make an element; texts are texts, never markup. */
+export function make(tag, attributes = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+  element.append(...children);
+  return element;
+}
