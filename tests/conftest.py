@@ -59,8 +59,11 @@ def _test_leaves_nothing_open() -> Iterator[None]:
     """
     if (torch := sys.modules.get("torch")) is not None:
         torch.manual_seed(0)
+    known = len(sys.modules)
     yield
     gc.collect()
+    if len(sys.modules) > known:
+        gc.freeze()
 
 
 def voice(seconds: float = 1.0, rate: int = RATE, pitch: float = 150.0) -> np.ndarray:
