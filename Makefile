@@ -6,15 +6,18 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help install demo test lint format clean
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
+SEED ?= $(shell date +%s)
+
+.PHONY: help install demo test test-all test-random lint format clean
 
 help:  ## show this list
-	@grep -E '^[a-z]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
 
 $(READY): pyproject.toml spectro/__init__.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --editable '.[dev]'
 	@touch $(READY)
 
 install: $(READY)  ## make the virtual environment .venv with everything in it
@@ -28,8 +31,14 @@ lint: $(READY)  ## format, lint, types, and which room imports which
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint  ## lint, then all tests, on up to four cores
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadscope --no-loadscope-reorder
+test: lint  ## lint, then the tests but for the slow ones, on up to four cores
+	$(PYTEST)
+
+test-all: lint  ## lint, then all tests
+	$(PYTEST) -m ""
+
+test-random: lint  ## lint, then all tests in another order; SEED=N is an earlier order again
+	$(PYTEST) -m "" --random-order --random-order-seed=$(SEED)
 
 format: $(READY)  ## format the code in place
 	$(BIN)/ruff format .

@@ -1,21 +1,26 @@
-"""Small real things that the tests share: recordings, a rendered corpus, a trained checkpoint."""
+"""Small real things that the tests share: recordings, a rendered corpus, a trained checkpoint.
 
+What is heavy to import is imported where it is used: pytest-xdist's controller, which runs no test, and the tests of
+`signal` do without it.
+"""
+
+import gc
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 import soundfile
 
-from spectro.corpora import synthetic
-from spectro.learn.checkpoint import Checkpoint
-from spectro.learn.classifier import TrainingSettings
-from spectro.learn.finetune import finetune
-from spectro.learn.settings import FinetuneSettings
-from spectro.render import RenderSettings, render
 from spectro.signal.spectrogram import SpectrogramSpec
+
+if TYPE_CHECKING:
+    from spectro.learn.checkpoint import Checkpoint
+    from spectro.learn.settings import FinetuneSettings
 
 os.environ.setdefault("SPECTRO_ENGINE", "torch")  # an export of every test's network would take its time
 
@@ -24,6 +29,41 @@ SMALL = SpectrogramSpec(n_fft=512, win_length=400, hop_length=320, height=40, wi
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 WriteWav = Callable[..., Path]
+
+
+def pytest_collection_finish() -> None:
+    """Leave what the imports made out of garbage collection, which then costs a test next to nothing."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    """Give it back, so that what is left open for the whole session is found by pytest's own collection."""
+    gc.unfreeze()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _module_leaves_nothing_open() -> Iterator[None]:
+    """Let what a module's own fixtures left open be told at its last test; a set-up of this module is the first."""
+    yield
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(autouse=True)
+def _test_leaves_nothing_open() -> Iterator[None]:
+    """Let a socket, loop, file or process that a test left open be told at that test.
+
+    A warning is an error here, and a ResourceWarning comes when an object is collected, in whichever test that is.
+    The random numbers of a test do not depend on the tests before it, either.
+    """
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.manual_seed(0)
+    known = len(sys.modules)
+    yield
+    gc.collect()
+    if len(sys.modules) > known:
+        gc.freeze()
 
 
 def voice(seconds: float = 1.0, rate: int = RATE, pitch: float = 150.0) -> np.ndarray:
@@ -65,6 +105,8 @@ def wav(tmp_path: Path) -> WriteWav:
 
 def write_corpus(root: Path, speakers: int = 8, emotions: tuple[str, ...] = ("calm", "happy", "angry")) -> Path:
     """A part of the synthetic corpus, under its real names."""
+    from spectro.corpora import synthetic
+
     for speaker in range(1, speakers + 1):
         for emotion in emotions:
             for sentence in range(2):
@@ -82,12 +124,15 @@ class World:
     corpus: Path
     images: Path
     checkpoint: Path
-    trained: Checkpoint
+    trained: "Checkpoint"
 
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """One small world for all tests that only look at it."""
+    from spectro.learn.finetune import finetune
+    from spectro.render import RenderSettings, render
+
     root = tmp_path_factory.mktemp("world")
     corpus, images, checkpoint = write_corpus(root / "corpus"), root / "images", root / "checkpoint"
     render(RenderSettings(corpus="synthetic", source=corpus, out=images, copies=2, spec=SMALL, workers=1))
@@ -95,8 +140,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     return World(corpus, images, checkpoint, trained)
 
 
-def finetune_settings(images: Path, out: Path, **changes: object) -> FinetuneSettings:
+def finetune_settings(images: Path, out: Path, **changes: object) -> "FinetuneSettings":
     """Settings of a run of seconds: a tiny network from random weights."""
+    from spectro.learn.classifier import TrainingSettings
+    from spectro.learn.settings import FinetuneSettings
+
     defaults: dict[str, object] = {
         "index": images,
         "backbone": "test_efficientnet",

@@ -18,6 +18,7 @@ from spectro.errors import RenderError
 from spectro.files import held
 from spectro.render import RenderSettings, read_index, render
 from spectro.signal import audio, augment, image, spectrogram
+from tests import processes
 from tests.conftest import RATE, SMALL, World, voice, write_corpus
 
 
@@ -150,21 +151,15 @@ def test_an_unfinished_or_mixed_rendering_is_not_read(world: World, tmp_path: Pa
 
 def test_a_killed_rendering_ends_with_the_same_bytes(world: World, tmp_path: Path) -> None:
     """The process is killed for good (SIGKILL) again and again, whenever some more pictures are there."""
-    out = tmp_path / "images"
-    command = [
-        *(sys.executable, "-m", "spectro", "render", "--corpus", "synthetic", "--source", str(world.corpus)),
-        *("--out", str(out), "--copies", "2", "--workers", "1"),
-        *(f"--spec={world.images / 'spec.json'}",),
+    out, log = tmp_path / "images", tmp_path / "log"
+    arguments = [
+        *("render", "--corpus", "synthetic", "--source", str(world.corpus), "--out", str(out)),
+        *("--copies", "2", "--workers", "1", f"--spec={world.images / 'spec.json'}"),
     ]
     for wanted in (10, 60):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, start_new_session=True)
-        deadline = time.monotonic() + 60
-        while len(list(out.glob("images/*.png"))) < wanted and time.monotonic() < deadline:
-            time.sleep(0.005)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        processes.killed(arguments, log, processes.has_files(out, "images/*.png", wanted))
         assert not (out / "index.parquet").exists()
-    subprocess.run(command, check=True, capture_output=True)
+    render(_settings(world.corpus, out, copies=2))
     assert _contents(out) == _contents(world.images)
 
 

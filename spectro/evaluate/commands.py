@@ -38,9 +38,7 @@ def command(verb: str, given: dict[str, Any], config: Path, log: Path, threads: 
         threads: how many threads it computes with.
     """
     write_bytes(config, yaml.safe_dump(given, sort_keys=False).encode())
-    if hasattr(_CONTEXT, "set_forkserver_preload"):
-        _CONTEXT.set_forkserver_preload(["spectro.learn.finetune", "spectro.evaluate.report"])
-    process = _CONTEXT.Process(target=_run, args=(verb, config, log, threads))
+    process = context().Process(target=_run, args=(verb, config, log, threads))
     with _ONE_AT_A_TIME:
         process.start()
     wait([process.sentinel])
@@ -49,11 +47,24 @@ def command(verb: str, given: dict[str, Any], config: Path, log: Path, threads: 
         return int(process.exitcode)
 
 
-def _run(verb: str, config: Path, log: Path, threads: int) -> None:
-    """Be the process: take the log for output, and do as the command line does."""
+def context() -> Any:
+    """Return how processes are started: by a server that has imported what most verbs need, where there are such."""
+    if hasattr(_CONTEXT, "set_forkserver_preload"):
+        _CONTEXT.set_forkserver_preload(["spectro.learn.finetune", "spectro.evaluate.report"])
+    return _CONTEXT
+
+
+def be_like_a_command(log: Path) -> None:
+    """Make a process that the server has forked like one that was started by a command line, with the log as output."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(output, sys.stdout.fileno())
     os.dup2(output, sys.stderr.fileno())
+    mp.set_start_method(None, force=True)  # or each process that reads pictures would import everything again
+
+
+def _run(verb: str, config: Path, log: Path, threads: int) -> None:
+    """Be the process: take the log for output, and do as the command line does."""
+    be_like_a_command(log)
     os.environ["OMP_NUM_THREADS"] = str(threads)  # of processes that this one starts
     threading.Thread(target=_end_with_parent, daemon=True).start()
     import torch

@@ -10,13 +10,14 @@ import pytest
 from sklearn.metrics import recall_score
 
 from spectro.errors import EvaluationError
-from spectro.evaluate import pooled
+from spectro.evaluate import plots, pooled
 from spectro.evaluate.entries import Folders, _pooled, entries
 from spectro.evaluate.grid import StudySettings, grid
 from spectro.evaluate.outcome import told, write_report
 from spectro.evaluate.pooled import write_pooled
 from spectro.evaluate.study import COLUMNS, RESULT, with_rows
 from spectro.evaluate.study_page import PUBLISHED, write_page
+from spectro.files import write_bytes
 from spectro.render import read_index
 from tests.conftest import World
 
@@ -51,6 +52,8 @@ def study(
         },
         protocols={"group-kfold": [0, 1], "random-leaky": [0]},
     )
+    monkeypatch = pytest.MonkeyPatch()
+    monkeypatch.setattr(plots, "_save", lambda _figure, path: write_bytes(path, b"not drawn"))  # nobody looks at them
     index, _spec = read_index(world.images)
     untouched = index[index["copy"] == 0]
     table, folders = pd.DataFrame(columns=list(COLUMNS)), {}
@@ -87,6 +90,7 @@ def study(
             "transductive": False,
         }
         table = with_rows(table, [row])
+    monkeypatch.undo()
     return settings, table, folders
 
 

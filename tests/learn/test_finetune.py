@@ -1,10 +1,5 @@
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +20,7 @@ from spectro.learn.checkpoint import Checkpoint
 from spectro.learn.classifier import Classifier, TrainingSettings
 from spectro.learn.finetune import finetune, run
 from spectro.learn.outcome import estimate, fit_temperature, measure
+from tests import processes
 from tests.conftest import SMALL, World, finetune_settings
 
 
@@ -76,25 +72,17 @@ def test_a_killed_run_goes_on_to_the_same_result(world: World, tmp_path: Path, e
     train = TrainingSettings(epochs=4)
     settings = finetune_settings(world.images, tmp_path / "whole", ema=ema, train=train)
     finetune(settings)
-    out = tmp_path / "killed"
-    command = [
-        *(sys.executable, "-m", "spectro", "finetune", "--index", str(world.images), "--out", str(out)),
+    out, log = tmp_path / "killed", tmp_path / "log"
+    arguments = [
+        *("finetune", "--index", str(world.images), "--out", str(out)),
         *("--backbone", "test_efficientnet", "--weights", "none", "--batch_size", "8", "--train.epochs", "4"),
         *("--precision", "32-true", "--workers", str(workers), "--accelerator", "cpu", "--ema", str(ema)),
     ]
-    environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    deadline = time.monotonic() + 120
-    while not (out / "training" / "last.ckpt").exists() and time.monotonic() < deadline:
-        time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    processes.killed(arguments, log, processes.has_files(out / "training", "last.ckpt"))
     assert not (out / "model.safetensors").exists()
-    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
-    assert "epoch 1/4" not in done.stdout
-    assert "epoch 4/4" in done.stdout
+    said = processes.spectro(arguments, log)
+    assert "epoch 1/4" not in said
+    assert "epoch 4/4" in said
     assert _equal(out, tmp_path / "whole")
     whole, killed = (pd.read_csv(folder / "curves.csv") for folder in (tmp_path / "whole", out))
     pd.testing.assert_frame_equal(killed.drop(columns="seconds"), whole.drop(columns="seconds"))

@@ -87,7 +87,7 @@ def test_an_export_that_computes_something_else_is_not_kept(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("backbone", ["cnn1d", "lstm", "resnet10t"])
+@pytest.mark.parametrize("backbone", ["cnn1d", "lstm", pytest.param("resnet10t", marks=pytest.mark.slow)])
 def test_other_networks_can_be_exported(tmp_path: Path, backbone: str) -> None:
     torch.manual_seed(0)
     net = SpectrogramNet(backbone, 3, hidden=8).eval()

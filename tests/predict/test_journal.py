@@ -1,12 +1,12 @@
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +19,7 @@ from spectro.predict import command
 from spectro.predict.command import PredictSettings, run
 from spectro.predict.journal import Journal, beside
 from spectro.predict.predictor import Predictor
+from tests import processes
 from tests.conftest import REPOSITORY, World, WriteWav, voice
 
 
@@ -48,23 +49,21 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+def _has_lines(path: Path, count: int) -> bool:
+    return path.exists() and len(path.read_text().splitlines()) >= count
+
+
+def _slow_down() -> None:
+    original = Predictor.draw
+    Predictor.draw = lambda *given: (time.sleep(0.05), original(*given))[1]  # type: ignore[method-assign]
+
+
 def test_what_was_killed_goes_on_and_ends_with_the_same_table(world: World, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole.csv", tmp_path / "killed.csv"
     assert run(settings(world, whole, world.corpus)) == 0
     arguments = ["--checkpoint", str(world.checkpoint), "--out", str(killed), "--batch_size", "2", "--device", "cpu"]
-    slow = (
-        "import sys, time; from spectro.predict.predictor import Predictor; draw = Predictor.draw\n"
-        "Predictor.draw = lambda self, source: (time.sleep(0.05), draw(self, source))[1]\n"
-        "from spectro.cli import main; sys.exit(main(['predict', *sys.argv[1:]]))"
-    )
-    child = subprocess.Popen([sys.executable, "-c", slow, str(world.corpus), *arguments], cwd=REPOSITORY)
-    deadline = time.monotonic() + 120
-    while not beside(killed).exists() or len(beside(killed).read_text().splitlines()) < 6:
-        assert child.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
+    entered_5 = partial(_has_lines, beside(killed), 6)
+    processes.killed(["predict", str(world.corpus), *arguments], tmp_path / "log", entered_5, _slow_down)
     entered = len(beside(killed).read_text().splitlines()) - 1
     assert 0 < entered < len(pd.read_csv(whole))
     assert run(settings(world, killed, world.corpus, batch_size=4)) == 0
