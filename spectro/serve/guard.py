@@ -19,7 +19,7 @@ from spectro.serve.turns import CLIENT
 from spectro.serve.words import problem, said
 
 HEALTH = "/healthz"
-TIMELINE = "/v1/timeline"
+TIMELINE, CLIPS = "/v1/timeline", "/v1/predict/"
 OPEN, OPEN_FOLDER = (HEALTH, "/"), "/static/"
 """What answers without a key: the page, which asks for it, and its files."""
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
@@ -58,7 +58,7 @@ class Guard:
                     headers.setdefault(name, value)
             await send(message)
 
-        largest_mb = self._limits.max_timeline_mb if scope["path"] == TIMELINE else self._limits.max_mb
+        largest_mb = self._limits.max_mb if scope["path"].startswith(CLIPS) else self._limits.max_timeline_mb
         refusal = self._stranger(scope, client) or self._no_room(scope, client, largest_mb)
         if refusal is not None:
             await refusal(scope, receive, marked)
