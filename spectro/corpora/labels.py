@@ -99,7 +99,7 @@ def tally(clips: pd.DataFrame, column: str = "label") -> str:
     """
     unique = clips.drop_duplicates("clip_id")
     counts = unique[column].value_counts().sort_index()
-    shown = [f"{printable(label)} {count}" for label, count in counts.items()]
+    shown = [f"{printable(str(label))} {count}" for label, count in counts.items()]
     rest = f", and {len(shown) - SHOWN} more labels" if len(shown) > SHOWN else ""
     told = unique["speaker"].dropna()
     speakers = f"{speaker_names(unique.loc[told.index]).nunique()}" if len(told) else "none is told"
