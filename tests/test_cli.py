@@ -21,7 +21,7 @@ from spectro.evaluate.grid import StudySettings, grid
 from spectro.learn.settings import FinetuneSettings
 from spectro.render import RenderSettings
 from spectro.signal.spectrogram import SpectrogramSpec
-from tests.conftest import REPOSITORY, World
+from tests.conftest import REPOSITORY, World, WriteWav, voice
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*/*.yaml"))
 
@@ -122,6 +122,20 @@ def test_all_rows_come_on_a_console_that_lacks_their_letters(world: World, tmp_p
     shown = done.stdout.decode(encoding)
     expected = sorted(str(tmp_path / name).encode(encoding, "backslashreplace").decode(encoding) for name in names)
     assert sorted(row["path"] for row in csv.DictReader(io.StringIO(shown))) == expected
+
+
+def test_rendering_and_training_tell_the_labels_with_their_counts(
+    wav: WriteWav, world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number, name in enumerate(("train/joy/a.wav", "train/grief/b.wav", "test/joy/c.wav")):
+        wav(f"corpus/{name}", voice(pitch=120.0 + 20 * number))
+    arguments = ["--source", str(tmp_path / "corpus"), "--out", str(tmp_path / "out"), "--workers", "1"]
+    assert run_verb("render", ["--corpus", "folder", *arguments]) == 0
+    told = capsys.readouterr().err
+    assert told.startswith("labels: grief 1, joy 2; speakers: none is told\ntest, train are taken as parts of a split")
+    settings = ["--index", str(world.images), "--backbone", "test_efficientnet", "--batch_size", "8"]
+    assert run_verb("finetune", [*settings, "--out", str(tmp_path / "net"), "--weights", str(tmp_path / "none")]) == 2
+    assert capsys.readouterr().err.startswith("labels: angry 16, calm 16, happy 16; speakers: 8\n")
 
 
 def test_there_are_configs() -> None:

@@ -125,7 +125,7 @@ def _read_csv(table_path: Path) -> pd.DataFrame:
     try:
         table = pd.read_csv(table_path, dtype=str, keep_default_na=False)
     except (ValueError, OSError) as error:
-        raise CorpusError(f"{table_path}: is not a readable CSV ({error})") from error
+        raise CorpusError(f"{table_path}: is not a readable CSV ({error}); save it as UTF-8, with commas") from error
     table.columns = table.columns.str.strip()
     if twice := sorted(set(table.columns[table.columns.duplicated()])):
         raise CorpusError(f"{table_path}: has two columns named {', '.join(twice)}; rename one of them")

@@ -78,6 +78,11 @@ class StudySettings:
                 raise EvaluationError(f"the study names no {name}")
         if empty := [name for name, folds in self.protocols.items() if not folds]:
             raise EvaluationError(f"the study names no fold of {', '.join(empty)}")
+        for name, own in [*self.images.items(), *self.chosen_systems()]:
+            if Path(str(name)).name != str(name):
+                raise EvaluationError(f"{name!r} cannot be the name of a folder; choose another")
+            if not isinstance(own, dict):
+                raise EvaluationError(f"the study sets {name} to {own!r}; it lists settings")
         if self.jobs < 0:
             raise EvaluationError(f"jobs is {self.jobs}; it must be 0 or more")
         for name in [*self.base, *(system.get("verb", VERBS[0]) for _, system in self.chosen_systems())]:
@@ -99,6 +104,9 @@ class StudySettings:
         seeds = system.get("seeds", self.seeds)
         if not isinstance(seeds, list) or not seeds or any(type(one) is not int for one in seeds):
             raise EvaluationError(f"system {name} sets seeds to {seeds}; it lists whole numbers")
+        for key in ("augmented", "features"):
+            if not isinstance(system.get(key, {}), dict):
+                raise EvaluationError(f"system {name} sets {key} to {system[key]!r}; it lists settings")
         augmented = system.get("augmented", {})
         if fixed := [key for key in NAMES if key in augmented]:
             raise EvaluationError(f"system {name} sets {', '.join(fixed)} where augmentation is on; set it for both")
@@ -115,13 +123,16 @@ class StudySettings:
         """Return the study that is run: this one, or the quick one that it describes.
 
         Raises:
-            EvaluationError: `shorter` sets something that a study does not know.
+            EvaluationError: `shorter` sets something that a study does not know, or to what does not fit.
         """
         if not self.quick:
             return self
         own: dict[str, Any] = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
         if unknown := [name for name in self.shorter if name not in own]:
             raise EvaluationError(f"shorter sets {', '.join(unknown)}, which a study does not know")
+        for name, value in self.shorter.items():
+            if not isinstance(value, str | None if isinstance(own[name], Path | None) else type(own[name])):
+                raise EvaluationError(f"shorter sets {name} to {value!r}, which does not fit")
         changed = merged(own, self.shorter) | {"quick": False}
         paths = {name: Path(changed[name]) for name in ("table", "runs", "report") if changed[name] is not None}
         return StudySettings(**(changed | paths))

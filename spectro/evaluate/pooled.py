@@ -136,7 +136,10 @@ def _with_kept(settings: StudySettings, found: list[Entry], table: pd.DataFrame)
     """Return the table with the rows that the file has of systems, or parts, that are not in it."""
     if not settings.pooled.exists():
         return table
-    known = pd.read_csv(settings.pooled, dtype={"config": str})
+    try:
+        known = pd.read_csv(settings.pooled, dtype={"config": str})
+    except ValueError:  # no CSV at all
+        known = pd.DataFrame()
     if tuple(known.columns) != COLUMNS:
         raise EvaluationError(f"{printable(settings.pooled)}: is not a table of pooled figures; name another --report")
     current = {str(one.rows["config"].iloc[0]) for one in found}

@@ -173,7 +173,10 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
 def _read(path: Path) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=list(COLUMNS))
-    table = pd.read_csv(path, dtype={"config": str})
+    try:
+        table = pd.read_csv(path, dtype={"config": str})
+    except ValueError:  # no CSV at all
+        table = pd.DataFrame()
     if tuple(table.columns) != COLUMNS:
         raise EvaluationError(f"{printable(path)}: is not a table of a study; name another with --table")
     return table

@@ -48,8 +48,7 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
     """
     out = settings.folder
     data = _data(settings)
-    if rank_zero_only.rank == 0:
-        print(data.tally, file=sys.stderr)
+    rank_zero_only(print)(data.tally, file=sys.stderr)
     pl.seed_everything(settings.seed, verbose=False)
     net = SpectrogramNet(settings.backbone, len(data.labels), hidden=settings.hidden, dropout=settings.dropout)
     net.check_size(data.spec.height, data.spec.width)

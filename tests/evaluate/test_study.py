@@ -212,6 +212,30 @@ def test_a_system_may_have_seeds_of_its_own(tmp_path: Path) -> None:
     assert plain.config == runs[0].config
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"systems": {"a": {"augmented": 3}}}, "system a sets augmented to 3; it lists settings"),
+        ({"systems": {"a": {"verb": "classical", "features": 3}}}, "system a sets features to 3; it lists settings"),
+        ({"systems": {"../../a": {}}}, "'../../a' cannot be the name of a folder"),
+        ({"images": {"../b": {}}}, "'../b' cannot be the name of a folder"),
+        ({"quick": True, "shorter": {"systems": 3}}, "shorter sets systems to 3, which does not fit"),
+        ({"quick": True, "shorter": {"table": 3}}, "shorter sets table to 3, which does not fit"),
+        ({"quick": True, "shorter": {"systems": {"new": 3}}}, "the study sets new to 3; it lists settings"),
+    ],
+)
+def test_settings_of_another_kind_are_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(EvaluationError, match=message):
+        _settings(tmp_path, tmp_path, **changes).shortened()
+
+
+def test_a_table_that_is_no_csv_is_refused(tmp_path: Path) -> None:
+    settings = _settings(tmp_path, tmp_path)
+    settings.table.write_bytes(b"\xff\xfe\x00\x01" * 40)
+    with pytest.raises(EvaluationError, match="is not a table of a study; name another with --table"):
+        study(settings)
+
+
 def test_a_quick_study_is_the_study_with_its_changes(tmp_path: Path) -> None:
     shorter = {"table": "quick.csv", "protocols": {"group-kfold": [1]}, "systems": {"small": None, "new": {}}}
     settings = _settings(tmp_path, tmp_path, shorter=shorter)
