@@ -443,7 +443,8 @@ def test_a_folder_is_followed_until_it_is_enough(
     _stop_when(monkeypatch, lambda: len(pd.read_csv(out)) == 3)
     other = threading.Thread(target=arrive)
     other.start()
-    code = run(settings(world, out, tmp_path / "calls", follow=True, settle_s=0.4))
+    held_up = 1.5  # seconds for which a busy machine may keep the writer from writing
+    code = run(settings(world, out, tmp_path / "calls", follow=True, settle_s=held_up))
     other.join()
     assert code == 0
     table = pd.read_csv(out)
