@@ -97,12 +97,14 @@ class Service:
     def __init__(self, models: Models, limits: Limits, metrics: Metrics) -> None:
         self.models, self.limits, self.metrics = models, limits, metrics
         self._readers = FairThreads(READERS, "reading")
+        self._explanations = FairThreads(1, "explaining")
         self._timelines = FairThreads(1, "timelines")
 
     async def close(self) -> None:
         """Stop the threads."""
         await self.models.close()
         self._readers.shutdown()
+        self._explanations.shutdown()
         self._timelines.shutdown()
 
     async def model(self, name: str | None) -> Model:
@@ -146,7 +148,7 @@ class Service:
 
         with _named(upload):
             try:
-                return await asyncio.get_running_loop().run_in_executor(self._readers, work)
+                return await asyncio.get_running_loop().run_in_executor(self._explanations, work)
             except (CheckpointError, PredictionError) as error:
                 raise HTTPException(501, f"{model.name} cannot be explained: {error}") from error
 

@@ -29,8 +29,8 @@ class ServeSettings:
 
     POST /v1/predict/wav, /v1/predict/image, /v1/explain and /v1/timeline take a multipart field `file`; GET /v1/model,
     /healthz, /metrics and /openapi.json tell the rest. The environment's SPECTRO_API_KEY, one key or several with
-    commas between, closes /v1, /metrics and /openapi.json to all who do not send one as X-API-Key; the page asks for
-    it.
+    commas between, closes all but /healthz and the page's files to those who do not send one as X-API-Key; the page
+    asks for it.
 
     Args:
         checkpoint: the checkpoint folder that answers; null for the shipped one.

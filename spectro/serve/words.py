@@ -11,9 +11,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
 from spectro.errors import SpectroError
-from spectro.files import printable
+from spectro.files import MESSAGE, printable
 
-LONGEST = 1000
 SENTENCES = {
     "missing": "is missing",
     "less_than": "is {input}; it must be less than {lt:g}",
@@ -32,8 +31,7 @@ FAILED = "the service failed at this; its log says why"
 
 def said(text: str) -> str:
     """Return text, in which others may have had a word, printable and short."""
-    text = printable(text.encode("utf-8", "replace").decode())
-    return text if len(text) <= LONGEST else text[:LONGEST] + "..."
+    return printable(text, MESSAGE)
 
 
 def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
