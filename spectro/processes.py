@@ -2,9 +2,10 @@
 
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import islice
 from typing import TypeVar
 
@@ -40,12 +41,13 @@ def in_processes(work: Callable[[Item], Result], items: Iterable[Item], count: i
     threads = str(max(1, (os.cpu_count() or 1) // count))
     own = {name: os.environ.get(name, threads) for name in THREADS}
     pool = ProcessPoolExecutor(count, timeout=IDLE_S, initializer=_ignore_interrupts, env=own)
-    remaining, waiting = iter(items), set[Future[Result]]()
+    remaining, waiting, started = iter(items), set[Future[Result]](), False
     try:
         while True:
             for item in islice(remaining, AHEAD * count - len(waiting)):
-                with _interrupts_held_back():
+                with _born_deaf() if not started else nullcontext():
                     waiting.add(pool.submit(work, item))
+                started = True
             if not waiting:
                 return
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
@@ -58,16 +60,16 @@ def in_processes(work: Callable[[Item], Result], items: Iterable[Item], count: i
 
 
 @contextmanager
-def _interrupts_held_back() -> Iterator[None]:
-    """Let an interrupt wait for the end of the block; processes that are started in it never hear of one."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
+def _born_deaf() -> Iterator[None]:
+    """Let processes that are started in the block hear of no interrupt, not even while they import what they need."""
+    if threading.current_thread() is not threading.main_thread():  # only that one may say so
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, before)
 
 
 def _ignore_interrupts() -> None:
