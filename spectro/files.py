@@ -7,8 +7,10 @@ moment leaves either the old file or the new one. What grows instead is an `Appe
 import errno
 import hashlib
 import json
+import math
 import os
 import re
+import reprlib
 from collections.abc import Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,6 +34,9 @@ SHOWN = 300  # characters of a foreign text that a message shows
 MESSAGE = 1000  # characters of a whole message
 
 Signature: TypeAlias = tuple[int, int, int, int]
+_QUOTED = reprlib.Repr()
+_QUOTED.maxstring = _QUOTED.maxother = 80
+FOREIGN_JSON_BYTES, FOREIGN_JSON_DEPTH = 2**21, 16
 
 
 @contextmanager
@@ -159,8 +164,46 @@ def read_json(path: Path) -> Any:
     """Return the content of a JSON file; None if it is missing or no JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
+
+
+def read_foreign_json(path: Path) -> Any:
+    """Return the content of a JSON file that anyone may have written: short, shallow, and JSON in the strict sense.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no JSON, or has NaN or infinite numbers, or text that UTF-8 cannot hold; or it is larger than
+            `FOREIGN_JSON_BYTES` or nested deeper than `FOREIGN_JSON_DEPTH`, which nothing of ours is.
+    """
+    with path.open("rb") as file:
+        content = file.read(FOREIGN_JSON_BYTES + 1)
+    if len(content) > FOREIGN_JSON_BYTES:
+        raise ValueError(f"it is larger than {FOREIGN_JSON_BYTES} bytes")
+    try:
+        found = json.loads(content.decode(), parse_constant=_finite, parse_float=_finite)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    _check_plain(found, FOREIGN_JSON_DEPTH)
+    return found
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text[:20]} is not a finite number")
+    return value
+
+
+def _check_plain(value: Any, depth: int) -> None:
+    """Raise ValueError if JSON is nested deeper than `depth`, or holds text that UTF-8 cannot (a ValueError itself)."""
+    if isinstance(value, str):
+        value.encode()
+    elif isinstance(value, dict | list):
+        if not depth:
+            raise ValueError("it is nested too deeply")
+        for one in [*value, *value.values()] if isinstance(value, dict) else value:
+            _check_plain(one, depth - 1)
 
 
 def fingerprint(content: Any) -> str:
@@ -232,3 +275,8 @@ def _wide(code: int) -> str:
 
 def _json_escape(character: str) -> str:
     return f"\\u{ord(character):04x}" if ord(character) < 2**16 else json.dumps(character)[1:-1]
+
+
+def quoted(value: Any) -> str:
+    """Return how any value is quoted in a message: printable, and at most about a line long."""
+    return printable(_QUOTED.repr(value))

@@ -12,9 +12,10 @@ import pandas as pd
 
 from spectro.corpora.labels import label_clips
 from spectro.corpora.splits import PARTS, Part, Split, data_fingerprint, split
-from spectro.errors import TrainingError
+from spectro.errors import CorpusError, TrainingError
 from spectro.evaluate.outcome import RUN_FILE, clip_ms, is_report, is_run, told, with_chances, write_report
 from spectro.files import printable, write_json
+from spectro.learn.description import label_problem
 from spectro.outputs import LOCK, claimed
 
 Numbers = npt.NDArray[np.int64]
@@ -44,6 +45,8 @@ class Clips:
             CorpusError: the labels or the split cannot be had from these clips.
         """
         labelled, labels = label_clips(index, scheme)
+        if problem := label_problem(labels):
+            raise CorpusError(f"{problem}, and render again")
         labelled["target"] = [labels.index(label) for label in labelled["label"]]
         return cls(labelled, scheme, labels, split(labelled, protocol, fold))
 

@@ -8,6 +8,7 @@ from a local folder, safetensors first; where there are none, PyTorch reads tens
 
 import json
 import math
+import pickle
 import shutil
 import time
 from dataclasses import asdict, dataclass
@@ -19,19 +20,25 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import soxr
+from safetensors import SafetensorError, safe_open
 from scipy.special import softmax
 
 from spectro.baselines.results import Clips, report, run_folder, show, write_run
 from spectro.corpora.splits import PARTS, Part
 from spectro.errors import FeatureError, TrainingError, WeightsError
-from spectro.files import printable, read_json, write_json
+from spectro.files import printable, read_foreign_json, read_json, write_json
 from spectro.learn.figures import confusion, figures
+from spectro.learn.schema import anything, keyed, many, optional, record, text
+from spectro.learn.state import unusable
 from spectro.render import SETTINGS, read_index
 from spectro.signal import augment, spectrogram
 from spectro.signal.audio import Waveform
 from spectro.signal.augment import AugmentSettings
 
-MODEL, TRAINING, SETTINGS_FILE = "model", "training", "settings.json"
+MODEL, TRAINING, SETTINGS_FILE, LOCK = "model", "training", "settings.json", ".lock"
+STATE_FILE = "trainer_state.json"
+STATE = record({"log_history": many(keyed(anything))}, {"best_model_checkpoint": optional(text())})
+"""What transformers' state of a run must hold."""
 WARMUP = 0.1
 SHORTEST_S = 0.1
 """Shorter clips get silence: wav2vec 2.0's convolutions need 25 ms."""
@@ -205,7 +212,8 @@ def finetune(settings: SpeechSettings) -> dict[str, Any]:
         the content of `run.json`.
 
     Raises:
-        TrainingError: the output folder holds another run, or something else, or another run writes there.
+        TrainingError: the output folder holds another run, or something else, or another run writes there, or what it
+            left cannot be read.
         FeatureError, WeightsError: transformers or the network cannot be had.
         RenderError, CorpusError: the rendering, labels or split cannot be had.
     """
@@ -278,10 +286,16 @@ def _identity(settings: SpeechSettings, clips: Clips, spec: str) -> dict[str, An
 
 
 def _check_run(out: Path, identity: dict[str, Any], overwrite: bool) -> None:
-    """Refuse to mix two runs."""
+    """Refuse to mix two runs, and to go on from what is no state of one."""
     before = read_json(out / TRAINING / SETTINGS_FILE)
     if before == identity:
-        return
+        try:
+            for saved in _saved(out / TRAINING):
+                _check_saved(saved)
+            return
+        except TrainingError:
+            if not overwrite:
+                raise
     if before is not None and not overwrite:
         raise TrainingError(
             f"{printable(out)}: holds a run with other settings; choose another --out, or --overwrite true"
@@ -297,7 +311,12 @@ def _trainer(
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     class Clock(TrainerCallback):  # type: ignore[misc]
-        """Notes each epoch's seconds in the state that resuming restores."""
+        """Notes each epoch's seconds in the state that resuming restores, and whether a step was begun."""
+
+        begun = False
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.begun = True
 
         def on_epoch_begin(self, *_: Any, **__: Any) -> None:
             self.started = time.perf_counter()
@@ -344,15 +363,51 @@ def _trainer(
 
 def _train(trainer: Any, folder: Path) -> dict[str, Any]:
     """Train, or go on from the last whole epoch; returns the epoch that was chosen, from 0, and the seconds."""
-    for saved in folder.glob("checkpoint-*"):
-        if not (saved / "trainer_state.json").exists():  # which is written last
-            shutil.rmtree(saved)
-    from transformers.trainer_utils import get_last_checkpoint
-
-    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
+    last = max(_saved(folder), key=lambda saved: int(saved.name.rpartition("-")[2]), default=None)
+    if last is not None:
+        _bring_along(last)
+    try:
+        trainer.train(resume_from_checkpoint=last and str(last))
+    except Exception as error:  # a broken state raises errors of many kinds
+        if last is None or any(getattr(one, "begun", False) for one in trainer.callback_handler.callbacks):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if isinstance(error, pickle.UnpicklingError):
+            reason = "it holds more than tensors and plain data, which is not loaded for safety"
+        raise unusable(last, reason) from error
     found = [one["eval_uar"] for one in trainer.state.log_history if "eval_uar" in one]
     seconds = sum(one["epoch_s"] for one in trainer.state.log_history if "epoch_s" in one)
     return {"epoch": found.index(max(found)), "seconds": round(float(seconds), 2)}
+
+
+def _saved(folder: Path) -> list[Path]:
+    """Return the states of whole epochs in a folder, without those that were never finished, which are removed."""
+    whole = []
+    for saved in folder.glob("checkpoint-*"):
+        if not (saved / STATE_FILE).exists():  # which is written last
+            shutil.rmtree(saved)
+        elif saved.name.rpartition("-")[2].isdecimal():
+            whole.append(saved)
+    return whole
+
+
+def _check_saved(saved: Path) -> None:
+    """Raise TrainingError if a state cannot be read."""
+    try:
+        STATE(read_foreign_json(saved / STATE_FILE), "")
+        with safe_open(saved / "model.safetensors", "pt") as file:
+            file.keys()
+    except (OSError, ValueError, SafetensorError) as error:
+        raise unusable(saved, (str(error).strip() or type(error).__name__).splitlines()[0]) from error
+
+
+def _bring_along(saved: Path) -> None:
+    """Make a state name the best epoch where it is now, so that a run that was moved keeps it."""
+    state = read_foreign_json(saved / STATE_FILE)
+    if best := state.get("best_model_checkpoint"):
+        moved = str(saved.with_name(Path(best).name))
+        if moved != best:
+            write_json(saved / STATE_FILE, state | {"best_model_checkpoint": moved})
 
 
 def run(settings: SpeechSettings) -> int:

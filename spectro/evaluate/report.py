@@ -160,7 +160,7 @@ def _clips(index: pd.DataFrame, checkpoint: Description, part: str) -> pd.DataFr
         if own["protocol"] in LEAKS:
             found = split(labelled, own["protocol"], own["fold"])
             found = found if own["speakers"]["valid"] else found.without_validation()
-            if data_fingerprint(labelled, found) != checkpoint.origin["training"]["settings"]["data"]:
+            if data_fingerprint(labelled, found) != _trained_on(checkpoint):
                 raise EvaluationError(
                     f"the checkpoint was trained on random clips ({own['protocol']}) of another rendering: only with "
                     "that one as --index is it known which clips are new to it"
@@ -172,6 +172,11 @@ def _clips(index: pd.DataFrame, checkpoint: Description, part: str) -> pd.DataFr
     if not len(labelled):
         raise EvaluationError(f"no clip of the {part} speakers, with a label of this checkpoint, is in the index")
     return labelled.reset_index(drop=True)
+
+
+def _trained_on(checkpoint: Description) -> Any:
+    """Return the fingerprint of the data that a checkpoint was trained on; None if it does not tell."""
+    return checkpoint.origin.get("training", {}).get("settings", {}).get("data")
 
 
 def _predict(predictor: Predictor, settings: EvaluateSettings, clips: pd.DataFrame, paths: list[Path]) -> pd.DataFrame:
@@ -200,6 +205,9 @@ def adapted_chances(
     Returns:
         float64 of shape (pictures, labels). Networks without batch norms say what they say of single clips.
 
+    Raises:
+        EvaluationError: they are not finite.
+
     Source: Li et al., Adaptive batch normalization for practical domain adaptation, Pattern Recognition 80 (2018).
     """
     engine, checkpoint = predictor.torch_engine, predictor.checkpoint
@@ -215,6 +223,11 @@ def adapted_chances(
                 calibrate(net, (engine.tensor(one) for one in shown))
             for part, one in zip(parts, shown, strict=True):
                 chances[part] = checkpoint.probabilities(net(engine.tensor(one)).float().cpu().numpy())
+    if not np.isfinite(chances).all():
+        raise EvaluationError(
+            "the network answers with numbers that are not finite once its batch norms have seen a speaker's clips; "
+            "leave --transductive out"
+        )
     return chances
 
 

@@ -11,15 +11,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
 from spectro.errors import CheckpointError, SpectroError
-from spectro.files import printable, write_bytes, write_json
+from spectro.files import printable, quoted, write_bytes, write_json
 from spectro.learn import description as descriptions
 from spectro.learn.backbones import SpectrogramNet
-from spectro.learn.description import CARD_FILE, DESCRIPTION_FILE, EXPORT_FILE, FORMAT, WEIGHTS_FILE, Description
+from spectro.learn.description import (
+    CARD_FILE,
+    DESCRIPTION_FILE,
+    EXPORT_FILE,
+    FORMAT,
+    WEIGHTS_FILE,
+    Description,
+    label_problem,
+)
 from spectro.signal.spectrogram import SpectrogramSpec
 
 PACKAGES = (
@@ -44,7 +52,7 @@ class Checkpoint(Description):
         net: the network, in evaluation mode; its backbone's name and number of parameters are those of the description.
 
     Raises:
-        CheckpointError: the number of labels is not the network's number of outputs.
+        CheckpointError: the number of labels is not the network's number of outputs, or a label cannot be one.
     """
 
     net: SpectrogramNet
@@ -54,6 +62,8 @@ class Checkpoint(Description):
         object.__setattr__(self, "parameters", sum(parameter.numel() for parameter in self.net.parameters()))
         if len(self.labels) != self.net.classes:
             raise CheckpointError(f"{len(self.labels)} labels are given for a network with {self.net.classes} outputs")
+        if problem := label_problem(self.labels):
+            raise CheckpointError(problem)
 
 
 def save(checkpoint: Checkpoint, folder: Path, *, dtype: Literal["float32", "float16"] = "float32") -> None:
@@ -91,8 +101,38 @@ def load(folder: Path) -> Checkpoint:
     """
     content = descriptions.read(folder)
     about = Description.from_dict(content, folder)
+    stored = _shapes(folder)
+    try:
+        with torch.device("meta"):  # which has shapes and no memory: a name may stand for a network of any size
+            expected = _network(about, content).state_dict()
+    except (TypeError, ValueError, RuntimeError, SpectroError) as error:
+        raise descriptions.misfit(folder, error) from error
+    _check_shapes(folder, about, {name: tuple(tensor.shape) for name, tensor in expected.items()}, stored)
     try:
         state = load_file(folder / WEIGHTS_FILE)
+        net = _network(about, content)
+        net.load_state_dict({name: _cast(value, "float32") for name, value in state.items()})
+        net.set_normalisation(**content["normalisation"])
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise descriptions.misfit(folder, error) from error
+    if bad := [name for name, tensor in net.state_dict().items() if not bool(torch.isfinite(tensor).all())]:
+        raise CheckpointError(
+            f"{printable(folder)}: {len(bad)} of its weights hold numbers that are not finite (NaN or infinite), "
+            f"such as {bad[0]}; take another checkpoint, or train it again"
+        )
+    net.eval().to(memory_format=torch.channels_last)
+    return Checkpoint(net=net, labels=about.labels, spec=about.spec, temperature=about.temperature, origin=about.origin)
+
+
+def _network(about: Description, content: dict[str, Any]) -> SpectrogramNet:
+    return SpectrogramNet(about.backbone, len(about.labels), hidden=content["hidden"])
+
+
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of the tensors in a folder's weights, by name, without reading the tensors."""
+    try:
+        with safe_open(folder / WEIGHTS_FILE, "pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except FileNotFoundError as error:
         if (folder / EXPORT_FILE).exists():
             raise CheckpointError(
@@ -101,22 +141,25 @@ def load(folder: Path) -> Checkpoint:
             ) from error
         raise descriptions.missing(folder, WEIGHTS_FILE) from error
     except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(f"{printable(folder)}: cannot be read ({error})") from error
-    try:
-        net = SpectrogramNet(about.backbone, len(about.labels), hidden=content["hidden"])
-        missing, extra = net.load_state_dict(
-            {name: _cast(value, "float32") for name, value in state.items()}, strict=False
-        )
-        net.set_normalisation(**content["normalisation"])
-    except (KeyError, TypeError, ValueError, RuntimeError, SpectroError) as error:
-        raise descriptions.misfit(folder, error) from error
+        raise CheckpointError(
+            f"{printable(folder)}: {WEIGHTS_FILE} cannot be read ({error}); take another checkpoint, or train it again"
+        ) from error
+
+
+def _check_shapes(
+    folder: Path, about: Description, expected: dict[str, tuple[int, ...]], stored: dict[str, tuple[int, ...]]
+) -> None:
+    """Raise CheckpointError if the weights are not those of the network that the description names."""
+    missing, extra = expected.keys() - stored.keys(), stored.keys() - expected.keys()
+    network = f"its {quoted(about.backbone)} with {len(about.labels)} labels"
     if missing or extra:
         raise CheckpointError(
-            f"{printable(folder)}: {WEIGHTS_FILE} lacks {len(missing)} and has {len(extra)} other tensors than its "
-            f"{about.backbone} with {len(about.labels)} labels, such as {[*missing, *extra][0]}"
+            f"{printable(folder)}: {WEIGHTS_FILE} lacks {len(missing)} and has {len(extra)} other tensors than "
+            f"{network}, such as {quoted(min(missing or extra))}; take another checkpoint, or train it again"
         )
-    net.eval().to(memory_format=torch.channels_last)
-    return Checkpoint(net=net, labels=about.labels, spec=about.spec, temperature=about.temperature, origin=about.origin)
+    for name, shape in expected.items():
+        if stored[name] != shape:
+            raise descriptions.misfit(folder, ValueError(f"{name} is {stored[name]}; of {network} it is {shape}"))
 
 
 def versions() -> dict[str, str]:

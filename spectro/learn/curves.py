@@ -1,5 +1,6 @@
 """Learning curves: progress while training, `curves.csv` after every epoch, `curves.png` at the end."""
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import pandas as pd
 import pytorch_lightning as pl
 from tqdm import tqdm
 
+from spectro.errors import TrainingError
 from spectro.files import write_bytes
 
 COLUMNS = ("epoch", "train_loss", "valid_loss", "valid_uar", "valid_wa", "valid_f1", "learning_rate", "seconds")
@@ -25,6 +27,8 @@ class Curves(pl.Callback):
         self._rows: list[dict[str, float]] = []
         self._started = 0.0
         self._progress: tqdm[Any] | None = None
+        self.begun = False
+        """Whether training has begun: all that a resumed run goes on from has been taken over."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows so far."""
@@ -36,6 +40,7 @@ class Curves(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Open the progress bar, at the step that a resumed run has come to."""
+        self.begun = True
         total, hidden = int(trainer.estimated_stepping_batches), not trainer.is_global_zero
         self._progress = tqdm(
             desc="training", unit="batch", total=total, initial=trainer.global_step, disable=hidden, leave=False
@@ -56,8 +61,18 @@ class Curves(pl.Callback):
         self._started = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write and print the epoch's row."""
+        """Write and print the epoch's row.
+
+        Raises:
+            TrainingError: the loss is not finite; the epoch before it is the last that is kept.
+        """
         values = {name: float(trainer.callback_metrics[name]) for name in COLUMNS if name in trainer.callback_metrics}
+        if not math.isfinite(values.get("train_loss", 0.0)):
+            raise TrainingError(
+                f"the training loss of epoch {trainer.current_epoch + 1} is {values['train_loss']}: the network has "
+                "come to numbers that are not finite; start anew with a lower --train.learning_rate, or with "
+                "--precision 32-true"
+            )
         row = {
             "epoch": trainer.current_epoch,
             **{name: round(value, 5) for name, value in values.items()},

@@ -20,7 +20,9 @@ from tqdm import tqdm
 
 from spectro.corpora.labels import label_clips, tally
 from spectro.corpora.splits import PARTS, Part, Split, TrainOn, data_fingerprint, everyone, split
-from spectro.errors import TrainingError
+from spectro.errors import CorpusError, TrainingError
+from spectro.files import printable
+from spectro.learn.description import label_problem
 from spectro.learn.masking import Masker, MaskingSettings
 from spectro.render import read_index
 from spectro.signal import image
@@ -186,6 +188,8 @@ class PictureDataModule(pl.LightningDataModule):
         super().__init__()
         index, self.spec = read_index(folder)
         labelled, self.labels = label_clips(index, label_scheme)
+        if problem := label_problem(self.labels):
+            raise CorpusError(f"{printable(folder)}: {problem}, and render again")
         labelled["target"] = [self.labels.index(label) for label in labelled["label"]]
         whole = everyone(labelled) if train_on == "all" else split(labelled, protocol, fold, valid_speakers)
         self.split: Split = whole.without_validation() if train_on == "valid" else whole

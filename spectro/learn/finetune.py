@@ -11,6 +11,8 @@ import json
 import shutil
 import sys
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from spectro.corpora.splits import natural
 from spectro.errors import TrainingError
-from spectro.files import held, printable, read_json, replacing, write_json
+from spectro.files import held, printable, read_json, remove_leftovers, write_json
 from spectro.learn.backbones import SpectrogramNet, load_weights, weights_identity
 from spectro.learn.checkpoint import Checkpoint
 from spectro.learn.classifier import Classifier
@@ -30,7 +32,8 @@ from spectro.learn.datamodule import PictureDataModule
 from spectro.learn.description import CARD_FILE, DESCRIPTION_FILE, WEIGHTS_FILE
 from spectro.learn.outcome import describe, finish
 from spectro.learn.settings import FinetuneSettings
-from spectro.learn.trainer import LAST, TRAINING, make_trainer, silence
+from spectro.learn.state import read_state, rows_of, unusable
+from spectro.learn.trainer import BEST, LAST, TRAINING, make_trainer, silence
 from spectro.outputs import check_ours
 
 RUN_FILE, LOCK = "settings.json", ".lock"
@@ -43,7 +46,8 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
         the checkpoint of the epoch that was best on the validation speakers, or of the last one where none are left.
 
     Raises:
-        TrainingError: the output folder holds another run, or one writes there; or the settings contradict each other.
+        TrainingError: the output folder holds another run, or one writes there, or what it left cannot be read; or the
+            settings contradict each other; or training comes to numbers that are not finite.
         RenderError, CorpusError, WeightsError: the pictures, labels, split or weights cannot be had.
     """
     out = settings.folder
@@ -62,45 +66,51 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
     model = Classifier(net, settings.train, settings.seed, data.class_weights(), data.log_prior(), unaltered)
     with warnings.catch_warnings():
         silence()
-        trainer, best = make_trainer(settings, out)
-        with held(out / LOCK) as free:
-            if not free and trainer.is_global_zero:
-                raise TrainingError(f"{printable(out)}: another run writes there; wait, or name another --out")
+        curves = Curves(out)
+        trainer = make_trainer(settings, out, curves)
+        with _alone(out, first=trainer.is_global_zero):
             if resume is None and trainer.is_global_zero:
                 shutil.rmtree(out / TRAINING, ignore_errors=True)
                 write_json(out / TRAINING / RUN_FILE, identity)
-            _fit(trainer, model, data, resume)
+            _fit(trainer, model, data, resume, curves)
             data.forget()
             if not trainer.is_global_zero:
                 return Checkpoint(net=net, labels=data.labels, spec=data.spec)
-            return finish(settings, out, data, model, Path(best.best_model_path), origin)
+            return finish(settings, out, data, model, out / TRAINING / BEST, origin)
 
 
-def _fit(trainer: pl.Trainer, model: Classifier, data: PictureDataModule, resume: Path | None) -> None:
+@contextmanager
+def _alone(out: Path, *, first: bool) -> Iterator[None]:
+    """Have the output folder to oneself while the block runs, without what killed runs left half written.
+
+    The first of a run's processes has it for all of them: the others wait for it where they meet to train.
+
+    Raises:
+        TrainingError: another run writes there.
+    """
+    if not first:
+        yield
+        return
+    with held(out / LOCK) as free:
+        if not free:
+            raise TrainingError(f"{printable(out)}: another run writes there; wait, or name another --out")
+        for folder in (out, out / TRAINING):
+            remove_leftovers(folder)
+        yield
+
+
+def _fit(trainer: pl.Trainer, model: Classifier, data: PictureDataModule, resume: Path | None, curves: Curves) -> None:
     if resume is not None:
-        state = torch.load(resume, map_location="cpu", weights_only=False)  # written by this run
-        if _bring_along(state, resume.parent.resolve()):
-            with replacing(resume) as temporary:
-                torch.save(state, temporary)
-        data.first_epoch = len(state["callbacks"][Curves.__qualname__]["rows"])
+        data.first_epoch = len(rows_of(read_state(resume)))
     try:
-        trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=False if resume else None)
+        trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
     except SystemExit as error:
         raise KeyboardInterrupt from error  # Lightning exits when it is interrupted
-
-
-def _bring_along(state: dict[str, Any], folder: Path) -> bool:
-    """Make a run's state name the folder where it is now, if it was moved, so that the best epoch is kept; tell so."""
-    moved = False
-    for own in state["callbacks"].values():
-        if "best_model_path" not in own or own["dirpath"] == str(folder):
-            continue
-        moved = True
-        for name in ("best_model_path", "kth_best_model_path", "last_model_path"):
-            own[name] = own[name] and str(folder / Path(own[name]).name)
-        own["best_k_models"] = {str(folder / Path(path).name): score for path, score in own["best_k_models"].items()}
-        own["dirpath"] = str(folder)
-    return moved
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if resume is None or curves.begun:
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise unusable(resume, f"it does not fit this run: {reason}") from error
 
 
 def _data(settings: FinetuneSettings) -> PictureDataModule:
@@ -159,6 +169,13 @@ def _find_run(out: Path, identity: dict[str, Any], overwrite: bool) -> Path | No
     """Return the state to resume from, if the folder holds one of this run; refuse to mix two runs."""
     path, last = out / TRAINING / RUN_FILE, out / TRAINING / LAST
     if last.exists() and read_json(path) == identity:
+        try:
+            for name in (LAST, BEST):
+                read_state(out / TRAINING / name)
+        except TrainingError:
+            if not overwrite:
+                raise
+            return None
         return last
     if not overwrite and (last.exists() or (out / DESCRIPTION_FILE).exists()):
         raise TrainingError(

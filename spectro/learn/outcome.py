@@ -11,16 +11,18 @@ import torch
 from spectro.corpora import find
 from spectro.corpora.splits import LEAKS, full_names, heard
 from spectro.errors import TrainingError
-from spectro.files import printable, read_json
+from spectro.files import printable
 from spectro.learn import checkpoint as checkpoints
+from spectro.learn import description as descriptions
 from spectro.learn.backbones import SpectrogramNet
 from spectro.learn.checkpoint import Checkpoint
 from spectro.learn.classifier import Classifier, calibrate, freeze
 from spectro.learn.curves import plot_curves
 from spectro.learn.datamodule import PictureDataModule
-from spectro.learn.description import DESCRIPTION_FILE, WEIGHTS_FILE
+from spectro.learn.description import DESCRIPTION_FILE, WEIGHTS_FILE, Description
 from spectro.learn.figures import confusion, figures
 from spectro.learn.settings import FinetuneSettings
+from spectro.learn.state import read_state, unusable
 
 
 def describe(
@@ -59,10 +61,15 @@ def describe(
 
 
 def _heard_before(weights: Path) -> set[str]:
-    """Return the full names of the speakers that a checkpoint of ours, taken as starting weights, has heard."""
+    """Return the full names of the speakers that a checkpoint of ours, taken as starting weights, has heard.
+
+    Raises:
+        CheckpointError: it does not tell, because what it says of itself is damaged.
+    """
     folder = weights.parent if weights.name == WEIGHTS_FILE else weights
-    before = read_json(folder / DESCRIPTION_FILE)
-    return heard(before) if isinstance(before, dict) else set()
+    if not (folder / DESCRIPTION_FILE).is_file():
+        return set()
+    return heard(Description.from_dict(descriptions.read(folder), folder).origin)
 
 
 def finish(
@@ -73,9 +80,16 @@ def finish(
     best: Path,
     origin: dict[str, Any],
 ) -> Checkpoint:
-    """Take the best epoch's weights as they will be kept, calibrate them, measure, and write the folder."""
-    state = torch.load(best, map_location="cpu", weights_only=False)  # written by this run
-    model.load_state_dict(state["state_dict"])
+    """Take the best epoch's weights as they will be kept, calibrate them, measure, and write the folder.
+
+    Raises:
+        TrainingError: the best epoch cannot be read, or gives numbers that are not finite.
+    """
+    state = read_state(best)
+    try:
+        model.load_state_dict(state["state_dict"])
+    except RuntimeError as error:
+        raise unusable(best, "it does not fit this run") from error
     net = model.net.cpu()
     freeze(net, settings.train, int(state["epoch"]))  # not yet done where a finished run is only written again
     calibrate(net, (pictures for pictures, _targets in data.calibration_dataloader()))
@@ -145,16 +159,34 @@ def predict_part(net: SpectrogramNet, loader: Any) -> tuple[torch.Tensor, torch.
 
 
 def measure(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
-    """Return `uar`, `wa`, `f1` and the number of `clips`."""
+    """Return `uar`, `wa`, `f1` and the number of `clips`.
+
+    Raises:
+        TrainingError: a logit is not finite.
+    """
+    _check_finite(logits)
     found = figures(confusion(targets.numpy(), logits.argmax(1).numpy(), logits.shape[1]))
     return {"clips": len(targets), "uar": round(found.uar, 4), "wa": round(found.wa, 4), "f1": round(found.f1, 4)}
 
 
 def fit_temperature(logits: torch.Tensor, targets: torch.Tensor) -> float:
-    """Return the temperature that makes the targets most likely (Guo et al., ICML 2017), between 0.05 and 20."""
+    """Return the temperature that makes the targets most likely (Guo et al., ICML 2017), between 0.05 and 20.
+
+    Raises:
+        TrainingError: a logit is not finite.
+    """
+    _check_finite(logits)
 
     def loss(log_temperature: float) -> float:
         return float(torch.nn.functional.cross_entropy(logits.double() / np.exp(log_temperature), targets))
 
     fitted = scipy.optimize.minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
     return round(float(np.exp(fitted.x)), 4)
+
+
+def _check_finite(logits: torch.Tensor) -> None:
+    if not bool(torch.isfinite(logits).all()):
+        raise TrainingError(
+            "the network answers with numbers that are not finite (NaN or infinite), so there is nothing to measure; "
+            "train it anew with a lower --train.learning_rate, or with --dtype float32 --precision 32-true"
+        )

@@ -8,6 +8,7 @@ from spectro.corpora.splits import TrainOn
 from spectro.errors import TrainingError
 from spectro.learn.classifier import TrainingSettings
 from spectro.learn.datamodule import Balance, Copies
+from spectro.learn.description import COLDEST, HOTTEST
 from spectro.learn.masking import MaskingSettings
 
 
@@ -112,8 +113,8 @@ class FinetuneSettings:
             raise TrainingError("estimate_of names a system of a table: name the table with estimate")
         if self.seed >= 2**32:
             raise TrainingError(f"seed is {self.seed}; it must be below {2**32}")
-        if not self.temperature > 0:
-            raise TrainingError(f"temperature is {self.temperature}; it must be positive")
+        if not COLDEST <= self.temperature <= HOTTEST:
+            raise TrainingError(f"temperature is {self.temperature}; it must lie between {COLDEST} and {HOTTEST:g}")
 
     @property
     def validates(self) -> bool:

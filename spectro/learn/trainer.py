@@ -15,16 +15,18 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException  # 
 from spectro.errors import TrainingError
 from spectro.learn.curves import Curves
 from spectro.learn.settings import FinetuneSettings
+from spectro.learn.state import PlainStateIO
 
-TRAINING, LAST = "training", "last.ckpt"
+TRAINING, LAST, BEST = "training", "last.ckpt", "best.ckpt"
 
 
-def make_trainer(settings: FinetuneSettings, out: Path) -> tuple[pl.Trainer, ModelCheckpoint]:
-    """Return a trainer, and the callback that keeps the best epoch.
+def make_trainer(settings: FinetuneSettings, out: Path, curves: Curves) -> pl.Trainer:
+    """Return a trainer that keeps the best and the last epoch.
 
     Args:
         settings: the run's settings.
         out: its output folder.
+        curves: what tells of its progress.
 
     Raises:
         TrainingError: this machine has not what the settings ask for.
@@ -33,19 +35,19 @@ def make_trainer(settings: FinetuneSettings, out: Path) -> tuple[pl.Trainer, Mod
     folder, chooses = out / TRAINING, settings.chooses
     best = ModelCheckpoint(
         folder,
-        filename="best",
+        filename=Path(BEST).stem,
         monitor=settings.monitor if chooses else None,  # without it the last epoch is kept
         mode=mode,
         enable_version_counter=False,
     )
     last = ModelCheckpoint(folder, filename=Path(LAST).stem, enable_version_counter=False, save_on_train_epoch_end=True)
-    callbacks: list[pl.Callback] = [Curves(out), best, last]
+    callbacks: list[pl.Callback] = [curves, best, last]
     if settings.patience > 0 and chooses:
         callbacks.insert(0, ResumableEarlyStopping(settings.monitor, mode=mode, patience=settings.patience))
     if settings.ema > 0:
         callbacks.insert(0, EMAWeightAveraging(decay=settings.ema))
     try:
-        trainer = pl.Trainer(
+        return pl.Trainer(
             max_epochs=settings.train.epochs,
             limit_val_batches=1.0 if settings.validates else 0,
             accelerator=settings.accelerator,
@@ -53,6 +55,7 @@ def make_trainer(settings: FinetuneSettings, out: Path) -> tuple[pl.Trainer, Mod
             strategy=settings.strategy,
             precision=_precision(settings),
             callbacks=callbacks,
+            plugins=[PlainStateIO()],
             logger=TensorBoardLogger(folder, name="", version=""),
             default_root_dir=folder,
             num_sanity_val_steps=0,
@@ -64,7 +67,6 @@ def make_trainer(settings: FinetuneSettings, out: Path) -> tuple[pl.Trainer, Mod
         )
     except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
         raise TrainingError(f"accelerator, devices, strategy or precision: {error}") from error
-    return trainer, best
 
 
 class ResumableEarlyStopping(EarlyStopping):

@@ -2,6 +2,9 @@
 
 PyTorch computes any checkpoint. The other two are several times as fast on a processor and start several times as fast,
 without PyTorch; they compute an exported copy, which is made when it is first asked for and kept.
+
+An engine is tried on a picture before it is handed out, and every answer is looked at: numbers that are not finite are
+the checkpoint's fault, and never a label.
 """
 
 import ctypes
@@ -22,6 +25,7 @@ from spectro.errors import CheckpointError, ExportError, PredictionError
 from spectro.files import printable
 from spectro.learn import description as descriptions
 from spectro.learn.description import EXPORT_FILE, Description
+from spectro.predict.forks import FORKS
 from spectro.predict.rows import Scores
 from spectro.signal.spectrogram import Image
 
@@ -43,13 +47,19 @@ CLOSE_CALL = 0.2
 
 
 class Engine(Protocol):
-    """Computes the network of one checkpoint; may be asked by several threads."""
+    """Computes the network of one checkpoint; may be asked by several threads, and in forked processes."""
 
     name: str
     """What computes, and in which precision: `openvino 2026.0, float32`."""
+    lock: Any
+    """An RLock: who has it has the network to himself."""
 
     def scores(self, pictures: Pictures) -> Scores:
-        """Score a batch of pictures, uint8 of shape (pictures, 1 or 3, height, width)."""
+        """Score a batch of pictures, uint8 of shape (pictures, 1 or 3, height, width).
+
+        Raises:
+            CheckpointError: the network's answer is not finite.
+        """
 
 
 class TorchEngine:
@@ -59,12 +69,19 @@ class TorchEngine:
         checkpoint: the network, which is moved to the device.
         device: `cpu`, `cuda`, ...; None takes a GPU where there is one.
         precision: `bfloat16` lets convolutions and dense layers compute in it, but for close calls.
+        source: what errors call the checkpoint; None for its backbone.
 
     Raises:
         PredictionError: there is no such device.
     """
 
-    def __init__(self, checkpoint: "Checkpoint", device: str | None = None, precision: Precision = "float32") -> None:
+    def __init__(
+        self,
+        checkpoint: "Checkpoint",
+        device: str | None = None,
+        precision: Precision = "float32",
+        source: str | None = None,
+    ) -> None:
         import torch
 
         try:
@@ -74,7 +91,10 @@ class TorchEngine:
             raise PredictionError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
         self.name = f"torch {torch.__version__} on {self.device}, {precision}"
         self.lock = threading.RLock()
+        self.native: Sequence[Any] = []
         self._checkpoint, self._bfloat16 = checkpoint, precision == "bfloat16"
+        self._source = source or checkpoint.backbone
+        FORKS.add("torch", self)
 
     def tensor(self, pictures: Pictures) -> Any:
         """Return pictures as a tensor of the same shape, on the network's device."""
@@ -85,7 +105,8 @@ class TorchEngine:
     def scores(self, pictures: Pictures) -> Scores:
         """Score a batch of pictures, uint8 of shape (pictures, 1 or 3, height, width)."""
         with self.lock:  # explanations hang hooks into it meanwhile
-            return settle(pictures, self._scores, partial(self._scores, bfloat16=True) if self._bfloat16 else None)
+            rough = partial(self._scores, bfloat16=True) if self._bfloat16 else None
+            return finite(settle(pictures, self._scores, rough), self._source)
 
     def _scores(self, pictures: Pictures, bfloat16: bool = False) -> Scores:
         import torch
@@ -110,11 +131,14 @@ class OnnxEngine:
         options.intra_op_num_threads = threads()
         self._session = onnxruntime.InferenceSession(folder / EXPORT_FILE, options, ["CPUExecutionProvider"])
         self.name = f"onnxruntime {onnxruntime.__version__}, float32"
+        self.native: Sequence[Any] = [self._session]
+        self.lock, self._source = threading.RLock(), printable(folder)
+        FORKS.add("onnx", self)
 
     def scores(self, pictures: Pictures) -> Scores:
         """Score a batch of pictures, uint8 of shape (pictures, 1 or 3, height, width)."""
         probabilities, embeddings = self._session.run(None, {"pictures": pictures})
-        return Scores(probabilities.astype(np.float64), embeddings)
+        return finite(Scores(probabilities.astype(np.float64), embeddings), self._source)
 
 
 class OpenVinoEngine:
@@ -141,16 +165,18 @@ class OpenVinoEngine:
                 apart.submit(compiled, settings | {"INFERENCE_PRECISION_HINT": kinds[kind]}).result() for kind in wanted
             ]
         self._requests = [network.create_infer_request() for network in networks]
-        self._lock = threading.Lock()
+        self.native: Sequence[Any] = self._requests
+        self.lock, self._source = threading.RLock(), printable(folder)
         used = networks[-1].get_property("INFERENCE_PRECISION_HINT")
         names = {kind: name for name, kind in kinds.items()}
         self.name = f"openvino {openvino.__version__.split('-')[0]}, {names.get(used, used)}"
+        FORKS.add("openvino", self)
 
     def scores(self, pictures: Pictures) -> Scores:
         """Score a batch of pictures, uint8 of shape (pictures, 1 or 3, height, width)."""
         exact, *rough = (partial(self._scores, request) for request in self._requests)
-        with self._lock:
-            return settle(pictures, exact, *rough)
+        with self.lock:
+            return finite(settle(pictures, exact, *rough), self._source)
 
     def _scores(self, request: Any, pictures: Pictures) -> Scores:
         found = request.infer({"pictures": pictures})
@@ -184,26 +210,70 @@ def make(
     if isinstance(checkpoint, Description):
         if engine not in ("auto", "torch"):
             raise PredictionError(f"engine {wanted} computes checkpoints that lie in a folder")
-        return checkpoint, TorchEngine(checkpoint, device, precision)
+        return checkpoint, tried(TorchEngine(checkpoint, device, precision), checkpoint, checkpoint.backbone)
     folder = Path(checkpoint)
     about = Description.from_dict(descriptions.read(folder), folder)
     if wanted == "auto":
         wanted = _fastest(folder, device, precision)
     if wanted == "torch":
         return _torch(folder, device, precision)
-    if not installed(wanted):
-        raise PredictionError(f"engine {wanted} needs {PACKAGE[wanted]}: install spectro[{wanted}], or take another")
-    if device not in (None, "cpu"):
-        raise PredictionError(f"engine {wanted} computes on the processor, not on {device!r}; take --engine torch")
-    if wanted == "onnx" and precision != "float32":
-        raise PredictionError(f"engine onnx computes in float32, not in {precision}; take openvino or torch")
+    _check_possible(wanted, device, precision)
     exported = _exported(folder)
     try:
-        return about, OnnxEngine(exported) if wanted == "onnx" else OpenVinoEngine(exported, precision)
+        made = OnnxEngine(exported) if wanted == "onnx" else OpenVinoEngine(exported, precision)
     except Exception as error:
         raise CheckpointError(
             f"{printable(exported)}: cannot be computed by {wanted} ({_first_line(error)}); export it again"
         ) from error
+    return about, tried(made, about, printable(exported))
+
+
+def tried(engine: Engine, about: Description, source: str) -> Engine:
+    """Return an engine that has scored a picture as its description says.
+
+    Args:
+        engine: what is tried.
+        about: what its checkpoint says of itself.
+        source: what errors call the checkpoint.
+
+    Raises:
+        CheckpointError: the network cannot read such a picture, or answers something else, or nothing finite.
+    """
+    ramp = np.arange(np.prod(about.spec.shape), dtype=np.uint32) % 256
+    try:
+        found = engine.scores(batch([ramp.astype(np.uint8).reshape(about.spec.shape)]))
+        shapes = found.probabilities.shape, found.embeddings.ndim
+    except CheckpointError:
+        raise
+    except Exception as error:  # the runtimes raise errors of many kinds
+        raise CheckpointError(
+            f"{source}: its network does not read pictures of its own spec ({_first_line(error)}); take another "
+            "checkpoint, or train it again"
+        ) from error
+    if shapes != ((1, len(about.labels)), 2):
+        raise CheckpointError(
+            f"{source}: its network answers with probabilities of shape {shapes[0]} for a picture and "
+            f"{len(about.labels)} labels; take another checkpoint, or train it again"
+        )
+    return engine
+
+
+def finite(found: Scores, source: str) -> Scores:
+    """Return scores all of which are finite.
+
+    Args:
+        found: what a network answers.
+        source: what errors call its checkpoint.
+
+    Raises:
+        CheckpointError: a probability, or a number of an embedding, is not finite.
+    """
+    if not (np.isfinite(found.probabilities).all() and np.isfinite(found.embeddings).all()):
+        raise CheckpointError(
+            f"{source}: its network answers with numbers that are not finite (NaN or infinite), as damaged weights do; "
+            "take another checkpoint, or train it again"
+        )
+    return found
 
 
 def settle(pictures: Pictures, exact: Scoring, rough: Scoring | None = None) -> Scores:
@@ -220,7 +290,8 @@ def settle(pictures: Pictures, exact: Scoring, rough: Scoring | None = None) -> 
     if found.probabilities.shape[1] < 2:
         return found
     ordered = np.sort(found.probabilities, axis=1)
-    close = np.flatnonzero(~(ordered[:, -1] - ordered[:, -2] >= CLOSE_CALL))  # NaN is no answer either
+    clear = (ordered[:, -1] - ordered[:, -2] >= CLOSE_CALL) & np.isfinite(found.embeddings).all(axis=1)
+    close = np.flatnonzero(~clear)  # NaN is no answer either
     if len(close):
         again = exact(pictures[close])
         found.probabilities[close], found.embeddings[close] = again.probabilities, again.embeddings
@@ -248,22 +319,38 @@ def threads() -> int:
 def _torch(folder: Path, device: str | None, precision: Precision) -> tuple[Description, Engine]:
     from spectro.learn import checkpoint as checkpoints
 
-    loaded = checkpoints.load(folder)
-    return loaded, TorchEngine(loaded, device, precision)
+    loaded, source = checkpoints.load(folder), printable(folder)
+    return loaded, tried(TorchEngine(loaded, device, precision, source), loaded, source)
+
+
+def _check_possible(wanted: str, device: str | None, precision: Precision) -> None:
+    """Raise PredictionError if an engine other than PyTorch cannot do here what is asked."""
+    if not installed(wanted):
+        raise PredictionError(f"engine {wanted} needs {PACKAGE[wanted]}: install spectro[{wanted}], or take another")
+    if wanted in FORKS.inherited:
+        raise PredictionError(
+            f"engine {wanted} computed before this process was forked, and cannot be started anew in it: predict with "
+            "the predictor that was loaded before, take engine torch, or start processes by spawn or forkserver"
+        )
+    if device not in (None, "cpu"):
+        raise PredictionError(f"engine {wanted} computes on the processor, not on {device!r}; take --engine torch")
+    if wanted == "onnx" and precision != "float32":
+        raise PredictionError(f"engine onnx computes in float32, not in {precision}; take openvino or torch")
 
 
 def _exported(folder: Path) -> Path:
     """Return the folder of a checkpoint's export: itself, or one in the cache."""
     if descriptions.is_export(folder):
         return folder
-    from spectro.predict.export import kept
+    from spectro.predict.cache import kept
 
     return kept(folder)
 
 
 def _fastest(folder: Path, device: str | None, precision: Precision) -> str:
     """Return the fastest engine that can compute a checkpoint here."""
-    possible = [name for name in PACKAGE if installed(name) and (name == "openvino" or precision == "float32")]
+    able = [name for name in PACKAGE if installed(name) and name not in FORKS.inherited]
+    possible = [name for name in able if name == "openvino" or precision == "float32"]
     if descriptions.is_export(folder):
         return possible[0] if possible else "openvino"  # which says what is to be installed
     if not possible or device not in (None, "cpu") or (device is None and _has_gpu()):
@@ -271,7 +358,7 @@ def _fastest(folder: Path, device: str | None, precision: Precision) -> str:
     try:
         _exported(folder)
     except ExportError as error:
-        print(f"{printable(folder)}: {error}; PyTorch computes it, and --engine torch does not try", file=sys.stderr)
+        print(f"{error}; PyTorch computes it meanwhile, and --engine torch does not try", file=sys.stderr)
         return "torch"
     return possible[0]
 

@@ -6,9 +6,9 @@ or 3, height, width), and gives `probabilities`, float32 of shape (any, labels),
 (any, features); normalisation, softmax and temperature are in it.
 """
 
+import hashlib
 import importlib.util
 import logging
-import os
 import shutil
 import sys
 import tempfile
@@ -16,7 +16,6 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from importlib.metadata import version
 from itertools import islice, product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,8 +23,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import soxr
 
-from spectro.errors import ExportError, PredictionError
-from spectro.files import fingerprint, printable, write_json
+from spectro.errors import CheckpointError, ExportError, PredictionError
+from spectro.files import printable, write_json
 from spectro.learn import description as descriptions
 from spectro.learn.description import CARD_FILE, DESCRIPTION_FILE, EXPORT_FILE
 from spectro.predict.engines import (
@@ -84,7 +83,7 @@ def run(settings: ExportSettings) -> int:
     if out.exists() and not _replaceable(out):
         raise PredictionError(f"{printable(out)}: is there, and no export; choose another --out")
     spec = descriptions.Description.from_dict(descriptions.read(folder), folder).spec
-    pictures = _synthetic(spec) if settings.index is None else _rendered(settings.index, spec)
+    pictures = synthetic(spec) if settings.index is None else _rendered(settings.index, spec)
     found = export(folder, out, list(islice(pictures, settings.pictures)))
     for engine, figures in found.items():
         print(
@@ -120,7 +119,7 @@ def export(
         `difference` of a probability.
 
     Raises:
-        CheckpointError: the folder holds no checkpoint.
+        CheckpointError: the folder holds no checkpoint, or one whose answers are not finite.
         ExportError: there is no picture to compare on, or the network cannot be exported, or computes something else
             afterwards.
     """
@@ -146,12 +145,13 @@ def export(
             if ir and installed("openvino"):
                 _write_ir(work)
             found = _compare(checkpoint, work, pictures)
-        except ExportError:
+        except (CheckpointError, ExportError):
             raise
         except Exception as error:  # the exporter and the runtimes raise errors of many kinds
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ExportError(f"{checkpoint.backbone} cannot be exported ({reason})") from error
-        content = descriptions.read(folder) | {"export": {"of": descriptions.identity(folder), "compared": found}}
+        made = {"of": descriptions.identity(folder), "compared": found, "sha256": sha256(work / EXPORT_FILE)}
+        content = descriptions.read(folder) | {"export": made}
         write_json(work / DESCRIPTION_FILE, content)
         if replace and out.exists():
             shutil.rmtree(out)
@@ -160,36 +160,10 @@ def export(
     return found
 
 
-def kept(folder: Path) -> Path:
-    """Return the folder of a checkpoint's export in the cache; made if it is not there.
-
-    The cache is `spectro` in XDG_CACHE_HOME, or in `.cache` in the home folder. A checkpoint's export is made anew when
-    spectro, PyTorch or an engine has another version.
-
-    Raises:
-        CheckpointError: the folder holds no checkpoint.
-        ExportError: the network cannot be exported.
-    """
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spectro"
-    try:
-        out = cache / fingerprint([descriptions.identity(folder), _versions()])
-    except FileNotFoundError as error:
-        raise descriptions.missing(folder, Path(error.filename).name) from error
-    if (out / EXPORT_FILE).exists():
-        return out
-    print(f"exporting {printable(folder)} for a faster engine, once, into {printable(out)}", file=sys.stderr)
-    spec = descriptions.Description.from_dict(descriptions.read(folder), folder).spec
-    try:
-        export(folder, out, list(islice(_synthetic(spec), BATCH)), ir=False, replace=False)
-    except OSError as error:
-        if not (out / EXPORT_FILE).exists():  # or another process was faster
-            raise ExportError(f"{printable(out)}: cannot be written ({error.strerror or error})") from error
-    return out
-
-
-def _versions() -> dict[str, str]:
-    packages = ["spectro", "torch", *(PACKAGE[name] for name in PACKAGE if installed(name))]
-    return {name: version(name) for name in packages}
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_onnx(checkpoint: "Checkpoint", path: Path) -> None:
@@ -246,12 +220,13 @@ def _compare(checkpoint: "Checkpoint", folder: Path, pictures: Sequence[Image]) 
     reference = TorchEngine(checkpoint, "cpu")
     found: dict[str, dict[str, Any]] = {}
     for engine in [make(folder) for name, make in made.items() if installed(name)]:
-        difference, same = 0.0, 0
+        differences, same = [], 0
         for start in range(0, len(pictures), BATCH):
             some = batch(pictures[start : start + BATCH])
             ours, theirs = reference.scores(some).probabilities, engine.scores(some).probabilities
-            difference = max(difference, float(np.abs(ours - theirs).max()))
+            differences.append(np.abs(ours - theirs).max())
             same += int((ours.argmax(1) == theirs.argmax(1)).sum())
+        difference = float(np.max(differences))  # NaN if one is
         if not difference <= TOLERANCE:  # NaN is not
             raise ExportError(
                 f"{checkpoint.backbone} gives probabilities that differ by {difference:.1e} by {engine.name}"
@@ -264,7 +239,7 @@ def _compare(checkpoint: "Checkpoint", folder: Path, pictures: Sequence[Image]) 
     return found
 
 
-def _synthetic(spec: SpectrogramSpec) -> Iterator[Image]:
+def synthetic(spec: SpectrogramSpec) -> Iterator[Image]:
     """Yield pictures of clips of the synthetic corpus."""
     from spectro.corpora import synthetic
 

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, BinaryIO, Self, TypeAlias
 
 import numpy as np
 
-from spectro.errors import CheckpointError, PredictionError
+from spectro.errors import CheckpointError, ImageError, PredictionError
 from spectro.learn.description import DESCRIPTION_FILE
 from spectro.predict import engines
 from spectro.predict.engines import EngineName, Precision, TorchEngine
 from spectro.predict.folder import expand, predict_rows
-from spectro.predict.rows import Chances, Embedding, Row, Scores, verdict
+from spectro.predict.rows import Chances, Embedding, Row, Scores, check_batch_size, verdict
 from spectro.predict.utterances import WindowSettings
 from spectro.predict.windows import Segment, timeline
 from spectro.signal import audio, image, spectrogram
@@ -126,8 +126,9 @@ class Predictor:
             a row for each recording, in order; one that cannot be used has an `error` and no label.
 
         Raises:
-            PredictionError: an input is not there, or a list cannot be read.
+            PredictionError: an input is not there, a list cannot be read, or the batch size is not positive.
         """
+        check_batch_size(batch_size)
         return predict_rows(self, expand(inputs), batch_size=batch_size)
 
     def timeline(
@@ -159,6 +160,10 @@ class Predictor:
 
         Args:
             pictures: uint8 arrays of shape `checkpoint.spec.shape`.
+
+        Raises:
+            ImageError: one is of another kind or shape.
+            CheckpointError: the network's answer is not finite.
         """
         found = self.scores(pictures)
         pairs = zip(found.probabilities, found.embeddings, strict=True)
@@ -169,8 +174,20 @@ class Predictor:
 
         Args:
             pictures: uint8 arrays of shape `checkpoint.spec.shape`.
+
+        Raises:
+            ImageError: one is of another kind or shape.
+            CheckpointError: the network's answer is not finite.
         """
-        if not pictures:
+        shape = self.checkpoint.spec.shape
+        for place, one in enumerate(pictures):
+            if not isinstance(one, np.ndarray) or one.dtype != np.uint8 or one.shape != shape:
+                found = f"{one.dtype} {one.shape}" if isinstance(one, np.ndarray) else f"a {type(one).__name__}"
+                raise ImageError(
+                    f"picture {place} is {found}; this checkpoint reads arrays of uint8 {shape}: draw it by the "
+                    "checkpoint's spec"
+                )
+        if not len(pictures):
             return Scores(np.zeros((0, len(self.labels))), np.zeros((0, 0), np.float32))
         return self.engine.scores(engines.batch(pictures))
 

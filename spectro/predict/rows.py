@@ -11,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from spectro.errors import AudioError, ImageError
+from spectro.errors import AudioError, ImageError, PredictionError
 from spectro.learn.description import Description
 from spectro.signal.spectrogram import Image
 
@@ -114,7 +114,11 @@ def score_all(
         items: what pictures are drawn of.
         draw: draws one picture; an `AudioError` or `ImageError` that it raises stands in place of the item's scores.
         batch_size: pictures that the network takes at a time.
+
+    Raises:
+        PredictionError: the batch size is not positive.
     """
+    check_batch_size(batch_size)
     waiting: deque[list[tuple[Item, Future[Image]]]] = deque()
     remaining = iter(items)
     with ThreadPoolExecutor(READERS) as pool:
@@ -124,6 +128,12 @@ def score_all(
                 yield from _finish(scorer, waiting.popleft())
         while waiting:
             yield from _finish(scorer, waiting.popleft())
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise PredictionError if so many pictures are no batch."""
+    if batch_size < 1:
+        raise PredictionError(f"batch_size is {batch_size}; at least 1 is needed")
 
 
 def _finish(

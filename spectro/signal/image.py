@@ -10,6 +10,7 @@ that in a third of zlib's time, to files that are a twelfth larger than Pillow's
 """
 
 import os
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ DAMAGED = (
     struct.error,
     PIL.Image.DecompressionBombError,
 )  # what Pillow raises
+LONGEST_TEXT, MOST_TEXTS = 4_096, 32  # of a PNG's entries of ours: a packed one may hold megabytes
+FINGERPRINT = re.compile("[0-9a-f]{16}")
 UP = 2  # the filter that stores differences from the row above
 
 
@@ -102,7 +105,7 @@ def read(source: str | os.PathLike[str] | BinaryIO, spec: SpectrogramSpec | None
         with PIL.Image.open(source, formats=["PNG"]) as opened:
             if spec is not None:
                 _check_size(opened, spec, name)
-            text = _text(opened)
+            text = _text(opened, name)
             pixels = np.asarray(opened if opened.mode == "L" else opened.convert("RGB"))
     except PIL.UnidentifiedImageError as error:
         raise ImageFormatError(f"{name}: is not a PNG") from error
@@ -117,14 +120,20 @@ def read_text(path: Path) -> dict[str, str]:
     """Return what a PNG says of itself, without decoding its pixels; empty if it is missing or not a PNG of ours."""
     try:
         with PIL.Image.open(path, formats=["PNG"]) as opened:
-            return _text(opened)
-    except DAMAGED:
+            return _text(opened, printable(path))
+    except (*DAMAGED, ImageError):
         return {}
 
 
-def _text(opened: PIL.Image.Image) -> dict[str, str]:
-    """Return our entries among those that stand before the pixels."""
+def _text(opened: PIL.Image.Image, name: str) -> dict[str, str]:
+    """Return our entries among those that stand before the pixels.
+
+    Raises:
+        ImageError: they are more, or longer, than any that are written here.
+    """
     ours = {str(key): str(value) for key, value in opened.info.items() if str(key).startswith(PREFIX)}
+    if len(ours) > MOST_TEXTS or any(len(key + value) > LONGEST_TEXT for key, value in ours.items()):
+        raise ImageError(f"{name}: carries more text than a picture of ours: render the clip again")
     return {key.removeprefix(PREFIX): value for key, value in ours.items()}
 
 
@@ -139,7 +148,8 @@ def _check_size(opened: PIL.Image.Image, spec: SpectrogramSpec, name: str) -> No
 
 def _check(pixels: Image, text: Mapping[str, str], spec: SpectrogramSpec, name: str) -> None:
     if text.get("spec") != spec.fingerprint:
-        found = text.get("spec", "no spec at all")
+        told = text.get("spec")
+        found = "no spec at all" if told is None else told if FINGERPRINT.fullmatch(told) else "another program"
         raise ImageError(
             f"{name}: was drawn by {found}, not by the expected spec {spec.fingerprint}: render the clip again"
         )

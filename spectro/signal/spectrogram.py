@@ -5,7 +5,6 @@ highest band, column 0 the earliest frame.
 """
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -17,7 +16,7 @@ import scipy.fft
 import scipy.sparse
 
 from spectro.errors import SpecError
-from spectro.files import fingerprint
+from spectro.files import fingerprint, printable, quoted, read_foreign_json
 from spectro.signal import audio
 from spectro.signal.audio import DEFAULT_MAX_DURATION_S, Waveform
 from spectro.signal.container import Source
@@ -40,6 +39,18 @@ CHOICES = {
     "channels": ("gray", "colormap", "deltas", "windows"),
     "placement": ("center", "start"),
 }
+BOUNDS = {
+    "sample_rate": (4_000, 768_000),
+    "n_fft": (32, 65_536),
+    "win_length": (16, 65_536),
+    "hop_length": (1, 65_536),
+    "height": (1, 2_048),
+    "width": (1, 4_096),
+}
+"""The least and the most of each whole number. With the limits below they keep a spec from taking all memory."""
+LEVELS = 1_000.0  # dB or standard deviations: further from 0 no `low` or `high` lies
+MOST_PIXELS, MOST_SAMPLES, MOST_WEIGHTS = 2**20, 2**22, 2**22  # of a picture, its sound, and its mel filters
+SHORTEST_S = 0.05  # of sound that a picture shows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,21 +101,17 @@ class SpectrogramSpec:
     placement: Literal["center", "start"] = "center"
 
     def __post_init__(self) -> None:
-        for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise SpecError(f"{name} is {getattr(self, name)!r}; it must be one of {', '.join(allowed)}")
-        for name in ("fmin", "fmax", "low", "high"):
-            object.__setattr__(self, name, float(getattr(self, name)))  # 8000 and 8000.0 are one fingerprint
-        for name in ("sample_rate", "n_fft", "win_length", "hop_length", "height", "width"):
-            if getattr(self, name) < 1:
-                raise SpecError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not self.low < self.high:
-            raise SpecError(f"low is {self.low} and high is {self.high}; low must lie below high")
+        self._check_kinds()
+        self._check_sizes()
+        if not self.high - self.low >= 0.01:
+            raise SpecError(f"low is {self.low} and high is {self.high}; low must lie below high, by 0.01 at least")
         if not 0 <= self.fmin < self.fmax <= self.sample_rate / 2:
             raise SpecError(
                 f"fmin is {self.fmin} Hz and fmax {self.fmax} Hz; 0 <= fmin < fmax <= {self.sample_rate / 2} Hz "
                 f"(half of sample_rate) must hold"
             )
+        if self.fmax - self.fmin < 1:
+            raise SpecError(f"fmin is {self.fmin} Hz and fmax {self.fmax} Hz; they must lie at least 1 Hz apart")
         if self.n_fft % 2:
             raise SpecError(f"n_fft is {self.n_fft}; it must be even")
         if max(self.win_lengths) > self.n_fft:
@@ -119,6 +126,40 @@ class SpectrogramSpec:
         if len(empty):
             raise SpecError(
                 f"{len(empty)} of {self.height} mel bands hold no FFT bin; raise n_fft ({self.n_fft}) or lower height"
+            )
+
+    def _check_kinds(self) -> None:
+        """Refuse values of another kind, numbers that are not finite, and numbers out of bounds."""
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise SpecError(f"{name} is {quoted(getattr(self, name))}; it must be one of {', '.join(allowed)}")
+        for name, (least, most) in BOUNDS.items():
+            value = getattr(self, name)
+            if type(value) is not int or not least <= value <= most:
+                raise SpecError(f"{name} is {quoted(value)}; it must be a whole number from {least} to {most}")
+        for name in ("fmin", "fmax", "low", "high", *([] if self.trim_db is None else ["trim_db"])):
+            value = getattr(self, name)
+            limit = LEVELS if name in ("low", "high") else BOUNDS["sample_rate"][1]
+            if isinstance(value, bool) or not isinstance(value, int | float) or not -limit <= value <= limit:  # nor NaN
+                raise SpecError(f"{name} is {quoted(value)}; it must be a number between {-limit:g} and {limit:g}")
+        for name in ("fmin", "fmax", "low", "high"):
+            object.__setattr__(self, name, float(getattr(self, name)))  # 8000 and 8000.0 are one fingerprint
+        if type(self.colormap) is not str:
+            raise SpecError(f"colormap is {quoted(self.colormap)}; it must be the name of one")
+
+    def _check_sizes(self) -> None:
+        """Refuse what would take more memory than any picture of speech needs."""
+        for what, count, most in (
+            ("height x width, the pixels of a picture,", self.height * self.width, MOST_PIXELS),
+            ("width x hop_length, the samples that it shows,", self.width * self.hop_length, MOST_SAMPLES),
+            ("height x n_fft / 2, the weights of its mel filters,", self.height * self.n_fft // 2, MOST_WEIGHTS),
+        ):
+            if count > most:
+                raise SpecError(f"{what} is {count}; it must be at most {most}")
+        if self.duration_s < SHORTEST_S:
+            raise SpecError(
+                f"a picture shows {self.duration_s:g} s (width x hop_length / sample_rate); it must show "
+                f"{SHORTEST_S:g} s at least"
             )
 
     @cached_property
@@ -151,21 +192,19 @@ class SpectrogramSpec:
         return dataclasses.asdict(self)
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> Self:
+    def from_dict(cls, fields: Any) -> Self:
         """Make a spec from `to_dict`'s result.
 
         Raises:
-            SpecError: a field is unknown or has a value that does not fit.
+            SpecError: it is no such result, a field is unknown or has a value that does not fit.
         """
+        if not isinstance(fields, dict):
+            raise SpecError(f"a spec is {quoted(fields)}; it must be a mapping of fields to values")
         known = {field.name for field in dataclasses.fields(cls)}
-        if unknown := sorted(set(fields) - known):
-            raise SpecError(f"unknown fields {', '.join(unknown)}; a spec has {', '.join(sorted(known))}")
-        try:
-            return cls(**fields)
-        except (TypeError, ValueError) as error:
-            if isinstance(error, SpecError):
-                raise
-            raise SpecError(f"a field has a value of the wrong type: {error}") from error
+        if unknown := sorted(map(str, set(fields) - known)):
+            shown = ", ".join(quoted(name).strip("'") for name in unknown[:5])
+            raise SpecError(f"unknown fields {shown}; a spec has {', '.join(sorted(known))}")
+        return cls(**fields)
 
     @classmethod
     def from_file(cls, path: Path) -> Self:
@@ -175,13 +214,16 @@ class SpectrogramSpec:
             SpecError: the file cannot be read or holds no spec.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
+            content = read_foreign_json(path)
         except (OSError, ValueError) as error:
-            raise SpecError(f"{path}: is not a readable spec ({error})") from error
+            raise SpecError(f"{printable(path)}: is not a readable spec ({error}); name another file") from error
         fields = content.get("spec", content) if isinstance(content, dict) else None
         if not isinstance(fields, dict):
-            raise SpecError(f"{path}: holds no spec; expected a spec.json or a checkpoint's spectro.json")
-        return cls.from_dict(fields)
+            raise SpecError(f"{printable(path)}: holds no spec; expected a spec.json or a checkpoint's spectro.json")
+        try:
+            return cls.from_dict(fields)
+        except SpecError as error:
+            raise SpecError(f"{printable(path)}: {error}") from error
 
 
 def read(source: Source, spec: SpectrogramSpec, *, max_duration_s: float | None = DEFAULT_MAX_DURATION_S) -> Waveform:
@@ -348,7 +390,9 @@ def colormap_table(name: str) -> Image:
     try:
         table: Image = matplotlib.colormaps[name](np.arange(256), bytes=True)[:, :3]
     except KeyError as error:
-        raise SpecError(f"colormap {name!r} is not one of matplotlib's, such as magma, viridis or gray") from error
+        raise SpecError(
+            f"colormap {quoted(name)} is not one of matplotlib's, such as magma, viridis or gray"
+        ) from error
     return np.ascontiguousarray(table)
 
 

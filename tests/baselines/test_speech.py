@@ -13,7 +13,7 @@ from spectro.baselines.classical import ClassicalSettings, classical
 from spectro.baselines.features import FeatureSettings
 from spectro.baselines.speech import SpeechSettings, finetune, load
 from spectro.errors import FeatureError, TrainingError, WeightsError
-from spectro.files import read_json
+from spectro.files import held, read_json
 from spectro.render import read_index
 from tests.conftest import RATE, World, voice
 
@@ -153,6 +153,72 @@ def test_a_run_goes_on_from_its_last_whole_epoch(
     again = finetune(cut)
     assert again["metrics"] == whole["metrics"]
     assert again["training"]["seconds"] == resumed["training"]["seconds"] > 0
+
+
+@pytest.fixture(scope="module")
+def settled(world: World, networks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has ended; tests copy it."""
+    out = tmp_path_factory.mktemp("settled") / "run"
+    finetune(_settings(world, networks, out))
+    return out
+
+
+class Evil:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, mark: Path) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.mark,))
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"])
+def test_a_planted_pickle_is_not_run(world: World, networks: Path, settled: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(settled, tmp_path / "run")
+    last = max((tmp_path / "run" / "training").glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
+    assert (last / name).exists()
+    torch.save(Evil(tmp_path / "ran"), last / name)
+    settings = _settings(world, networks, tmp_path / "run")
+    if name in ("optimizer.pt", "scheduler.pt"):
+        with pytest.raises(TrainingError, match=rf"{last.name}: no run can go on from it .*more than tensors"):
+            finetune(settings)
+    else:
+        finetune(settings)  # it has ended: no number is drawn any more, and these arguments are nobody's
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "trainer_state.json", "model.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"[]", None], ids=["empty", "foreign", "half"])
+def test_a_truncated_or_foreign_state_is_refused_in_a_sentence(
+    world: World, networks: Path, settled: Path, tmp_path: Path, name: str, content: bytes | None
+) -> None:
+    shutil.copytree(settled, tmp_path / "run")
+    for saved in (tmp_path / "run" / "training").glob("checkpoint-*"):
+        whole = (saved / name).read_bytes()
+        (saved / name).write_bytes(whole[: len(whole) // 2] if content is None else content)
+    with pytest.raises(TrainingError, match=r"checkpoint-\d+: no run can go on from it .*--overwrite true") as found:
+        finetune(_settings(world, networks, tmp_path / "run"))
+    assert "\n" not in str(found.value)
+
+
+def test_a_run_that_is_moved_keeps_its_best_epoch_and_a_damaged_one_starts_anew(
+    world: World, networks: Path, settled: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(settled, tmp_path / "run")
+    before = read_json(settled / "run.json")
+    settings = _settings(world, networks, tmp_path / "run")
+    assert finetune(settings)["metrics"] == before["metrics"]
+    for saved in (tmp_path / "run" / "training").glob("checkpoint-*"):
+        state = read_json(saved / "trainer_state.json")
+        (saved / "trainer_state.json").write_text("[]")
+    assert Path(state["best_model_checkpoint"]).parent in (tmp_path / "run" / "training", settled / "training")
+    assert finetune(replace(settings, overwrite=True))["metrics"] == before["metrics"]
+
+
+def test_two_runs_do_not_write_to_one_folder(world: World, networks: Path, tmp_path: Path) -> None:
+    with held(tmp_path / "run" / ".lock"), pytest.raises(TrainingError, match="another run writes there"):
+        finetune(_settings(world, networks, tmp_path / "run"))
 
 
 def test_two_runs_are_not_mixed(world: World, networks: Path, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from spectro.learn.checkpoint import Checkpoint
 from spectro.learn.classifier import Classifier, TrainingSettings
 from spectro.learn.finetune import finetune, run
 from spectro.learn.outcome import estimate, fit_temperature, measure
+from spectro.learn.state import read_state
 from tests import processes
 from tests.conftest import SMALL, World, finetune_settings
 
@@ -181,7 +182,7 @@ def test_labels_must_be_as_many_as_outputs(world: World) -> None:
         ({"spec": {"height": 0}}, "height is 0"),
         ({"format": 99}, "not a checkpoint of format 1"),
         ({"temperature": "warm"}, "do not fit together|could not convert"),
-        ({"temperature": -0.95}, r"its temperature is -0\.95"),
+        ({"temperature": -0.95}, r"temperature is -0\.95"),
     ],
 )
 def test_a_checkpoint_whose_parts_do_not_fit_is_refused(
@@ -292,7 +293,7 @@ def test_a_run_that_is_moved_goes_on_with_its_own_best_epoch(world: World, tmp_p
     (tmp_path / "moved" / "model.safetensors").unlink()
     finetune(finetune_settings(world.images, tmp_path / "moved"))
     assert _equal(tmp_path / "moved", world.checkpoint)
-    state = torch.load(tmp_path / "moved" / "training" / "last.ckpt", weights_only=False)
+    state = read_state(tmp_path / "moved" / "training" / "last.ckpt")
     kept = [one for one in state["callbacks"].values() if "best_model_path" in one]
     assert len(kept) == 2
     for one in kept:

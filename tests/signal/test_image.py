@@ -86,3 +86,46 @@ def test_a_chunk_that_is_too_short_is_refused(tmp_path: Path) -> None:
 def test_pixels_that_are_not_the_specs_are_not_written() -> None:
     with pytest.raises(ImageError, match="the spec says uint8"):
         image.encode(np.zeros((3, 4), np.uint8), SPEC, "clip")
+
+
+def packed(keyword: str, text: bytes) -> bytes:
+    """A chunk of text that is compressed, as one of 1,172 bytes may unpack to a megabyte."""
+    content = b"zTXt" + keyword.encode() + b"\0\0" + zlib.compress(text, 9)
+    return struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+
+
+@pytest.mark.parametrize(
+    ("keyword", "text"),
+    [
+        ("spectro:spec", b"a" * 1_000_000),
+        ("spectro:clip", b"a" * 5_000),
+        ("spectro:note", b"a" * 100_000_000),
+        ("spectro:" + "k" * 60, b"a" * 4_090),
+    ],
+)
+def test_a_picture_that_carries_a_book_is_refused(tmp_path: Path, keyword: str, text: bytes) -> None:
+    whole = image.encode(render(voice(), SPEC), SPEC, "clip")
+    begin = whole.index(b"IDAT") - 4
+    path = tmp_path / "a.png"
+    path.write_bytes(whole[:begin] + packed(keyword, text) + whole[begin:])
+    with pytest.raises(
+        ImageError, match=r"a\.png: (carries more text than a picture of ours|is not a whole PNG)"
+    ) as found:
+        image.read(path, SPEC)
+    assert len(str(found.value)) < 500
+    assert image.read_text(path) == {}
+    many = b"".join(packed(f"spectro:{number}", b"a") for number in range(40))
+    path.write_bytes(whole[:begin] + many + whole[begin:])
+    with pytest.raises(ImageError, match="carries more text"):
+        image.read(path, SPEC)
+
+
+@pytest.mark.parametrize("told", ["\x1b[31mred", "a" * 3_000, "0123456789ABCDEF", "0123456789abcdef0"])
+def test_a_spec_that_is_no_fingerprint_is_not_quoted(tmp_path: Path, told: str) -> None:
+    whole = image.encode(render(voice(), SPEC), SPEC, "clip", other="x")
+    begin = whole.index(b"IDAT") - 4
+    path = tmp_path / "a.png"
+    path.write_bytes(whole[:begin] + packed("spectro:spec", told.encode()) + whole[begin:])
+    with pytest.raises(ImageError, match=r"a\.png: was drawn by another program, not by the expected spec") as found:
+        image.read(path, SPEC)
+    assert told not in str(found.value)

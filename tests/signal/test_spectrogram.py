@@ -171,12 +171,66 @@ def test_a_spec_survives_json(tmp_path: Path) -> None:
         ({"channels": "colormap", "colormap": "nope"}, "'nope'"),
         ({"scale": "loud"}, "scale is 'loud'; it must be one of full_scale"),
         ({"colour": 1}, "unknown fields colour"),
-        ({"height": "tall"}, "wrong type"),
+        ({"height": "tall"}, "height is .tall.; it must be a whole number"),
     ],
 )
 def test_a_contradictory_spec_is_refused_with_the_fields_named(fields: dict[str, object], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         SpectrogramSpec.from_dict(fields)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"sample_rate": 3_999}, "sample_rate is 3999; it must be a whole number from 4000 to 768000"),
+        ({"sample_rate": 768_001}, "sample_rate is 768001"),
+        ({"n_fft": 2**24}, "n_fft is 16777216"),
+        ({"win_length": 1}, "win_length is 1"),
+        ({"height": 10**9}, "height is 1000000000"),
+        ({"width": 10**6}, "width is 1000000"),
+        ({"hop_length": 1}, r"a picture shows 0\.014 s .* at least"),
+        ({"height": 2048, "width": 4096}, "the pixels of a picture, is 8388608; it must be at most 1048576"),
+        ({"hop_length": 65_536, "width": 4096}, "the samples that it shows, is 268435456"),
+        ({"n_fft": 65_536, "height": 1024}, "the weights of its mel filters, is 33554432"),
+        ({"height": 224.5}, r"height is 224\.5"),
+        ({"height": 224.0}, r"height is 224\.0"),
+        ({"height": True}, "height is True"),
+        ({"fmin": True}, "fmin is True"),
+        ({"fmin": "30"}, "fmin is '30'"),
+        ({"fmax": None}, "fmax is None"),
+        ({"fmax": float("inf")}, "fmax is inf"),
+        ({"fmin": float("nan")}, "fmin is nan"),
+        ({"fmin": 100.0, "fmax": 100.5}, "at least 1 Hz apart"),
+        ({"low": -1e308, "high": 1e308}, r"low is -1e\+308; it must be a number between -1000 and 1000"),
+        ({"low": 0.0, "high": 1e-320}, "low must lie below high, by 0.01 at least"),
+        ({"trim_db": 10**400}, "trim_db is 1000"),
+        ({"colormap": ["magma"]}, "colormap is .'magma'.; it must be the name"),
+        ({"scale": ["clip_norm"]}, "scale is .'clip_norm'.; it must be one of"),
+        ({"a" * 1_000_000: 1, "\x1b[31m": 2}, r"unknown fields \\x1b\[31m, aaaa"),
+        ([["height", 3]], "it must be a mapping"),
+    ],
+    ids=range(26),
+)
+def test_a_spec_out_of_bounds_or_of_another_kind_is_refused(fields: object, message: str) -> None:
+    with pytest.raises(SpecError, match=message) as found:
+        SpectrogramSpec.from_dict(fields)
+    assert len(str(found.value)) < 500 and str(found.value).isprintable()
+
+
+def test_specs_of_all_kinds_of_networks_are_within_the_bounds() -> None:
+    for fields in (
+        {"n_fft": 2048, "height": 299, "width": 299},
+        {"n_fft": 4096, "height": 512, "width": 512, "sample_rate": 48_000, "fmax": 24_000.0},
+        {"n_fft": 8192, "height": 512, "width": 2_048, "sample_rate": 96_000, "fmax": 48_000.0, "fmin": 0.0},
+        {"sample_rate": 8_000, "fmax": 4_000.0, "width": 2_000, "hop_length": 80},
+    ):
+        assert SpectrogramSpec(**fields).to_dict() == SpectrogramSpec.from_dict(fields).to_dict()
+
+
+def test_fingerprints_are_those_of_before() -> None:
+    assert SPEC.fingerprint == "27eae4f0547697c2"
+    assert replace(SPEC, win_length=512, channels="windows", trim_db=None).fingerprint == "bac4f55d78209c2a"
+    assert replace(SPEC, channels="colormap", colormap="viridis", fmax=8000).fingerprint == "6e7462b38dba0cf5"
 
 
 def test_drawing_needs_neither_torch_nor_librosa() -> None:

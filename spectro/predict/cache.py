@@ -1,0 +1,86 @@
+"""Exports that are kept for the engines that compute them: made once for each checkpoint, whole whenever used."""
+
+import os
+import shutil
+import sys
+import time
+from importlib.metadata import version
+from itertools import islice
+from pathlib import Path
+
+from spectro.errors import CheckpointError, ExportError
+from spectro.files import fingerprint, printable
+from spectro.learn import description as descriptions
+from spectro.learn.description import EXPORT_FILE
+from spectro.predict import export
+from spectro.predict.engines import PACKAGE, installed
+
+A_DAY_S = 86_400
+
+
+def kept(folder: Path) -> Path:
+    """Return the folder of a checkpoint's export in the cache; made if it is not there, or no longer as it was made.
+
+    The cache is `spectro` in XDG_CACHE_HOME, or in `.cache` in the home folder. A checkpoint's export is made anew when
+    spectro, PyTorch or an engine has another version.
+
+    Raises:
+        CheckpointError: the folder holds no checkpoint.
+        ExportError: the network cannot be exported, or its export cannot be kept.
+    """
+    try:
+        name = fingerprint([descriptions.identity(folder), _versions()])
+    except FileNotFoundError as error:
+        raise descriptions.missing(folder, Path(error.filename).name) from error
+    except OSError as error:
+        raise CheckpointError(f"{printable(folder)}: cannot be read ({error.strerror or error})") from error
+    out = _cache() / name
+    try:
+        if _intact(out):
+            return out
+        if out.exists():
+            print(f"{printable(out)}: is damaged, and made again", file=sys.stderr)
+            shutil.rmtree(out)
+        print(f"exporting {printable(folder)} for a faster engine, once, into {printable(out)}", file=sys.stderr)
+        _forget_killed(out)
+        spec = descriptions.Description.from_dict(descriptions.read(folder), folder).spec
+        export.export(folder, out, list(islice(export.synthetic(spec), export.BATCH)), ir=False, replace=False)
+    except OSError as error:
+        if not _intact(out):  # or another process was faster
+            raise ExportError(
+                f"{printable(out)}: an export cannot be kept there ({error.strerror or error}): let XDG_CACHE_HOME "
+                "name a folder that can be written to, or predict with what `spectro export` writes"
+            ) from error
+    return out
+
+
+def _cache() -> Path:
+    """Return the folder of all exports that are kept.
+
+    Raises:
+        ExportError: nobody knows where that could be.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spectro"
+    except RuntimeError as error:
+        raise ExportError("there is no home folder to keep an export in: name a folder with XDG_CACHE_HOME") from error
+
+
+def _intact(out: Path) -> bool:
+    """Tell whether an export in the cache is there, as it was made."""
+    try:
+        return bool(descriptions.read(out)["export"]["sha256"] == export.sha256(out / EXPORT_FILE))
+    except (CheckpointError, OSError, KeyError, TypeError):
+        return False
+
+
+def _forget_killed(out: Path) -> None:
+    """Remove what killed exports left beside the place of a new one: what nobody has touched for a day."""
+    for left in out.parent.glob(f".{out.name}.*"):
+        if time.time() - left.stat().st_mtime > A_DAY_S:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _versions() -> dict[str, str]:
+    packages = ["spectro", "torch", *(PACKAGE[name] for name in PACKAGE if installed(name))]
+    return {name: version(name) for name in packages}
