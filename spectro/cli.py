@@ -132,7 +132,8 @@ def parse(verb: str, settings_class: type[Any], arguments: list[str]) -> Any:
         chosen = parser.instantiate(parser.parse_args(arguments))
     except ValueError as error:
         raise _root_cause(error) from error
-    return settings_class(**{one.name: _at_home(chosen[one.name]) for one in fields(settings_class)})
+    names = [one.name for one in fields(settings_class)]
+    return settings_class(**{name: chosen[name] if name == NAMES else _at_home(chosen[name]) for name in names})
 
 
 def _at_home(value: Any) -> Any:

@@ -160,7 +160,7 @@ def test_a_spec_is_taken_from_a_checkpoint_and_changed_field_by_field(world: Wor
 
 def test_values_that_contradict_each_other_end_with_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_verb("render", ["--spec.height", "0"]) == 2
-    assert capsys.readouterr().err == "spectro render: height is 0; it must be at least 1\n"
+    assert capsys.readouterr().err == "spectro render: height is 0; it must be a whole number from 1 to 2048\n"
 
 
 def test_an_unknown_option_ends_with_code_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -210,7 +210,8 @@ def test_an_interrupt_ends_with_one_line_and_what_is_done_is_kept(world: World, 
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGINT)
     _, said = process.communicate(timeout=120)  # ends when no process of the group holds the pipe any more
-    lines = [line for line in re.split(r"[\r\n]+", said) if line.strip() and not line.startswith("rendering:")]
+    told = ("labels:", "rendering:")
+    lines = [line for line in re.split(r"[\r\n]+", said) if line.strip() and not line.startswith(told)]
     assert lines == ["spectro render: interrupted; run the same command again to go on"]
     assert process.returncode == 130
     assert not (out / "index.parquet").exists() and not list(out.glob("images/.*"))

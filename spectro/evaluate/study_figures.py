@@ -66,6 +66,8 @@ def costs(place: tuple[str, str, str], systems: Sequence[Entry]) -> dict[str, An
     here = [one for one in systems if (one.corpus, one.labels, one.protocol) == place]
     figure = Figure(figsize=(11, max(3.2, 0.24 * len(here) + 1.0)), layout="constrained")
     panels = {"clip_ms": "a clip, from recording to label, ms", "train_s": "a training, s"}
+    low, high = min(one.uar for one in here), max(one.uar for one in here)
+    margin = max(0.02, 0.08 * (high - low))
     for axes, (column, title) in zip(figure.subplots(1, 2, sharey=True), panels.items(), strict=True):
         points = [(float(one.rows[column].mean()), one.uar, one.name) for one in here]
         points = [point for point in points if np.isfinite(point[0]) and point[0] > 0]
@@ -77,6 +79,7 @@ def costs(place: tuple[str, str, str], systems: Sequence[Entry]) -> dict[str, An
             continue
         axes.scatter([x for x, _y, _name in points], [y for _x, y, _name in points], s=22, color=PALETTE[0])
         _label(axes, points)
+    figure.axes[0].set_ylim(low - margin, high + margin)  # of both panels, though one may lack points
     figure.axes[0].set_ylabel("UAR, new speakers")
     return {"place": place, "svg": _svg(figure, f"costs {place}")}
 
@@ -84,10 +87,6 @@ def costs(place: tuple[str, str, str], systems: Sequence[Entry]) -> dict[str, An
 def _label(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
     """Write names in a column on the right, tied to their points, so that none covers another."""
     ordered = sorted(points, key=lambda point: -point[1])
-    low, high = min(y for _x, y, _n in ordered), max(y for _x, y, _n in ordered)
-    margin = max(0.02, 0.08 * (high - low))
-    bottom, top = low - margin, high + margin
-    axes.set_ylim(bottom, top)
     places = np.linspace(0.98, 0.02, len(ordered)) if len(ordered) > 1 else [0.5]
     for (x, y, name), place in zip(ordered, places, strict=True):
         axes.annotate(

@@ -2,6 +2,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from spectro.evaluate.grid import StudySettings, grid
 from spectro.evaluate.outcome import told, write_report
 from spectro.evaluate.pooled import write_pooled
 from spectro.evaluate.study import COLUMNS, RESULT, with_rows
+from spectro.evaluate.study_figures import costs
 from spectro.evaluate.study_page import PUBLISHED, write_page
 from spectro.files import write_bytes
 from spectro.render import read_index
@@ -272,3 +274,17 @@ def test_tables_sort_by_keyboard_and_the_page_fits(page: Path, width: int) -> No
         browser.close()
     assert not wrong
     assert all(url.startswith(("file:", "data:")) for url in asked)
+
+
+@pytest.mark.parametrize("train_s", [(0.0, 0.5, 0.0), (0.0, 0.0, 0.0), (0.1, 2.0, 900.0)])
+def test_costs_are_drawn_where_some_systems_have_none(train_s: tuple[float, ...]) -> None:
+    """Trainings that took next to no time; matplotlib would warn of a panel without room."""
+    here = {"corpus": "c", "labels": "l", "protocol": "p"}
+    systems = [
+        SimpleNamespace(
+            **here, rows=pd.DataFrame({"clip_ms": [1.0], "train_s": [seconds]}), uar=uar, name=f"system{uar}"
+        )
+        for seconds, uar in zip(train_s, (0.3, 0.8, 0.31), strict=True)
+    ]
+    svg = str(costs(("c", "l", "p"), systems)["svg"])  # type: ignore[arg-type]
+    assert svg.count("system0.3<") + svg.count("system0.3 -->") >= 1
