@@ -118,7 +118,8 @@ def classify(folder: Path, out: Path) -> dict[str, Any]:
         "answered": sum(not row["error"] for row in rows),
         "answers that are not finite": sum(row["confidence"] == "nan" for row in rows),
         "longest error": max(len(row["error"]) for row in rows),
-        "largest memory in each quarter of the time, in MiB": [round(float(part.max())) for part in quarters],
+        "memory in each quarter of the time, in MiB, median": [round(float(np.median(part))) for part in quarters],
+        "largest": [round(float(part.max())) for part in quarters],
     }
 
 

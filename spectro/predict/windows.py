@@ -16,7 +16,8 @@ from spectro.predict.rows import Chances, Row, Scorer, Scores, score_all, verdic
 from spectro.predict.utterances import Cutter, Window, WindowSettings, draw_samples
 from spectro.signal import stream
 from spectro.signal.audio import Waveform
-from spectro.signal.container import Source, name_of, opened
+from spectro.signal.container import opened
+from spectro.signal.source import Source, name_of
 from spectro.signal.spectrogram import Image
 
 SILENCE = "silence"

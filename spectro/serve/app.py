@@ -51,7 +51,8 @@ from spectro.serve.turns import FairThreads
 from spectro.serve.upload import UploadRoute
 from spectro.serve.words import add_words, said
 from spectro.signal import image
-from spectro.signal.container import known_frames, name_of, opened
+from spectro.signal.container import known_frames, opened
+from spectro.signal.source import name_of
 from spectro.signal.spectrogram import Image
 
 READERS = 2

@@ -13,8 +13,9 @@ import soundfile
 import soxr
 
 from spectro.errors import AudioError
-from spectro.signal.container import Source, check_duration, check_length, known_frames, name_of, opened
+from spectro.signal.container import check_duration, check_length, known_frames, opened
 from spectro.signal.highpass import highpass
+from spectro.signal.source import Source, name_of
 
 Waveform: TypeAlias = npt.NDArray[np.float32]
 

@@ -8,20 +8,17 @@ import io
 import mmap
 import os
 import re
-import stat
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO
 
 import soundfile
 
 from spectro.errors import AudioError, AudioFormatError, AudioLengthError
-from spectro.files import printable
 from spectro.signal.mpeg import xing_frame
-
-Source: TypeAlias = str | os.PathLike[str] | BinaryIO
+from spectro.signal.source import Source, check_file, name_of, what_it_is
 
 MIN_RATE, MAX_RATE = 4_000, 768_000  # Hz; outside of these a header is wrong rather than exotic
 UNKNOWN_FRAMES = 2**62  # a FLAC from a pipe has twice as many
@@ -34,19 +31,6 @@ CUT_OFF = {
     r"frame count (?P<there>\d+) does not match value from 'ds64' chunk of (?P<promised>\d+)": "frames",
 }
 """What libsndfile notes of a header that promises more than there is: WAV, AIFF, AU, W64 and RF64."""
-FOREIGN = {
-    r"\s*<|\s*\{": "a text such as a web page; a download has failed, perhaps",
-    r"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!": "an archive; unpack it first",
-    r"%PDF|\x89PNG|\xff\xd8\xff|GIF8": "a document or a picture",
-}
-CONVERTED = {
-    r"....ftyp": "M4A, MP4 or 3GP",
-    r"\x1aE\xdf\xa3": "WebM or Matroska",
-    r"0&\xb2u": "WMA",
-    r"#!AMR": "AMR",
-    r"\xff[\xf0\xf1\xf8\xf9]": "AAC",
-}
-"""How files begin that libsndfile does not read: those that are no recordings, and those that can be converted."""
 
 
 class Recording(soundfile.SoundFile):  # type: ignore[misc]
@@ -111,13 +95,6 @@ class Patched(io.RawIOBase):
         return 0
 
 
-def name_of(source: Source) -> str:
-    """Return what errors call a recording."""
-    if isinstance(source, str | os.PathLike):
-        return printable(source)
-    return printable(str(getattr(source, "name", "audio")))
-
-
 @contextmanager
 def opened(source: Source, *, max_duration_s: float | None) -> Iterator[soundfile.SoundFile]:
     """Open a recording whose header has been checked; what libsndfile says while it is read becomes an AudioError.
@@ -144,7 +121,9 @@ def opened(source: Source, *, max_duration_s: float | None) -> Iterator[soundfil
     except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError, MemoryError) as error:
         if path is not None:
             check_file(path, name, opens=True)  # libsndfile calls all that the system refuses a "System error"
-        raise AudioFormatError(f"{name}: is not a recording that can be read ({_reason(source, error)})") from error
+        raise AudioFormatError(
+            f"{name}: is not a recording that can be read ({what_it_is(source) or _said(error)})"
+        ) from error
 
 
 def known_frames(file: soundfile.SoundFile) -> int | None:
@@ -219,50 +198,10 @@ def _for_libsndfile(source: Source) -> bytes | BinaryIO:
     return source
 
 
-def _reason(source: Source, error: Exception) -> str:
-    """Return why a file is no recording: what it is instead, or what libsndfile says."""
-    begin = _begin(source)
-    for pattern, kind in FOREIGN.items():
-        if re.match(pattern, begin):
-            return f"it is {kind}"
-    name = printable(Path(source).name) if isinstance(source, str | os.PathLike) else "FILE"
-    stem = printable(Path(source).stem) if isinstance(source, str | os.PathLike) else "FILE"
-    for pattern, kind in CONVERTED.items():
-        if re.match(pattern, begin, re.DOTALL):
-            return f"it is {kind}; convert it first: ffmpeg -i {name} {stem}.wav"
+def _said(error: Exception) -> str:
+    """Return what libsndfile says of a file, where that is true."""
     said = re.sub(r"^Error opening .*[>']: ", "", str(error)).rstrip(".") or type(error).__name__
     return "its format is not known" if "File does not exist" in said or "Internal" in said else said
-
-
-def _begin(source: Source) -> str:
-    """Return a file's first bytes as Latin-1; empty if it cannot be read."""
-    try:
-        if isinstance(source, str | os.PathLike):
-            with Path(source).open("rb") as file:
-                return file.read(64).decode("latin-1")
-        source.seek(0)
-        return source.read(64).decode("latin-1")
-    except (OSError, ValueError, AttributeError):
-        return ""
-
-
-def check_file(path: Path, name: str, *, opens: bool = False) -> None:
-    """Raise AudioError if a path is no file with content; with `opens`, if the system does not open it either."""
-    try:
-        status = path.stat()
-        if stat.S_ISDIR(status.st_mode):
-            next(path.iterdir(), None)  # fails where it may not be listed
-            raise AudioError(f"{name}: is a folder, not a recording")
-        if not stat.S_ISREG(status.st_mode):
-            raise AudioError(f"{name}: is not a regular file")
-        if status.st_size == 0:
-            raise AudioError(f"{name}: is empty (0 bytes)")
-        if opens:
-            path.open("rb").close()
-    except (OSError, ValueError) as error:
-        broken_link = isinstance(error, FileNotFoundError) and path.is_symlink()
-        reason = "broken link" if broken_link else getattr(error, "strerror", None) or str(error)
-        raise AudioError(f"{name}: cannot be opened ({reason})") from error
 
 
 def _check_header(file: soundfile.SoundFile, name: str, max_duration_s: float | None) -> None:

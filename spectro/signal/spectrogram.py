@@ -19,7 +19,7 @@ from spectro.errors import SpecError
 from spectro.files import fingerprint, printable, quoted, read_foreign_json
 from spectro.signal import audio
 from spectro.signal.audio import DEFAULT_MAX_DURATION_S, Waveform
-from spectro.signal.container import Source
+from spectro.signal.source import Source
 from spectro.signal.stream import active
 
 Image: TypeAlias = npt.NDArray[np.uint8]

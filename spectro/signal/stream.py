@@ -9,8 +9,9 @@ import soxr
 
 from spectro.errors import AudioError
 from spectro.signal.audio import FRAME_S, SILENT_DB, Downmix, Waveform, check_values, frame_levels, read_block
-from spectro.signal.container import Source, check_duration, check_length, name_of, opened
+from spectro.signal.container import check_duration, check_length, opened
 from spectro.signal.highpass import HighPass
+from spectro.signal.source import Source, name_of
 
 HISTORY_S = 30.0
 FLOOR_MARGIN_DB, LOUD_MARGIN_DB = 12.0, 20.0

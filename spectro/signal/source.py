@@ -1,0 +1,78 @@
+"""What a recording is read from: its name in messages, whether it is a file, and what it is if it is no recording."""
+
+import os
+import re
+import stat
+from pathlib import Path
+from typing import BinaryIO, TypeAlias
+
+from spectro.errors import AudioError
+from spectro.files import printable
+
+Source: TypeAlias = str | os.PathLike[str] | BinaryIO
+
+FOREIGN = {
+    r"\s*<|\s*\{": "a text such as a web page; a download has failed, perhaps",
+    r"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!": "an archive; unpack it first",
+    r"%PDF|\x89PNG|\xff\xd8\xff|GIF8": "a document or a picture",
+}
+CONVERTED = {
+    r"....ftyp": "M4A, MP4 or 3GP",
+    r"\x1aE\xdf\xa3": "WebM or Matroska",
+    r"0&\xb2u": "WMA",
+    r"#!AMR": "AMR",
+    r"\xff[\xf0\xf1\xf8\xf9]": "AAC",
+}
+"""How files begin that libsndfile does not read: those that are no recordings, and those that can be converted."""
+
+
+def name_of(source: Source) -> str:
+    """Return what errors call a recording."""
+    if isinstance(source, str | os.PathLike):
+        return printable(source)
+    return printable(str(getattr(source, "name", "audio")))
+
+
+def check_file(path: Path, name: str, *, opens: bool = False) -> None:
+    """Raise AudioError if a path is no file with content; with `opens`, if the system does not open it either."""
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            next(path.iterdir(), None)  # fails where it may not be listed
+            raise AudioError(f"{name}: is a folder, not a recording")
+        if not stat.S_ISREG(status.st_mode):
+            raise AudioError(f"{name}: is not a regular file")
+        if status.st_size == 0:
+            raise AudioError(f"{name}: is empty (0 bytes)")
+        if opens:
+            path.open("rb").close()
+    except (OSError, ValueError) as error:
+        broken_link = isinstance(error, FileNotFoundError) and path.is_symlink()
+        reason = "broken link" if broken_link else getattr(error, "strerror", None) or str(error)
+        raise AudioError(f"{name}: cannot be opened ({reason})") from error
+
+
+def what_it_is(source: Source) -> str:
+    """Return what a file is that libsndfile does not read, and what to do about it; empty if that is not known."""
+    begin = _begin(source)
+    for pattern, kind in FOREIGN.items():
+        if re.match(pattern, begin):
+            return f"it is {kind}"
+    name = printable(Path(source).name) if isinstance(source, str | os.PathLike) else "FILE"
+    stem = printable(Path(source).stem) if isinstance(source, str | os.PathLike) else "FILE"
+    for pattern, kind in CONVERTED.items():
+        if re.match(pattern, begin, re.DOTALL):
+            return f"it is {kind}; convert it first: ffmpeg -i {name} {stem}.wav"
+    return ""
+
+
+def _begin(source: Source) -> str:
+    """Return a file's first bytes as Latin-1; empty if it cannot be read."""
+    try:
+        if isinstance(source, str | os.PathLike):
+            with Path(source).open("rb") as file:
+                return file.read(64).decode("latin-1")
+        source.seek(0)
+        return source.read(64).decode("latin-1")
+    except (OSError, ValueError, AttributeError):
+        return ""
