@@ -73,6 +73,7 @@ def test_speakers_who_were_not_heard_are_understood_far_above_chance(images: Pat
     assert np.mean(right) > 2 * CHANCE
 
 
+@pytest.mark.slow
 def test_nothing_is_learnt_from_shuffled_labels(images: Path, tmp_path: Path) -> None:
     """If this were far above chance, the measurement above would be worth nothing."""
     shuffled = _rewrite_index(images, _shuffle_labels, tmp_path / "shuffled")
