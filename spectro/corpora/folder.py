@@ -109,7 +109,7 @@ def _parse_class(path: PurePath, level: int) -> Fields:
     """Read a clip's label from the folder at a level of its path."""
     if len(path.parts) < level + 2:
         expected = f"{path.parts[0]}/<class>/clip.wav" if level and len(path.parts) > 1 else "<class>/clip.wav"
-        raise CorpusError(f"lies in no class's folder; expected {expected}")
+        raise CorpusError(f"is not inside a class folder; expected {expected}")
     label = plain(path.parts[level])
     if not label:
         raise CorpusError("lies in a folder whose name is blank")

@@ -213,7 +213,8 @@ Starting weights: {weights}.
 
 ## What it reads
 Pictures of {spec.width} x {spec.height} pixels: {spec.height} mel bands from {spec.fmin:g} to {spec.fmax:g} Hz,
-{spec.duration_s:g} s at {spec.sample_rate} Hz, spec `{spec.fingerprint}`. Longer recordings show their middle.
+{spec.duration_s:g} s at {spec.sample_rate} Hz, spec `{spec.fingerprint}`. Longer recordings show their middle,
+or the part with the most speech where another part has more.
 Probabilities are calibrated with the temperature {description["temperature"]:.3f}, {fitted}.
 
 ## Use and limits

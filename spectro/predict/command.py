@@ -31,9 +31,9 @@ class PredictSettings:
 
     A run that writes to --out can be killed at any moment: the same command goes on where it was, and takes files
     anew that changed since or could not be used. A table that spectro did not make is never replaced. Recordings of
-    more than a few seconds are judged by their middle; for what happens in the course of a long one, see
-    `spectro timeline`. Exit code 1 means that some recordings could not be used; their rows say why, and the rest is
-    complete.
+    more than a few seconds are judged by their middle, or by the part with the most speech; `spectro timeline` shows
+    the course of long ones. Exit code 1 means that some recordings could not be used; their rows say why, and the rest
+    is complete.
 
     Args:
         inputs: recordings, rendered pictures (.png), folders (with all folders below), or lists: a .txt with a path a

@@ -26,7 +26,7 @@ from spectro.outputs import LOCK, claimed
 from spectro.predict.engines import batch
 from spectro.predict.folder import expand, stems
 from spectro.predict.predictor import Prediction, Predictor, Source, default_checkpoint
-from spectro.signal import audio, image, spectrogram
+from spectro.signal import image, spectrogram
 from spectro.signal.spectrogram import Image, SpectrogramSpec
 
 Heat = npt.NDArray[np.float32]
@@ -125,8 +125,10 @@ def explain(predictor: Predictor, source: Source, *, label: str | None = None) -
     spec = predictor.checkpoint.spec
     if isinstance(source, str | os.PathLike) and Path(source).suffix.lower() == ".png":
         return explain_picture(predictor, image.read(source, spec).pixels, label=label)
-    picture = predictor.draw(source)
-    return explain_picture(predictor, picture, label=label, start_s=_start_s(source, predictor))
+    samples, trimmed = spectrogram.read_from(source, spec, max_duration_s=predictor.max_duration_s)
+    first = spectrogram.first_column(*spectrogram.shown(samples, spec), spec)
+    picture = spectrogram.render(samples, spec)
+    return explain_picture(predictor, picture, label=label, start_s=(trimmed + first) / spec.sample_rate)
 
 
 def explain_picture(
@@ -244,16 +246,3 @@ def _last_map(net: SpectrogramNet, pictures: torch.Tensor) -> nn.Module:
     if not last or len(last[0][1]) != 4 or last[0][1][1] != net.backbone.num_features:
         raise PredictionError(f"{net.backbone_name} keeps no map of time and frequency; convolutional backbones do")
     return last[0][0]
-
-
-def _start_s(source: Source, predictor: Predictor) -> float:
-    """Return when the first column of a recording's picture is, in seconds."""
-    spec = predictor.checkpoint.spec
-    if not isinstance(source, str | os.PathLike):
-        source.seek(0)
-    samples = audio.read(source, sample_rate=spec.sample_rate, max_duration_s=predictor.max_duration_s)
-    start, stop = 0, len(samples)
-    if spec.trim_db is not None:
-        start, stop = audio.trim_bounds(samples, sample_rate=spec.sample_rate, top_db=spec.trim_db)
-    first, last = spectrogram.shown(samples[start:stop], spec)
-    return (start + spectrogram.first_column(first, last, spec)) / spec.sample_rate

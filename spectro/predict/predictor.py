@@ -57,7 +57,8 @@ class Predictor:
             what the environment's SPECTRO_ENGINE names). `predictor.engine.name` says which it is.
         precision: `float32`, or `bfloat16` for more speed and less exact probabilities, but for close calls.
         max_duration_s: recordings longer than this are refused, in seconds; None for no limit. What is shown to the
-            network is `checkpoint.spec.duration_s` long: the middle (or the start, as the spec says).
+            network is `checkpoint.spec.duration_s` long: the middle (or the start, as the spec says),
+            or the part with the most speech where another part has more.
         min_margin: the answer is `unsure` where the two most likely labels' probabilities are nearer than this, 0 to 1.
 
     Raises:

@@ -12,9 +12,7 @@ import numpy as np
 from spectro.errors import PredictionError
 from spectro.signal.audio import SILENT_DB, Waveform, trim
 from spectro.signal.spectrogram import Image, SpectrogramSpec, render
-from spectro.signal.stream import Activity
-
-MIN_SOUND_S = 0.25
+from spectro.signal.stream import LEAST_SOUND_S, Activity
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +74,7 @@ class Cutter:
         self._length = spec.width * spec.hop_length
         self._hop = max(1, round(settings.hop_s * rate))
         self._pause = round(settings.min_pause_s * rate)
-        self._least = max(round(MIN_SOUND_S * rate), spec.win_length)
+        self._least = max(round(LEAST_SOUND_S * rate), spec.win_length)
         self._kept: Waveform = np.zeros(0, np.float32)  # from sample `self._first` on
         self._first = self._judged = self._utterance = 0
         self._begin = self._end = self._next = -1  # of the utterance: first sample, last sound, next window's first

@@ -139,19 +139,30 @@ class Service:
         if what["label"] not in (None, *model.predictor.labels):
             raise HTTPException(422, f"label: there is none such; there are {', '.join(model.predictor.labels)}")
 
+        gone = threading.Event()
+        whole = not what["start_s"] and what["end_s"] is None
+        most = self.limits.max_samples if whole else self.limits.max_timeline_samples
+
         def work() -> ExplanationAnswer:
-            check_samples(upload.file, self.limits.max_timeline_samples, self.limits.max_timeline_s)
+            check_samples(upload.file, most, self.limits.max_timeline_s)
             _ = model.predictor.torch_engine  # loaded here once, not by each copy of the predictor
             scorer = model.predictor.with_margin(min_margin)
             return explanation.answer(
-                explanation.look(scorer, upload.file, max_duration_s=self.limits.max_timeline_s, **what)
+                explanation.look(
+                    scorer, upload.file, max_duration_s=self.limits.max_timeline_s, on_block=keeper(gone), **what
+                )
             )
 
-        with _named(upload):
-            try:
+        try:
+            with _named(upload):
                 return await asyncio.get_running_loop().run_in_executor(self._explanations, work)
-            except (CheckpointError, PredictionError) as error:
-                raise HTTPException(501, f"{model.name} cannot be explained: {error}") from error
+        except CheckpointError as error:
+            LOG.error("the model %s cannot be explained: %s", model.name, error)
+            raise HTTPException(501, f"{model.name} cannot be explained: its checkpoint is not here") from error
+        except PredictionError as error:
+            raise HTTPException(501, f"{model.name} cannot be explained: {error}") from error
+        finally:
+            gone.set()
 
     async def timeline(self, model: Model, upload: UploadFile, **options: Any) -> TimelineAnswer:
         """Make a timeline; it is given up when nobody waits for it any more."""
@@ -235,7 +246,8 @@ def make_app(
     async def predict_wav(
         file: Recording, model: ModelName = None, min_margin: Margin = 0.0, embedding: Embedding = False
     ) -> PredictionAnswer:
-        """A recording is judged by as much of its middle as a picture shows; see `/v1/timeline` for longer ones."""
+        """A recording longer than the picture is judged by its middle, or by the part with the most speech; see
+        `/v1/timeline` for longer ones."""
         chosen = await service.model(model)
         draw = partial(service.draw, chosen)
         return await service.predict(chosen, file, draw, min_margin=min_margin, embedding=embedding)
@@ -329,6 +341,16 @@ def make_app(
     return app
 
 
+def keeper(gone: threading.Event) -> Callable[[], None]:
+    """Return what is called between two blocks of a long recording: it ends the work of a client who has gone."""
+
+    def keep_on() -> None:
+        if gone.is_set():
+            raise PredictionError("the client has gone")
+
+    return keep_on
+
+
 def _timeline(
     model: Model,
     upload: UploadFile,
@@ -339,10 +361,6 @@ def _timeline(
     min_margin: float,
     split_channels: bool,
 ) -> TimelineAnswer:
-    def keep_on() -> None:
-        if gone.is_set():
-            raise PredictionError("the client has gone")
-
     scorer = model.predictor.with_margin(min_margin)
     summary = Summary(_name(upload))
     segments: list[SegmentAnswer] = []
@@ -352,7 +370,7 @@ def _timeline(
         settings,
         split_channels=split_channels,
         max_duration_s=max_duration_s,
-        on_block=keep_on,
+        on_block=keeper(gone),
     )
     for segment in found:
         summary.add(segment)

@@ -15,8 +15,9 @@ from spectro.predict.predictor import Predictor, default_checkpoint
 from spectro.serve.limits import Limits
 
 KEYS = "SPECTRO_API_KEY"
+NEEDED = ("fastapi", "h11", "prometheus_client", "python_multipart", "uvicorn")
 OPEN_TO_ALL = (
-    f"everybody who reaches this machine can use the service; let it ask for a key with {KEYS}, or say --host 127.0.0.1"
+    f"anyone who can reach this machine can use the service; set {KEYS} to require a key, or use --host 127.0.0.1"
 )
 SWITCH_S = 0.0005  # threads that decode let the one that answers have its turn sooner than after Python's 5 ms
 OTHER_FILES = 256
@@ -74,7 +75,7 @@ class ServeSettings:
 
 def run(settings: ServeSettings) -> int:
     """Run the verb until it is told to stop; returns its exit code."""
-    lacking = [name for name in ("fastapi", "uvicorn", "prometheus_client") if not importlib.util.find_spec(name)]
+    lacking = [name for name in NEEDED if not importlib.util.find_spec(name)]
     if lacking:
         raise PredictionError(f"the service needs {', '.join(lacking)}: install spectro[serve]")
     from spectro.serve.server import listen

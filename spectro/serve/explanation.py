@@ -2,6 +2,7 @@
 
 import io
 from base64 import b64encode
+from collections.abc import Callable
 from typing import BinaryIO
 
 import numpy as np
@@ -25,6 +26,7 @@ def look(
     start_s: float,
     end_s: float | None,
     max_duration_s: float,
+    on_block: Callable[[], object],
 ) -> Explanation:
     """Explain a recording, or a stretch of a longer one, in the times of the whole.
 
@@ -35,6 +37,7 @@ def look(
         start_s: where the stretch begins, in seconds.
         end_s: where it ends, in seconds; None for the recording's end.
         max_duration_s: longest recording of which a stretch is taken, in seconds.
+        on_block: is called for about each second that is read; what it raises ends the work.
 
     Raises:
         AudioError: the recording, or the stretch, cannot be used.
@@ -43,7 +46,8 @@ def look(
     """
     if not start_s and end_s is None:
         return explain(predictor, source, label=label)
-    stretch = _stretch(predictor, source, start_s, end_s, max_duration_s)
+    stretch = _stretch(predictor, source, start_s, end_s, max_duration_s, on_block)
+    on_block()
     return moved(explain(predictor, stretch, label=label), start_s)
 
 
@@ -81,15 +85,21 @@ def columns(picture: Image, spec: SpectrogramSpec) -> tuple[int, int]:
 
 
 def _stretch(
-    predictor: Predictor, source: BinaryIO, start_s: float, end_s: float | None, max_duration_s: float
+    predictor: Predictor,
+    source: BinaryIO,
+    start_s: float,
+    end_s: float | None,
+    max_duration_s: float,
+    on_block: Callable[[], object],
 ) -> BinaryIO:
     """Return a stretch of a recording as a recording at the working rate, read no further than it goes."""
     name, limit_s, rate = name_of(source), predictor.max_duration_s, predictor.checkpoint.spec.sample_rate
     if end_s is not None and end_s <= start_s:
-        raise AudioError(f"{name}: no stretch ends at {end_s:g} s that begins at {start_s:g} s")
+        raise AudioError(f"{name}: end_s ({end_s:g} s) must be later than start_s ({start_s:g} s)")
     start, done, kept = round(start_s * rate), 0, [np.zeros(0, np.float32)]
     stop = None if end_s is None else round(end_s * rate)
     for block in stream.blocks(source, sample_rate=rate, max_duration_s=max_duration_s):
+        on_block()
         kept.append(block[max(0, start - done) : None if stop is None else max(0, stop - done)])
         done += len(block)
         if limit_s is not None and sum(map(len, kept)) > limit_s * rate:

@@ -88,11 +88,16 @@ class Guard:
             return None
         host, origin = headers.get("host", ""), headers.get("origin")
         if not self._names.knows(host):
-            return problem(421, f"this service is not called {said(host)[:100]!r}; tell it with --allowed_hosts")
+            return problem(
+                421,
+                f"{said(host)[:100]!r} is not a known name of this service; if it should be, add it to --allowed_hosts",
+            )
         if self._keys:
             return None if path in OPEN or path.startswith(OPEN_FOLDER) else self._keys.refusal(headers, client)
         if origin is not None and scope["method"] not in SAFE_METHODS and not self._names.sent(origin, host):
-            return problem(403, "pages of other sites cannot use this service; tell their hosts with --allowed_hosts")
+            return problem(
+                403, "pages of other sites may not use this service; to allow one, add its host to --allowed_hosts"
+            )
         return None
 
     def _no_room(self, scope: Scope, client: str, largest_mb: float) -> JSONResponse | None:
@@ -125,7 +130,9 @@ class Guard:
         if self._bytes.total() > largest:
             raise HTTPException(503, "other uploads fill the memory; try again", {"Retry-After": "5"})
         if self._bytes[client] > largest / 2:
-            raise HTTPException(429, f"uploads of more than {largest / 2 / MEBIBYTE:g} MiB at a time")
+            raise HTTPException(
+                429, f"your uploads in progress exceed {largest / 2 / MEBIBYTE:g} MiB; wait for one to finish"
+            )
 
     def time_left_s(self, started: float, received: int) -> float:
         """Return how long the next bytes of an upload have, in seconds."""

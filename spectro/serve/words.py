@@ -1,6 +1,7 @@
 """What the service says where its framework would speak: an answer that is no success is one sentence."""
 
 import json
+import logging
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any
@@ -10,7 +11,7 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 
-from spectro.errors import SpectroError
+from spectro.errors import CheckpointError, SpectroError
 from spectro.files import MESSAGE, printable
 
 SENTENCES = {
@@ -26,6 +27,7 @@ SENTENCES = {
     "string_too_long": "is longer than {max_length} characters",
 }
 HOW = "send the recording as the field `file` of a form, multipart/form-data, as curl -F file=@clip.wav does"
+LOG = logging.getLogger("uvicorn.error")
 FAILED = "the service failed at this; its log says why"
 
 
@@ -64,6 +66,9 @@ def add_words(app: FastAPI) -> None:
         return problem(error.status_code, detail, error.headers)
 
     async def unusable(_request: Request, error: Exception) -> Response:
+        if isinstance(error, CheckpointError):  # whose text names a folder of this machine
+            LOG.error("%s", printable(str(error), MESSAGE))
+            return problem(500, FAILED)
         return problem(500, str(error))
 
     async def failed(_request: Request, _error: Exception) -> Response:

@@ -85,6 +85,25 @@ def read(
         AudioError: the file is missing, not audio, truncated, empty, silent, shorter or longer than allowed, holds
             values that are not finite, or its header names an impossible sampling rate.
     """
+    samples, _first = read_from(
+        source,
+        sample_rate=sample_rate,
+        trim_db=trim_db,
+        min_duration_s=min_duration_s,
+        max_duration_s=max_duration_s,
+    )
+    return samples
+
+
+def read_from(
+    source: Source,
+    *,
+    sample_rate: int,
+    trim_db: float | None,
+    min_duration_s: float,
+    max_duration_s: float | None,
+) -> tuple[Waveform, int]:
+    """Read a recording as `read` does; returns its samples, and how many were trimmed before them."""
     name = name_of(source)
     if max_duration_s is not None and math.isinf(max_duration_s):
         max_duration_s = None
@@ -95,13 +114,15 @@ def read(
     samples = highpass(samples, sample_rate)
     if not is_heard(samples, sample_rate):
         raise AudioError(f"{name}: is silent (nothing in it is louder than {SILENT_DB:g} dB of full scale)")
+    start, stop = 0, len(samples)
     if trim_db is not None:
-        samples = trim(samples, sample_rate=sample_rate, top_db=trim_db)
+        start, stop = trim_bounds(samples, sample_rate=sample_rate, top_db=trim_db)
+    samples = samples[start:stop]
     if len(samples) < max(1, round(min_duration_s * sample_rate)):
         raise AudioError(
             f"{name}: is too short: {len(samples) / sample_rate:.3f} s of sound, at least {min_duration_s:.3f} s needed"
         )
-    return samples
+    return samples, start
 
 
 def check_values(samples: npt.NDArray[np.float32], where: str) -> None:
@@ -144,6 +165,7 @@ class Downmix:
     def __init__(self) -> None:
         self._powers: npt.NDArray[np.float64] = np.zeros(1)
         self._power = 0.0
+        self._chosen: int | None = None
 
     def add(self, block: Waveform) -> Waveform:
         """Return a block, float32 of shape (samples, channels), as float32 of shape (samples,)."""
@@ -153,9 +175,12 @@ class Downmix:
         mean: Waveform = block.mean(axis=1, dtype=np.float32)
         self._powers = self._powers + len(block) * block.var(axis=0, dtype=np.float64)
         self._power += len(block) * float(mean.var(dtype=np.float64))
-        if self._power < CANCELLED * self._powers.sum() / channels**2:
-            return np.ascontiguousarray(block[:, self._powers.argmax()])
-        return mean
+        if self._power >= CANCELLED * self._powers.sum() / channels**2:
+            return mean
+        loudest = int(self._powers.argmax())
+        if self._chosen is None or self._powers[loudest] > 2 * self._powers[self._chosen]:
+            self._chosen = loudest  # and kept, since another one may have the other sign
+        return np.ascontiguousarray(block[:, self._chosen])
 
 
 def recordings(root: Path) -> Iterator[Path]:

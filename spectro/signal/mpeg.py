@@ -19,6 +19,9 @@ KILOBITS = {
 """Bit rates by their index, of MPEG-1 and of MPEG-2 and 2.5."""
 RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 """Sampling rates by version and index, in Hz."""
+MOST_FRAMES, MOST_PASSED = 2**22, 2**16
+"""Frames that are counted, a day of sound at least, and bytes between them that are passed over: what a stranger sends
+may be made to be counted."""
 ROOMY = 9  # index of a bit rate whose frames hold a Xing header whatever the sampling rate
 
 
@@ -75,16 +78,21 @@ def _after_tag(content: bytes | mmap) -> int:
 
 
 def _frames(content: bytes | mmap, start: int) -> Iterator[Frame]:
-    """Yield the frames from `start` on that are of the first one's kind; what stands between them is passed over."""
-    end, kind = len(content), None
-    while 0 <= start < end - 4:
-        header = content[start : start + 4]
-        size, own = _size(header), (header[1] & 0xFE, header[2] & 0x0C)
-        if size and start + size <= end and kind in (None, own):
-            yield Frame(start, size, header)
-            start, kind = start + size, own
+    """Yield the frames from `start` on that are of the first one's kind, passing over little of what is none."""
+    end, kind, passed = len(content), None, 0
+    for _ in range(MOST_FRAMES):
+        while passed < MOST_PASSED and 0 <= start < end - 4:
+            header = content[start : start + 4]
+            size, own = _size(header), (header[1] & 0xFE, header[2] & 0x0C)
+            if size and start + size <= end and kind in (None, own):
+                yield Frame(start, size, header)
+                start, kind = start + size, own
+                break
+            following = content.find(b"\xff", start + 1)
+            passed += following - start
+            start = following
         else:
-            start = content.find(b"\xff", start + 1)
+            return
 
 
 def _size(header: bytes) -> int:

@@ -15,12 +15,12 @@ import numpy.typing as npt
 import scipy.fft
 import scipy.sparse
 
-from spectro.errors import SpecError
+from spectro.errors import AudioError, SpecError
 from spectro.files import fingerprint, printable, quoted, read_foreign_json
 from spectro.signal import audio
-from spectro.signal.audio import DEFAULT_MAX_DURATION_S, Waveform
-from spectro.signal.source import Source
-from spectro.signal.stream import active
+from spectro.signal.audio import DEFAULT_MAX_DURATION_S, FRAME_S, SILENT_DB, Waveform
+from spectro.signal.source import Source, name_of
+from spectro.signal.stream import LEAST_SOUND_S, active
 
 Image: TypeAlias = npt.NDArray[np.uint8]
 FloatArray: TypeAlias = npt.NDArray[np.float32]
@@ -227,7 +227,7 @@ class SpectrogramSpec:
 
 
 def read(source: Source, spec: SpectrogramSpec, *, max_duration_s: float | None = DEFAULT_MAX_DURATION_S) -> Waveform:
-    """Read a recording as a spec wants it: its rate, its trimming, at least one window long.
+    """Read a recording as a spec wants it: its rate, its trimming, at least one window long, with sound in it.
 
     Args:
         source: a path, or a seekable binary file.
@@ -240,13 +240,27 @@ def read(source: Source, spec: SpectrogramSpec, *, max_duration_s: float | None 
     Raises:
         AudioError: the recording cannot be used.
     """
-    return audio.read(
+    return read_from(source, spec, max_duration_s=max_duration_s)[0]
+
+
+def read_from(source: Source, spec: SpectrogramSpec, *, max_duration_s: float | None) -> tuple[Waveform, int]:
+    """Read a recording as `read` does; returns its samples, and how many were trimmed before them."""
+    samples, first = audio.read_from(
         source,
         sample_rate=spec.sample_rate,
         trim_db=spec.trim_db,
         min_duration_s=spec.win_length / spec.sample_rate,
         max_duration_s=max_duration_s,
     )
+    sound, frame = active(samples, spec.sample_rate)
+    heard_s = int(sound.sum()) * frame / spec.sample_rate
+    least_s = min(LEAST_SOUND_S, len(samples) / spec.sample_rate / 2)
+    if heard_s < least_s - FRAME_S:  # a frame that sound fills in part is not counted
+        raise AudioError(
+            f"{name_of(source)}: is silent but for {heard_s:.2f} s; at least {LEAST_SOUND_S} s must be louder than "
+            f"{SILENT_DB:g} dB of full scale, and stand out from the noise"
+        )
+    return samples, first
 
 
 def render(samples: Waveform, spec: SpectrogramSpec) -> Image:
@@ -287,7 +301,7 @@ def shown(samples: Waveform, spec: SpectrogramSpec) -> tuple[int, int]:
         return start, min(len(samples), start + length)
     sound, frame = active(samples, spec.sample_rate, spec.trim_db)
     found = _most(sound, start // frame, length // frame)
-    if found is None:
+    if found is None or found[0] == found[1]:
         return start, start + length
     first, last = (place * frame for place in found)
     if spec.trim_db is None:

@@ -137,7 +137,7 @@ def test_a_folder_of_classes_is_a_corpus(tmp_path: Path) -> None:
     assert found.clips["emotion"].value_counts().to_dict() == {"happy": 2, "très triste": 1}
     assert found.clips["speaker"].isna().all()
     assert found.clips["clip_id"].str.fullmatch(r"[A-Za-z0-9_.=-]+").all()
-    assert found.rejected["reason"].tolist() == ["lies in no class's folder; expected <class>/clip.wav"]
+    assert found.rejected["reason"].tolist() == ["is not inside a class folder; expected <class>/clip.wav"]
 
 
 def test_a_csv_is_a_corpus(tmp_path: Path) -> None:
@@ -243,8 +243,8 @@ def test_folders_of_a_split_are_no_labels(tmp_path: Path) -> None:
     found = scan("folder", root)
     assert found.clips["emotion"].value_counts().to_dict() == {"happy": 2, "sad": 1}
     assert found.rejected["reason"].tolist() == [
-        "lies in no class's folder; expected <class>/clip.wav",
-        "lies in no class's folder; expected val/<class>/clip.wav",
+        "is not inside a class folder; expected <class>/clip.wav",
+        "is not inside a class folder; expected val/<class>/clip.wav",
     ]
     (remark,) = found.remarks
     assert remark.startswith("Train, test, val are taken as parts of a split, and the folders below them as classes")

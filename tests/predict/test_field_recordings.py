@@ -91,3 +91,28 @@ def test_nothing_but_a_constant_is_silence(predictor: Predictor, tmp_path: Path,
     with pytest.raises(AudioError, match="is silent"):
         predictor.predict_wav(path)
     assert [segment.label for segment in predictor.timeline(path)] == [SILENCE]
+
+
+def _hiss(seconds: float, level_db: float) -> np.ndarray:
+    return NOISE.normal(0, 10 ** (level_db / 20), round(seconds * RATE))
+
+
+def _with(samples: np.ndarray, sound: np.ndarray) -> np.ndarray:
+    samples[len(samples) // 2 :][: len(sound)] += sound
+    return samples
+
+
+SPARSE: dict[str, Callable[[], np.ndarray]] = {
+    "hiss with a bump": lambda: _with(_hiss(8, -66), _hiss(0.02, -60)),
+    "a click in the noise": lambda: _with(_hiss(20, -70), np.full(8, 0.01)),
+    "a loud click": lambda: _with(_hiss(20, -70), np.full(8, 0.1)),
+}
+
+
+@pytest.mark.parametrize("case", SPARSE)
+def test_what_holds_next_to_no_sound_gets_no_label(predictor: Predictor, tmp_path: Path, case: str) -> None:
+    path = tmp_path / "sparse.wav"
+    soundfile.write(path, SPARSE[case](), RATE, subtype="FLOAT")
+    with pytest.raises(AudioError, match=r"sparse\.wav: is (silent but for|too short)"):
+        predictor.predict_wav(path)
+    assert [segment.label for segment in predictor.timeline(path)] == [SILENCE]

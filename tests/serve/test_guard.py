@@ -147,7 +147,10 @@ def test_uploads_share_the_memory(start: Start, wav: WriteWav) -> None:
     with start(max_memory_mb=1) as running:
         url = running.url + "/v1/predict/wav"
         answer = requests.post(url, files={"file": bytes(600_000)}, timeout=9)
-        assert (answer.status_code, answer.json()["detail"]) == (429, "uploads of more than 0.5 MiB at a time")
+        assert (answer.status_code, answer.json()["detail"]) == (
+            429,
+            "your uploads in progress exceed 0.5 MiB; wait for one to finish",
+        )
         with running.connected("127.0.0.2") as one, running.connected("127.0.0.3") as other:
             for connection in (one, other):
                 connection.sendall(half)

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from spectro.errors import AudioError, AudioLengthError
-from spectro.signal import audio
+from spectro.signal import audio, mpeg
 from tests.conftest import RATE, WriteWav, voice
 
 
@@ -321,3 +321,28 @@ def test_samples_that_cannot_be_squared_are_refused(wav: WriteWav) -> None:
 def test_a_pipe_has_no_duration(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.wav")
     assert audio.duration_s(tmp_path / "pipe.wav") == 0
+
+
+def test_a_stranger_cannot_make_much_be_counted(tmp_path: Path, wav: WriteWav) -> None:
+    """Bytes that begin a frame and are none: each of them would be looked at."""
+    content = wav("a.mp3", voice(2.0)).read_bytes()
+    place = next(content.index(mark) for mark in (b"Xing", b"Info") if mark in content)
+    bare = content[:place] + b"none" + content[place + 4 :]
+    looked: list[int] = []
+
+    class Watched(bytes):
+        def find(self, *given: object) -> int:  # type: ignore[override]
+            looked.append(1)
+            return bytes.find(self, *given)  # type: ignore[arg-type]
+
+    assert mpeg.xing_frame(Watched(bare + b"\xff" * 2**20)) is not None
+    assert len(looked) <= 2**16 + 10
+
+
+def test_the_channel_that_is_heard_does_not_change_with_each_block() -> None:
+    generator, mix, clip = np.random.default_rng(0), audio.Downmix(), voice(4.0)
+    signs = set()
+    for piece in clip.reshape(-1, 1000):  # now the one is louder, now the other
+        gains = generator.uniform(0.9, 1.1, 2) * [1, -1]
+        signs.add(np.sign(np.dot(mix.add((piece[:, None] * gains).astype(np.float32)), piece)))
+    assert len(signs) == 1
