@@ -129,7 +129,10 @@ class Activity:
         frames, self._rest = joined[: count * self.frame].reshape(count, self.frame), joined[count * self.frame :]
         if not count:
             return np.zeros(0, np.bool_)
-        levels = frame_levels(frames)
+        return self.judge(frame_levels(frames))
+
+    def judge(self, levels: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+        """Return, for each of the frames that follow, by its level in dB, whether there is sound."""
         self._levels.extend(levels.tolist())
         floor, loud = np.percentile(np.fromiter(self._levels, np.float64), (10, 95))
         sound: npt.NDArray[np.bool_] = levels > max(
@@ -152,10 +155,12 @@ def active(samples: Waveform, sample_rate: int, range_db: float | None = None) -
     """
     activity = Activity(sample_rate, SILENT_DB)
     frame, count = activity.frame, len(samples) // activity.frame
-    at_once = round(HISTORY_S / FRAME_S) * frame
-    sound = np.concatenate([activity.add(samples[at : at + at_once]) for at in range(0, len(samples), at_once)])
-    if range_db is not None and count:
-        levels = frame_levels(samples[: count * frame].reshape(count, frame))
+    if not count:
+        return np.zeros(0, np.bool_), frame
+    levels = frame_levels(samples[: count * frame].reshape(count, frame))
+    at_once = round(HISTORY_S / FRAME_S)
+    sound = np.concatenate([activity.judge(levels[at : at + at_once]) for at in range(0, count, at_once)])
+    if range_db is not None:
         near = sound & (levels > levels.max() - range_db)
         sound = near if near.sum() * FRAME_S >= LEAST_SOUND_S else sound
     return sound, frame
