@@ -5,7 +5,9 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,11 +46,15 @@ def running(*options: str, **environment: str) -> Iterator[Server]:
     if "://" not in line:
         raise RuntimeError(f"the service did not start: {line}{process.stderr.read()}")
     host, _, port = line.rpartition("://")[2].strip().rpartition(":")
+    drained = threading.Thread(target=deque, args=(process.stderr, 0), daemon=True)  # a full pipe would stop it
+    drained.start()
     try:
         yield Server(host, int(port), process)
     finally:
         process.terminate()
         process.wait()
+        drained.join()
+        process.stderr.close()
 
 
 def alive(port: int) -> None:

@@ -1,6 +1,7 @@
 """Uploads, which stay in memory: nothing of them touches the disk."""
 
 import difflib
+import logging
 from collections.abc import Callable, Collection, Coroutine
 from io import BytesIO
 from typing import Any
@@ -17,6 +18,7 @@ from starlette.types import Receive
 from spectro.serve.turns import unless_gone
 from spectro.serve.words import HOW
 
+logging.getLogger("python_multipart").setLevel(logging.ERROR)  # warns of each broken piece: strangers fill the log
 FILE = "file"
 GONE = 499  # as nginx counts it; nobody reads the answer
 
