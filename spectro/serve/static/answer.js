@@ -25,8 +25,8 @@ export function verdict({ label, confidence, probabilities }, colour) {
   $("label").textContent = label;
   $("closeness").textContent =
     label === first[0]
-      ? `${percent(confidence)} likely${second ? `; next is ${second[0]}, ${percent(second[1])}` : ""}`
-      : `${first[0]}, ${percent(first[1])}, and ${second[0]}, ${percent(second[1])}, are too near each other`;
+      ? `${percent(confidence)} likely${second ? `, followed by ${second[0]} at ${percent(second[1])}` : ""}`
+      : `${first[0]} (${percent(first[1])}) and ${second[0]} (${percent(second[1])}) are too close to call`;
   bars(probabilities, colour);
 }
 
@@ -35,7 +35,7 @@ export function course({ shares, sound_s, duration_s }, colour) {
   const [[label]] = Object.entries(shares).sort(([, one], [, other]) => other - one);
   $("asked").textContent = "Heard most in this recording";
   $("label").textContent = label;
-  $("closeness").textContent = `Shares of the ${clock(sound_s)} with sound, of ${clock(duration_s)} in all`;
+  $("closeness").textContent = `Shares of the ${clock(sound_s)} that contain sound, out of ${clock(duration_s)} in total`;
   bars(shares, colour);
 }
 
@@ -66,12 +66,12 @@ export function card(model) {
   const { data = {}, split = {}, estimate = [], metrics = {} } = model.origin;
   const speakers = split.speakers?.train?.length;
   const facts = [
-    ["Name", `${model.name}, a ${model.backbone}`],
+    ["Name", `${model.name} (${model.backbone})`],
     ["Trained on", [data.title ?? "unknown", speakers && `${speakers} speakers`, data.licence].filter(Boolean).join(", ")],
-    ["On speakers never heard", figures(estimate, metrics)],
-    ["Tells apart", model.labels.join(", ")],
-    ["One picture shows", `${Number(model.duration_s.toFixed(2))} s`],
-    ["Computed by", model.engine],
+    ["On unseen speakers", figures(estimate, metrics)],
+    ["Distinguishes", model.labels.join(", ")],
+    ["One picture covers", `${Number(model.duration_s.toFixed(2))} s`],
+    ["Runs on", model.engine],
     ["Version", model.version],
   ];
   $("card").replaceChildren(...facts.flatMap(([name, fact]) => [make("dt", {}, name), make("dd", {}, fact)]));

@@ -10,6 +10,9 @@ export class Refusal extends Error {
   }
 }
 
+/** Whether a key can be sent at all. */
+export const possible = (key) => /^[^\x00-\x1f\x7f]+$/.test(key);
+
 /**
  * Ask, and ask the user for the key where the service wants one.
  *
@@ -30,28 +33,31 @@ export async function ask(path, options, askKey) {
   }
 }
 
+/** A text as its bytes in UTF-8, one a character: a header holds no others. */
+const bytes = (text) => String.fromCharCode(...new TextEncoder().encode(text));
+
 function send(path, { query = {}, file = null, signal = null, onUpload = () => {} }, key) {
   return new Promise((resolve, reject) => {
     const request = new XMLHttpRequest(); // fetch tells nothing of an upload's progress
     const given = Object.entries(query).filter(([, value]) => value !== null && value !== "");
     request.open(file ? "POST" : "GET", `${path}${given.length ? "?" : ""}${new URLSearchParams(given)}`);
-    if (key !== null) request.setRequestHeader("X-API-Key", encodeURI(key) === key ? key : "?");
+    if (key !== null) request.setRequestHeader("X-API-Key", bytes(key));
     request.upload.onprogress = (event) => event.lengthComputable && onUpload(event.loaded / event.total);
     request.upload.onload = () => onUpload(1);
-    request.onabort = () => reject(new DOMException("given up", "AbortError"));
-    request.onerror = () => reject(new Refusal(0, "The service cannot be reached. Is it still running? Try again."));
+    request.onabort = () => reject(new DOMException("cancelled", "AbortError"));
+    request.onerror = () => reject(new Refusal(0, "The service cannot be reached. Check that it is running and try again."));
     request.onload = () => {
       let answer = null;
       try {
         answer = JSON.parse(request.responseText);
       } catch {
-        answer = { detail: `The service answered ${request.status} and no sentence.` }; // a proxy's page, say
+        answer = { detail: `The service answered ${request.status} without an explanation.` }; // a proxy's page, say
       }
       if (request.status === 200) resolve(answer);
       else reject(new Refusal(request.status, String(answer.detail)));
     };
     signal?.addEventListener("abort", () => request.abort());
-    if (signal?.aborted) return void reject(new DOMException("given up", "AbortError"));
+    if (signal?.aborted) return void reject(new DOMException("cancelled", "AbortError"));
     const form = new FormData();
     if (file) form.append("file", file, file.name);
     request.send(file ? form : null);

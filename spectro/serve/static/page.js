@@ -1,7 +1,7 @@
 // The page: takes a recording, asks the service, and shows what it answers.
 
 import * as answer from "./answer.js";
-import { ask } from "./api.js";
+import { ask, possible } from "./api.js";
 import { cut } from "./cut.js";
 import { Picture } from "./picture.js";
 import { Player } from "./player.js";
@@ -37,9 +37,10 @@ async function look(given) {
   try {
     const seconds = await player.load(file);
     await know(signal);
-    if (signal.aborted) return;
+    signal.throwIfAborted();
     const short = seconds !== null && seconds <= SEVERAL_PICTURES * model.duration_s;
     if (short || !(await showCourse(signal))) await showClip(signal);
+    signal.throwIfAborted(); // an explanation that is cut short ends quietly
     end("answer", `${$("asked").textContent}: ${$("label").textContent}. ${$("closeness").textContent}.`);
   } catch (error) {
     if (signal === work.signal) fail(error);
@@ -53,7 +54,7 @@ async function know(signal) {
   try {
     model = await ask("v1/model", { query: { model: chosen }, signal }, askKey);
   } catch (error) {
-    if (model) $("model").value = model.name;
+    if (model && signal === work.signal) $("model").value = model.name;
     throw error;
   }
   $("model").replaceChildren(...model.models.map((name) => new Option(name, name, false, name === model.name)));
@@ -83,7 +84,7 @@ async function showCourse(signal) {
   const { segments, summary } = await send("v1/timeline", {}, signal);
   player.setLength(summary.duration_s);
   if (summary.duration_s <= SEVERAL_PICTURES * model.duration_s) return false;
-  if (!summary.strongest.length) throw new Error(`${file.name}: nothing but silence was heard.`);
+  if (!summary.strongest.length) throw new Error(`${file.name}: contains nothing but silence.`);
   const colour = colours(model.labels);
   rows = segments;
   answer.course(summary, colour);
@@ -97,7 +98,9 @@ async function showCourse(signal) {
 /** Play a stretch, and explain it. */
 function pick(segment) {
   player.playFrom(segment.start_s);
-  if (segment.label !== SILENCE) explain(segment).catch(fail);
+  if (segment.label === SILENCE) return;
+  const { signal } = work;
+  explain(segment).catch((error) => signal === work.signal && fail(error));
 }
 
 /** Explain a stretch by its middle, as much as a picture shows. */
@@ -118,6 +121,7 @@ async function explain({ start_s, end_s, label }) {
   } catch (error) {
     if (error.status) picture.without(error.message);
     else if (error.name !== "AbortError") throw error;
+    else if (signal === explaining.signal) picture.without("cancelled"); // and no other has taken its place
   }
 }
 
@@ -129,9 +133,9 @@ function send(path, query, signal) {
 
 function begin() {
   if (!$("recording").hidden) $("discard").click();
-  work.abort();
-  explaining.abort();
-  work = new AbortController();
+  stop();
+  [work, explaining] = [new AbortController(), new AbortController()];
+  picture.clear();
   $("alert").hidden = $("answer").hidden = $("stretches").hidden = $("timeline").hidden = true;
   $("more").hidden = !model;
   $("cancel").hidden = false;
@@ -140,11 +144,16 @@ function begin() {
 }
 
 function progress(what, share) {
-  const words = `${what} …`;
+  const words = `${what}…`;
   if ($("status").textContent !== words) $("status").textContent = words; // told aloud, so not at each step
   $("progress").hidden = false;
   if (share === null) $("progress").removeAttribute("value");
   else $("progress").value = share;
+}
+
+function stop() {
+  work.abort();
+  explaining.abort();
 }
 
 function end(state, words) {
@@ -155,25 +164,34 @@ function end(state, words) {
 }
 
 function fail(error) {
-  const given_up = error.name === "AbortError";
-  end(model && !$("answer").hidden ? "answer" : "error", given_up ? "Given up." : "");
-  $("alert").textContent = error.message;
-  $("alert").hidden = given_up;
+  const cancelled = error.name === "AbortError";
+  end(model && !$("answer").hidden ? "answer" : "error", cancelled ? "Cancelled." : "");
+  if (!cancelled) complain(error);
   if ($("answer").hidden) $("listen").hidden = true;
   if ($("listen").hidden) player.audio.pause();
 }
 
+function complain(error) {
+  $("alert").textContent = error.message;
+  $("alert").hidden = false;
+}
+
 function askKey(refused) {
   const dialog = $("ask");
-  $("refused").textContent = refused ? "The service does not know this key. Look at it again." : "";
+  $("refused").textContent = refused ? "This key was not accepted. Check it and try again." : "";
   $("secret").value = "";
   dialog.showModal();
   return new Promise((resolve, reject) => {
-    dialog.onclose = () => reject(new DOMException("given up", "AbortError"));
+    dialog.onclose = () => reject(new DOMException("cancelled", "AbortError"));
     $("ask-cancel").onclick = () => dialog.close();
     $("ask-form").onsubmit = (event) => {
       event.preventDefault();
-      resolve($("secret").value.trim());
+      const key = $("secret").value.trim();
+      if (!possible(key)) {
+        $("refused").textContent = "This cannot be the key: a key has at least one character, and no control characters.";
+        return;
+      }
+      resolve(key);
       dialog.close();
     };
   });
@@ -181,6 +199,7 @@ function askKey(refused) {
 
 async function speak() {
   $("alert").hidden = true;
+  $("record").disabled = true; // at once: a second click would open the microphone again
   try {
     const running = await record((seconds, loudness) => {
       $("recorded").textContent = clock(seconds);
@@ -188,7 +207,6 @@ async function speak() {
       if (seconds >= MOST_S) $("done").click();
     });
     $("recording").hidden = false;
-    $("record").disabled = true;
     $("done").focus();
     const finish = async (taken) => {
       $("recording").hidden = true;
@@ -200,7 +218,8 @@ async function speak() {
     $("done").onclick = () => finish(true);
     $("discard").onclick = () => finish(false);
   } catch (error) {
-    fail(error);
+    $("record").disabled = false;
+    complain(error);
   }
 }
 
@@ -239,7 +258,7 @@ $("file").addEventListener("change", () => {
   $("file").value = ""; // so that the same file can be chosen again
 });
 $("record").addEventListener("click", speak);
-$("cancel").addEventListener("click", () => work.abort());
+$("cancel").addEventListener("click", stop);
 $("model").addEventListener("change", () => file && look(file));
 $("margin").addEventListener("change", () => $("margin").reportValidity() && file && look(file));
 $("csv").addEventListener("click", () => download(`${stem()}-emotions.csv`, csv(rows, model.labels), "text/csv"));

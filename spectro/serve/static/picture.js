@@ -5,6 +5,7 @@ import { clock, make } from "./words.js";
 const INFERNO = [[0, 0, 4], [40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21], [250, 193, 39], [252, 255, 164]];
 const OPACITY = 0.7;
 const MARK_PX = 48; // an axis's marks are at least this far apart, and half of it from top to bottom
+const DIGIT_PX = 10; // of a mark late in a long recording, with what parts it from the next
 
 const $ = (id) => document.getElementById(id);
 
@@ -29,18 +30,30 @@ export class Picture {
     $("unexplained").hidden = true;
     this.#axes(answer);
     const place = strongest(heat, first, count);
-    const where = place && `most near ${clock(answer.start_s + place.x * answer.step_s)}, ${hertz(place.y, answer)}`;
-    $("about").textContent = `What speaks for ${answer.about}`;
-    $("strongest").textContent = where ? `Grad-CAM: ${where}` : `Grad-CAM: nothing speaks for ${answer.about}`;
+    const where = place && `strongest near ${clock(answer.start_s + place.x * answer.step_s)}, ${hertz(place.y, answer)}`;
+    $("about").textContent = `Evidence for ${answer.about}`;
+    $("strongest").textContent = where ? `Grad-CAM: ${where}` : `Grad-CAM: no evidence for ${answer.about}`;
     $("picture").setAttribute(
       "aria-label",
-      `Spectrogram from ${clock(Math.max(0, this.left))} to ${clock(this.left + this.length)}; ${where ?? "no place"} speaks for ${answer.about}`,
+      `Spectrogram from ${clock(Math.max(0, this.left))} to ${clock(this.left + this.length)}; ${where ? "" : "no "}evidence for ${answer.about}${where ? ` is ${where}` : ""}`,
     );
+  }
+
+  /** Forget what was shown, so that nothing old stands beside a new answer. */
+  clear() {
+    this.left = this.length = NaN;
+    $("seen").hidden = $("unexplained").hidden = true;
+    $("figure").hidden = $("switch").hidden = false;
+    $("about").textContent = "Evidence";
+    $("strongest").textContent = "";
+    $("picture").removeAttribute("aria-label");
+    for (const part of ["picture", "heat"]) $(part).width = 0;
+    for (const axis of ["frequencies", "times"]) $(axis).replaceChildren();
   }
 
   /** Say why there is none. */
   without(reason) {
-    $("about").textContent = "What speaks for it";
+    $("about").textContent = "Evidence";
     $("figure").hidden = $("switch").hidden = true;
     $("unexplained").textContent = `No explanation: ${reason}`;
     $("unexplained").hidden = false;
@@ -53,7 +66,8 @@ export class Picture {
   }
 
   #axes(answer) {
-    const room = $("plot").clientWidth / MARK_PX;
+    const digits = (this.left + this.length).toFixed(2).length;
+    const room = $("plot").clientWidth / Math.max(MARK_PX, DIGIT_PX * digits);
     const step = [0.1, 0.2, 0.25, 0.5, 1, 2, 5, 10].find((one) => this.length / one <= room) ?? 30;
     const times = [];
     for (let at = Math.ceil(this.left / step) * step; at <= this.left + this.length + 1e-9; at += step) {

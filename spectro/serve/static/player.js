@@ -25,14 +25,14 @@ export class Player {
   async load(file) {
     this.surfer?.destroy();
     URL.revokeObjectURL(this.address);
-    this.address = URL.createObjectURL(file);
-    this.audio.src = this.address;
+    const address = URL.createObjectURL(file);
+    this.audio.src = this.address = address;
     const seconds = await metadata(this.audio);
     $("unplayable").hidden = seconds !== null;
     $("play").disabled = seconds === null;
     $("wave").hidden = seconds === null;
     if (seconds !== null) await this.#draw(file, seconds);
-    this.setLength(seconds ?? 0);
+    if (address === this.address) this.setLength(seconds ?? 0); // and no other file has taken its place
     return seconds;
   }
 
@@ -73,7 +73,7 @@ export class Player {
     this.surfer.on("timeupdate", (now) => this.#tell(now));
     await new Promise((resolve) => this.surfer.once("ready", resolve));
     const { surfer, address } = this;
-    const plain = () => surfer.load(address, FLAT, seconds); // it plays, but browsers do not decode all that they play
+    const plain = () => surfer === this.surfer && surfer.load(address, FLAT, seconds); // it plays, but browsers do not decode all that they play
     if (seconds <= DECODED_S && file.size <= DECODED_BYTES) await surfer.loadBlob(file).catch(plain);
   }
 

@@ -6,7 +6,7 @@ const RAW = { channelCount: 1, echoCancellation: false, noiseSuppression: false,
 /** Record until `stop` or `discard` is called; `onBlock` is told the seconds so far and the loudness, 0 to 1. */
 export async function record(onBlock) {
   if (!navigator.mediaDevices || !window.AudioWorkletNode) {
-    throw new Error("This browser gives the microphone to pages on https:// or this machine alone; choose a file instead.");
+    throw new Error("This browser allows the microphone only on https:// pages and on this machine; choose a file instead.");
   }
   const stream = await navigator.mediaDevices.getUserMedia({ audio: RAW }).catch((error) => {
     throw new Error(`The microphone cannot be used (${error.message}); allow it in the browser, or choose a file instead.`);

@@ -13,10 +13,13 @@ export function csv(rows, labels) {
   return [header, ...lines].map((line) => `${line.map(cell).join(",")}\r\n`).join("");
 }
 
-/** A cell; a text that a spreadsheet would take for a formula begins with an apostrophe. */
+/** What a spreadsheet would take for a formula: the same texts as in the tables that the commands write. */
+const FORMULA = /^([=@\t\r]|[+-](?!\d+(\.\d+)?$))/;
+
+/** A cell; a formula begins with an apostrophe. */
 function cell(value) {
   if (value === null || value === undefined) return "";
-  const text = typeof value === "string" && /^[=+\-@\t\r]/.test(value) ? `'${value}` : String(value);
+  const text = typeof value === "string" && FORMULA.test(value) ? `'${value}` : String(value);
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }
 
