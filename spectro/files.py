@@ -19,6 +19,8 @@ from typing import Any, TypeAlias
 from filelock import FileLock, Timeout
 from isal import isal_zlib
 
+from spectro.errors import SpectroError
+
 TEMPORARY_SUFFIX = ".part"
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.part", re.DOTALL)
 _STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
@@ -112,13 +114,22 @@ class Appended:
 
 
 @contextmanager
-def held(path: Path) -> Iterator[bool]:
+def held(path: Path, wait_s: float = 0) -> Iterator[bool]:
     """Hold a lock file while the block runs; yields whether nobody else holds it.
 
     The file stays, so that all who ask hold the same one. It is free again however a process ends.
+
+    Args:
+        path: the lock file.
+        wait_s: how long to wait for one that another holds, in seconds.
+
+    Raises:
+        SpectroError: it is a symbolic link, through which another file would be opened for writing.
     """
+    if path.is_symlink():
+        raise SpectroError(f"{printable(path)}: is a symbolic link, and no lock of spectro's; remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, timeout=0)
+    lock = FileLock(path, timeout=wait_s)
     try:
         lock.acquire()
     except Timeout:
@@ -168,20 +179,26 @@ def read_json(path: Path) -> Any:
         return None
 
 
-def read_foreign_json(path: Path) -> Any:
+def read_foreign_json(path: Path, *, max_bytes: int = FOREIGN_JSON_BYTES, finite: bool = True) -> Any:
     """Return the content of a JSON file that anyone may have written: short, shallow, and JSON in the strict sense.
+
+    Args:
+        path: the file.
+        max_bytes: how large it may be.
+        finite: refuse NaN and infinite numbers, which Python's writers know and JSON does not.
 
     Raises:
         OSError: it cannot be read.
         ValueError: it is no JSON, or has NaN or infinite numbers, or text that UTF-8 cannot hold; or it is larger than
-            `FOREIGN_JSON_BYTES` or nested deeper than `FOREIGN_JSON_DEPTH`, which nothing of ours is.
+            `max_bytes` or nested deeper than `FOREIGN_JSON_DEPTH`, which nothing of ours is.
     """
     with path.open("rb") as file:
-        content = file.read(FOREIGN_JSON_BYTES + 1)
-    if len(content) > FOREIGN_JSON_BYTES:
-        raise ValueError(f"it is larger than {FOREIGN_JSON_BYTES} bytes")
+        content = file.read(max_bytes + 1)
+    if len(content) > max_bytes:
+        raise ValueError(f"it is larger than {max_bytes} bytes")
+    number = _finite if finite else float
     try:
-        found = json.loads(content.decode(), parse_constant=_finite, parse_float=_finite)
+        found = json.loads(content.decode(), parse_constant=number, parse_float=number)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     _check_plain(found, FOREIGN_JSON_DEPTH)

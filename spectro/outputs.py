@@ -1,29 +1,34 @@
 """Whose a file is that a run is about to write, one run at a time, and tables of text that any program reads back.
 
 Nothing is written over an input, nor over a file that is not ours. A file is ours when the list `.spectro` in its
-folder names it; names are entered before files are written, and taken out again if a run leaves no such file. What was
-written before there were such lists is known by what only spectro writes: a table's journal, a rendering's settings.
+folder names it. A line of the list is a name, or a name and a mark (size and CRC-32); the last line of a name counts.
+Names are entered before files are written. When a run ends, names of which there is no file are taken out, and files
+get their marks; a file that is another than its mark says was changed or replaced since, and is not ours. A name
+without a mark is ours: its run was killed, or is older than marks, or it is a folder. What was written before there
+were such lists is known by what only spectro writes: a table's journal, a rendering's settings.
 
 A cell of a CSV that a spreadsheet would take for a formula (it begins with = @ a tab, or with + or - and is no number)
 gets ./ in front if it is a path, which names the same file, and an apostrophe otherwise.
 """
 
 import csv
+import errno
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spectro.errors import SpectroError
-from spectro.files import held, printable, remove_leftovers, write_bytes
+from spectro.files import content_mark, held, printable, remove_leftovers, write_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
 
 LIST, LOCK = ".spectro", ".lock"
+LIST_LOCK, LIST_WAIT_S = ".spectro.lock", 60.0
 LINE_END = "\r\n\0"
 """Of rows in the making: the csv module quotes cells that hold a part of it, and no cell holds it all."""
 
@@ -43,6 +48,7 @@ def claimed(
     error: type[SpectroError],
     inputs: Iterable[Path] = (),
     known: bool = False,
+    edited: Container[Path] = (),
     run: str = "run",
     way_out: str = "choose another --out",
 ) -> Iterator[None]:
@@ -53,7 +59,8 @@ def claimed(
         lock: lock file of the output, the same for all runs that write it.
         error: what is raised.
         inputs: what is read, never to be written over.
-        known: the files are ours, whatever the lists say.
+        known: files that no list names are ours, too.
+        edited: those of the files that may have been changed since they were written: they are read before.
         run: what another one that writes there is called.
         way_out: what the user can do about a file that is not ours.
 
@@ -61,7 +68,7 @@ def claimed(
         SpectroError: of the kind `error`: a file is an input or not ours, or another run writes there.
     """
     wanted = list(files)
-    check_ours(wanted, error=error, inputs=inputs, known=known, way_out=way_out)
+    check_ours(wanted, error=error, inputs=inputs, known=known, edited=edited, way_out=way_out)
     with held(lock) as free:
         if not free:
             where = lock.parent if lock.name == LOCK else lock.with_name(lock.name[1 : -len(LOCK)])
@@ -73,7 +80,7 @@ def claimed(
             yield
         finally:
             for folder, names in _by_folder(wanted).items():
-                _take_out(folder, names)
+                _release(folder, names)
 
 
 def check_ours(
@@ -82,9 +89,10 @@ def check_ours(
     error: type[SpectroError],
     inputs: Iterable[Path] = (),
     known: bool = False,
+    edited: Container[Path] = (),
     way_out: str = "choose another --out",
 ) -> None:
-    """Refuse to write over inputs, and over files that are not ours.
+    """Refuse to write over inputs, and over files that are not ours; arguments are those of `claimed`.
 
     Raises:
         SpectroError: of the kind `error`: a file is an input or not ours.
@@ -93,21 +101,28 @@ def check_ours(
     if not there:
         return
     read = {identity for path in inputs if (identity := _identity(path)) is not None}
-    lists: dict[Path, set[str]] = {}
+    lists: dict[Path, dict[str, str | None]] = {}
     for path in there:
         if _identity(path) in read:
             raise error(f"{printable(path)}: is an input, and would be overwritten; {way_out}")
-        if not known and path.name not in lists.setdefault(path.parent, _entered(path.parent)):
+        entered = lists[path.parent] if path.parent in lists else lists.setdefault(path.parent, _entered(path.parent))
+        if not known and path.name not in entered:
             raise error(f"{printable(path)}: is there already, and spectro did not make it; {way_out}, or move it away")
+        if path not in edited and (mark := entered.get(path.name)) and mark != _mark(path):
+            raise error(f"{printable(path)}: was changed since spectro wrote it; {way_out}, or move it away")
 
 
 def enter(files: Iterable[Path]) -> None:
-    """Enter files that are about to be written in the lists of their folders; several runs may do so at a time."""
+    """Enter files that are about to be written in the lists of their folders; several runs may do so at a time.
+
+    Raises:
+        SpectroError: a list is a symbolic link, or another run keeps it locked.
+    """
     for folder, names in _by_folder(files).items():
-        if new := sorted(names - _entered(folder)):
-            folder.mkdir(parents=True, exist_ok=True)
-            with (folder / LIST).open("a", encoding="ascii") as stream:
-                stream.write("\n" + "".join(json.dumps(name) + "\n" for name in new))
+        with _own_list(folder):
+            entered = _entered(folder)
+            if new := [name for name in sorted(names) if entered.get(name, "") is not None]:
+                _append(folder / LIST, "\n" + "".join(json.dumps(name) + "\n" for name in new))
 
 
 def cell(column: str, value: str) -> str:
@@ -157,27 +172,74 @@ def _by_folder(files: Iterable[Path]) -> dict[Path, set[str]]:
     return found
 
 
-def _entered(folder: Path) -> set[str]:
-    """Return the names in a folder's list; lines that a kill cut off are passed over."""
+@contextmanager
+def _own_list(folder: Path) -> Iterator[None]:
+    """Have a folder's list to oneself while the block runs, which is short."""
+    with held(folder / LIST_LOCK, wait_s=LIST_WAIT_S) as free:
+        if not free:
+            raise SpectroError(
+                f"{printable(folder / LIST)}: another run keeps it locked; try again when that has ended"
+            )
+        yield
+
+
+def _append(path: Path, text: str) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+    _check_no_link(path)  # for systems that cannot refuse one while they open it
+    try:
+        with os.fdopen(os.open(path, flags, 0o666), "w", encoding="ascii") as stream:
+            stream.write(text)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            _check_no_link(path)
+        raise
+
+
+def _check_no_link(path: Path) -> None:
+    if path.is_symlink():
+        raise SpectroError(f"{printable(path)}: is a symbolic link, which spectro does not write through; remove it")
+
+
+def _entered(folder: Path) -> dict[str, str | None]:
+    """Return the names in a folder's list, and their marks, if any; lines that a kill cut off are passed over.
+
+    Raises:
+        SpectroError: the list is a symbolic link.
+    """
+    _check_no_link(folder / LIST)
     try:
         lines = (folder / LIST).read_text(encoding="ascii", errors="replace").splitlines()
     except OSError:
-        return set()
-    names = set()
+        return {}
+    names: dict[str, str | None] = {}
     for line in lines:
         try:
-            names.add(str(json.loads(line)))
+            found = json.loads(line)
         except ValueError:
             continue
+        if isinstance(found, str):
+            names[found] = None
+        elif isinstance(found, list) and len(found) == 2 and all(isinstance(one, str) for one in found):
+            names[found[0]] = found[1]
     return names
 
 
-def _take_out(folder: Path, names: set[str]) -> None:
-    """Take names out of a folder's list of which there is no file."""
-    gone = {name for name in names if not os.path.lexists(folder / name)}
-    if gone and (entered := _entered(folder)) & gone:
-        kept = sorted(entered - gone)
+def _mark(path: Path) -> str | None:
+    """Return what tells a file's content from another; None of what is no regular file, or cannot be read."""
+    try:
+        return content_mark(path)
+    except OSError:
+        return None
+
+
+def _release(folder: Path, names: set[str]) -> None:
+    """Take names out of a folder's list of which there is no file, and mark the files of the others."""
+    marks = {name: _mark(folder / name) for name in names if os.path.lexists(folder / name)}
+    with _own_list(folder):
+        entered = _entered(folder)
+        kept = {name: mark for name, mark in entered.items() if name not in names} | marks
         if kept:
-            write_bytes(folder / LIST, "".join(json.dumps(name) + "\n" for name in kept).encode())
+            lines = [json.dumps(name if mark is None else [name, mark]) for name, mark in sorted(kept.items())]
+            write_bytes(folder / LIST, "".join(f"{line}\n" for line in lines).encode())
         else:
-            (folder / LIST).unlink()
+            (folder / LIST).unlink(missing_ok=True)

@@ -2,15 +2,17 @@ import csv
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from spectro.errors import PredictionError
+from spectro.errors import PredictionError, SpectroError
 from spectro.files import (
     Appended,
     content_mark,
@@ -23,7 +25,7 @@ from spectro.files import (
     sign,
     write_bytes,
 )
-from spectro.outputs import LIST, check_ours, claimed, rows_text, table_bytes
+from spectro.outputs import LIST, LIST_LOCK, check_ours, claimed, lock_of, rows_text, table_bytes
 from tests.conftest import REPOSITORY
 
 EVIL = "a\x1b[31m\x9b0m\r\n\t\u202eb\u2066\u2028\u2029\x85\x7f\x00c\ud800"
@@ -130,6 +132,7 @@ def test_leftovers_of_killed_runs_go_and_all_else_stays(tmp_path: Path) -> None:
 
 FULL = """
 import resource, signal, sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from spectro.cli import run_verb
 from spectro.files import Appended, replacing, write_bytes
@@ -191,7 +194,7 @@ def test_what_is_not_ours_is_refused_and_what_is_ours_is_not(tmp_path: Path) -> 
         with claimed([path, tmp_path / "sub" / "a\nb"], lock=lock, error=PredictionError):
             write_bytes(path, b"ours")
             write_bytes(tmp_path / "sub" / "a\nb", b"ours")
-    assert json.loads((tmp_path / LIST).read_text()) == "rows.csv"
+    assert json.loads((tmp_path / LIST).read_text()) == ["rows.csv", content_mark(path)]
 
 
 def test_what_a_run_did_not_write_does_not_become_ours(tmp_path: Path) -> None:
@@ -201,6 +204,55 @@ def test_what_a_run_did_not_write_does_not_become_ours(tmp_path: Path) -> None:
     path.write_text("mine")
     with pytest.raises(PredictionError, match="is there already"):
         check_ours([path], error=PredictionError)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_what_was_changed_since_it_was_written_is_not_replaced(tmp_path: Path, known: bool) -> None:
+    path, lock = tmp_path / "rows.csv", tmp_path / ".lock"
+    with claimed([path], lock=lock, error=PredictionError):
+        path.write_text("ours")
+        with (tmp_path / LIST).open() as entered:
+            claim = entered.read()
+    path.unlink()
+    path.write_text("mine")
+    changed = pytest.raises(
+        PredictionError, match=r"rows\.csv: was changed since spectro wrote it; choose another --out"
+    )
+    with changed, claimed([path], lock=lock, error=PredictionError, known=known):
+        pytest.fail("it was taken")
+    assert path.read_text() == "mine"
+    check_ours([path], error=PredictionError, edited=[path])
+    path.write_text("ours")
+    check_ours([path], error=PredictionError)
+    (tmp_path / LIST).write_text(claim)  # as a run leaves it that is killed, and as versions without marks did
+    path.write_text("half")
+    with claimed([path], lock=lock, error=PredictionError):
+        path.write_text("whole")
+    check_ours([path], error=PredictionError)
+
+
+@pytest.mark.parametrize("name", [LIST, LIST_LOCK, ".lock"])
+def test_neither_list_nor_lock_is_written_through_a_link(tmp_path: Path, name: str) -> None:
+    mine, folder = tmp_path / "mine", tmp_path / "out"
+    mine.write_text("mine")
+    folder.mkdir()
+    (folder / name).symlink_to(mine)
+    linked = pytest.raises(SpectroError, match=rf"{re.escape(name)}: is a symbolic link.*; remove it")
+    with linked, claimed([folder / "a"], lock=folder / ".lock", error=PredictionError):
+        pytest.fail("it was taken")
+    assert mine.read_text() == "mine"
+
+
+def test_outputs_of_one_folder_that_end_together_keep_each_others_names(tmp_path: Path) -> None:
+    def write(number: int) -> None:
+        for turn in range(5):
+            path = tmp_path / f"{number}-{turn}"
+            with claimed([path, tmp_path / f"{number}-gone"], lock=lock_of(path), error=PredictionError):
+                path.write_text("ours")
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(write, range(4)))
+    check_ours([tmp_path / f"{number}-{turn}" for number in range(4) for turn in range(5)], error=PredictionError)
 
 
 def test_inputs_are_refused_by_any_name_of_theirs(tmp_path: Path) -> None:

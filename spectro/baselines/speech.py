@@ -26,7 +26,7 @@ from scipy.special import softmax
 from spectro.baselines.results import Clips, report, run_folder, show, write_run
 from spectro.corpora.splits import PARTS, Part
 from spectro.errors import FeatureError, TrainingError, WeightsError
-from spectro.files import printable, read_foreign_json, read_json, write_json
+from spectro.files import printable, read_foreign_json, read_json, write_bytes, write_json
 from spectro.learn.figures import confusion, figures
 from spectro.learn.schema import anything, keyed, many, optional, record, text
 from spectro.learn.state import unusable
@@ -36,7 +36,7 @@ from spectro.signal.audio import Waveform
 from spectro.signal.augment import AugmentSettings
 
 MODEL, TRAINING, SETTINGS_FILE, LOCK = "model", "training", "settings.json", ".lock"
-STATE_FILE = "trainer_state.json"
+STATE_FILE, STATE_BYTES = "trainer_state.json", 2**24
 STATE = record({"log_history": many(keyed(anything))}, {"best_model_checkpoint": optional(text())})
 """What transformers' state of a run must hold."""
 WARMUP = 0.1
@@ -394,20 +394,26 @@ def _saved(folder: Path) -> list[Path]:
 def _check_saved(saved: Path) -> None:
     """Raise TrainingError if a state cannot be read."""
     try:
-        STATE(read_foreign_json(saved / STATE_FILE), "")
+        STATE(_read_state(saved), "")
         with safe_open(saved / "model.safetensors", "pt") as file:
             file.keys()
     except (OSError, ValueError, SafetensorError) as error:
         raise unusable(saved, (str(error).strip() or type(error).__name__).splitlines()[0]) from error
 
 
+def _read_state(saved: Path) -> Any:
+    """Return what transformers noted of a run, where a loss or a gradient may be NaN, and each logged step is a row."""
+    return read_foreign_json(saved / STATE_FILE, max_bytes=STATE_BYTES, finite=False)
+
+
 def _bring_along(saved: Path) -> None:
     """Make a state name the best epoch where it is now, so that a run that was moved keeps it."""
-    state = read_foreign_json(saved / STATE_FILE)
+    state = _read_state(saved)
     if best := state.get("best_model_checkpoint"):
         moved = str(saved.with_name(Path(best).name))
         if moved != best:
-            write_json(saved / STATE_FILE, state | {"best_model_checkpoint": moved})
+            content = json.dumps(state | {"best_model_checkpoint": moved}, indent=2)  # with its NaN
+            write_bytes(saved / STATE_FILE, (content + "\n").encode())
 
 
 def run(settings: SpeechSettings) -> int:

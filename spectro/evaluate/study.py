@@ -72,13 +72,14 @@ def study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
         if not free:
             raise EvaluationError(f"{printable(settings.runs)}: another study works there; wait, or name other --runs")
         page, way_out = settings.page, "choose another --report"
-        check_ours([page], error=EvaluationError, known=is_page(page), way_out=way_out)
+        check_ours([page], error=EvaluationError, known=is_page(page), edited=[page], way_out=way_out)
         with claimed(
             [settings.table, settings.pooled, page],
             lock=lock_of(settings.table),
             error=EvaluationError,
             inputs=[] if settings.published is None else [settings.published],
             known=True,  # tables by their columns, when they are read
+            edited=[settings.table, settings.pooled, page],
             run="study",
             way_out="choose another --table",
         ):

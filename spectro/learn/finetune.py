@@ -57,18 +57,18 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
     net = SpectrogramNet(settings.backbone, len(data.labels), hidden=settings.hidden, dropout=settings.dropout)
     net.check_size(data.spec.height, data.spec.width)
     identity = _identity(settings, data)
-    resume = _find_run(out, identity, settings.overwrite)
-    _check_folder(out)
-    weights = load_weights(net, settings.weights)
-    origin = describe(settings, data, weights, identity)
-    net.to(memory_format=torch.channels_last)
-    unaltered = not (settings.mask or settings.train.mixup or settings.train.cutmix)
-    model = Classifier(net, settings.train, settings.seed, data.class_weights(), data.log_prior(), unaltered)
     with warnings.catch_warnings():
         silence()
         curves = Curves(out)
         trainer = make_trainer(settings, out, curves)
-        with _alone(out, first=trainer.is_global_zero):
+        with _alone(out, first=trainer.is_global_zero):  # before what lies there is looked at
+            resume = _find_run(out, identity, settings.overwrite)
+            _check_folder(settings)
+            weights = load_weights(net, settings.weights)
+            origin = describe(settings, data, weights, identity)
+            net.to(memory_format=torch.channels_last)
+            unaltered = not (settings.mask or settings.train.mixup or settings.train.cutmix)
+            model = Classifier(net, settings.train, settings.seed, data.class_weights(), data.log_prior(), unaltered)
             if resume is None and trainer.is_global_zero:
                 shutil.rmtree(out / TRAINING, ignore_errors=True)
                 write_json(out / TRAINING / RUN_FILE, identity)
@@ -106,6 +106,8 @@ def _fit(trainer: pl.Trainer, model: Classifier, data: PictureDataModule, resume
         trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
     except SystemExit as error:
         raise KeyboardInterrupt from error  # Lightning exits when it is interrupted
+    except torch.OutOfMemoryError:
+        raise  # says nothing about the state
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         if resume is None or curves.begun:
             raise
@@ -158,11 +160,13 @@ def _identity(settings: FinetuneSettings, data: PictureDataModule) -> dict[str, 
     return identity
 
 
-def _check_folder(out: Path) -> None:
-    """Refuse to write over what is not of a run: a stranger's weights, or a folder named like ours."""
+def _check_folder(settings: FinetuneSettings) -> None:
+    """Refuse to write over inputs, and over what is not of a run: a stranger's weights, or a folder named like ours."""
+    out, weights = settings.folder, Path(settings.weights)
     known = (out / TRAINING / RUN_FILE).exists() or (out / DESCRIPTION_FILE).exists()
     names = (WEIGHTS_FILE, CARD_FILE, "curves.csv", "curves.png", TRAINING)
-    check_ours([out / name for name in names], error=TrainingError, known=known)
+    inputs = [settings.index, weights, weights / WEIGHTS_FILE]
+    check_ours([out / name for name in names], error=TrainingError, inputs=inputs, known=known)
 
 
 def _find_run(out: Path, identity: dict[str, Any], overwrite: bool) -> Path | None:

@@ -110,8 +110,8 @@ def read_state(path: Path) -> State:
 def unusable(path: Path, reason: str) -> TrainingError:
     """Return the error that says that a run cannot go on from a file."""
     return TrainingError(
-        f"{printable(path)}: no run can go on from it ({reason}); delete {printable(path.parent)}, and start anew with "
-        "--overwrite true"
+        f"{printable(path)}: training cannot be resumed from it ({reason}); delete {printable(path.parent)}, "
+        "and start again with --overwrite true"
     )
 
 

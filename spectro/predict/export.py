@@ -9,12 +9,13 @@ or 3, height, width), and gives `probabilities`, float32 of shape (any, labels),
 import hashlib
 import importlib.util
 import logging
+import os
 import shutil
 import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from itertools import islice, product
 from pathlib import Path
@@ -24,9 +25,10 @@ import numpy as np
 import soxr
 
 from spectro.errors import CheckpointError, ExportError, PredictionError
-from spectro.files import printable, write_json
+from spectro.files import held, printable, write_json
 from spectro.learn import description as descriptions
 from spectro.learn.description import CARD_FILE, DESCRIPTION_FILE, EXPORT_FILE
+from spectro.outputs import lock_of
 from spectro.predict.engines import (
     EXPORTER,
     IR_FILE,
@@ -80,8 +82,7 @@ def run(settings: ExportSettings) -> int:
     """Run the verb; returns its exit code."""
     folder = (settings.checkpoint or default_checkpoint()).resolve()
     out = settings.out or folder.with_name(f"{folder.name}-export")
-    if out.exists() and not _replaceable(out):
-        raise PredictionError(f"{printable(out)}: is there, and no export; choose another --out")
+    _check_replaceable(out)
     spec = descriptions.Description.from_dict(descriptions.read(folder), folder).spec
     pictures = synthetic(spec) if settings.index is None else _rendered(settings.index, spec)
     found = export(folder, out, list(islice(pictures, settings.pictures)))
@@ -94,12 +95,37 @@ def run(settings: ExportSettings) -> int:
     return 0
 
 
-def _replaceable(out: Path) -> bool:
-    """Tell whether a folder holds nothing but an earlier export."""
-    if not out.is_dir():
-        return False
-    names = {path.name for path in out.iterdir()}
-    return names <= FILES and (not names or "export" in descriptions.read(out))
+def _check_replaceable(out: Path) -> None:
+    """Raise PredictionError if a folder holds anything but an earlier export."""
+    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if os.path.lexists(out) and not (
+        out.is_dir() and names <= FILES and (not names or "export" in descriptions.read(out))
+    ):
+        raise PredictionError(f"{printable(out)}: is there, and no export; choose another --out")
+
+
+@contextmanager
+def _alone(out: Path) -> Iterator[None]:
+    """Have an export's folder to oneself, and bring back what a killed run moved aside.
+
+    Raises:
+        PredictionError: another run writes there, or what lies there is no export.
+    """
+    with held(lock_of(out)) as free:
+        if not free:
+            raise PredictionError(f"{printable(out)}: another run writes there; wait, or name another --out")
+        before = _before(out)
+        if before.exists() and out.exists():
+            shutil.rmtree(before)
+        elif before.exists():
+            before.rename(out)
+        _check_replaceable(out)
+        yield
+
+
+def _before(out: Path) -> Path:
+    """Return where an earlier export lies while a new one takes its place."""
+    return out.with_name(f".{out.name}.before")
 
 
 def export(
@@ -120,6 +146,7 @@ def export(
 
     Raises:
         CheckpointError: the folder holds no checkpoint, or one whose answers are not finite.
+        PredictionError: with `replace`, what `out` holds is no export, or another run writes there.
         ExportError: there is no picture to compare on, or the network cannot be exported, or computes something else
             afterwards.
     """
@@ -135,7 +162,10 @@ def export(
         raise ExportError("nothing is here to compare an export with: install spectro[onnx] or spectro[openvino]")
     checkpoint = checkpoints.load(folder)
     out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name:
+    with (
+        _alone(out) if replace else nullcontext(),
+        tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as name,
+    ):
         work = Path(name) / "export"
         work.mkdir()
         if (folder / CARD_FILE).exists():
@@ -154,9 +184,11 @@ def export(
         content = descriptions.read(folder) | {"export": made}
         write_json(work / DESCRIPTION_FILE, content)
         if replace and out.exists():
-            shutil.rmtree(out)
+            out.rename(_before(out))  # a kill here leaves it, and the next run brings it back
         if replace or not out.exists():
             work.rename(out)
+        if replace:
+            shutil.rmtree(_before(out), ignore_errors=True)
     return found
 
 

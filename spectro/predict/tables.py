@@ -183,7 +183,7 @@ def claimed_table(out: Path, inputs: Iterable[Path], journal: Path | None = None
     Args:
         out: the table.
         inputs: what is read, never to be written over.
-        journal: what says that the table is ours if it is there; it is written, too.
+        journal: what says that the table is ours if it is there, unless it was changed since; it is written, too.
 
     Raises:
         PredictionError: the table is an input or not ours, or another run writes it.
@@ -191,7 +191,7 @@ def claimed_table(out: Path, inputs: Iterable[Path], journal: Path | None = None
     place = out.resolve()
     known = (journal is not None and journal.exists()) or (place.is_dir() and not shards(place))
     wanted = [place] if journal is None else [place, journal]
-    with claimed(wanted, lock=lock_of(place), error=PredictionError, inputs=inputs, known=known):
+    with claimed(wanted, lock=lock_of(place), error=PredictionError, inputs=inputs, known=known, edited=wanted[1:]):
         yield
 
 

@@ -1,3 +1,5 @@
+import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -7,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from spectro.baselines import speech
 from spectro.baselines.classical import ClassicalSettings, classical
@@ -181,7 +184,9 @@ def test_a_planted_pickle_is_not_run(world: World, networks: Path, settled: Path
     torch.save(Evil(tmp_path / "ran"), last / name)
     settings = _settings(world, networks, tmp_path / "run")
     if name in ("optimizer.pt", "scheduler.pt"):
-        with pytest.raises(TrainingError, match=rf"{last.name}: no run can go on from it .*more than tensors"):
+        with pytest.raises(
+            TrainingError, match=rf"{last.name}: training cannot be resumed from it .*more than tensors"
+        ):
             finetune(settings)
     else:
         finetune(settings)  # it has ended: no number is drawn any more, and these arguments are nobody's
@@ -197,9 +202,26 @@ def test_a_truncated_or_foreign_state_is_refused_in_a_sentence(
     for saved in (tmp_path / "run" / "training").glob("checkpoint-*"):
         whole = (saved / name).read_bytes()
         (saved / name).write_bytes(whole[: len(whole) // 2] if content is None else content)
-    with pytest.raises(TrainingError, match=r"checkpoint-\d+: no run can go on from it .*--overwrite true") as found:
+    with pytest.raises(
+        TrainingError, match=r"checkpoint-\d+: training cannot be resumed from it .*--overwrite true"
+    ) as found:
         finetune(_settings(world, networks, tmp_path / "run"))
     assert "\n" not in str(found.value)
+
+
+def test_a_long_run_with_gradients_that_are_no_numbers_goes_on_where_it_was_moved_to(tmp_path: Path) -> None:
+    saved = tmp_path / "checkpoint-2"
+    saved.mkdir()
+    save_file({"a": torch.zeros(1)}, saved / "model.safetensors")
+    history = [{"grad_norm": float("nan"), "loss": float("inf"), "note": "x" * 99} for _ in range(20_000)]
+    state = {"log_history": history, "best_model_checkpoint": "/gone/checkpoint-1"}
+    (saved / "trainer_state.json").write_text(json.dumps(state))
+    assert (saved / "trainer_state.json").stat().st_size > 2**21
+    speech._check_saved(saved)
+    speech._bring_along(saved)
+    found = json.loads((saved / "trainer_state.json").read_text())
+    assert found["best_model_checkpoint"] == str(tmp_path / "checkpoint-1")
+    assert math.isnan(found["log_history"][-1]["grad_norm"]) and found["log_history"][-1]["loss"] == math.inf
 
 
 def test_a_run_that_is_moved_keeps_its_best_epoch_and_a_damaged_one_starts_anew(

@@ -305,6 +305,41 @@ def test_two_runs_do_not_write_to_one_folder(world: World, tmp_path: Path) -> No
         finetune(finetune_settings(world.images, tmp_path / "run"))
 
 
+def test_a_folder_is_locked_before_what_lies_in_it_is_looked_at(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def look(out: Path, *_: object) -> None:
+        with held(out / ".lock") as free:
+            raise KeyError("free" if free else "locked")
+
+    monkeypatch.setattr("spectro.learn.finetune._find_run", look)
+    with pytest.raises(KeyError, match="locked"):
+        finetune(finetune_settings(world.images, tmp_path / "run"))
+
+
+def test_a_run_does_not_replace_the_weights_that_it_starts_from(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(world.checkpoint, out)
+    before = (out / "model.safetensors").read_bytes()
+    for weights in (out, out / "model.safetensors"):
+        with pytest.raises(TrainingError, match="is an input, and would be overwritten"):
+            finetune(finetune_settings(world.images, out, weights=str(weights), overwrite=True))
+    assert (out / "model.safetensors").read_bytes() == before
+    assert (out / "training" / "last.ckpt").exists()
+
+
+def test_running_out_of_memory_is_not_blamed_on_the_state(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fit(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    shutil.copytree(world.checkpoint, tmp_path / "run")
+    monkeypatch.setattr(pl.Trainer, "fit", fit)
+    with pytest.raises(torch.OutOfMemoryError):
+        finetune(finetune_settings(world.images, tmp_path / "run"))
+
+
 def test_a_finished_run_with_frozen_layers_is_written_again_as_it_was(world: World, tmp_path: Path) -> None:
     settings = finetune_settings(world.images, tmp_path / "run", train=TrainingSettings(epochs=1, plan="head"))
     finetune(settings)

@@ -87,7 +87,7 @@ def test_a_planted_pickle_is_not_run(world: World, run: Path, tmp_path: Path, na
         content = Evil(mark) if form != "inside" else {**read_state(run / name), "loops": {"a": Evil(mark)}}
         torch.save(content, run / name, _use_new_zipfile_serialization=form != "old")
     with pytest.raises(
-        TrainingError, match=rf"{re.escape(name)}: no run can go on from it .*--overwrite true"
+        TrainingError, match=rf"{re.escape(name)}: training cannot be resumed from it .*--overwrite true"
     ) as found:
         finetune(finetune_settings(world.images, run))
     assert "\n" not in str(found.value)
@@ -107,7 +107,9 @@ def test_a_truncated_or_foreign_state_is_refused_in_a_sentence(
 ) -> None:
     whole = (run / name).read_bytes()
     (run / name).write_bytes(whole[: len(whole) // 2] if content is None else content)
-    with pytest.raises(TrainingError, match=r"ckpt: no run can go on from it \(.+\); delete .*training, and") as found:
+    with pytest.raises(
+        TrainingError, match=r"ckpt: training cannot be resumed from it \(.+\); delete .*training, and"
+    ) as found:
         finetune(finetune_settings(world.images, run))
     assert "\n" not in str(found.value)
 
@@ -125,14 +127,14 @@ def test_a_truncated_or_foreign_state_is_refused_in_a_sentence(
 )
 def test_a_state_of_another_network_is_refused_in_a_sentence(world: World, run: Path, change: dict[str, Any]) -> None:
     torch.save(read_state(run / LAST) | change, run / LAST)
-    with pytest.raises(TrainingError, match=r"last\.ckpt: no run can go on from it") as found:
+    with pytest.raises(TrainingError, match=r"last\.ckpt: training cannot be resumed from it") as found:
         finetune(finetune_settings(world.images, run))
     assert "\n" not in str(found.value)
 
 
 def test_a_best_epoch_of_another_network_is_refused_in_a_sentence(world: World, run: Path) -> None:
     torch.save(read_state(run / BEST) | {"state_dict": {"net.head.1.weight": torch.zeros(3)}}, run / BEST)
-    with pytest.raises(TrainingError, match=r"best\.ckpt: no run can go on from it"):
+    with pytest.raises(TrainingError, match=r"best\.ckpt: training cannot be resumed from it"):
         finetune(finetune_settings(world.images, run))
 
 

@@ -13,10 +13,12 @@ import torch
 
 from spectro.cli import main
 from spectro.errors import CheckpointError, PredictionError
+from spectro.files import held
 from spectro.learn import checkpoint as checkpoints
 from spectro.learn.backbones import SpectrogramNet
 from spectro.learn.checkpoint import Checkpoint
 from spectro.learn.description import EXPORT_FILE, identity
+from spectro.outputs import lock_of
 from spectro.predict import engines, export
 from spectro.predict.explain import explain
 from spectro.predict.predictor import Predictor
@@ -73,6 +75,35 @@ def test_the_folder_says_what_was_compared(world: World, exported: Path) -> None
     assert (exported / "model.xml").exists() and not (exported / "model.safetensors").exists()
 
 
+def test_an_export_waits_for_nobody_and_replaces_only_exports(world: World, tmp_path: Path) -> None:
+    out = tmp_path / "net"
+    with held(lock_of(out)), pytest.raises(PredictionError, match="net: another run writes there; wait, or name"):
+        export.export(world.checkpoint, out, pictures(1))
+    out.mkdir()
+    (out / "mine").write_text("mine")
+    with pytest.raises(PredictionError, match="net: is there, and no export; choose another --out"):
+        export.export(world.checkpoint, out, pictures(1))
+    assert (out / "mine").exists()
+
+
+def test_a_kill_between_two_exports_loses_none(
+    exported: Path,
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    out = tmp_path / "net"
+    shutil.copytree(exported, tmp_path / ".net.before")  # as a run leaves it that is killed while it moves folders
+    monkeypatch.setattr(export, "_write_onnx", fail)
+    with pytest.raises(KeyboardInterrupt):
+        export.export(world.checkpoint, out, pictures(1))
+    assert {path.name for path in out.iterdir()} == {path.name for path in exported.iterdir()}
+    assert {path.name for path in tmp_path.iterdir()} == {"net", ".net.lock"}
+
+
 def test_an_export_that_computes_something_else_is_not_kept(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -84,7 +115,7 @@ def test_an_export_that_computes_something_else_is_not_kept(
     monkeypatch.setattr(export, "OnnxEngine", Wrong)
     with pytest.raises(export.ExportError, match=r"differ by 2\.0e-04 by onnxruntime"):
         export.export(world.checkpoint, tmp_path / "out", pictures(3))
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [lock_of(tmp_path / "out")]
 
 
 @pytest.mark.parametrize("backbone", ["cnn1d", "lstm", pytest.param("resnet10t", marks=pytest.mark.slow)])
@@ -221,7 +252,7 @@ def test_an_export_is_replaced_unless_another_process_was_faster(exported: Path,
     assert (tmp_path / "out/card.md").read_text() == "of before"
     export.export(world.checkpoint, tmp_path / "out", pictures(2), ir=False)
     assert (tmp_path / "out/card.md").read_text() == (world.checkpoint / "card.md").read_text()
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert {path.name for path in tmp_path.iterdir()} == {"out", ".out.lock"}
 
 
 def test_weights_come_before_an_export_that_lies_beside_them(world: World, exported: Path, tmp_path: Path) -> None:

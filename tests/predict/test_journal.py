@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -81,6 +82,22 @@ def test_what_is_done_is_not_done_again(world: World, tmp_path: Path, drawn: lis
     assert out.read_bytes() == first
     assert run(settings(world, out, world.corpus, resume=False)) == 0
     assert len(drawn) == 2 * before
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.parquet"])
+def test_a_table_that_was_edited_is_not_replaced(world: World, tmp_path: Path, wav: WriteWav, name: str) -> None:
+    path, out = wav(), tmp_path / name
+    assert run(settings(world, out, path)) == 0
+    assert run(settings(world, out, path)) == 0
+    edited = out.read_bytes() + b"\n"
+    out.write_bytes(edited)
+    with pytest.raises(
+        PredictionError, match=rf"{re.escape(name)}: was changed since spectro wrote it; choose another"
+    ):
+        run(settings(world, out, path))
+    assert out.read_bytes() == edited
+    out.unlink()
+    assert run(settings(world, out, path)) == 0
 
 
 def test_a_torn_line_and_changed_and_new_and_gone_recordings(
