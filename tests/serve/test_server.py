@@ -249,7 +249,7 @@ def test_a_port_in_use_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().err == ""
 
 
-def test_a_service_that_everybody_can_use_says_so(
+def test_a_service_that_anyone_can_use_says_so(
     world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Server, "run", lambda *_arguments, **_options: None)
@@ -259,7 +259,7 @@ def test_a_service_that_everybody_can_use_says_so(
         assert run(ServeSettings(checkpoint=world.checkpoint, host=host, port=0, page=False, device="cpu")) == 0
         first, *others = capsys.readouterr().err.splitlines()
         assert first.startswith(f"service at http://{host}:")
-        told[host, key] = [line for line in others if "everybody who reaches this machine" in line]
+        told[host, key] = [line for line in others if "anyone who can reach this machine" in line]
     assert {which for which, lines in told.items() if lines} == {("0.0.0.0", "")}
 
 
