@@ -20,7 +20,7 @@ def highpass(samples: Waveform, sample_rate: int) -> Waveform:
     """Return a recording without its baseline.
 
     The baseline is drawn through points 10 ms apart, each a weighted mean of the 20 ms around it, smoothed by a Hann
-    window of 140 ms: a linear-phase FIR filter that costs a twentieth of one with a tap a sample.
+    window of 140 ms: a linear-phase FIR filter.
 
     Args:
         samples: float32 of shape (samples,).

@@ -16,7 +16,6 @@ from spectro.predict.windows import SILENCE
 from tests.conftest import RATE, World
 
 CLIP = (0.5 * synthetic.synthesise(1, "happy", 0, 0) / np.abs(synthetic.synthesise(1, "happy", 0, 0)).max())[: 2 * RATE]
-NOISE = np.random.default_rng(0)
 
 
 def _wav(samples: np.ndarray) -> bytes:
@@ -55,10 +54,10 @@ SAME: dict[str, Callable[[], bytes]] = {
     "a constant": lambda: _wav(CLIP + 0.02),
     "opposite channels": lambda: _wav(np.stack([CLIP, -CLIP], axis=1)),
     "opposite channels and noise": lambda: _wav(
-        np.stack([CLIP, -CLIP], axis=1) + NOISE.normal(0, 1e-4, (len(CLIP), 2))
+        np.stack([CLIP, -CLIP], axis=1) + np.random.default_rng(0).normal(0, 1e-4, (len(CLIP), 2))
     ),
     "a pause": lambda: _around(np.zeros(10 * RATE)),
-    "a pause that is not quite silent": lambda: _around(NOISE.normal(0, 1e-4, 10 * RATE)),
+    "a pause that is not quite silent": lambda: _around(np.random.default_rng(0).normal(0, 1e-4, 10 * RATE)),
 }
 
 
@@ -87,14 +86,14 @@ def test_what_the_network_sees_is_what_it_sees_of_the_clean_clip(
 @pytest.mark.parametrize("level", [0.0, 1e-4])
 def test_nothing_but_a_constant_is_silence(predictor: Predictor, tmp_path: Path, level: float) -> None:
     path = tmp_path / "silence.wav"
-    path.write_bytes(_wav(0.02 + NOISE.normal(0, level, 5 * RATE)))
+    path.write_bytes(_wav(0.02 + np.random.default_rng(0).normal(0, level, 5 * RATE)))
     with pytest.raises(AudioError, match="is silent"):
         predictor.predict_wav(path)
     assert [segment.label for segment in predictor.timeline(path)] == [SILENCE]
 
 
 def _hiss(seconds: float, level_db: float) -> np.ndarray:
-    return NOISE.normal(0, 10 ** (level_db / 20), round(seconds * RATE))
+    return np.random.default_rng(0).normal(0, 10 ** (level_db / 20), round(seconds * RATE))
 
 
 def _with(samples: np.ndarray, sound: np.ndarray) -> np.ndarray:
