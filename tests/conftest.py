@@ -6,6 +6,7 @@ What is heavy to import is imported where it is used: pytest-xdist's controller,
 
 import gc
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
     from spectro.learn.settings import FinetuneSettings
 
 os.environ.setdefault("SPECTRO_ENGINE", "torch")  # an export of every test's network would take its time
+
+for _name, _action in {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}.items():
+    # nohup and a shell's & have a command's processes pass them over, and those that tests start with it
+    if (_signal := getattr(signal, _name, None)) is not None and signal.getsignal(_signal) is signal.SIG_IGN:
+        signal.signal(_signal, _action)
 
 RATE = 16_000
 SMALL = SpectrogramSpec(n_fft=512, win_length=400, hop_length=320, height=40, width=80)

@@ -27,7 +27,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("pipeline")
     synthetic.write(root / "corpus")
     out = root / "images"
-    render(RenderSettings(corpus="synthetic", source=root / "corpus", out=out, copies=1, spec=SPEC))
+    render(RenderSettings(corpus="synthetic", source=root / "corpus", out=out, copies=0, spec=SPEC))
     return out
 
 
@@ -37,7 +37,7 @@ def _train_and_measure(images: Path, out: Path) -> float:
         index=images,
         weights=str(REPOSITORY / "checkpoints/mobilenet-ravdess"),
         out=out,
-        train=TrainingSettings(epochs=5, mixup=0.0),
+        train=TrainingSettings(epochs=2, mixup=0.0),
         accelerator="cpu",
     )
     finetune(settings)

@@ -81,6 +81,7 @@ def traced() -> None:
         pytest.skip("strace is not here, or may not trace: whether libraries report is not looked at")
 
 
+@pytest.mark.slow  # every verb and every library under strace
 def test_nothing_is_told_and_nothing_is_kept_whatever_is_used(world: World, tmp_path: Path, traced: None) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("openvino")

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -204,12 +205,17 @@ def test_an_interrupt_ends_with_one_line_and_what_is_done_is_kept(world: World, 
         *("--out", str(out), "--copies", "40", "--workers", "2", f"--spec={world.images / 'spec.json'}"),
     ]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, start_new_session=True, text=True)
-    deadline = time.monotonic() + 120
-    while not any(out.glob("images/*.png")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)
-    _, said = process.communicate(timeout=120)  # ends when no process of the group holds the pipe any more
+    try:
+        deadline = time.monotonic() + 120
+        while not any(out.glob("images/*.png")):
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGINT)
+        _, said = process.communicate(timeout=120)  # ends when no process of the group holds the pipe any more
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
     told = ("labels:", "rendering:")
     lines = [line for line in re.split(r"[\r\n]+", said) if line.strip() and not line.startswith(told)]
     assert lines == ["spectro render: interrupted; run the same command again to go on"]

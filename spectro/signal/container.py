@@ -186,6 +186,8 @@ def _content(source: Source) -> bytes | mmap.mmap:
     if isinstance(source, str | os.PathLike):
         with Path(source).open("rb") as file:
             return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    if isinstance(source, io.BytesIO):
+        return source.getvalue()  # its own memory, where read() would copy it
     source.seek(0)
     return source.read()
 

@@ -349,10 +349,10 @@ def test_all_can_be_done_with_the_keyboard(visit: Open, wav: WriteWav) -> None:
                 return
         raise AssertionError(f"the Tab key does not reach {selector}")
 
+    # asked for before the keys: the browser does not wait for a request to hand its dialog over
+    page.on("filechooser", lambda chooser: chooser.set_files(long))
     tab_to("#file")
-    with page.expect_file_chooser() as chooser:
-        page.keyboard.press("Space")
-    chooser.value.set_files(long)
+    page.keyboard.press("Space")
     expect(page.locator("body")).to_have_attribute("data-state", "answer")
     tab_to("#play")
     page.keyboard.press("Enter")

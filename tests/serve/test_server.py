@@ -227,10 +227,13 @@ def test_a_hangup_ends_in_good_order(world: World) -> None:
     command = [sys.executable, "-m", "spectro", "serve", "--checkpoint", str(world.checkpoint), "--port", "0"]
     with subprocess.Popen([*command, "--page", "false"], stderr=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
         assert process.stderr is not None
-        port = int(process.stderr.readline().rpartition(":")[2])
-        assert requests.get(f"http://127.0.0.1:{port}/healthz", timeout=20).status_code == 200
-        process.send_signal(signal.SIGHUP)
-        assert (process.wait(30), process.stderr.read()) == (0, "")
+        try:
+            port = int(process.stderr.readline().rpartition(":")[2])
+            assert requests.get(f"http://127.0.0.1:{port}/healthz", timeout=20).status_code == 200
+            process.send_signal(signal.SIGHUP)
+            assert (process.wait(60), process.stderr.read()) == (0, "")
+        finally:
+            process.kill()
 
 
 def _listens(port: int) -> bool:
