@@ -28,7 +28,7 @@ import soundfile
 
 import spectro
 from spectro.learn.description import DESCRIPTION_FILE, WEIGHTS_FILE
-from spectro.predict.predictor import default_checkpoint
+from spectro.learn.locate import default_checkpoint
 from spectro.signal import image
 
 KINDS = {

@@ -23,12 +23,13 @@ from typing import Any
 import numpy as np
 from clips import spread
 
+from spectro.engines.base import batch
+from spectro.engines.export import export
 from spectro.learn import checkpoint as checkpoints
 from spectro.learn.backbones import SpectrogramNet
 from spectro.learn.checkpoint import Checkpoint
-from spectro.predict.engines import batch
-from spectro.predict.export import export
-from spectro.predict.predictor import Predictor, default_checkpoint
+from spectro.learn.locate import default_checkpoint
+from spectro.predict.predictor import Predictor
 from spectro.predict.rows import READERS, score_all
 from spectro.signal.spectrogram import SpectrogramSpec
 

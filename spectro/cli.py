@@ -32,7 +32,7 @@ VERBS = {
     "timeline": ("spectro.predict.timeline", "TimelineSettings", "tell what is heard when in long recordings"),
     "listen": ("spectro.predict.live", "ListenSettings", "follow a microphone or a stream"),
     "explain": ("spectro.predict.explain", "ExplainSettings", "show what in the pictures made the network decide"),
-    "export": ("spectro.predict.export", "ExportSettings", "write a checkpoint as ONNX and OpenVINO"),
+    "export": ("spectro.engines.export", "ExportSettings", "write a checkpoint as ONNX and OpenVINO"),
     "serve": ("spectro.serve.command", "ServeSettings", "run the HTTP service and the web page"),
     "features": ("spectro.baselines.features", "FeaturesSettings", "describe clips by features, hand-made or learnt"),
     "classical": ("spectro.baselines.classical", "ClassicalSettings", "train a scikit-learn classifier on features"),

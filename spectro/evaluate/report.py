@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from spectro.corpora.labels import label_clips
 from spectro.corpora.splits import LEAKS, data_fingerprint, full_names, heard, natural, speaker_names, split
+from spectro.engines.base import Chances, batch
 from spectro.errors import EvaluationError
 from spectro.evaluate import plots
 from spectro.evaluate.outcome import (
@@ -31,11 +32,10 @@ from spectro.evaluate.outcome import (
 from spectro.files import printable
 from spectro.learn.classifier import calibrate
 from spectro.learn.description import Description
+from spectro.learn.locate import default_checkpoint
 from spectro.outputs import LOCK, claimed
-from spectro.predict.engines import batch
 from spectro.predict.folder import predict_rows
-from spectro.predict.predictor import Predictor, default_checkpoint
-from spectro.predict.rows import Chances
+from spectro.predict.predictor import Predictor
 from spectro.render import read_index
 from spectro.signal import image
 

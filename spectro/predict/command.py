@@ -13,13 +13,14 @@ from types import FrameType
 
 from tqdm import tqdm
 
+from spectro.engines.base import EngineName, Precision
 from spectro.errors import PredictionError
 from spectro.files import Signature, fingerprint, printable, sign
 from spectro.learn.description import identity
-from spectro.predict.engines import EngineName, Precision
+from spectro.learn.locate import default_checkpoint
 from spectro.predict.folder import expand, predict_rows
 from spectro.predict.journal import Journal, beside, is_journal
-from spectro.predict.predictor import Predictor, default_checkpoint
+from spectro.predict.predictor import Predictor
 from spectro.predict.rows import Row
 from spectro.predict.tables import SHARD_ROWS, Record, Table, check_name, claimed_table, open_table
 from spectro.signal import audio
@@ -43,7 +44,7 @@ class PredictSettings:
             Parquet in shards; null prints CSV, and keeps no journal.
         batch_size: pictures that the network takes at a time.
         device: cpu, cuda, ...; null takes a GPU where there is one.
-        engine: what computes the network: torch, onnx or openvino (extras), or auto for the fastest that is installed.
+        engine: what computes the network; auto is the fastest that is installed (onnx and openvino are extras).
         precision: float32, or bfloat16 for more speed and less exact probabilities, but for close calls (torch,
             openvino).
         max_duration_s: recordings longer than this are refused, in seconds.

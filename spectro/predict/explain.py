@@ -19,13 +19,14 @@ from matplotlib.figure import Figure
 from torch import nn
 from tqdm import tqdm
 
+from spectro.engines.base import batch
 from spectro.errors import AudioError, ImageError, PredictionError
 from spectro.files import MESSAGE, printable, write_bytes
 from spectro.learn.backbones import SpectrogramNet
+from spectro.learn.locate import default_checkpoint
 from spectro.outputs import LOCK, claimed
-from spectro.predict.engines import batch
 from spectro.predict.folder import expand, stems
-from spectro.predict.predictor import Prediction, Predictor, Source, default_checkpoint
+from spectro.predict.predictor import Prediction, Predictor, Source
 from spectro.signal import image, spectrogram
 from spectro.signal.spectrogram import Image, SpectrogramSpec
 

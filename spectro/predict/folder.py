@@ -8,9 +8,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from spectro.engines.base import Scores
 from spectro.errors import PredictionError
 from spectro.files import MESSAGE, path_text, printable
-from spectro.predict.rows import Row, Scorer, Scores, score_all, verdict
+from spectro.predict.rows import Row, Scorer, score_all, verdict
 from spectro.signal import audio, image
 from spectro.signal.audio import recordings
 from spectro.signal.spectrogram import Image

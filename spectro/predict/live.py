@@ -11,10 +11,11 @@ from typing import Any, BinaryIO, Literal
 import numpy as np
 import numpy.typing as npt
 
+from spectro.engines.base import Chances, EngineName, Precision
 from spectro.errors import PredictionError
-from spectro.predict.engines import EngineName, Precision
-from spectro.predict.predictor import Predictor, default_checkpoint
-from spectro.predict.rows import Chances, Row, Scorer, verdict
+from spectro.learn.locate import default_checkpoint
+from spectro.predict.predictor import Predictor
+from spectro.predict.rows import Row, Scorer, verdict
 from spectro.predict.utterances import Cutter, WindowSettings, draw_samples
 from spectro.predict.windows import SILENCE
 from spectro.signal.audio import check_values
@@ -46,7 +47,7 @@ class ListenSettings:
             before in the same utterance.
         min_margin: the answer is `unsure` where the two most likely labels' probabilities are nearer than this, 0 to 1.
         device: cpu, cuda, ...; null takes a GPU where there is one.
-        engine: what computes the network: torch, onnx or openvino (extras), or auto for the fastest that is installed.
+        engine: what computes the network; auto is the fastest that is installed (onnx and openvino are extras).
         precision: float32, or bfloat16 for more speed and less exact probabilities, but for close calls (torch,
             openvino).
     """

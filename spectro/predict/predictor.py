@@ -5,17 +5,17 @@ from collections.abc import Iterator, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self, TypeAlias
 
 import numpy as np
 
-from spectro.errors import CheckpointError, ImageError, PredictionError
-from spectro.learn.description import DESCRIPTION_FILE
-from spectro.predict import engines
-from spectro.predict.engines import EngineName, Precision, TorchEngine
+from spectro.engines.base import Chances, Embedding, EngineName, Precision, Scores, batch
+from spectro.engines.choose import engine_for
+from spectro.engines.pytorch import TorchEngine
+from spectro.errors import ImageError, PredictionError
+from spectro.learn.locate import default_checkpoint
 from spectro.predict.folder import expand, predict_rows
-from spectro.predict.rows import Chances, Embedding, Row, Scores, check_batch_size, verdict
+from spectro.predict.rows import Row, check_batch_size, verdict
 from spectro.predict.utterances import WindowSettings
 from spectro.predict.windows import Segment, timeline
 from spectro.signal import audio, image, spectrogram
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO
 
-DEFAULT_CHECKPOINT = "mobilenet-ravdess"
 UNSURE = "unsure"
 
 
@@ -53,7 +52,7 @@ class Predictor:
     Args:
         checkpoint: a checkpoint, its folder, or the folder of an exported network.
         device: `cpu`, `cuda`, ...; None takes a GPU where there is one.
-        engine: what computes the network: `torch`, `onnx`, `openvino`, or `auto` for the fastest that is installed (or
+        engine: what computes the network: a name of `spectro.engines`, or `auto` for the fastest that is installed (or
             what the environment's SPECTRO_ENGINE names). `predictor.engine.name` says which it is.
         precision: `float32`, or `bfloat16` for more speed and less exact probabilities, but for close calls.
         max_duration_s: recordings longer than this are refused, in seconds; None for no limit. What is shown to the
@@ -84,7 +83,7 @@ class Predictor:
         if not 0 <= min_margin <= 1:
             raise PredictionError(f"min_margin is {min_margin}; it must lie between 0 and 1")
         self._source, self._device = checkpoint, device
-        self.checkpoint, self.engine = engines.make(checkpoint, engine, device=device, precision=precision)
+        self.checkpoint, self.engine = engine_for(checkpoint, engine, device=device, precision=precision)
         self.max_duration_s = max_duration_s
         self.min_margin = min_margin
 
@@ -190,7 +189,7 @@ class Predictor:
                 )
         if not len(pictures):
             return Scores(np.zeros((0, len(self.labels))), np.zeros((0, 0), np.float32))
-        return self.engine.scores(engines.batch(pictures))
+        return self.engine.scores(batch(pictures))
 
     @cached_property
     def torch_engine(self) -> TorchEngine:
@@ -201,7 +200,7 @@ class Predictor:
         """
         if isinstance(self.engine, TorchEngine):
             return self.engine
-        made = engines.make(self._source, "torch", device=self._device)[1]
+        made = engine_for(self._source, "torch", device=self._device)[1]
         assert isinstance(made, TorchEngine)
         return made
 
@@ -235,7 +234,7 @@ def load(
     Args:
         checkpoint: its folder; None for the shipped default.
         device: `cpu`, `cuda`, ...; None takes a GPU where there is one.
-        engine: `torch`, `onnx`, `openvino`, or `auto`: see `Predictor`.
+        engine: see `Predictor`.
         precision: `float32`, or `bfloat16` for more speed and less exact probabilities, but for close calls.
 
     Raises:
@@ -244,22 +243,3 @@ def load(
     """
     folder = default_checkpoint() if checkpoint is None else checkpoint
     return Predictor(folder, device=device, engine=engine, precision=precision)
-
-
-def default_checkpoint() -> Path:
-    """Return the folder of the shipped checkpoint: SPECTRO_CHECKPOINT, or the repository's, or the working folder's.
-
-    Raises:
-        CheckpointError: none of them is there.
-    """
-    if named := os.environ.get("SPECTRO_CHECKPOINT"):
-        return Path(named)
-    roots = (Path(__file__).resolve().parents[2], Path.cwd())
-    for root in roots:
-        folder = root / "checkpoints" / DEFAULT_CHECKPOINT
-        if (folder / DESCRIPTION_FILE).exists():
-            return folder
-    raise CheckpointError(
-        f"the shipped checkpoint checkpoints/{DEFAULT_CHECKPOINT} is not in {' or '.join(map(str, roots))}; "
-        "run from a clone of the repository, name a checkpoint, or set SPECTRO_CHECKPOINT"
-    )

@@ -9,30 +9,15 @@ from itertools import islice
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 
+from spectro.engines.base import Chances, Embedding, Scores
 from spectro.errors import AudioError, ImageError, PredictionError
 from spectro.learn.description import Description
 from spectro.signal.spectrogram import Image
 
 READERS = max(2, min(8, os.cpu_count() or 2))  # threads that draw; decoding keeps them from being more use
 
-Chances = npt.NDArray[np.float64]
-Embedding = npt.NDArray[np.float32]
 Item = TypeVar("Item")
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What the network makes of some pictures.
-
-    Args:
-        probabilities: float64 of shape (pictures, labels).
-        embeddings: float32 of shape (pictures, features): what the last layer of the network reads.
-    """
-
-    probabilities: Chances
-    embeddings: Embedding
 
 
 class Scorer(Protocol):

@@ -8,12 +8,13 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from spectro.engines.base import EngineName, Precision
 from spectro.errors import AudioError, PredictionError
 from spectro.files import path_text, printable, write_bytes, write_json
+from spectro.learn.locate import default_checkpoint
 from spectro.outputs import LOCK, claimed
-from spectro.predict.engines import EngineName, Precision
 from spectro.predict.folder import expand, reason_of, stems
-from spectro.predict.predictor import Predictor, default_checkpoint
+from spectro.predict.predictor import Predictor
 from spectro.predict.summary import Summary, audacity, webvtt
 from spectro.predict.tables import check_name, claimed_table, open_table
 from spectro.predict.utterances import WindowSettings
@@ -42,7 +43,7 @@ class TimelineSettings:
         min_margin: the answer is `unsure` where the two most likely labels' probabilities are nearer than this, 0 to 1.
         batch_size: pictures that the network takes at a time.
         device: cpu, cuda, ...; null takes a GPU where there is one.
-        engine: what computes the network: torch, onnx or openvino (extras), or auto for the fastest that is installed.
+        engine: what computes the network; auto is the fastest that is installed (onnx and openvino are extras).
         precision: float32, or bfloat16 for more speed and less exact probabilities, but for close calls (torch,
             openvino).
     """

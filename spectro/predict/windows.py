@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from spectro.engines.base import Chances, Scores
 from spectro.errors import AudioError
-from spectro.predict.rows import Chances, Row, Scorer, Scores, score_all, verdict
+from spectro.predict.rows import Row, Scorer, score_all, verdict
 from spectro.predict.utterances import Cutter, Window, WindowSettings, draw_samples
 from spectro.signal import stream
 from spectro.signal.audio import Waveform

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from spectro.predict.rows import Scores
+from spectro.engines.base import Scores
 from spectro.signal.spectrogram import Image
 
 

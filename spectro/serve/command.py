@@ -9,9 +9,10 @@ from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
+from spectro.engines.base import EngineName, Precision
 from spectro.errors import PredictionError
-from spectro.predict.engines import EngineName, Precision
-from spectro.predict.predictor import Predictor, default_checkpoint
+from spectro.learn.locate import default_checkpoint
+from spectro.predict.predictor import Predictor
 from spectro.serve.limits import Limits
 
 KEYS = "SPECTRO_API_KEY"
@@ -47,7 +48,7 @@ class ServeSettings:
         limits: what is taken.
         stop_s: time that requests have to end when the service is told to stop, in seconds.
         device: cpu, cuda, ...; null takes a GPU where there is one.
-        engine: what computes the network: torch, onnx or openvino (extras), or auto for the fastest that is installed.
+        engine: what computes the network; auto is the fastest that is installed (onnx and openvino are extras).
         precision: float32, or bfloat16 for more speed and less exact probabilities, but for close calls (torch,
             openvino).
     """

@@ -11,11 +11,11 @@ import pytest
 import torch
 from sklearn.metrics import recall_score
 
+from spectro.engines.base import batch
 from spectro.errors import EvaluationError
 from spectro.evaluate.metrics import calibration
 from spectro.evaluate.report import EvaluateSettings, adapted_chances, evaluate
 from spectro.learn.finetune import finetune
-from spectro.predict.engines import batch
 from spectro.predict.predictor import Predictor
 from spectro.render import RenderSettings, read_index, render
 from spectro.signal import image

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from spectro.cli import run_verb
+from spectro.engines.base import batch
 from spectro.errors import PredictionError
 from spectro.learn.backbones import SpectrogramNet
 from spectro.learn.checkpoint import Checkpoint
-from spectro.predict.engines import batch
 from spectro.predict.explain import draw, explain, explain_picture, moved
 from spectro.predict.predictor import Predictor
 from spectro.signal.spectrogram import SpectrogramSpec, band_of, first_column, mel_filterbank

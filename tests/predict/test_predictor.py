@@ -7,7 +7,7 @@ import torch
 
 import spectro
 from spectro.errors import AudioError, CheckpointError, ImageError
-from spectro.predict import predictor as predictors
+from spectro.learn import locate
 from spectro.predict.predictor import Predictor
 from spectro.render import read_index
 from spectro.signal import audio, spectrogram
@@ -92,7 +92,7 @@ def test_the_default_checkpoint_can_be_named_by_environment(
 
 def test_a_missing_default_checkpoint_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("SPECTRO_CHECKPOINT", raising=False)
-    monkeypatch.setattr(predictors, "DEFAULT_CHECKPOINT", "not-there")
+    monkeypatch.setattr(locate, "DEFAULT_CHECKPOINT", "not-there")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(CheckpointError, match="set SPECTRO_CHECKPOINT"):
         spectro.load()

@@ -12,9 +12,9 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 from starlette.exceptions import HTTPException
 
+from spectro.engines.base import Scores
 from spectro.errors import PredictionError
 from spectro.predict.predictor import Predictor
-from spectro.predict.rows import Scores
 from spectro.predict.windows import timeline
 from spectro.serve.batching import Batcher
 from spectro.serve.guard import Guard

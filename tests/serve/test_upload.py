@@ -11,9 +11,9 @@ import pytest
 import requests
 import soundfile
 
+from spectro.engines.base import Scores
 from spectro.errors import CheckpointError
 from spectro.predict.predictor import Predictor
-from spectro.predict.rows import Scores
 from spectro.serve.turns import CLIENT, FairThreads
 from tests.conftest import WriteWav
 from tests.serve.conftest import Running, Start, ask

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,11 @@ import pytest
 import torch
 
 from spectro.cli import main
+from spectro.engines import base, choose, export
+from spectro.engines.base import Scores
+from spectro.engines.onnx import OnnxEngine
+from spectro.engines.pytorch import TorchEngine
+from spectro.engines.registry import FOR_EXPORTS
 from spectro.errors import CheckpointError, PredictionError
 from spectro.files import held
 from spectro.learn import checkpoint as checkpoints
@@ -19,10 +25,8 @@ from spectro.learn.backbones import SpectrogramNet
 from spectro.learn.checkpoint import Checkpoint
 from spectro.learn.description import EXPORT_FILE, identity
 from spectro.outputs import lock_of
-from spectro.predict import engines, export
 from spectro.predict.explain import explain
 from spectro.predict.predictor import Predictor
-from spectro.predict.rows import Scores
 from spectro.signal.spectrogram import Image
 from tests.conftest import SMALL, World, WriteWav
 
@@ -46,13 +50,18 @@ def exported(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("SPECTRO_ENGINE")
-    monkeypatch.setattr(engines, "_has_gpu", lambda: False)
+    monkeypatch.setattr(choose, "_has_gpu", lambda: False)
     return tmp_path / "cache/spectro"
+
+
+def test_every_engine_can_be_named() -> None:
+    assert get_args(base.EngineName) == ("auto", TorchEngine.key, *FOR_EXPORTS)
+    assert [(key, engine.package) for key, engine in FOR_EXPORTS.items()] == ENGINES
 
 
 @pytest.mark.parametrize(("engine", "package"), ENGINES)
 def test_an_export_gives_the_networks_probabilities_and_embeddings(
-    world: World, exported: Path, engine: engines.EngineName, package: str
+    world: World, exported: Path, engine: base.EngineName, package: str
 ) -> None:
     expected = Predictor(world.trained)
     found = Predictor(exported, engine=engine)
@@ -107,12 +116,12 @@ def test_a_kill_between_two_exports_loses_none(
 def test_an_export_that_computes_something_else_is_not_kept(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Wrong(engines.OnnxEngine):
-        def scores(self, some: engines.Pictures) -> engines.Scores:
+    class Wrong(OnnxEngine):
+        def scores(self, some: base.Pictures) -> Scores:
             found = super().scores(some)
-            return engines.Scores(found.probabilities + 2e-4, found.embeddings)
+            return Scores(found.probabilities + 2e-4, found.embeddings)
 
-    monkeypatch.setattr(export, "OnnxEngine", Wrong)
+    monkeypatch.setitem(FOR_EXPORTS, "onnx", Wrong)
     with pytest.raises(export.ExportError, match=r"differ by 2\.0e-04 by onnxruntime"):
         export.export(world.checkpoint, tmp_path / "out", pictures(3))
     assert list(tmp_path.iterdir()) == [lock_of(tmp_path / "out")]
@@ -172,7 +181,7 @@ def test_what_an_engine_cannot_do_is_refused(world: World, exported: Path, monke
         Predictor(world.trained, engine="onnx")
     with pytest.raises(CheckpointError, match="holds an exported network"):
         Predictor(exported, engine="torch")
-    monkeypatch.setitem(engines.PACKAGE, "onnx", "no_such_package")
+    monkeypatch.setattr(OnnxEngine, "package", "no_such_package")
     with pytest.raises(PredictionError, match=r"needs no_such_package: install spectro\[onnx\]"):
         Predictor(exported, engine="onnx")
 
@@ -180,7 +189,7 @@ def test_what_an_engine_cannot_do_is_refused(world: World, exported: Path, monke
 def test_signals_are_handled_after_networks_have_gone_in_any_order(exported: Path) -> None:
     program = """
 import gc, pathlib, signal, subprocess, sys
-from spectro.predict.engines import OpenVinoEngine
+from spectro.engines.openvino import OpenVinoEngine
 signal.signal(signal.SIGCHLD, lambda *_: None)
 first, second, third = (OpenVinoEngine(pathlib.Path(sys.argv[1])) for _ in range(3))
 del first; gc.collect(); del second; gc.collect(); del third; gc.collect()
@@ -191,7 +200,7 @@ for _ in range(3):
 
 
 def test_bfloat16_gives_nearly_the_same(world: World, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "CLOSE_CALL", 0.0)
+    monkeypatch.setattr(base, "CLOSE_CALL", 0.0)
     exact = Predictor(world.checkpoint, engine="torch").scores(pictures(8)).probabilities
     rough = Predictor(world.checkpoint, engine="torch", precision="bfloat16")
     assert rough.engine.name.endswith("bfloat16")
@@ -214,17 +223,17 @@ def test_close_calls_are_told_apart_exactly() -> None:
         return Scores(chances[some[:, 0, 0, 0]], np.zeros((len(some), 2), np.float32))
 
     some = np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1)
-    found = engines.settle(some, exact, rough)
+    found = base.settle(some, exact, rough)
     assert asked == [[0, 2]]
     assert found.probabilities.tolist() == [[0, 1, 0], chances[1].tolist(), [0, 1, 0]]
     assert found.embeddings[:, 0].tolist() == [7, 0, 7]
-    assert engines.settle(some[1:2], exact, rough).probabilities.tolist() == [chances[1].tolist()]
+    assert base.settle(some[1:2], exact, rough).probabilities.tolist() == [chances[1].tolist()]
     assert len(asked) == 1
 
     chances[1] = np.nan
-    assert engines.settle(some[1:2], exact, rough).probabilities.tolist() == [[0, 1, 0]]
+    assert base.settle(some[1:2], exact, rough).probabilities.tolist() == [[0, 1, 0]]
     chances = np.ones((3, 1))
-    assert engines.settle(some, exact, rough).probabilities.tolist() == [[1], [1], [1]]
+    assert base.settle(some, exact, rough).probabilities.tolist() == [[1], [1], [1]]
 
 
 def test_an_explanation_needs_the_checkpoint(world: World, exported: Path, cache: Path, wav: WriteWav) -> None:
@@ -264,7 +273,7 @@ def test_weights_come_before_an_export_that_lies_beside_them(world: World, expor
 
 
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
-def test_a_damaged_export_is_refused(exported: Path, tmp_path: Path, engine: engines.EngineName) -> None:
+def test_a_damaged_export_is_refused(exported: Path, tmp_path: Path, engine: base.EngineName) -> None:
     shutil.copytree(exported, tmp_path / "net", ignore=shutil.ignore_patterns("model.xml", "model.bin"))
     (tmp_path / "net/model.onnx").write_bytes((exported / "model.onnx").read_bytes()[:1000])
     with pytest.raises(CheckpointError, match=rf"net: cannot be computed by {engine} \(.*; export it again"):

@@ -14,7 +14,7 @@ import shutil
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from itertools import islice, product
@@ -24,23 +24,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import soxr
 
+from spectro.engines.base import batch, first_line
+from spectro.engines.pytorch import TorchEngine
+from spectro.engines.registry import FOR_EXPORTS
 from spectro.errors import CheckpointError, ExportError, PredictionError
 from spectro.files import held, printable, write_json
 from spectro.learn import description as descriptions
 from spectro.learn.description import CARD_FILE, DESCRIPTION_FILE, EXPORT_FILE
+from spectro.learn.locate import default_checkpoint
 from spectro.outputs import lock_of
-from spectro.predict.engines import (
-    EXPORTER,
-    IR_FILE,
-    PACKAGE,
-    Engine,
-    OnnxEngine,
-    OpenVinoEngine,
-    TorchEngine,
-    batch,
-    installed,
-)
-from spectro.predict.predictor import default_checkpoint
 from spectro.signal import image, spectrogram
 from spectro.signal.spectrogram import Image, SpectrogramSpec
 
@@ -49,7 +41,8 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-4
 """How far probabilities may lie from PyTorch's, in float32."""
-FILES = {EXPORT_FILE, IR_FILE, "model.bin", DESCRIPTION_FILE, CARD_FILE}
+EXPORTER = ("onnx", "onnxscript")
+FILES = {EXPORT_FILE, DESCRIPTION_FILE, CARD_FILE, *(name for one in FOR_EXPORTS.values() for name in one.files)}
 BATCH = 32
 
 
@@ -137,7 +130,7 @@ def export(
         folder: a checkpoint folder.
         out: folder to write; there whole or not at all.
         pictures: what is compared, uint8 arrays of shape `spec.shape`.
-        ir: write OpenVINO IR, too, where openvino is installed.
+        ir: write what engines have besides ONNX, too, where they are installed (OpenVINO IR).
         replace: replace an export that `out` holds; else it stays, whoever wrote it meanwhile.
 
     Returns:
@@ -158,7 +151,7 @@ def export(
         raise ExportError(
             "there is no picture to compare an export on: give at least one, drawn as the checkpoint's spec says"
         )
-    if not any(installed(engine) for engine in PACKAGE):
+    if not any(engine.installed() for engine in FOR_EXPORTS.values()):
         raise ExportError("nothing is here to compare an export with: install spectro[onnx] or spectro[openvino]")
     checkpoint = checkpoints.load(folder)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -172,14 +165,14 @@ def export(
             shutil.copyfile(folder / CARD_FILE, work / CARD_FILE)
         try:
             _write_onnx(checkpoint, work / EXPORT_FILE)
-            if ir and installed("openvino"):
-                _write_ir(work)
+            for engine in FOR_EXPORTS.values() if ir else ():
+                if engine.installed():
+                    engine.convert(work)
             found = _compare(checkpoint, work, pictures)
         except (CheckpointError, ExportError):
             raise
         except Exception as error:  # the exporter and the runtimes raise errors of many kinds
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            raise ExportError(f"{checkpoint.backbone} cannot be exported ({reason})") from error
+            raise ExportError(f"{checkpoint.backbone} cannot be exported ({first_line(error)})") from error
         made = {"of": descriptions.identity(folder), "compared": found, "sha256": sha256(work / EXPORT_FILE)}
         content = descriptions.read(folder) | {"export": made}
         write_json(work / DESCRIPTION_FILE, content)
@@ -227,12 +220,6 @@ def _write_onnx(checkpoint: "Checkpoint", path: Path) -> None:
     program.save(path, external_data=False)
 
 
-def _write_ir(folder: Path) -> None:
-    import openvino
-
-    openvino.save_model(openvino.convert_model(folder / EXPORT_FILE), folder / IR_FILE, compress_to_fp16=False)
-
-
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter from telling what it does."""
@@ -248,10 +235,9 @@ def _quiet() -> Iterator[None]:
 
 
 def _compare(checkpoint: "Checkpoint", folder: Path, pictures: Sequence[Image]) -> dict[str, dict[str, Any]]:
-    made: dict[str, Callable[[Path], Engine]] = {"onnx": OnnxEngine, "openvino": OpenVinoEngine}
     reference = TorchEngine(checkpoint, "cpu")
     found: dict[str, dict[str, Any]] = {}
-    for engine in [make(folder) for name, make in made.items() if installed(name)]:
+    for engine in [one(folder) for one in FOR_EXPORTS.values() if one.installed()]:
         differences, same = [], 0
         for start in range(0, len(pictures), BATCH):
             some = batch(pictures[start : start + BATCH])

@@ -8,12 +8,12 @@ from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 
+from spectro.engines import export
+from spectro.engines.registry import FOR_EXPORTS
 from spectro.errors import CheckpointError, ExportError
 from spectro.files import fingerprint, printable
 from spectro.learn import description as descriptions
 from spectro.learn.description import EXPORT_FILE
-from spectro.predict import export
-from spectro.predict.engines import PACKAGE, installed
 
 A_DAY_S = 86_400
 
@@ -82,5 +82,5 @@ def _forget_killed(out: Path) -> None:
 
 
 def _versions() -> dict[str, str]:
-    packages = ["spectro", "torch", *(PACKAGE[name] for name in PACKAGE if installed(name))]
+    packages = ["spectro", "torch", *(engine.package for engine in FOR_EXPORTS.values() if engine.installed())]
     return {name: version(name) for name in packages}

@@ -15,15 +15,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from spectro.cli import main
+from spectro.engines import base, choose, export
+from spectro.engines import cache as cache_of
+from spectro.engines.base import Scores
+from spectro.engines.forks import FORKS
+from spectro.engines.onnx import OnnxEngine
+from spectro.engines.registry import FOR_EXPORTS
 from spectro.errors import CheckpointError, EvaluationError, ExportError, ImageError, PredictionError
 from spectro.evaluate.report import adapted_chances
 from spectro.learn import checkpoint as checkpoints
 from spectro.learn.checkpoint import Checkpoint
 from spectro.learn.description import EXPORT_FILE
-from spectro.predict import cache as cache_of
-from spectro.predict import engines, export
 from spectro.predict.predictor import Predictor
-from spectro.predict.rows import Scores
 from tests.conftest import SMALL, World, WriteWav
 
 
@@ -42,7 +45,7 @@ def exported(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.delenv("SPECTRO_ENGINE", raising=False)
-    monkeypatch.setattr(engines, "_has_gpu", lambda: False)
+    monkeypatch.setattr(choose, "_has_gpu", lambda: False)
     return tmp_path / "cache/spectro"
 
 
@@ -85,7 +88,7 @@ def test_weights_that_are_not_finite_are_an_error_at_loading(
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
 @pytest.mark.parametrize("output", [0, 1])
 def test_an_export_that_is_not_finite_is_an_error_at_loading(
-    exported: Path, tmp_path: Path, engine: engines.EngineName, output: int
+    exported: Path, tmp_path: Path, engine: base.EngineName, output: int
 ) -> None:
     import onnx
     from onnx import helper, numpy_helper
@@ -132,7 +135,7 @@ def test_a_network_that_is_not_finite_in_use_is_an_error_at_loading(world: World
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_every_batch_is_looked_at(world: World, tmp_path: Path, precision: engines.Precision) -> None:
+def test_every_batch_is_looked_at(world: World, tmp_path: Path, precision: base.Precision) -> None:
     checkpoints.save(world.trained, tmp_path / "net")
     predictor = Predictor(tmp_path / "net", engine="torch", precision=precision)
     weight = predictor.torch_engine.net.head[1].weight
@@ -146,19 +149,19 @@ def test_every_batch_is_looked_at(world: World, tmp_path: Path, precision: engin
 @pytest.mark.parametrize("part", ["probabilities", "embeddings"])
 def test_scores_are_finite_in_all_their_parts(part: str) -> None:
     good = {"probabilities": np.full((2, 3), 1 / 3), "embeddings": np.zeros((2, 4), np.float32)}
-    assert engines.finite(Scores(**good), "net").probabilities is good["probabilities"]
+    assert base.finite(Scores(**good), "net").probabilities is good["probabilities"]
     for value in (np.nan, np.inf):
         bad = {name: one.copy() for name, one in good.items()}
         bad[part][1, 2] = value
         with pytest.raises(CheckpointError, match=r"^net: "):
-            engines.finite(Scores(**bad), "net")
+            base.finite(Scores(**bad), "net")
 
 
 def test_embeddings_that_bfloat16_cannot_hold_are_computed_exactly() -> None:
     clear = np.array([[0.9, 0.1]])
     rough = Scores(clear.copy(), np.array([[np.inf]], np.float32))
     exact = Scores(clear, np.ones((1, 1), np.float32))
-    found = engines.settle(np.zeros((1, 1, 1, 1), np.uint8), lambda _: exact, lambda _: rough)
+    found = base.settle(np.zeros((1, 1, 1, 1), np.uint8), lambda _: exact, lambda _: rough)
     assert found.embeddings.tolist() == [[1]]
 
 
@@ -166,14 +169,14 @@ def test_embeddings_that_bfloat16_cannot_hold_are_computed_exactly() -> None:
 def test_a_comparison_does_not_let_nan_pass(
     world: World, exported: Path, monkeypatch: pytest.MonkeyPatch, first: bool
 ) -> None:
-    class Wrong(engines.OnnxEngine):
-        def scores(self, some: engines.Pictures) -> Scores:
+    class Wrong(OnnxEngine):
+        def scores(self, some: base.Pictures) -> Scores:
             found = super().scores(some)
             if (len(some) == 1) is not first:
                 found.probabilities[0] = np.nan
             return found
 
-    monkeypatch.setattr(export, "OnnxEngine", Wrong)
+    monkeypatch.setitem(FOR_EXPORTS, "onnx", Wrong)
     with pytest.raises(ExportError, match="differ by nan by onnxruntime"):
         export._compare(world.trained, exported, pictures(export.BATCH + 1))
 
@@ -187,9 +190,7 @@ def test_adaptation_that_is_not_finite_is_an_error(world: World, monkeypatch: py
 
 
 @pytest.mark.parametrize("engine", ["torch", "onnx", "openvino"])
-def test_pictures_of_another_kind_or_shape_are_refused(
-    world: World, exported: Path, engine: engines.EngineName
-) -> None:
+def test_pictures_of_another_kind_or_shape_are_refused(world: World, exported: Path, engine: base.EngineName) -> None:
     predictor = Predictor(world.checkpoint if engine == "torch" else exported, engine=engine)
     good = pictures(1)[0]
     for bad, told in (
@@ -274,7 +275,7 @@ if __name__ == "__main__":
 def test_torch_is_taken_where_a_fork_keeps_the_fastest_from_starting(
     world: World, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engines.FORKS, "inherited", frozenset(engines.PACKAGE))
+    monkeypatch.setattr(FORKS, "inherited", frozenset(FOR_EXPORTS))
     assert Predictor(world.checkpoint).engine.name.startswith("torch")
 
 

@@ -1,0 +1,165 @@
+"""What an engine is: it computes the network of one checkpoint.
+
+Every answer is looked at: numbers that are not finite are the checkpoint's fault, and never a label.
+"""
+
+import importlib.util
+import os
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from spectro.engines.forks import FORKS
+from spectro.errors import CheckpointError
+from spectro.files import printable
+from spectro.signal.spectrogram import Image
+
+EngineName: TypeAlias = Literal["auto", "torch", "onnx", "openvino"]
+Precision: TypeAlias = Literal["float32", "bfloat16"]
+Pictures: TypeAlias = npt.NDArray[np.uint8]
+Chances: TypeAlias = npt.NDArray[np.float64]
+Embedding: TypeAlias = npt.NDArray[np.float32]
+
+CLOSE_CALL = 0.2
+"""Two labels nearer than this in bfloat16 are told apart in float32: hardly ever are they interchanged from further."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the network makes of some pictures.
+
+    Args:
+        probabilities: float64 of shape (pictures, labels).
+        embeddings: float32 of shape (pictures, features): what the last layer of the network reads.
+    """
+
+    probabilities: Chances
+    embeddings: Embedding
+
+
+Scoring: TypeAlias = Callable[[Pictures], Scores]
+
+
+class Engine(ABC):
+    """Computes the network of one checkpoint; may be asked by several threads, and in forked processes.
+
+    Args:
+        source: what errors call the checkpoint.
+        native: what has threads of its own that it waits for when it goes.
+
+    Attributes:
+        name: what computes, and in which precision: `openvino 2026.0, float32`.
+        lock: who has it has the network to himself.
+    """
+
+    key: ClassVar[str]
+    """What `--engine` calls it."""
+    package: ClassVar[str]
+    """The package that it needs."""
+    precisions: ClassVar[tuple[Precision, ...]]
+    """What it can compute in."""
+
+    name: str
+
+    def __init__(self, source: str, native: Sequence[Any] = ()) -> None:
+        self.lock = threading.RLock()
+        self.native = native
+        self._source = source
+        FORKS.add(self.key, self)
+
+    @abstractmethod
+    def scores(self, pictures: Pictures) -> Scores:
+        """Score a batch of pictures, uint8 of shape (pictures, 1 or 3, height, width).
+
+        Raises:
+            CheckpointError: the network's answer is not finite.
+        """
+
+    @classmethod
+    def installed(cls) -> bool:
+        """Tell whether its package is there."""
+        return importlib.util.find_spec(cls.package) is not None
+
+
+class ExportEngine(Engine):
+    """Computes an exported network, on the processor.
+
+    Args:
+        folder: the folder of an exported network.
+        precision: what is computed in, one of `precisions`.
+        native: what has threads of its own that it waits for when it goes.
+    """
+
+    files: ClassVar[tuple[str, ...]] = ()
+    """What it keeps in the folder of an export, besides the ONNX file."""
+
+    def __init__(self, folder: Path, precision: Precision = "float32", native: Sequence[Any] = ()) -> None:
+        super().__init__(printable(folder), native)
+
+    @classmethod
+    def convert(cls, folder: Path) -> None:
+        """Write those files, from the ONNX file that is there."""
+
+
+def finite(found: Scores, source: str) -> Scores:
+    """Return scores all of which are finite.
+
+    Args:
+        found: what a network answers.
+        source: what errors call its checkpoint.
+
+    Raises:
+        CheckpointError: a probability, or a number of an embedding, is not finite.
+    """
+    if not (np.isfinite(found.probabilities).all() and np.isfinite(found.embeddings).all()):
+        raise CheckpointError(
+            f"{source}: its network answers with numbers that are not finite (NaN or infinite), as damaged weights do; "
+            "take another checkpoint, or train it again"
+        )
+    return found
+
+
+def settle(pictures: Pictures, exact: Scoring, rough: Scoring | None = None) -> Scores:
+    """Score pictures roughly, and those exactly whose two most likely labels are less than `CLOSE_CALL` apart.
+
+    Args:
+        pictures: uint8 of shape (pictures, 1 or 3, height, width).
+        exact: scores pictures.
+        rough: scores them faster; None scores all of them exactly.
+    """
+    if rough is None:
+        return exact(pictures)
+    found = rough(pictures)
+    if found.probabilities.shape[1] < 2:
+        return found
+    ordered = np.sort(found.probabilities, axis=1)
+    clear = (ordered[:, -1] - ordered[:, -2] >= CLOSE_CALL) & np.isfinite(found.embeddings).all(axis=1)
+    close = np.flatnonzero(~clear)  # NaN is no answer either
+    if len(close):
+        again = exact(pictures[close])
+        found.probabilities[close], found.embeddings[close] = again.probabilities, again.embeddings
+    return found
+
+
+def batch(pictures: Sequence[Image]) -> Pictures:
+    """Return pictures as a batch: uint8 of shape (pictures, 1 or 3, height, width)."""
+    stacked = np.stack([p[..., None] if p.ndim == 2 else p for p in pictures]).transpose(0, 3, 1, 2)
+    return np.ascontiguousarray(stacked)
+
+
+def threads() -> int:
+    """Return how many threads a network may use: OMP_NUM_THREADS, or as many as there are cores for this process."""
+    told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return int(told) if told.isdigit() and int(told) > 0 else cores
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of what a runtime says of an error."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

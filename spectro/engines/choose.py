@@ -1,0 +1,164 @@
+"""Which engine computes a checkpoint.
+
+PyTorch computes any checkpoint. The others are several times as fast on a processor and start several times as fast,
+without PyTorch; they compute an exported copy, which is made when it is first asked for and kept. An engine is tried on
+a picture before it is handed out.
+"""
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spectro.engines import cache
+from spectro.engines.base import Engine, EngineName, Precision, batch, first_line
+from spectro.engines.forks import FORKS
+from spectro.engines.pytorch import TorchEngine
+from spectro.engines.registry import FOR_EXPORTS
+from spectro.errors import CheckpointError, ExportError, PredictionError
+from spectro.files import printable
+from spectro.learn import description as descriptions
+from spectro.learn.description import Description
+
+if TYPE_CHECKING:
+    from spectro.learn.checkpoint import Checkpoint
+
+VARIABLE = "SPECTRO_ENGINE"
+
+
+def engine_for(
+    checkpoint: "Checkpoint | str | os.PathLike[str]",
+    engine: EngineName = "auto",
+    *,
+    device: str | None = None,
+    precision: Precision = "float32",
+) -> tuple[Description, Engine]:
+    """Read a checkpoint, and make an engine that computes its network.
+
+    Args:
+        checkpoint: a checkpoint, its folder, or the folder of an exported network.
+        engine: which one, or `auto` for the fastest that is installed: PyTorch where there is a GPU, or a device is
+            named, or the network cannot be exported; the environment's SPECTRO_ENGINE says
+            what else `auto` means.
+        device: `cpu`, `cuda`, ...; None takes a GPU where there is one.
+        precision: what is computed in.
+
+    Raises:
+        CheckpointError: the folder holds no checkpoint that can be used.
+        PredictionError: the engine is not installed, or cannot do what is asked.
+    """
+    wanted = os.environ.get(VARIABLE) or "auto" if engine == "auto" else engine
+    if wanted not in ("auto", "torch", *FOR_EXPORTS):
+        raise PredictionError(f"there is no engine {wanted!r}; there are auto, torch, {', '.join(FOR_EXPORTS)}")
+    if isinstance(checkpoint, Description):
+        if engine not in ("auto", "torch"):
+            raise PredictionError(f"engine {wanted} computes checkpoints that lie in a folder")
+        return checkpoint, tried(TorchEngine(checkpoint, device, precision), checkpoint, checkpoint.backbone)
+    folder = Path(checkpoint)
+    about = Description.from_dict(descriptions.read(folder), folder)
+    if wanted == "auto":
+        wanted = _fastest(folder, device, precision)
+    if wanted == "torch":
+        return _torch(folder, device, precision)
+    _check_possible(wanted, device, precision)
+    exported = _exported(folder)
+    try:
+        made = FOR_EXPORTS[wanted](exported, precision)
+    except Exception as error:
+        raise CheckpointError(
+            f"{printable(exported)}: cannot be computed by {wanted} ({first_line(error)}); export it again"
+        ) from error
+    return about, tried(made, about, printable(exported))
+
+
+def tried(engine: Engine, about: Description, source: str) -> Engine:
+    """Return an engine that has scored a picture as its description says.
+
+    Args:
+        engine: what is tried.
+        about: what its checkpoint says of itself.
+        source: what errors call the checkpoint.
+
+    Raises:
+        CheckpointError: the network cannot read such a picture, or answers something else, or nothing finite.
+    """
+    ramp = np.arange(np.prod(about.spec.shape), dtype=np.uint32) % 256
+    try:
+        found = engine.scores(batch([ramp.astype(np.uint8).reshape(about.spec.shape)]))
+        shapes = found.probabilities.shape, found.embeddings.ndim
+    except CheckpointError:
+        raise
+    except Exception as error:  # the runtimes raise errors of many kinds
+        raise CheckpointError(
+            f"{source}: its network does not read pictures of its own spec ({first_line(error)}); take another "
+            "checkpoint, or train it again"
+        ) from error
+    if shapes != ((1, len(about.labels)), 2):
+        raise CheckpointError(
+            f"{source}: its network answers with probabilities of shape {shapes[0]} for a picture and "
+            f"{len(about.labels)} labels; take another checkpoint, or train it again"
+        )
+    return engine
+
+
+def _torch(folder: Path, device: str | None, precision: Precision) -> tuple[Description, Engine]:
+    from spectro.learn import checkpoint as checkpoints
+
+    loaded, source = checkpoints.load(folder), printable(folder)
+    return loaded, tried(TorchEngine(loaded, device, precision, source), loaded, source)
+
+
+def _check_possible(wanted: str, device: str | None, precision: Precision) -> None:
+    """Raise PredictionError if an engine other than PyTorch cannot do here what is asked."""
+    engine = FOR_EXPORTS[wanted]
+    if not engine.installed():
+        raise PredictionError(f"engine {wanted} needs {engine.package}: install spectro[{wanted}], or take another")
+    if wanted in FORKS.inherited:
+        raise PredictionError(
+            f"engine {wanted} computed before this process was forked, and cannot be started anew in it: predict with "
+            "the predictor that was loaded before, take engine torch, or start processes by spawn or forkserver"
+        )
+    if device not in (None, "cpu"):
+        raise PredictionError(f"engine {wanted} computes on the processor, not on {device!r}; take --engine torch")
+    if precision not in engine.precisions:
+        engines: list[type[Engine]] = [*FOR_EXPORTS.values(), TorchEngine]
+        able = [one.key for one in engines if precision in one.precisions]
+        raise PredictionError(
+            f"engine {wanted} computes in {' or '.join(engine.precisions)}, not in {precision}; "
+            f"take {' or '.join(able)}"
+        )
+
+
+def _exported(folder: Path) -> Path:
+    """Return the folder of a checkpoint's export: itself, or one in the cache."""
+    if descriptions.is_export(folder):
+        return folder
+    return cache.kept(folder)
+
+
+def _fastest(folder: Path, device: str | None, precision: Precision) -> str:
+    """Return the fastest engine that can compute a checkpoint here."""
+    able = [name for name, engine in FOR_EXPORTS.items() if precision in engine.precisions]
+    possible = [name for name in able if FOR_EXPORTS[name].installed() and name not in FORKS.inherited]
+    if descriptions.is_export(folder):
+        return [*possible, *able][0]  # which says what is to be installed, where nothing is
+    if not possible or device not in (None, "cpu") or (device is None and _has_gpu()):
+        return "torch"
+    try:
+        _exported(folder)
+    except ExportError as error:
+        print(f"{error}; PyTorch computes it meanwhile, and --engine torch does not try", file=sys.stderr)
+        return "torch"
+    return possible[0]
+
+
+def _has_gpu() -> bool:
+    """Tell whether there is a driver of NVIDIA's, without importing PyTorch, which takes seconds."""
+    try:
+        ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,28 @@
+"""ONNX Runtime: computes an exported network, several times as fast as PyTorch on a processor."""
+
+from pathlib import Path
+
+import numpy as np
+
+from spectro.engines.base import ExportEngine, Pictures, Precision, Scores, finite, threads
+from spectro.learn.description import EXPORT_FILE
+
+
+class OnnxEngine(ExportEngine):
+    """ONNX Runtime, on the processor; arguments are those of `ExportEngine`."""
+
+    key, package, precisions = "onnx", "onnxruntime", ("float32",)
+
+    def __init__(self, folder: Path, precision: Precision = "float32") -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads()
+        self._session = onnxruntime.InferenceSession(folder / EXPORT_FILE, options, ["CPUExecutionProvider"])
+        self.name = f"onnxruntime {onnxruntime.__version__}, {precision}"
+        super().__init__(folder, precision, [self._session])
+
+    def scores(self, pictures: Pictures) -> Scores:
+        """Score a batch of pictures, uint8 of shape (pictures, 1 or 3, height, width)."""
+        probabilities, embeddings = self._session.run(None, {"pictures": pictures})
+        return finite(Scores(probabilities.astype(np.float64), embeddings), self._source)

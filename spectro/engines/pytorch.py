@@ -1,0 +1,64 @@
+"""PyTorch: computes any checkpoint, on any device."""
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from spectro.engines.base import Engine, Pictures, Precision, Scores, finite, settle
+from spectro.errors import PredictionError
+
+if TYPE_CHECKING:
+    from spectro.learn.checkpoint import Checkpoint
+
+
+class TorchEngine(Engine):
+    """PyTorch.
+
+    Args:
+        checkpoint: the network, which is moved to the device.
+        device: `cpu`, `cuda`, ...; None takes a GPU where there is one.
+        precision: `bfloat16` lets convolutions and dense layers compute in it, but for close calls.
+        source: what errors call the checkpoint; None for its backbone.
+
+    Raises:
+        PredictionError: there is no such device.
+    """
+
+    key, package, precisions = "torch", "torch", ("float32", "bfloat16")
+
+    def __init__(
+        self,
+        checkpoint: "Checkpoint",
+        device: str | None = None,
+        precision: Precision = "float32",
+        source: str | None = None,
+    ) -> None:
+        import torch
+
+        try:
+            self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+            self.net = checkpoint.net.to(self.device).eval()
+        except (RuntimeError, AssertionError) as error:
+            raise PredictionError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
+        self.name = f"torch {torch.__version__} on {self.device}, {precision}"
+        self._checkpoint, self._bfloat16 = checkpoint, precision == "bfloat16"
+        super().__init__(source or checkpoint.backbone)
+
+    def tensor(self, pictures: Pictures) -> Any:
+        """Return pictures as a tensor of the same shape, on the network's device."""
+        import torch
+
+        return torch.from_numpy(pictures).to(self.device)
+
+    def scores(self, pictures: Pictures) -> Scores:
+        """Score a batch of pictures, uint8 of shape (pictures, 1 or 3, height, width)."""
+        with self.lock:  # explanations hang hooks into it meanwhile
+            rough = partial(self._scores, bfloat16=True) if self._bfloat16 else None
+            return finite(settle(pictures, self._scores, rough), self._source)
+
+    def _scores(self, pictures: Pictures, bfloat16: bool = False) -> Scores:
+        import torch
+
+        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
+            features = self.net.penultimate(self.tensor(pictures))
+            logits = self.net.head[-1](features).float().cpu().numpy()
+        return Scores(self._checkpoint.probabilities(logits), features.float().cpu().numpy())
