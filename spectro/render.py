@@ -10,7 +10,6 @@ In the output folder: `images/CLIP_COPY.png`, `index.parquet` (the clips' column
 rendered, with the reason) and `rejected.csv` (recordings that are not of the corpus, or stand in it twice).
 """
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -37,9 +36,10 @@ from spectro.files import (
     write_bytes,
     write_json,
 )
+from spectro.identity import identity_of
 from spectro.outputs import LOCK, claimed, table_bytes
 from spectro.processes import TerminatedWorkerError, in_processes
-from spectro.signal import audio, augment
+from spectro.signal import audio
 from spectro.signal.augment import AugmentSettings
 from spectro.signal.spectrogram import SpectrogramSpec
 
@@ -163,7 +163,7 @@ def read_index(folder: Path) -> tuple[pd.DataFrame, SpectrogramSpec]:
 
 def _settings_dict(settings: RenderSettings) -> dict[str, Any]:
     """What pictures depend on."""
-    return {"spec": settings.spec.to_dict(), "augment": augment.settings_dict(settings.augment)}
+    return {"spec": identity_of(settings.spec), "augment": identity_of(settings.augment)}
 
 
 def _is_rendering(out: Path) -> bool:
@@ -174,16 +174,16 @@ def _is_rendering(out: Path) -> bool:
 
 def _check_settings(settings: RenderSettings, out: Path) -> None:
     """Refuse to mix two kinds of pictures, and write the settings down."""
-    path, wanted = out / SETTINGS, json.loads(json.dumps(_settings_dict(settings)))
+    path, wanted = out / SETTINGS, _settings_dict(settings)
     if path.exists() and not settings.overwrite:
         before = read_json(path)
         if not isinstance(before, dict) or set(before) != set(wanted):
             raise RenderError(f"{printable(path)}: is damaged; choose another --out, or --overwrite true")
         changes = [
-            f"{part}.{key} {before[part].get(key)!r} -> {value!r}"
+            f"{part}.{key} {before[part].get(key)!r} -> {wanted[part].get(key)!r}"
             for part in wanted
-            for key, value in wanted[part].items()
-            if before[part].get(key) != value
+            for key in {**before[part], **wanted[part]}
+            if before[part].get(key) != wanted[part].get(key)
         ]
         if changes:
             raise RenderError(

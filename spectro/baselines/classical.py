@@ -7,11 +7,10 @@ they are measured, so that designs can be compared without a look at test speake
 What is fitted is measured and not kept: it could only be kept by pickling.
 """
 
-import json
 import time
 import warnings
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +31,7 @@ from spectro.baselines.features import FeatureSettings, describe, extract, show_
 from spectro.baselines.results import Clips, Numbers, report, run_folder, show, write_run
 from spectro.corpora.splits import Part, speaker_names
 from spectro.errors import FeatureError, TrainingError
+from spectro.identity import identity_of
 from spectro.render import read_index
 from spectro.signal import spectrogram
 
@@ -290,9 +290,7 @@ def _parameters(model: Pipeline) -> int | None:
 def _plain(settings: ClassicalSettings) -> dict[str, Any]:
     """Return what figures depend on, as JSON values."""
     free = ("out", "index", "workers", "test", "features")
-    fields = {name: value for name, value in asdict(settings).items() if name not in free}
-    plain: dict[str, Any] = json.loads(json.dumps(fields | {"features": settings.features.identity()}))
-    return plain
+    return identity_of(settings, free) | {"features": settings.features.identity()}
 
 
 def run(settings: ClassicalSettings) -> int:

@@ -6,11 +6,10 @@ its spec says, and its augmented copies, drawn again by their seeds. They are ke
 on, and other tools can read them. A row stands as long as its recording's content (size and CRC-32) does.
 """
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -33,6 +32,7 @@ from spectro.files import (
     replacing,
     write_json,
 )
+from spectro.identity import identity_of, restored
 from spectro.processes import in_processes
 from spectro.render import SETTINGS, read_index
 from spectro.signal import augment, spectrogram
@@ -105,7 +105,8 @@ class FeatureSettings:
             "egemaps": ("kind",),
             "speech": ("kind", "model", "layer"),
         }
-        chosen: dict[str, Any] = json.loads(json.dumps({name: getattr(self, name) for name in own[self.kind]}))
+        told = identity_of(self)
+        chosen = {name: told[name] for name in own[self.kind] if name in told}
         if self.kind == "speech":
             from spectro.baselines import speech
 
@@ -173,8 +174,12 @@ def extract(folder: Path, settings: FeatureSettings, *, copies: bool = True, wor
     """
     index, spec = read_index(folder)
     wanted = index if copies else index[index["copy"] == 0]
-    augmentation = AugmentSettings(**read_json(folder / SETTINGS)["augment"])
-    identity = {"features": settings.identity(), "spec": spec.to_dict(), "augment": asdict(augmentation)}
+    augmentation = restored(AugmentSettings, read_json(folder / SETTINGS)["augment"])
+    identity = {
+        "features": settings.identity(),
+        "spec": identity_of(spec),
+        "augment": identity_of(augmentation),
+    }
     path = folder / FOLDER / f"{fingerprint(identity)}.parquet"
     kept = _read(path)
     jobs, failures = _jobs(wanted, kept)

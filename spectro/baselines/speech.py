@@ -11,7 +11,7 @@ import math
 import pickle
 import shutil
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -27,6 +27,7 @@ from spectro.baselines.results import Clips, report, run_folder, show, write_run
 from spectro.corpora.splits import PARTS, Part
 from spectro.errors import FeatureError, TrainingError, WeightsError
 from spectro.files import printable, read_foreign_json, read_json, write_bytes, write_json
+from spectro.identity import identity_of
 from spectro.learn.figures import confusion, figures
 from spectro.learn.schema import anything, keyed, many, optional, record, text
 from spectro.learn.state import unusable
@@ -278,11 +279,8 @@ def _finetune(settings: SpeechSettings) -> dict[str, Any]:
 
 def _identity(settings: SpeechSettings, clips: Clips, spec: str) -> dict[str, Any]:
     """Return what a run's result depends on, as JSON values."""
-    free = ("out", "index", "test", "overwrite")
-    fields = {name: value for name, value in asdict(settings).items() if name not in free}
-    fields |= {"model": model_identity(settings.model), "spec": spec, "data": clips.fingerprint}
-    plain: dict[str, Any] = json.loads(json.dumps(fields))
-    return plain
+    told = identity_of(settings, ("out", "index", "test", "overwrite"))
+    return told | {"model": model_identity(settings.model), "spec": spec, "data": clips.fingerprint}
 
 
 def _check_run(out: Path, identity: dict[str, Any], overwrite: bool) -> None:

@@ -7,13 +7,11 @@ In the output folder: the checkpoint (`model.safetensors`, `spectro.json`, `card
 and `training/` with what resuming needs and TensorBoard's events.
 """
 
-import json
 import shutil
 import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +22,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from spectro.corpora.splits import natural
 from spectro.errors import TrainingError
 from spectro.files import held, printable, read_json, remove_leftovers, write_json
+from spectro.identity import identity_of
 from spectro.learn.backbones import SpectrogramNet, load_weights, weights_identity
 from spectro.learn.checkpoint import Checkpoint
 from spectro.learn.classifier import Classifier
@@ -135,29 +134,16 @@ def _data(settings: FinetuneSettings) -> PictureDataModule:
 
 def _identity(settings: FinetuneSettings, data: PictureDataModule) -> dict[str, Any]:
     """Return what a run's result depends on, as JSON values: a run is resumed if these are the same."""
-    free = (
-        "out",
-        "overwrite",
-        "workers",
-        "index",
-        "devices",
-        "accelerator",
-        "strategy",
-        "estimate",
-        "estimate_of",
-        "test",
-    )
-    fields = {key: value for key, value in asdict(settings).items() if key not in free}
-    if settings.train_on == "train":  # what says nothing is left out, and runs of before do not know it
-        del fields["train_on"], fields["temperature"]
+    free = {
+        *("out", "overwrite", "workers", "index", "devices", "accelerator", "strategy"),
+        *("estimate", "estimate_of", "test"),
+        *(("temperature",) if settings.validates else ()),  # it is fitted
+    }
+    told = identity_of(settings, free)
     if settings.valid_speakers:
-        fields["valid_speakers"] = natural(map(str, settings.valid_speakers))
-    else:
-        del fields["valid_speakers"]
-    fields["weights"] = weights_identity(settings.weights)
-    fields |= {"spec": data.spec.fingerprint, "data": data.fingerprint}
-    identity: dict[str, Any] = json.loads(json.dumps(fields))
-    return identity
+        told["valid_speakers"] = natural(map(str, settings.valid_speakers))
+    told["weights"] = weights_identity(settings.weights)
+    return told | {"spec": data.spec.fingerprint, "data": data.fingerprint}
 
 
 def _check_folder(settings: FinetuneSettings) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 from spectro.corpora.splits import TrainOn
 from spectro.errors import TrainingError
@@ -61,6 +61,8 @@ class FinetuneSettings:
         workers: processes that read pictures; -1 for as many as help.
         overwrite: start anew over a run with other settings, instead of refusing.
     """
+
+    LATER: ClassVar[dict[str, Any]] = {"train_on": "train", "valid_speakers": []}  # see `spectro.identity`
 
     index: Path = Path("data/images/synthetic")
     backbone: str = "mobilenet"

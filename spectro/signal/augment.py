@@ -5,7 +5,6 @@ can be written down and done again. Time stretching and pitch shifting are libro
 soxr's; the other steps are one line of arithmetic each.
 """
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -128,11 +127,6 @@ def apply(samples: Waveform, sample_rate: int, augmentation: Augmentation) -> Wa
         if not len(altered) or not np.isfinite(altered).all():
             raise AugmentationError(f"{name} = {value} leaves nothing that can be used of {len(samples)} samples")
     return altered.astype(np.float32, copy=False)
-
-
-def settings_dict(settings: AugmentSettings) -> dict[str, object]:
-    """Return the settings as plain JSON values."""
-    return dataclasses.asdict(settings)
 
 
 def _stretch(samples: Waveform, sample_rate: int, rate: float, _generator: np.random.Generator) -> Waveform:

@@ -8,7 +8,7 @@ import dataclasses
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Any, Literal, Self, TypeAlias
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ import scipy.sparse
 
 from spectro.errors import AudioError, SpecError
 from spectro.files import fingerprint, printable, quoted, read_foreign_json
+from spectro.identity import identity_of, restored
 from spectro.signal import audio
 from spectro.signal.audio import DEFAULT_MAX_DURATION_S, FRAME_S, SILENT_DB, Waveform
 from spectro.signal.source import Source, name_of
@@ -83,6 +84,8 @@ class SpectrogramSpec:
     Raises:
         SpecError: the fields contradict each other; the text names them.
     """
+
+    LATER: ClassVar[dict[str, Any]] = {}  # see `spectro.identity`
 
     sample_rate: int = 16_000
     n_fft: int = 1024
@@ -165,10 +168,7 @@ class SpectrogramSpec:
     @cached_property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that change when, and only when, a field changes that changes pictures."""
-        fields = self.to_dict()
-        if self.channels != "colormap":
-            del fields["colormap"]
-        return fingerprint(fields)
+        return fingerprint(identity_of(self, () if self.channels == "colormap" else ("colormap",)))
 
     @property
     def duration_s(self) -> float:
@@ -204,7 +204,7 @@ class SpectrogramSpec:
         if unknown := sorted(map(str, set(fields) - known)):
             shown = ", ".join(quoted(name).strip("'") for name in unknown[:5])
             raise SpecError(f"unknown fields {shown}; a spec has {', '.join(sorted(known))}")
-        return cls(**fields)
+        return restored(cls, fields)
 
     @classmethod
     def from_file(cls, path: Path) -> Self:

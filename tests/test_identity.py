@@ -1,0 +1,95 @@
+"""What was made before a setting was added is still known: the values here are those of version 0.1.0."""
+
+from dataclasses import asdict, dataclass, field
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import pytest
+
+from spectro import render
+from spectro.baselines import classical
+from spectro.baselines.classical import ClassicalSettings
+from spectro.baselines.features import FeatureSettings
+from spectro.files import fingerprint
+from spectro.identity import identity_of, restored
+from spectro.learn import finetune
+from spectro.learn.settings import FinetuneSettings
+from spectro.render import RenderSettings
+from spectro.signal.augment import AugmentSettings
+from spectro.signal.spectrogram import SpectrogramSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inner:
+    rate: float = 0.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Before:
+    size: int = 3
+    inner: Inner = field(default_factory=Inner)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GrownInner(Inner):
+    LATER: ClassVar[dict[str, Any]] = {"names": ()}
+    names: tuple[str, ...] = ("a",)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grown:
+    LATER: ClassVar[dict[str, Any]] = {"window": "hann"}
+    size: int = 4
+    window: str = "kaiser"
+    inner: GrownInner = field(default_factory=GrownInner)
+
+
+def test_a_field_that_was_added_counts_only_where_it_changes_something() -> None:
+    before = identity_of(Before())
+    assert before == {"size": 3, "inner": {"rate": 0.5}}
+    assert identity_of(Grown(size=3, window="hann", inner=GrownInner(names=()))) == before
+    assert identity_of(Grown()) == {"size": 4, "window": "kaiser", "inner": {"rate": 0.5, "names": ["a"]}}
+    assert identity_of(Grown(), without=["inner", "size"]) == {"window": "kaiser"}
+    assert restored(Grown, {"size": 3}).window == "hann", "not today's default"
+    assert restored(Grown, {"window": "kaiser"}).window == "kaiser"
+
+
+@pytest.mark.parametrize(
+    ("spec", "expected"),
+    [
+        (SpectrogramSpec(), "27eae4f0547697c2"),
+        (SpectrogramSpec(colormap="viridis"), "27eae4f0547697c2"),
+        (SpectrogramSpec(channels="colormap", height=64), "1567acc002832269"),
+        (SpectrogramSpec(scale="full_scale", low=-80, high=0, trim_db=None), "0dce707cce721f6e"),
+    ],
+)
+def test_specs_keep_their_fingerprints(spec: SpectrogramSpec, expected: str) -> None:
+    assert spec.fingerprint == expected
+    assert SpectrogramSpec.from_dict(spec.to_dict()) == spec
+    told = {name: value for name, value in asdict(spec).items() if name not in SpectrogramSpec.LATER}
+    assert SpectrogramSpec.from_dict(told) == spec
+
+
+def test_renderings_keep_theirs() -> None:
+    assert fingerprint(render._settings_dict(RenderSettings(corpus="synthetic"))) == "839044e98fb14554"
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "0e5cc57d3b70c75e"),
+        ({"train_on": "valid", "monitor": "last", "seed": 2}, "fcf9f1d1eeb8a0fb"),
+        ({"valid_speakers": [10, "9"]}, "0e3bec365170e462"),
+    ],
+)
+def test_runs_are_resumed_by_the_settings_that_they_began_with(changes: dict[str, Any], expected: str) -> None:
+    data: Any = SimpleNamespace(spec=SimpleNamespace(fingerprint="spec"), fingerprint="data")
+    settings = FinetuneSettings(weights="none", **changes)
+    assert fingerprint(finetune._identity(settings, data)) == expected
+
+
+def test_classical_systems_and_their_features_keep_theirs() -> None:
+    assert fingerprint(classical._plain(ClassicalSettings())) == "d0f4d7d1349fce97"
+    features = {"features": FeatureSettings(kind="egemaps").identity(), "spec": identity_of(SpectrogramSpec())}
+    assert fingerprint(features | {"augment": identity_of(AugmentSettings(seed=1))}) == "411f62ce6424ae01"
+    assert fingerprint(FeatureSettings().identity()) == "7afe3d09350e6649"
