@@ -37,7 +37,7 @@ VERBS = {
     "features": ("spectro.baselines.features", "FeaturesSettings", "describe clips by features, hand-made or learnt"),
     "classical": ("spectro.baselines.classical", "ClassicalSettings", "train a scikit-learn classifier on features"),
     "speech": ("spectro.baselines.speech", "SpeechSettings", "fine-tune wav2vec 2.0, WavLM, HuBERT or AST"),
-    "study": ("spectro.evaluate.study", "StudySettings", "run and compare many systems, folds and seeds"),
+    "study": ("spectro.study.command", "StudySettings", "run and compare many systems, folds and seeds"),
 }
 """Module, settings and purpose of each verb; a module is imported when its verb is used."""
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from spectro.evaluate import commands
+from spectro.study import runner
 
 Condition = Callable[[], bool]
 
@@ -46,7 +46,7 @@ def killed(arguments: list[str], log: Path, when: Condition, before: Callable[[]
 
 
 def _run(arguments: list[str], log: Path, when: Condition | None, before: Callable[[], None] | None) -> int:
-    process = commands.context().Process(target=_be_the_command, args=(arguments, log, when, before))
+    process = runner.context().Process(target=_be_the_command, args=(arguments, log, when, before))
     process.start()
     process.join()
     return int(process.exitcode)
@@ -54,7 +54,7 @@ def _run(arguments: list[str], log: Path, when: Condition | None, before: Callab
 
 def _be_the_command(arguments: list[str], log: Path, when: Condition | None, before: Callable[[], None] | None) -> None:
     os.setsid()  # what it started is killed with it
-    commands.be_like_a_command(log)
+    runner.be_like_a_command(log)
     if before is not None:
         before()
     if when is not None:

@@ -17,10 +17,11 @@ import spectro
 from spectro import cli
 from spectro.cli import VERBS, main, parse, run_verb
 from spectro.errors import SpecError, SpectroError
-from spectro.evaluate.grid import StudySettings, grid
 from spectro.learn.settings import FinetuneSettings
 from spectro.render import RenderSettings
 from spectro.signal.spectrogram import SpectrogramSpec
+from spectro.study.grid import grid
+from spectro.study.settings import StudySettings
 from tests.conftest import REPOSITORY, World, WriteWav, voice
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*/*.yaml"))

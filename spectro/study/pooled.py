@@ -18,8 +18,6 @@ import pandas as pd
 from spectro.corpora.splits import LEAKS
 from spectro.errors import EvaluationError, SpectroError
 from spectro.evaluate import plots
-from spectro.evaluate.entries import Entry, read_predictions, report_folder
-from spectro.evaluate.grid import StudySettings
 from spectro.evaluate.metrics import gain
 from spectro.evaluate.outcome import (
     ADAPTED_FILE,
@@ -34,6 +32,8 @@ from spectro.evaluate.outcome import (
 from spectro.files import printable, read_json, write_bytes
 from spectro.learn.figures import Floats, figures
 from spectro.render import read_index
+from spectro.study.results import Entry, read_predictions, report_folder
+from spectro.study.settings import StudySettings
 
 COLUMNS = (
     "system",

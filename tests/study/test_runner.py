@@ -5,7 +5,7 @@ from typing import Any
 import psutil
 import pytest
 
-from spectro.evaluate.commands import command, context
+from spectro.study.runner import command, context
 from tests.conftest import World
 
 

@@ -20,15 +20,16 @@ from tqdm import tqdm
 
 from spectro.corpora.splits import LEAKS
 from spectro.errors import EvaluationError
-from spectro.evaluate.commands import command
-from spectro.evaluate.entries import entries, report_folder
-from spectro.evaluate.grid import Run, StudySettings, grid
 from spectro.evaluate.outcome import METRICS_FILE, RUN_FILE
-from spectro.evaluate.pooled import write_pooled
-from spectro.evaluate.study_page import is_page, read_published, write_page
 from spectro.files import MESSAGE, fingerprint, held, printable, read_json, write_bytes
 from spectro.learn.description import DESCRIPTION_FILE
 from spectro.outputs import check_ours, claimed, lock_of
+from spectro.study.grid import Run, grid
+from spectro.study.page import is_page, read_published, write_page
+from spectro.study.pooled import write_pooled
+from spectro.study.results import entries, report_folder
+from spectro.study.runner import command
+from spectro.study.settings import StudySettings
 
 COLUMNS = (
     "system",

@@ -18,15 +18,15 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 from spectro.corpora import find
 from spectro.corpora.splits import LEAKS, natural
 from spectro.errors import EvaluationError, SpectroError
-from spectro.evaluate import study_figures
-from spectro.evaluate.entries import Entry, read_predictions, report_folder
-from spectro.evaluate.grid import StudySettings
 from spectro.evaluate.outcome import METRICS_FILE
 from spectro.files import printable, read_json, write_bytes
 from spectro.learn.checkpoint import versions
 from spectro.learn.description import WEIGHTS_FILE
 from spectro.render import read_index
 from spectro.signal import spectrogram
+from spectro.study import figures
+from spectro.study.results import Entry, read_predictions, report_folder
+from spectro.study.settings import StudySettings
 
 PUBLISHED = ("system", "corpus", "labels", "protocol", "figure", "measure", "source")
 TITLE = b"<title>spectro: systems side by side</title>"
@@ -61,7 +61,7 @@ def write_page(settings: StudySettings, entries: list[Entry], pooled: pd.DataFra
         pooled=pooled[pooled["kind"] != "single"].to_dict("records"),
         published=read_published(settings.published),
         curves=list(_curves(found)),
-        costs=[study_figures.costs(board, found) for board in _honest_places(found)],
+        costs=[figures.costs(board, found) for board in _honest_places(found)],
         map=_map(settings, found),
         examples=_examples(settings, found),
         corpora=[find(name) for name in sorted({name for one in found for name in one.corpus.split("+")})],
@@ -162,7 +162,7 @@ def _curves(found: list[Entry]) -> Iterator[dict[str, Any]]:
         runs = [pd.read_csv(file) for file in files if file.exists()]
         if runs:
             place = f"{one.corpus}, {one.labels}, {one.protocol}"
-            yield {"name": one.name, "place": place, "svg": study_figures.curves(f"{one.name} {place}", runs)}
+            yield {"name": one.name, "place": place, "svg": figures.curves(f"{one.name} {place}", runs)}
 
 
 def _map(settings: StudySettings, found: list[Entry]) -> dict[str, Any] | None:
@@ -191,7 +191,7 @@ def _map(settings: StudySettings, found: list[Entry]) -> dict[str, Any] | None:
         "system": best.name,
         "fold": report["fold"],
         "protocol": best.protocol,
-        "svg": study_figures.embedding_map(embeddings, clips, list(report["labels"])),
+        "svg": figures.embedding_map(embeddings, clips, list(report["labels"])),
     }
 
 
@@ -255,13 +255,13 @@ def _plain(settings: StudySettings) -> dict[str, Any]:
 
 def _template() -> Any:
     environment = Environment(
-        loader=PackageLoader("spectro.evaluate", "."),
+        loader=PackageLoader("spectro.study", "."),
         autoescape=select_autoescape(["html"]),
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"figure": _figure, "seconds": _seconds, "shade": study_figures.shade}
-    return environment.get_template("study_page.html")
+    environment.filters |= {"figure": _figure, "seconds": _seconds, "shade": figures.shade}
+    return environment.get_template("page.html")
 
 
 def _figure(value: float | None) -> str:

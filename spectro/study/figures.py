@@ -12,7 +12,7 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
-from spectro.evaluate.entries import Entry
+from spectro.study.results import Entry
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#7A6A00", "#000000")
 """Okabe & Ito (2008), colour-blind-safe, its yellow darkened to be seen on white."""

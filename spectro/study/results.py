@@ -9,9 +9,10 @@ from typing import Any
 import pandas as pd
 
 from spectro.corpora.splits import Part
-from spectro.evaluate.grid import Run, StudySettings, grid
 from spectro.evaluate.outcome import METRICS_FILE, PREDICTIONS_FILE, figures_of
 from spectro.files import read_json
+from spectro.study.grid import Run, grid
+from spectro.study.settings import StudySettings
 
 Folders = dict[tuple[str, int, int], Path]
 

@@ -1,0 +1,1 @@
+"""Many systems trained and measured alike, and compared on a page."""
