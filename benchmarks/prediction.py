@@ -31,7 +31,7 @@ from spectro.learn.checkpoint import Checkpoint
 from spectro.learn.locate import default_checkpoint
 from spectro.predict.predictor import Predictor
 from spectro.predict.rows import READERS, score_all
-from spectro.signal.spectrogram import SpectrogramSpec
+from spectro.signal.spec import SpectrogramSpec
 
 KINDS = [
     ("torch", "float32"),

@@ -41,9 +41,9 @@ from isal import isal_zlib
 
 from spectro.draw import Job, Recipe, draw_clips
 from spectro.render import TOGETHER
-from spectro.signal import audio, augment, image, spectrogram
+from spectro.signal import audio, augment, frontend, image, spectrogram
 from spectro.signal.augment import Augmentation, AugmentSettings
-from spectro.signal.spectrogram import SpectrogramSpec
+from spectro.signal.spec import SpectrogramSpec
 
 SPEC = SpectrogramSpec(
     n_fft=2048, win_length=2048, hop_length=256, height=224, width=224, fmin=0, scale="clip_peak", low=-80, high=0,
@@ -187,7 +187,7 @@ def stages(clips: list[Path], rounds: int) -> dict[str, object]:
             "decode": milliseconds(lambda path: audio._decode(path, "", None), clips, rounds),
             "check": milliseconds(lambda one: audio.check_values(one[0], ""), decoded, rounds),
             "resample": milliseconds(lambda one: soxr.resample(one[0], one[1], 16_000, quality="HQ"), decoded, rounds),
-            "log-mel": milliseconds(lambda one: spectrogram.log_mel(one, SPEC), shown, rounds),
+            "log-mel": milliseconds(lambda one: frontend.log_mel(one, SPEC), shown, rounds),
             "draw (with log-mel)": milliseconds(lambda one: spectrogram.render(one, SPEC), samples, rounds),
             "encode": milliseconds(lambda one: image.encode(one, SPEC, "clip"), pixels, rounds),
             "write": milliseconds(place.write_bytes, contents, rounds),
@@ -198,7 +198,7 @@ def stages(clips: list[Path], rounds: int) -> dict[str, object]:
     peak = 2 * 1024**3 / milliseconds(lambda _: matrix @ matrix, [None] * 5, rounds) / 1e6
     frames = np.zeros((SPEC.n_fft, SPEC.width), np.float32)
     fft_flops = SPEC.width * 2.5 * SPEC.n_fft * np.log2(SPEC.n_fft)
-    mel_flops = 2 * SPEC.width * int((spectrogram.mel_filterbank(SPEC) > 0).sum())
+    mel_flops = 2 * SPEC.width * int((SPEC.mel_filters > 0).sum())
     rows = np.diff(pixels[0], axis=0, prepend=np.uint8(0)).tobytes()
     return {
         "milliseconds_a_clip": found,

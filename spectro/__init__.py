@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from spectro.predict.predictor import Prediction, Predictor, load
     from spectro.predict.shortcuts import predict_folder, predict_image, predict_wav
     from spectro.predict.utterances import WindowSettings
-    from spectro.signal.spectrogram import SpectrogramSpec
+    from spectro.signal.spec import SpectrogramSpec
 
 report_nothing()  # before anything is imported that would
 
@@ -49,7 +49,7 @@ _HOMES = {
     "Prediction": "spectro.predict.predictor",
     "Predictor": "spectro.predict.predictor",
     "SpectroError": "spectro.errors",
-    "SpectrogramSpec": "spectro.signal.spectrogram",
+    "SpectrogramSpec": "spectro.signal.spec",
     "WindowSettings": "spectro.predict.utterances",
     "explain": "spectro.predict.explain",
     "load": "spectro.predict.predictor",

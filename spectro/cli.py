@@ -219,7 +219,7 @@ def _names(node: Any, inside: bool) -> Iterator[Any]:
 
 def _take_spec_file(parser: Any, arguments: list[str], takes: set[str]) -> list[str]:
     """Make `--spec FILE` the default of all `--spec.FIELD`; FILE may be a checkpoint's spectro.json."""
-    from spectro.signal.spectrogram import SpectrogramSpec
+    from spectro.signal.spec import SpectrogramSpec
 
     kept: list[str] = []
     rest = iter(arguments)

@@ -10,7 +10,7 @@ from spectro.errors import SpectroError
 from spectro.files import MESSAGE, content_mark, printable, write_bytes
 from spectro.signal import audio, augment, image, spectrogram
 from spectro.signal.augment import AugmentSettings
-from spectro.signal.spectrogram import SpectrogramSpec
+from spectro.signal.spec import Image, SpectrogramSpec
 
 IMAGES = "images"
 
@@ -108,7 +108,7 @@ def _finished(path: Path, job: Job, copy: int, identity: str) -> dict[str, str] 
     return text if all(text.get(key) == value for key, value in expected.items()) else None
 
 
-def _picture(samples: audio.Waveform, job: Job, copy: int, recipe: Recipe) -> tuple[spectrogram.Image, dict[str, str]]:
+def _picture(samples: audio.Waveform, job: Job, copy: int, recipe: Recipe) -> tuple[Image, dict[str, str]]:
     """Return the pixels of a copy, and what the PNG and the index say of how it was altered."""
     if copy == 0:
         return spectrogram.render(samples, recipe.spec), {}

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from spectro.signal.spectrogram import SpectrogramSpec
+from spectro.signal.spec import SpectrogramSpec
 
 if TYPE_CHECKING:
     from spectro.learn.checkpoint import Checkpoint

@@ -19,7 +19,7 @@ from spectro.cli import VERBS, main, parse, run_verb
 from spectro.errors import SpecError, SpectroError
 from spectro.learn.settings import FinetuneSettings
 from spectro.render import RenderSettings
-from spectro.signal.spectrogram import SpectrogramSpec
+from spectro.signal.spec import SpectrogramSpec
 from spectro.study.grid import grid
 from spectro.study.settings import StudySettings
 from tests.conftest import REPOSITORY, World, WriteWav, voice

@@ -16,7 +16,7 @@ from spectro.learn import finetune
 from spectro.learn.settings import FinetuneSettings
 from spectro.render import RenderSettings
 from spectro.signal.augment import AugmentSettings
-from spectro.signal.spectrogram import SpectrogramSpec
+from spectro.signal.spec import SpectrogramSpec
 
 
 @dataclass(frozen=True, kw_only=True)

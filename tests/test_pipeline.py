@@ -14,7 +14,7 @@ from spectro.learn.finetune import finetune
 from spectro.learn.settings import FinetuneSettings
 from spectro.predict.predictor import Predictor
 from spectro.render import INDEX, RenderSettings, render
-from spectro.signal.spectrogram import SpectrogramSpec
+from spectro.signal.spec import SpectrogramSpec
 from tests.conftest import REPOSITORY
 
 SPEC = SpectrogramSpec(n_fft=1024, hop_length=400, height=64, width=112)

@@ -39,7 +39,7 @@ from spectro.signal import augment, spectrogram
 from spectro.signal.audio import Waveform
 from spectro.signal.augment import AugmentSettings
 from spectro.signal.compiled import ensure_cache
-from spectro.signal.spectrogram import SpectrogramSpec
+from spectro.signal.spec import SpectrogramSpec
 
 Vector: TypeAlias = npt.NDArray[np.float32]
 Frames: TypeAlias = npt.NDArray[np.float32]

@@ -34,7 +34,7 @@ from spectro.learn.description import CARD_FILE, DESCRIPTION_FILE, EXPORT_FILE
 from spectro.learn.locate import default_checkpoint
 from spectro.outputs import lock_of
 from spectro.signal import image, spectrogram
-from spectro.signal.spectrogram import Image, SpectrogramSpec
+from spectro.signal.spec import Image, SpectrogramSpec
 
 if TYPE_CHECKING:
     from spectro.learn.checkpoint import Checkpoint

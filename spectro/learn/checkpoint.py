@@ -28,7 +28,7 @@ from spectro.learn.description import (
     Description,
     label_problem,
 )
-from spectro.signal.spectrogram import SpectrogramSpec
+from spectro.signal.spec import SpectrogramSpec
 
 PACKAGES = (
     "torch",

@@ -26,7 +26,7 @@ from spectro.learn.description import label_problem
 from spectro.learn.masking import Masker, MaskingSettings
 from spectro.render import read_index
 from spectro.signal import image
-from spectro.signal.spectrogram import Image, SpectrogramSpec
+from spectro.signal.spec import Image, SpectrogramSpec
 
 Activations: TypeAlias = Sequence[torch.Tensor]
 Batch: TypeAlias = tuple[torch.Tensor | Activations, torch.Tensor]

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from spectro.errors import CheckpointError, SpectroError
 from spectro.files import fingerprint, printable, quoted, read_foreign_json
 from spectro.learn.schema import anything, keyed, many, number, one_of, record, text, whole
-from spectro.signal.spectrogram import SpectrogramSpec
+from spectro.signal.spec import SpectrogramSpec
 
 FORMAT = 1
 WEIGHTS_FILE, EXPORT_FILE = "model.safetensors", "model.onnx"

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import albumentations
 
 from spectro.errors import TrainingError
-from spectro.signal.spectrogram import Image
+from spectro.signal.spec import Image
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,8 @@ from spectro.outputs import LOCK, claimed
 from spectro.predict.folder import expand, stems
 from spectro.predict.predictor import Prediction, Predictor, Source
 from spectro.signal import image, spectrogram
-from spectro.signal.spectrogram import Image, SpectrogramSpec
+from spectro.signal.frontend import band_of
+from spectro.signal.spec import Image, SpectrogramSpec
 
 Heat = npt.NDArray[np.float32]
 
@@ -198,7 +199,7 @@ def draw(explanation: Explanation, *, title: str = "", width_in: float = 7.5, he
         interpolation="bilinear",
     )
     ticks = [frequency for frequency in FREQUENCIES if spec.fmin < frequency <= spec.fmax]
-    axes.set_yticks([spectrogram.band_of(frequency, spec) for frequency in ticks], [f"{one:,}" for one in ticks])
+    axes.set_yticks([band_of(frequency, spec) for frequency in ticks], [f"{one:,}" for one in ticks])
     axes.set_ylim(-0.5, spec.height - 0.5)
     axes.set_xlabel("time (s)")
     axes.set_ylabel("frequency (Hz)")

@@ -14,7 +14,7 @@ from spectro.files import MESSAGE, path_text, printable
 from spectro.predict.rows import Row, Scorer, score_all, verdict
 from spectro.signal import audio, image
 from spectro.signal.audio import recordings
-from spectro.signal.spectrogram import Image
+from spectro.signal.spec import Image
 
 
 class Draws(Scorer, Protocol):

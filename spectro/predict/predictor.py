@@ -19,7 +19,7 @@ from spectro.predict.rows import Row, check_batch_size, verdict
 from spectro.predict.utterances import WindowSettings
 from spectro.predict.windows import Segment, timeline
 from spectro.signal import audio, image, spectrogram
-from spectro.signal.spectrogram import Image
+from spectro.signal.spec import Image
 
 if TYPE_CHECKING:
     from spectro.learn.checkpoint import Checkpoint

@@ -13,7 +13,7 @@ import numpy as np
 from spectro.engines.base import Chances, Embedding, Scores
 from spectro.errors import AudioError, ImageError, PredictionError
 from spectro.learn.description import Description
-from spectro.signal.spectrogram import Image
+from spectro.signal.spec import Image
 
 READERS = max(2, min(8, os.cpu_count() or 2))  # threads that draw; decoding keeps them from being more use
 

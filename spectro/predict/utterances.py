@@ -11,7 +11,8 @@ import numpy as np
 
 from spectro.errors import PredictionError
 from spectro.signal.audio import SILENT_DB, Waveform, trim
-from spectro.signal.spectrogram import Image, SpectrogramSpec, render
+from spectro.signal.spec import Image, SpectrogramSpec
+from spectro.signal.spectrogram import render
 from spectro.signal.stream import LEAST_SOUND_S, Activity
 
 

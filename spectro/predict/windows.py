@@ -19,7 +19,7 @@ from spectro.signal import stream
 from spectro.signal.audio import Waveform
 from spectro.signal.container import opened
 from spectro.signal.source import Source, name_of
-from spectro.signal.spectrogram import Image
+from spectro.signal.spec import Image
 
 SILENCE = "silence"
 MAX_CHANNELS = 16

@@ -53,7 +53,7 @@ from spectro.serve.words import add_words, said
 from spectro.signal import image
 from spectro.signal.container import known_frames, opened
 from spectro.signal.source import name_of
-from spectro.signal.spectrogram import Image
+from spectro.signal.spec import Image
 
 READERS = 2
 LOG = logging.getLogger("uvicorn.error")

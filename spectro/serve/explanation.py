@@ -14,8 +14,9 @@ from spectro.predict.explain import FREQUENCIES, Explanation, explain, moved
 from spectro.predict.predictor import Predictor
 from spectro.serve.schemas import ExplanationAnswer, TickAnswer
 from spectro.signal import stream
+from spectro.signal.frontend import band_of
 from spectro.signal.source import name_of
-from spectro.signal.spectrogram import Image, SpectrogramSpec, band_of, colormap_table
+from spectro.signal.spec import Image, SpectrogramSpec, colormap_table
 
 
 def look(

@@ -23,7 +23,7 @@ from isal import isal_zlib
 
 from spectro.errors import ImageError, ImageFormatError
 from spectro.files import printable
-from spectro.signal.spectrogram import Image, SpectrogramSpec, colormap_table
+from spectro.signal.spec import Image, SpectrogramSpec, colormap_table
 
 PREFIX = "spectro:"
 SIGNATURE = b"\x89PNG\r\n\x1a\n"

@@ -27,7 +27,7 @@ from spectro.learn.description import EXPORT_FILE, identity
 from spectro.outputs import lock_of
 from spectro.predict.explain import explain
 from spectro.predict.predictor import Predictor
-from spectro.signal.spectrogram import Image
+from spectro.signal.spec import Image
 from tests.conftest import SMALL, World, WriteWav
 
 ENGINES = [("onnx", "onnxruntime"), ("openvino", "openvino")]

@@ -21,7 +21,7 @@ from spectro.learn.datamodule import PictureDataModule
 from spectro.learn.description import Description, label_problem
 from spectro.learn.finetune import finetune
 from spectro.render import read_index
-from spectro.signal.spectrogram import SpectrogramSpec
+from spectro.signal.spec import SpectrogramSpec
 from tests.conftest import REPOSITORY, SMALL, World, finetune_settings
 
 DEEP: Any = 0

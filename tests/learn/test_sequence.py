@@ -12,7 +12,8 @@ from spectro.learn.finetune import finetune
 from spectro.learn.sequence import BANDS, NAMES, Frames, cosine_transform
 from spectro.predict.explain import explain
 from spectro.predict.predictor import Predictor
-from spectro.signal.spectrogram import SpectrogramSpec, render
+from spectro.signal.spec import SpectrogramSpec
+from spectro.signal.spectrogram import render
 from tests.conftest import World, WriteWav, finetune_settings, voice
 
 

@@ -14,7 +14,9 @@ from spectro.learn.backbones import SpectrogramNet
 from spectro.learn.checkpoint import Checkpoint
 from spectro.predict.explain import draw, explain, explain_picture, moved
 from spectro.predict.predictor import Predictor
-from spectro.signal.spectrogram import SpectrogramSpec, band_of, first_column, mel_filterbank
+from spectro.signal.frontend import band_of
+from spectro.signal.spec import SpectrogramSpec
+from spectro.signal.spectrogram import first_column
 from tests.conftest import RATE, SMALL, World, WriteWav, voice
 
 
@@ -84,7 +86,7 @@ def test_the_first_column_of_a_long_clip_lies_within_it() -> None:
 
 def test_a_frequency_stands_at_the_band_that_it_excites() -> None:
     spec = SpectrogramSpec()
-    filters = mel_filterbank(spec)
+    filters = spec.mel_filters
     for frequency in (250, 500, 1000, 2000, 4000):
         loudest = filters[:, round(frequency / spec.sample_rate * spec.n_fft)].argmax()
         assert band_of(frequency, spec) == pytest.approx(loudest, abs=0.75)

@@ -11,7 +11,9 @@ from spectro.errors import CheckpointError
 from spectro.predict.explain import explain
 from spectro.predict.predictor import Predictor
 from spectro.serve.explanation import columns
-from spectro.signal.spectrogram import SpectrogramSpec, band_of, render
+from spectro.signal.frontend import band_of
+from spectro.signal.spec import SpectrogramSpec
+from spectro.signal.spectrogram import render
 from tests.conftest import RATE, SMALL, World, WriteWav, voice
 from tests.serve.conftest import Running
 

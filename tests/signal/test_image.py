@@ -12,7 +12,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from spectro.errors import ImageError
 from spectro.signal import image
-from spectro.signal.spectrogram import SpectrogramSpec, render
+from spectro.signal.spec import SpectrogramSpec
+from spectro.signal.spectrogram import render
 from tests.conftest import voice
 
 SPEC = SpectrogramSpec(win_length=512)

@@ -1,6 +1,6 @@
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import librosa
@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from spectro.errors import SpecError
-from spectro.signal.spectrogram import SpectrogramSpec, log_mel, mel_filterbank, render, shown
+from spectro.signal.frontend import log_mel
+from spectro.signal.spec import SpectrogramSpec
+from spectro.signal.spectrogram import render, shown
 from tests.conftest import RATE, voice
 
 SPEC = SpectrogramSpec()
@@ -42,7 +44,7 @@ def test_mel_values_are_librosas_within_a_hundredth_of_a_decibel(spec: Spectrogr
     expected_filters = librosa.filters.mel(
         sr=spec.sample_rate, n_fft=spec.n_fft, n_mels=spec.height, fmin=spec.fmin, fmax=spec.fmax
     )
-    np.testing.assert_allclose(mel_filterbank(spec), expected_filters, atol=1e-7)
+    np.testing.assert_allclose(spec.mel_filters, expected_filters, atol=1e-7)
     noise = 0.05 * np.random.default_rng(1).standard_normal(20_000).astype(np.float32)
     for samples in (voice(1.3), noise, voice(0.15)):
         found, expected = log_mel(samples, spec), _librosa_db(samples, spec)
@@ -140,8 +142,10 @@ def test_the_fingerprint_changes_with_every_field_that_changes_pictures() -> Non
     changes = {
         "sample_rate": 32_000, "n_fft": 2048, "win_length": 512, "hop_length": 160, "height": 96, "width": 200,
         "fmin": 20.0, "fmax": 7000.0, "scale": "clip_peak", "low": -3.0, "high": 3.0, "channels": "deltas",
-        "trim_db": None, "placement": "start",
+        "trim_db": None, "placement": "start", "preemphasis": 0.97, "window": "hann_symmetric",
+        "spectrum": "magnitude", "mel": "kaldi", "log_offset": 1e-5, "range_db": 80.0,
     }  # fmt: skip
+    assert set(changes) == {one.name for one in fields(SPEC)} - {"colormap"}
     prints = {replace(SPEC, **{name: value}).fingerprint for name, value in changes.items()}
     assert len(prints | {SPEC.fingerprint}) == len(changes) + 1
     assert replace(SPEC, fmax=8000).fingerprint == SPEC.fingerprint
