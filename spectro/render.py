@@ -41,7 +41,7 @@ from spectro.outputs import LOCK, claimed, table_bytes
 from spectro.processes import TerminatedWorkerError, in_processes
 from spectro.signal import audio
 from spectro.signal.augment import AugmentSettings
-from spectro.signal.spectrogram import SpectrogramSpec
+from spectro.signal.spec import SpectrogramSpec
 
 INDEX, SPEC, SETTINGS, FAILURES, REJECTED = "index.parquet", "spec.json", "render.json", "failures.csv", "rejected.csv"
 TOGETHER = 16  # pictures that are handed to a process at a time
@@ -55,8 +55,8 @@ class RenderSettings:
     failures.csv says which and why, and the rest is complete.
 
     Args:
-        corpus: synthetic, ravdess, ravdess-song, crema-d, tess, savee, emodb, anad, urdu, or folder for any folder of
-            CLASS/clip.wav or a CSV with the columns path, label, speaker.
+        corpus: synthetic, ravdess, ravdess-song, crema-d, tess, savee, emodb, emovo, anad, eyase, urdu, or folder for
+            any folder of CLASS/clip.wav or a CSV with the columns path, label, speaker.
         source: folder (or CSV) of the corpus; null for data/corpora/CORPUS. The synthetic corpus makes itself.
         out: folder for pictures and index; null for data/images/CORPUS.
         copies: augmented copies of each clip, beside the untouched one.

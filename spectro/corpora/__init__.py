@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from spectro.corpora import anad, crema_d, emodb, folder, ravdess, savee, synthetic, tess, urdu
+from spectro.corpora import anad, crema_d, emodb, emovo, eyase, folder, ravdess, savee, synthetic, tess, urdu
 from spectro.corpora.table import Corpus, Scan, scan_corpus
 from spectro.errors import CorpusError
 
@@ -16,7 +16,9 @@ CORPORA: dict[str, Corpus] = {
         tess.TESS,
         savee.SAVEE,
         emodb.EMODB,
+        emovo.EMOVO,
         anad.ANAD,
+        eyase.EYASE,
         urdu.URDU,
         folder.FOLDER,
     )

@@ -40,6 +40,10 @@ def _tree(root: Path, *names: str) -> Path:
         ("emodb", "wav/03a01Fa.wav", "happy", "03", "male", {"language": "de"}),
         ("emodb", "wav/16b10Lb.wav", "bored", "16", "female", {}),
         ("emodb", "wav/11a05Wa.wav", "angry", "11", "male", {}),
+        ("emovo", "f1/sor-f1-n3.wav", "surprised", "f1", "female", {"language": "it", "statement": "n3"}),
+        ("emovo", "EMOVO/m3/rab-m3-b1.wav", "angry", "m3", "male", {}),
+        ("eyase", "Female02/fm01_ang (1).wav", "angry", "female02", "female", {"language": "ar"}),
+        ("eyase", "Male03/ml03_neu (12).wav", "neutral", "male03", "male", {}),
         ("urdu", "Angry/SM1_F01_A12.wav", "angry", "M1", "male", {"language": "ur"}),
         ("urdu", "Happy/SF6_F3_H027.wav", "happy", "F6", "female", {}),
         ("synthetic", "speaker02/speaker02_fearful_sentence3_take1.wav", "fearful", "2", "female", {}),
@@ -94,6 +98,8 @@ def test_the_actors_of_crema_d_are_43_women_and_48_men(tmp_path: Path) -> None:
         ("emodb", "04a01Fa.wav", "speaker 04"),
         ("tess", "OAF_back_bored.wav", "is not named like"),
         ("savee", "XX/a01.wav", "is not named like"),
+        ("emovo", "dis-f4-b1.wav", "is not named like"),
+        ("eyase", "Female01/fm01_dis (1).wav", "is not named like"),
         ("urdu", "Angry/A12.wav", "is not named like"),
     ],
 )
@@ -104,10 +110,12 @@ def test_what_does_not_fit_is_listed_and_not_guessed(tmp_path: Path, corpus: str
         "emodb": "03a01Fa.wav",
         "tess": "OAF_back_angry.wav",
         "savee": "DC_a01.wav",
+        "emovo": "dis-f1-b1.wav",
+        "eyase": "Female01/fm01_ang (1).wav",
         "urdu": "SM1_F01_A12.wav",
     }
     found = scan(corpus, _tree(tmp_path, name, good[corpus]))
-    assert [Path(path).name for path in found.clips["path"]] == [good[corpus]]
+    assert [Path(path).name for path in found.clips["path"]] == [Path(good[corpus]).name]
     assert [Path(path).name for path in found.rejected["path"]] == [Path(name).name]
     assert reason in found.rejected["reason"].iloc[0]
 

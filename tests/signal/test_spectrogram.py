@@ -1,6 +1,7 @@
+import dataclasses
 import subprocess
 import sys
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import librosa
@@ -145,7 +146,7 @@ def test_the_fingerprint_changes_with_every_field_that_changes_pictures() -> Non
         "trim_db": None, "placement": "start", "preemphasis": 0.97, "window": "hann_symmetric",
         "spectrum": "magnitude", "mel": "kaldi", "log_offset": 1e-5, "range_db": 80.0,
     }  # fmt: skip
-    assert set(changes) == {one.name for one in fields(SPEC)} - {"colormap"}
+    assert set(changes) == {one.name for one in dataclasses.fields(SPEC)} - {"colormap"}
     prints = {replace(SPEC, **{name: value}).fingerprint for name, value in changes.items()}
     assert len(prints | {SPEC.fingerprint}) == len(changes) + 1
     assert replace(SPEC, fmax=8000).fingerprint == SPEC.fingerprint
