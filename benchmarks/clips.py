@@ -3,7 +3,7 @@
 from argparse import ArgumentParser
 from pathlib import Path
 
-from spectro.signal.audio import recordings
+from spectro.audio.recording import recordings
 
 
 def spread(parser: ArgumentParser, source: Path, limit: int | None = None) -> list[Path]:

@@ -31,7 +31,7 @@ from attacks import ATTACKS
 from server import Server, alive, running, under_attack
 
 import spectro
-from spectro.signal import image
+from spectro.picture import png
 
 KINDS = ("WAV", "FLAC", "OGG", "MP3", "AIFF", "AU", "W64", "CAF")
 
@@ -63,7 +63,7 @@ def pictures(clip: Path) -> list[bytes]:
     """Return a rendered picture, and PNGs that promise to be large."""
     predictor = spectro.load()
     spec = predictor.checkpoint.spec
-    found = [image.encode(predictor.draw(clip), spec, "clip")]
+    found = [png.encode(predictor.draw(clip), spec, "clip")]
     for width, height in ((100_000, 100_000), (spec.width, 1_000_000), (0, 0)):
         header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
         chunk = struct.pack(">I", len(header)) + b"IHDR" + header + struct.pack(">I", zlib.crc32(b"IHDR" + header))

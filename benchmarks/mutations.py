@@ -27,9 +27,9 @@ import psutil
 import soundfile
 
 import spectro
-from spectro.learn.description import DESCRIPTION_FILE, WEIGHTS_FILE
-from spectro.learn.locate import default_checkpoint
-from spectro.signal import image
+from spectro.model.locate import default_checkpoint
+from spectro.model.metadata import DESCRIPTION_FILE, WEIGHTS_FILE
+from spectro.picture import png
 
 KINDS = {
     "wav": {},
@@ -85,7 +85,7 @@ def write_files(folder: Path, clip: Path, recordings: int, pictures: int, genera
     """Write so many mutated recordings and pictures."""
     wholes = list(encoded(clip).items())
     predictor = spectro.load()
-    picture = image.encode(predictor.draw(clip), predictor.checkpoint.spec, "clip")
+    picture = png.encode(predictor.draw(clip), predictor.checkpoint.spec, "clip")
     for number in range(recordings):
         ending, whole = wholes[number % len(wholes)]
         (folder / f"{number:05}.{ending}").write_bytes(mutated(whole, generator))

@@ -25,13 +25,13 @@ from clips import spread
 
 from spectro.engines.base import batch
 from spectro.engines.export import export
-from spectro.learn import checkpoint as checkpoints
-from spectro.learn.backbones import SpectrogramNet
-from spectro.learn.checkpoint import Checkpoint
-from spectro.learn.locate import default_checkpoint
+from spectro.model import checkpoint as checkpoints
+from spectro.model.backbones import SpectrogramNet
+from spectro.model.checkpoint import Checkpoint
+from spectro.model.locate import default_checkpoint
+from spectro.picture.spec import SpectrogramSpec
+from spectro.predict.batches import READERS, score_all
 from spectro.predict.predictor import Predictor
-from spectro.predict.rows import READERS, score_all
-from spectro.signal.spec import SpectrogramSpec
 
 KINDS = [
     ("torch", "float32"),

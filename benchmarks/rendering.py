@@ -39,11 +39,12 @@ import soxr
 from clips import spread
 from isal import isal_zlib
 
-from spectro.draw import Job, Recipe, draw_clips
-from spectro.render import TOGETHER
-from spectro.signal import audio, augment, frontend, image, spectrogram
-from spectro.signal.augment import Augmentation, AugmentSettings
-from spectro.signal.spec import SpectrogramSpec
+from spectro.audio import augment, recording
+from spectro.audio.augment import Augmentation, AugmentSettings
+from spectro.picture import frontend, png, spectrogram
+from spectro.picture.spec import SpectrogramSpec
+from spectro.rendering.render import TOGETHER
+from spectro.rendering.worker import Job, Recipe, draw_clips
 
 SPEC = SpectrogramSpec(
     n_fft=2048, win_length=2048, hop_length=256, height=224, width=224, fmin=0, scale="clip_peak", low=-80, high=0,
@@ -176,20 +177,20 @@ def milliseconds(work: Callable[[object], object], items: list[object], rounds: 
 
 def stages(clips: list[Path], rounds: int) -> dict[str, object]:
     """Time each stage in one thread, and what its arithmetic would take at the machine's measured peak."""
-    decoded = [audio._decode(path, "", None) for path in clips]
+    decoded = [recording._decode(path, "", None) for path in clips]
     samples = [soxr.resample(found, file_rate, SPEC.sample_rate, quality="HQ") for found, file_rate in decoded]
     shown = [one[slice(*spectrogram.shown(one, SPEC))] for one in samples]
     pixels = [spectrogram.render(one, SPEC) for one in samples]
-    contents = [image.encode(one, SPEC, "clip") for one in pixels]
+    contents = [png.encode(one, SPEC, "clip") for one in pixels]
     with tempfile.TemporaryDirectory() as name:
         place = Path(name) / "a.png"
         found = {
-            "decode": milliseconds(lambda path: audio._decode(path, "", None), clips, rounds),
-            "check": milliseconds(lambda one: audio.check_values(one[0], ""), decoded, rounds),
+            "decode": milliseconds(lambda path: recording._decode(path, "", None), clips, rounds),
+            "check": milliseconds(lambda one: recording.check_values(one[0], ""), decoded, rounds),
             "resample": milliseconds(lambda one: soxr.resample(one[0], one[1], 16_000, quality="HQ"), decoded, rounds),
             "log-mel": milliseconds(lambda one: frontend.log_mel(one, SPEC), shown, rounds),
             "draw (with log-mel)": milliseconds(lambda one: spectrogram.render(one, SPEC), samples, rounds),
-            "encode": milliseconds(lambda one: image.encode(one, SPEC, "clip"), pixels, rounds),
+            "encode": milliseconds(lambda one: png.encode(one, SPEC, "clip"), pixels, rounds),
             "write": milliseconds(place.write_bytes, contents, rounds),
             "all": milliseconds(lambda path: by_spectro(path, Path(name)), clips, 1),
         }
@@ -214,14 +215,14 @@ def stages(clips: list[Path], rounds: int) -> dict[str, object]:
     }
 
 
-def altered(how: Augmentation, samples: audio.Waveform) -> audio.Waveform:
+def altered(how: Augmentation, samples: recording.Waveform) -> recording.Waveform:
     """Return an altered copy."""
     return augment.apply(samples, 16_000, how)
 
 
 def stretch(clips: list[Path], rounds: int) -> dict[str, object]:
     """Time what copies are made with, and python-stretch (Signalsmith's) where it is installed."""
-    samples = [audio.read(path, sample_rate=16_000, trim_db=30.0) for path in clips]
+    samples = [recording.read(path, sample_rate=16_000, trim_db=30.0) for path in clips]
     found = {
         name: milliseconds(partial(altered, Augmentation({name: value})), samples, rounds)
         for name, value in (("stretch_rate", 1.1), ("pitch_semitones", 1.5), ("speed_rate", 1.05), ("snr_db", 20.0))
@@ -245,7 +246,7 @@ def stretch(clips: list[Path], rounds: int) -> dict[str, object]:
 
 def short_clips(clips: list[Path], count: int, folder: Path) -> None:
     """Write `count` recordings of half a second, no two of them the same."""
-    pieces = [audio.read(path, sample_rate=16_000, trim_db=30.0)[:8000] for path in clips]
+    pieces = [recording.read(path, sample_rate=16_000, trim_db=30.0)[:8000] for path in clips]
     (folder / "speech").mkdir(parents=True)
     for number in range(count):
         samples = (pieces[number % len(pieces)] * 32767).astype(np.int16)

@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from clips import spread
 
-from spectro.predict.journal import beside
+from spectro.predict.output.journal import beside
 
 
 def command(folder: Path, out: Path) -> list[str]:

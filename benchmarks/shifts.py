@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 
 from spectro.corpora.labels import label_clips
-from spectro.evaluate.metrics import by_group, gain
-from spectro.learn.figures import figures
+from spectro.evaluate.intervals import by_group, gain
+from spectro.metrics import figures
+from spectro.picture import png
 from spectro.predict.predictor import Predictor
-from spectro.render import read_index
-from spectro.signal import image
+from spectro.rendering.index import read_index
 
 FRAMES, BANDS = 12, 2
 MOVES = {"time": [(0, -FRAMES), (0, FRAMES)], "frequency": [(-BANDS, 0), (BANDS, 0)]}
@@ -41,7 +41,7 @@ def main() -> None:
         parser.error(f"{given.rendering}: drawn by another spec than the checkpoint reads")
     clips, _labels = label_clips(index[index["copy"] == 0], predictor.checkpoint.origin["data"]["labels"])
     clips = clips[clips["speaker"].isin(heard["valid"])]
-    pictures = np.stack([image.read(given.rendering / name).pixels for name in clips["image"]])
+    pictures = np.stack([png.read(given.rendering / name).pixels for name in clips["image"]])
     targets = np.array([predictor.labels.index(label) for label in clips["label"]])
 
     def moved(move: tuple[int, int]) -> np.ndarray:

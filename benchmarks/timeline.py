@@ -23,8 +23,8 @@ from sklearn.metrics import recall_score
 
 from spectro import corpora
 from spectro.predict.predictor import Predictor
-from spectro.predict.utterances import WindowSettings
-from spectro.predict.windows import SILENCE, timeline
+from spectro.predict.timeline.segments import SILENCE, timeline
+from spectro.predict.timeline.windows import WindowSettings
 
 CLIPS_IN_A_ROW = 4
 

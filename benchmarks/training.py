@@ -23,14 +23,14 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from spectro.learn import classifier
-from spectro.learn import finetune as finetuning
-from spectro.learn.backbones import SpectrogramNet
-from spectro.learn.classifier import Classifier, TrainingSettings
-from spectro.learn.datamodule import PictureDataModule
-from spectro.learn.mixed import spare_strided_depthwise
-from spectro.learn.settings import FinetuneSettings
-from spectro.learn.trainer import make_trainer
+from spectro.model.backbones import SpectrogramNet
+from spectro.train import finetune as finetuning
+from spectro.train import module
+from spectro.train.data import PictureDataModule
+from spectro.train.module import Classifier, TrainingSettings
+from spectro.train.precision import spare_strided_depthwise
+from spectro.train.settings import FinetuneSettings
+from spectro.train.trainer import make_trainer
 
 
 class Bare:
@@ -149,13 +149,13 @@ def refuse(*_: object) -> None:
 
 def prefix(settings: FinetuneSettings, epochs: int, rounds: int) -> dict[str, Any]:
     """Train with plans that freeze a start, with and without computing it once for each picture, in turns."""
-    divide, found = classifier.FrozenPrefix, {}
+    divide, found = module.FrozenPrefix, {}
     for plan in ("head", "last-block"):
         train = replace(settings.train, plan=plan, mixup=0.0, epochs=epochs)
         taken: dict[str, list[float]] = {"once": [], "every epoch": []}
         for _ in range(rounds):
             for name, seconds in taken.items():
-                classifier.FrozenPrefix = divide if name == "once" else refuse  # type: ignore[assignment,misc]
+                module.FrozenPrefix = divide if name == "once" else refuse  # type: ignore[assignment,misc]
                 with tempfile.TemporaryDirectory() as out:
                     started = time.perf_counter()
                     finetuning.finetune(replace(settings, train=train, mask=False, out=Path(out) / "run"))
@@ -166,7 +166,7 @@ def prefix(settings: FinetuneSettings, epochs: int, rounds: int) -> dict[str, An
             "seconds_of_the_whole_run": {name: [round(one, 1) for one in seconds] for name, seconds in taken.items()},
             "times_as_fast": [round(slow / fast, 2) for slow, fast in pairs],
         }
-    classifier.FrozenPrefix = divide  # type: ignore[misc]
+    module.FrozenPrefix = divide  # type: ignore[misc]
     return found
 
 

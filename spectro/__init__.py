@@ -22,11 +22,11 @@ from spectro.privacy import report_nothing
 
 if TYPE_CHECKING:
     from spectro.errors import SpectroError
+    from spectro.picture.spec import SpectrogramSpec
+    from spectro.predict.default import predict_folder, predict_image, predict_wav
     from spectro.predict.explain import explain
     from spectro.predict.predictor import Prediction, Predictor, load
-    from spectro.predict.shortcuts import predict_folder, predict_image, predict_wav
-    from spectro.predict.utterances import WindowSettings
-    from spectro.signal.spec import SpectrogramSpec
+    from spectro.predict.timeline.windows import WindowSettings
 
 report_nothing()  # before anything is imported that would
 
@@ -49,13 +49,13 @@ _HOMES = {
     "Prediction": "spectro.predict.predictor",
     "Predictor": "spectro.predict.predictor",
     "SpectroError": "spectro.errors",
-    "SpectrogramSpec": "spectro.signal.spec",
-    "WindowSettings": "spectro.predict.utterances",
+    "SpectrogramSpec": "spectro.picture.spec",
+    "WindowSettings": "spectro.predict.timeline.windows",
     "explain": "spectro.predict.explain",
     "load": "spectro.predict.predictor",
-    "predict_folder": "spectro.predict.shortcuts",
-    "predict_image": "spectro.predict.shortcuts",
-    "predict_wav": "spectro.predict.shortcuts",
+    "predict_folder": "spectro.predict.default",
+    "predict_image": "spectro.predict.default",
+    "predict_wav": "spectro.predict.default",
 }
 
 

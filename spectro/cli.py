@@ -20,26 +20,22 @@ from spectro.errors import SpectroError
 from spectro.files import MESSAGE, printable
 
 VERBS = {
-    "download": ("spectro.corpora.download", "DownloadSettings", "fetch the corpora that may be downloaded"),
-    "render": ("spectro.render", "RenderSettings", "draw clips, and augmented copies of them, as pictures"),
-    "finetune": ("spectro.learn.finetune", "FinetuneSettings", "fine-tune a network, with whole speakers held out"),
-    "evaluate": (
-        "spectro.evaluate.report",
-        "EvaluateSettings",
-        "measure a checkpoint on the speakers that it has not heard",
-    ),
-    "predict": ("spectro.predict.command", "PredictSettings", "classify recordings, folders and lists: one row each"),
-    "timeline": ("spectro.predict.timeline", "TimelineSettings", "tell what is heard when in long recordings"),
-    "listen": ("spectro.predict.live", "ListenSettings", "follow a microphone or a stream"),
-    "explain": ("spectro.predict.explain", "ExplainSettings", "show what in the pictures made the network decide"),
-    "export": ("spectro.engines.export", "ExportSettings", "write a checkpoint as ONNX and OpenVINO"),
-    "serve": ("spectro.serve.command", "ServeSettings", "run the HTTP service and the web page"),
-    "features": ("spectro.baselines.features", "FeaturesSettings", "describe clips by features, hand-made or learnt"),
-    "classical": ("spectro.baselines.classical", "ClassicalSettings", "train a scikit-learn classifier on features"),
-    "speech": ("spectro.baselines.speech", "SpeechSettings", "fine-tune wav2vec 2.0, WavLM, HuBERT or AST"),
-    "study": ("spectro.study.command", "StudySettings", "run and compare many systems, folds and seeds"),
+    "download": ("DownloadSettings", "fetch the corpora that may be downloaded"),
+    "render": ("RenderSettings", "draw clips, and augmented copies of them, as pictures"),
+    "finetune": ("FinetuneSettings", "fine-tune a network, with whole speakers held out"),
+    "evaluate": ("EvaluateSettings", "measure a checkpoint on the speakers that it has not heard"),
+    "predict": ("PredictSettings", "classify recordings, folders and lists: one row each"),
+    "timeline": ("TimelineSettings", "tell what is heard when in long recordings"),
+    "listen": ("ListenSettings", "follow a microphone or a stream"),
+    "explain": ("ExplainSettings", "show what in the pictures made the network decide"),
+    "export": ("ExportSettings", "write a checkpoint as ONNX and OpenVINO"),
+    "serve": ("ServeSettings", "run the HTTP service and the web page"),
+    "features": ("FeaturesSettings", "describe clips by features, hand-made or learnt"),
+    "classical": ("ClassicalSettings", "train a scikit-learn classifier on features"),
+    "speech": ("SpeechSettings", "fine-tune wav2vec 2.0, WavLM, HuBERT or AST"),
+    "study": ("StudySettings", "run and compare many systems, folds and seeds"),
 }
-"""Module, settings and purpose of each verb; a module is imported when its verb is used."""
+"""Settings and purpose of each verb; its module in `spectro.verbs` is imported when it is used."""
 
 RESUMED = ("download", "render", "finetune", "predict", "features", "speech", "study")
 """The verbs that go on where an earlier run was stopped."""
@@ -66,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     if not given or given[0] not in VERBS:
         asked = bool(given) and given[0] in ("-h", "--help")
-        verbs = "\n".join(f"  {verb:10} {purpose}" for verb, (_module, _settings, purpose) in VERBS.items())
+        verbs = "\n".join(f"  {verb:10} {purpose}" for verb, (_settings, purpose) in VERBS.items())
         print(
             f"usage: spectro VERB ...\n\n{verbs}\n\n`spectro VERB --help` explains each verb.",
             file=sys.stdout if asked else sys.stderr,
@@ -83,9 +79,9 @@ def run_verb(verb: str, arguments: list[str] | None = None) -> int:
         arguments: its options; None takes the process's own.
     """
     _print_anything()
-    module_name, class_name, _purpose = VERBS[verb]
+    class_name, _purpose = VERBS[verb]
     try:
-        module = importlib.import_module(module_name)
+        module = importlib.import_module(f"spectro.verbs.{verb}")
         settings = parse(verb, getattr(module, class_name), sys.argv[1:] if arguments is None else arguments)
         return int(module.run(settings))
     except SpectroError as error:
@@ -219,7 +215,7 @@ def _names(node: Any, inside: bool) -> Iterator[Any]:
 
 def _take_spec_file(parser: Any, arguments: list[str], takes: set[str]) -> list[str]:
     """Make `--spec FILE` the default of all `--spec.FIELD`; FILE may be a checkpoint's spectro.json."""
-    from spectro.signal.spec import SpectrogramSpec
+    from spectro.picture.spec import SpectrogramSpec
 
     kept: list[str] = []
     rest = iter(arguments)

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from spectro.signal.spec import SpectrogramSpec
+from spectro.picture.spec import SpectrogramSpec
 
 if TYPE_CHECKING:
-    from spectro.learn.checkpoint import Checkpoint
-    from spectro.learn.settings import FinetuneSettings
+    from spectro.model.checkpoint import Checkpoint
+    from spectro.train.settings import FinetuneSettings
 
 os.environ.setdefault("SPECTRO_ENGINE", "torch")  # an export of every test's network would take its time
 
@@ -111,7 +111,7 @@ def wav(tmp_path: Path) -> WriteWav:
 
 def write_corpus(root: Path, speakers: int = 8, emotions: tuple[str, ...] = ("calm", "happy", "angry")) -> Path:
     """A part of the synthetic corpus, under its real names."""
-    from spectro.corpora import synthetic
+    from spectro.corpora.datasets import synthetic
 
     for speaker in range(1, speakers + 1):
         for emotion in emotions:
@@ -136,8 +136,8 @@ class World:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """One small world for all tests that only look at it."""
-    from spectro.learn.finetune import finetune
-    from spectro.render import RenderSettings, render
+    from spectro.rendering.render import RenderSettings, render
+    from spectro.train.finetune import finetune
 
     root = tmp_path_factory.mktemp("world")
     corpus, images, checkpoint = write_corpus(root / "corpus"), root / "images", root / "checkpoint"
@@ -148,8 +148,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def finetune_settings(images: Path, out: Path, **changes: object) -> "FinetuneSettings":
     """Settings of a run of seconds: a tiny network from random weights."""
-    from spectro.learn.classifier import TrainingSettings
-    from spectro.learn.settings import FinetuneSettings
+    from spectro.train.module import TrainingSettings
+    from spectro.train.settings import FinetuneSettings
 
     defaults: dict[str, object] = {
         "index": images,

@@ -17,11 +17,11 @@ import spectro
 from spectro import cli
 from spectro.cli import VERBS, main, parse, run_verb
 from spectro.errors import SpecError, SpectroError
-from spectro.learn.settings import FinetuneSettings
-from spectro.render import RenderSettings
-from spectro.signal.spec import SpectrogramSpec
+from spectro.picture.spec import SpectrogramSpec
+from spectro.rendering.render import RenderSettings
 from spectro.study.grid import grid
 from spectro.study.settings import StudySettings
+from spectro.train.settings import FinetuneSettings
 from tests.conftest import REPOSITORY, World, WriteWav, voice
 
 CONFIGS = sorted((REPOSITORY / "configs").glob("*/*.yaml"))
@@ -47,9 +47,9 @@ def test_every_verb_has_a_thin_script(verb: str) -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_every_config_is_read_by_its_verb(path: Path) -> None:
-    module, name, _ = VERBS[path.parent.name]
-    settings_class = getattr(import_module(module), name)
-    settings = parse(path.parent.name, settings_class, ["--config", str(path)])
+    verb = path.parent.name
+    settings_class = getattr(import_module(f"spectro.verbs.{verb}"), VERBS[verb][0])
+    settings = parse(verb, settings_class, ["--config", str(path)])
     for key, value in yaml.safe_load(path.read_text()).items():
         chosen = getattr(settings, key)
         if isinstance(value, dict) and not isinstance(chosen, dict):
@@ -67,8 +67,8 @@ def test_every_study_sets_what_its_verbs_take(path: Path, tmp_path: Path) -> Non
     given += [(one.verb, one.settings) for settings in studies for one in grid(settings)]
     for verb, text in sorted({(verb, yaml.safe_dump(one)) for verb, one in given}):
         (tmp_path / "config.yaml").write_text(text)
-        module, name, _ = VERBS[verb]
-        parse(verb, getattr(import_module(module), name), ["--config", str(tmp_path / "config.yaml")])
+        settings_class = getattr(import_module(f"spectro.verbs.{verb}"), VERBS[verb][0])
+        parse(verb, settings_class, ["--config", str(tmp_path / "config.yaml")])
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, caps
 
 
 def test_a_quoted_home_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from spectro.predict.command import PredictSettings
+    from spectro.verbs.predict import PredictSettings
 
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "rows.yaml").write_text("out: ~/rows.csv\n")

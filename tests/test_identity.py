@@ -6,17 +6,17 @@ from typing import Any, ClassVar
 
 import pytest
 
-from spectro import render
+from spectro.audio.augment import AugmentSettings
 from spectro.baselines import classical
 from spectro.baselines.classical import ClassicalSettings
 from spectro.baselines.features import FeatureSettings
 from spectro.files import fingerprint
 from spectro.identity import identity_of, restored
-from spectro.learn import finetune
-from spectro.learn.settings import FinetuneSettings
-from spectro.render import RenderSettings
-from spectro.signal.augment import AugmentSettings
-from spectro.signal.spec import SpectrogramSpec
+from spectro.picture.spec import SpectrogramSpec
+from spectro.rendering import render
+from spectro.rendering.render import RenderSettings
+from spectro.train import finetune
+from spectro.train.settings import FinetuneSettings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,14 +7,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from spectro.corpora import synthetic
-from spectro.evaluate.report import EvaluateSettings, evaluate
-from spectro.learn.classifier import TrainingSettings
-from spectro.learn.finetune import finetune
-from spectro.learn.settings import FinetuneSettings
+from spectro.corpora.datasets import synthetic
+from spectro.evaluate.evaluate import EvaluateSettings, evaluate
+from spectro.picture.spec import SpectrogramSpec
 from spectro.predict.predictor import Predictor
-from spectro.render import INDEX, RenderSettings, render
-from spectro.signal.spec import SpectrogramSpec
+from spectro.rendering.index import INDEX
+from spectro.rendering.render import RenderSettings, render
+from spectro.train.finetune import finetune
+from spectro.train.module import TrainingSettings
+from spectro.train.settings import FinetuneSettings
 from tests.conftest import REPOSITORY
 
 SPEC = SpectrogramSpec(n_fft=1024, hop_length=400, height=64, width=112)

@@ -27,13 +27,13 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC, LinearSVC
 from sklearn.tree import DecisionTreeClassifier
 
-from spectro.baselines.features import FeatureSettings, describe, extract, show_failures
-from spectro.baselines.results import Clips, Numbers, report, run_folder, show, write_run
+from spectro.baselines.features import FeatureSettings, describe, extract
+from spectro.baselines.results import Clips, Numbers, report, run_folder, write_run
 from spectro.corpora.splits import Part, speaker_names
 from spectro.errors import FeatureError, TrainingError
 from spectro.identity import identity_of
-from spectro.render import read_index
-from spectro.signal import spectrogram
+from spectro.picture import spectrogram
+from spectro.rendering.index import read_index
 
 Name = Literal["logistic", "knn", "tree", "forest", "boosting", "xgboost", "svm-linear", "svm-rbf", "mlp"]
 
@@ -291,11 +291,3 @@ def _plain(settings: ClassicalSettings) -> dict[str, Any]:
     """Return what figures depend on, as JSON values."""
     free = ("out", "index", "workers", "test", "features")
     return identity_of(settings, free) | {"features": settings.features.identity()}
-
-
-def run(settings: ClassicalSettings) -> int:
-    """Run the verb; returns its exit code."""
-    found = classical(settings)
-    print(f"{settings.protocol}, fold {settings.fold}; chosen by inner folds: {found['training']['chosen']}")
-    show(found, settings.folder)
-    return show_failures(found["training"]["left_out"])

@@ -20,6 +20,10 @@ import pandas as pd
 import scipy.stats
 from tqdm import tqdm
 
+from spectro.audio import augment
+from spectro.audio.augment import AugmentSettings
+from spectro.audio.compiled import ensure_cache
+from spectro.audio.recording import Waveform
 from spectro.errors import FeatureError, SpectroError, WeightsError
 from spectro.files import (
     MESSAGE,
@@ -33,13 +37,10 @@ from spectro.files import (
     write_json,
 )
 from spectro.identity import identity_of, restored
+from spectro.picture import spectrogram
+from spectro.picture.spec import SpectrogramSpec
 from spectro.processes import in_processes
-from spectro.render import SETTINGS, read_index
-from spectro.signal import augment, spectrogram
-from spectro.signal.audio import Waveform
-from spectro.signal.augment import AugmentSettings
-from spectro.signal.compiled import ensure_cache
-from spectro.signal.spec import SpectrogramSpec
+from spectro.rendering.index import SETTINGS, read_index
 
 Vector: TypeAlias = npt.NDArray[np.float32]
 Frames: TypeAlias = npt.NDArray[np.float32]
@@ -382,13 +383,6 @@ def _describe_clip(
     rows.insert(0, "copy", list(job.copies))
     rows.insert(0, "clip_id", job.clip_id)
     return rows, ""
-
-
-def run(settings: FeaturesSettings) -> int:
-    """Run the verb; returns its exit code."""
-    found = extract(settings.index, settings.features, copies=settings.copies, workers=settings.workers)
-    print(f"{len(found.names)} features of {len(found.rows)} clips and copies in {printable(settings.index / FOLDER)}")
-    return show_failures(found.failures)
 
 
 def show_failures(failures: list[str]) -> int:

@@ -13,9 +13,9 @@ import pandas as pd
 from spectro.corpora.labels import label_clips
 from spectro.corpora.splits import PARTS, Part, Split, data_fingerprint, split
 from spectro.errors import CorpusError, TrainingError
-from spectro.evaluate.outcome import RUN_FILE, clip_ms, is_report, is_run, told, with_chances, write_report
+from spectro.evaluate.report import RUN_FILE, clip_ms, is_report, is_run, told, with_chances, write_report
 from spectro.files import printable, write_json
-from spectro.learn.description import label_problem
+from spectro.model.metadata import label_problem
 from spectro.outputs import LOCK, claimed
 
 Numbers = npt.NDArray[np.int64]

@@ -23,18 +23,19 @@ import soxr
 from safetensors import SafetensorError, safe_open
 from scipy.special import softmax
 
-from spectro.baselines.results import Clips, report, run_folder, show, write_run
+from spectro.audio import augment
+from spectro.audio.augment import AugmentSettings
+from spectro.audio.recording import Waveform
+from spectro.baselines.results import Clips, report, run_folder, write_run
 from spectro.corpora.splits import PARTS, Part
 from spectro.errors import FeatureError, TrainingError, WeightsError
 from spectro.files import printable, read_foreign_json, read_json, write_bytes, write_json
 from spectro.identity import identity_of
-from spectro.learn.figures import confusion, figures
-from spectro.learn.schema import anything, keyed, many, optional, record, text
-from spectro.learn.state import unusable
-from spectro.render import SETTINGS, read_index
-from spectro.signal import augment, spectrogram
-from spectro.signal.audio import Waveform
-from spectro.signal.augment import AugmentSettings
+from spectro.metrics import confusion, figures
+from spectro.model.schema import anything, keyed, many, optional, record, text
+from spectro.picture import spectrogram
+from spectro.rendering.index import SETTINGS, read_index
+from spectro.train.state import unusable
 
 MODEL, TRAINING, SETTINGS_FILE, LOCK = "model", "training", "settings.json", ".lock"
 STATE_FILE, STATE_BYTES = "trainer_state.json", 2**24
@@ -130,7 +131,7 @@ def model_identity(model: str) -> str:
     """Return what tells a network from others: its name on the hub, or the checksum of a folder's weights."""
     if not Path(model).is_dir():
         return model
-    from spectro.learn.backbones import weights_identity
+    from spectro.model.backbones import weights_identity
 
     return weights_identity(model)
 
@@ -412,11 +413,3 @@ def _bring_along(saved: Path) -> None:
         if moved != best:
             content = json.dumps(state | {"best_model_checkpoint": moved}, indent=2)  # with its NaN
             write_bytes(saved / STATE_FILE, (content + "\n").encode())
-
-
-def run(settings: SpeechSettings) -> int:
-    """Run the verb; returns its exit code."""
-    found = finetune(settings)
-    print(f"{settings.protocol}, fold {settings.fold}, epoch {found['training']['epoch']} chosen")
-    show(found, settings.folder)
-    return 0

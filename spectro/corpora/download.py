@@ -17,10 +17,9 @@ from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 from urllib3.util.retry import Retry
 
-from spectro.corpora import find
+from spectro.corpora.registry import find
 from spectro.errors import DownloadError
-from spectro.files import held, printable
-from spectro.outputs import LOCK, check_ours, enter
+from spectro.outputs import check_ours, enter
 
 CHUNK = 1 << 16
 TIMEOUT_S = 60
@@ -261,27 +260,3 @@ def _matches(path: Path, checksum: str) -> bool:
     algorithm, _, expected = checksum.partition(":")
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest() == expected.lower()
-
-
-@dataclass(frozen=True, kw_only=True)
-class DownloadSettings:
-    """Fetch a corpus: resumable, checksummed.
-
-    Args:
-        corpus: ravdess, ravdess-song, tess or crema-d; for others, says where to ask.
-        out: folder for it; null for data/corpora/NAME, where render looks for it.
-    """
-
-    corpus: str = "ravdess"
-    out: Path | None = None
-
-
-def run(settings: DownloadSettings) -> int:
-    """Run the verb; returns its exit code."""
-    folder = settings.out or Path("data/corpora") / settings.corpus
-    with held(folder / LOCK) as free:
-        if not free:
-            raise DownloadError(f"{printable(folder)}: another download writes there; wait, or name another --out")
-        download(settings.corpus, folder)
-    print(f"{settings.corpus} is in {printable(folder)}; its licence: {find(settings.corpus).licence}")
-    return 0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from spectro.corpora import find
+from spectro.corpora.registry import find
 from spectro.corpora.splits import speaker_names
 from spectro.corpora.table import EMOTIONS
 from spectro.errors import CorpusError

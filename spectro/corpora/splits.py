@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from spectro.corpora import find
+from spectro.corpora.registry import find
 from spectro.errors import SplitError
 from spectro.files import fingerprint
 

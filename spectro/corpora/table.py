@@ -15,9 +15,9 @@ from typing import TypeAlias
 
 import pandas as pd
 
+from spectro.audio.recording import recordings
 from spectro.errors import CorpusError
 from spectro.files import path_text, printable
-from spectro.signal.audio import recordings
 
 COLUMNS = ("clip_id", "path", "corpus", "emotion", "speaker", "gender", "language")
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised", "bored")

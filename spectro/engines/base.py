@@ -18,7 +18,7 @@ import numpy.typing as npt
 from spectro.engines.forks import FORKS
 from spectro.errors import CheckpointError
 from spectro.files import printable
-from spectro.signal.spec import Image
+from spectro.picture.spec import Image
 
 EngineName: TypeAlias = Literal["auto", "torch", "onnx", "openvino"]
 Precision: TypeAlias = Literal["float32", "bfloat16"]

@@ -12,8 +12,8 @@ from spectro.engines import export
 from spectro.engines.registry import FOR_EXPORTS
 from spectro.errors import CheckpointError, ExportError
 from spectro.files import fingerprint, printable
-from spectro.learn import description as descriptions
-from spectro.learn.description import EXPORT_FILE
+from spectro.model import metadata as descriptions
+from spectro.model.metadata import EXPORT_FILE
 
 A_DAY_S = 86_400
 

@@ -20,11 +20,11 @@ from spectro.engines.pytorch import TorchEngine
 from spectro.engines.registry import FOR_EXPORTS
 from spectro.errors import CheckpointError, ExportError, PredictionError
 from spectro.files import printable
-from spectro.learn import description as descriptions
-from spectro.learn.description import Description
+from spectro.model import metadata as descriptions
+from spectro.model.metadata import Description
 
 if TYPE_CHECKING:
-    from spectro.learn.checkpoint import Checkpoint
+    from spectro.model.checkpoint import Checkpoint
 
 VARIABLE = "SPECTRO_ENGINE"
 
@@ -105,7 +105,7 @@ def tried(engine: Engine, about: Description, source: str) -> Engine:
 
 
 def _torch(folder: Path, device: str | None, precision: Precision) -> tuple[Description, Engine]:
-    from spectro.learn import checkpoint as checkpoints
+    from spectro.model import checkpoint as checkpoints
 
     loaded, source = checkpoints.load(folder), printable(folder)
     return loaded, tried(TorchEngine(loaded, device, precision, source), loaded, source)

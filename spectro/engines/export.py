@@ -16,8 +16,7 @@ import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stdout
-from dataclasses import dataclass
-from itertools import islice, product
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,63 +28,21 @@ from spectro.engines.pytorch import TorchEngine
 from spectro.engines.registry import FOR_EXPORTS
 from spectro.errors import CheckpointError, ExportError, PredictionError
 from spectro.files import held, printable, write_json
-from spectro.learn import description as descriptions
-from spectro.learn.description import CARD_FILE, DESCRIPTION_FILE, EXPORT_FILE
-from spectro.learn.locate import default_checkpoint
+from spectro.model import metadata as descriptions
+from spectro.model.metadata import CARD_FILE, DESCRIPTION_FILE, EXPORT_FILE
 from spectro.outputs import lock_of
-from spectro.signal import image, spectrogram
-from spectro.signal.spec import Image, SpectrogramSpec
+from spectro.picture import spectrogram
+from spectro.picture.spec import Image, SpectrogramSpec
 
 if TYPE_CHECKING:
-    from spectro.learn.checkpoint import Checkpoint
+    from spectro.model.checkpoint import Checkpoint
+
 
 TOLERANCE = 1e-4
 """How far probabilities may lie from PyTorch's, in float32."""
 EXPORTER = ("onnx", "onnxscript")
 FILES = {EXPORT_FILE, DESCRIPTION_FILE, CARD_FILE, *(name for one in FOR_EXPORTS.values() for name in one.files)}
 BATCH = 32
-
-
-@dataclass(frozen=True, kw_only=True)
-class ExportSettings:
-    """Write a checkpoint's network as ONNX, and as OpenVINO IR where openvino is installed, for other programs.
-
-    The folder is a checkpoint folder that can predict and nothing else: `spectro predict --checkpoint OUT` needs no
-    PyTorch. What is written gives the same probabilities as PyTorch, to 0.0001, or it is not written. Predicting with
-    --engine onnx or openvino needs no export: it makes its own once, and keeps it in the cache folder.
-
-    Args:
-        checkpoint: a checkpoint folder; null for the shipped one.
-        out: folder to write; null for CHECKPOINT-export.
-        index: folder of a rendering, whose untouched clips are compared; null compares clips of the synthetic corpus.
-        pictures: how many are compared at most.
-    """
-
-    checkpoint: Path | None = None
-    out: Path | None = None
-    index: Path | None = None
-    pictures: int = 500
-
-    def __post_init__(self) -> None:
-        if self.pictures < 1:
-            raise PredictionError(f"pictures is {self.pictures}; at least 1 is needed")
-
-
-def run(settings: ExportSettings) -> int:
-    """Run the verb; returns its exit code."""
-    folder = (settings.checkpoint or default_checkpoint()).resolve()
-    out = settings.out or folder.with_name(f"{folder.name}-export")
-    _check_replaceable(out)
-    spec = descriptions.Description.from_dict(descriptions.read(folder), folder).spec
-    pictures = synthetic(spec) if settings.index is None else _rendered(settings.index, spec)
-    found = export(folder, out, list(islice(pictures, settings.pictures)))
-    for engine, figures in found.items():
-        print(
-            f"{engine}: {figures['pictures']} pictures, {figures['agreement']:.2%} with the same label as PyTorch, "
-            f"probabilities within {figures['difference']:.1e}"
-        )
-    print(f"{', '.join(sorted(path.name for path in out.iterdir()))} in {printable(out)}")
-    return 0
 
 
 def _check_replaceable(out: Path) -> None:
@@ -143,7 +100,7 @@ def export(
         ExportError: there is no picture to compare on, or the network cannot be exported, or computes something else
             afterwards.
     """
-    from spectro.learn import checkpoint as checkpoints
+    from spectro.model import checkpoint as checkpoints
 
     if lacking := [name for name in EXPORTER if importlib.util.find_spec(name) is None]:
         raise ExportError(f"exporting needs {', '.join(lacking)}: install spectro[onnx] or spectro[openvino]")
@@ -259,17 +216,8 @@ def _compare(checkpoint: "Checkpoint", folder: Path, pictures: Sequence[Image]) 
 
 def synthetic(spec: SpectrogramSpec) -> Iterator[Image]:
     """Yield pictures of clips of the synthetic corpus."""
-    from spectro.corpora import synthetic
+    from spectro.corpora.datasets import synthetic
 
     for take, emotion, speaker in product(range(99), synthetic.PROSODY, range(1, 9)):
         samples = synthetic.synthesise(speaker, emotion, 0, take)
         yield spectrogram.render(soxr.resample(samples, synthetic.SAMPLE_RATE, spec.sample_rate), spec)
-
-
-def _rendered(folder: Path, spec: SpectrogramSpec) -> Iterator[Image]:
-    from spectro.render import read_index
-
-    index, _spec = read_index(folder)
-    untouched = index[index["copy"] == 0].sample(frac=1.0, random_state=0)
-    for name in untouched["image"]:
-        yield image.read(folder / name, spec).pixels

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from spectro.engines.base import ExportEngine, Pictures, Precision, Scores, finite, threads
-from spectro.learn.description import EXPORT_FILE
+from spectro.model.metadata import EXPORT_FILE
 
 
 class OnnxEngine(ExportEngine):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from spectro.engines.base import ExportEngine, Pictures, Precision, Scores, finite, settle, threads
-from spectro.learn.description import EXPORT_FILE
+from spectro.model.metadata import EXPORT_FILE
 
 IR_FILE = "model.xml"
 

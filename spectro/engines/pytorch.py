@@ -7,7 +7,7 @@ from spectro.engines.base import Engine, Pictures, Precision, Scores, finite, se
 from spectro.errors import PredictionError
 
 if TYPE_CHECKING:
-    from spectro.learn.checkpoint import Checkpoint
+    from spectro.model.checkpoint import Checkpoint
 
 
 class TorchEngine(Engine):

@@ -6,7 +6,6 @@ Localization, ICCV 2017), by captum, on the last layer whose output still has ti
 
 import io
 import os
-import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,14 @@ import torch
 from captum.attr import LayerAttribution, LayerGradCam
 from matplotlib.figure import Figure
 from torch import nn
-from tqdm import tqdm
 
 from spectro.engines.base import batch
-from spectro.errors import AudioError, ImageError, PredictionError
-from spectro.files import MESSAGE, printable, write_bytes
-from spectro.learn.backbones import SpectrogramNet
-from spectro.learn.locate import default_checkpoint
-from spectro.outputs import LOCK, claimed
-from spectro.predict.folder import expand, stems
+from spectro.errors import PredictionError
+from spectro.model.backbones import SpectrogramNet
+from spectro.picture import png, spectrogram
+from spectro.picture.frontend import band_of
+from spectro.picture.spec import Image, SpectrogramSpec
 from spectro.predict.predictor import Prediction, Predictor, Source
-from spectro.signal import image, spectrogram
-from spectro.signal.frontend import band_of
-from spectro.signal.spec import Image, SpectrogramSpec
 
 Heat = npt.NDArray[np.float32]
 
@@ -58,60 +52,6 @@ class Explanation:
     start_s: float
 
 
-@dataclass(frozen=True, kw_only=True)
-class ExplainSettings:
-    """Show what in a recording's picture made the network decide: Grad-CAM over the spectrogram.
-
-    For each recording, a .png with axes in seconds and hertz, and the map as an array in a .npy (float32 of the
-    picture's height and width, 0 to 1). Exit code 1 means that some recordings could not be used.
-
-    Args:
-        inputs: recordings, rendered pictures (.png), folders (with all folders below), or lists: a .txt with a path a
-            line, a .csv with a column path.
-        out: folder to write to.
-        checkpoint: a checkpoint folder; null for the shipped one.
-        label: the label to explain; null explains the most likely one.
-        device: cpu, cuda, ...; null takes a GPU where there is one.
-    """
-
-    inputs: list[str] = field(default_factory=list)
-    out: Path = Path("explanations")
-    checkpoint: Path | None = None
-    label: str | None = None
-    device: str | None = None
-
-
-def run(settings: ExplainSettings) -> int:
-    """Run the verb; returns its exit code."""
-    paths = list(dict.fromkeys(expand(settings.inputs)))
-    if not paths:
-        raise PredictionError(f"no recording in {', '.join(map(printable, settings.inputs))}")
-    places = [settings.out / name for name in stems(paths)]
-    files = [place.with_name(place.name + ending) for place in places for ending in (".png", ".npy")]
-    read = [*map(Path, settings.inputs), *paths]
-    with claimed(files, lock=settings.out / LOCK, error=PredictionError, inputs=read):
-        return _run(settings, paths, places)
-
-
-def _run(settings: ExplainSettings, paths: list[Path], places: list[Path]) -> int:
-    """Explain recordings in files that no other run writes; returns the exit code."""
-    predictor = Predictor(settings.checkpoint or default_checkpoint(), device=settings.device, engine="torch")
-    failed = 0
-    for path, stem in zip(tqdm(paths, desc="explaining", unit="clip", file=sys.stderr), places, strict=True):
-        try:
-            found = explain(predictor, path, label=settings.label)
-        except (AudioError, ImageError) as error:
-            print(f"spectro explain: {printable(str(error), MESSAGE)}", file=sys.stderr)
-            failed += 1
-            continue
-        array = io.BytesIO()
-        np.save(array, found.heat)
-        write_bytes(stem.with_name(stem.name + ".png"), draw(found, title=printable(path.name, 60)))
-        write_bytes(stem.with_name(stem.name + ".npy"), array.getvalue())
-    print(f"{len(paths) - failed} of {len(paths)} recordings explained in {printable(settings.out)}", file=sys.stderr)
-    return 0 if not failed else 2 if failed == len(paths) else 1
-
-
 def explain(predictor: Predictor, source: Source, *, label: str | None = None) -> Explanation:
     """Explain what the network makes of a recording, or of a rendered picture (a path that ends with .png).
 
@@ -126,7 +66,7 @@ def explain(predictor: Predictor, source: Source, *, label: str | None = None) -
     """
     spec = predictor.checkpoint.spec
     if isinstance(source, str | os.PathLike) and Path(source).suffix.lower() == ".png":
-        return explain_picture(predictor, image.read(source, spec).pixels, label=label)
+        return explain_picture(predictor, png.read(source, spec).pixels, label=label)
     samples, trimmed = spectrogram.read_from(source, spec, max_duration_s=predictor.max_duration_s)
     first = spectrogram.first_column(*spectrogram.shown(samples, spec), spec)
     picture = spectrogram.render(samples, spec)

@@ -9,20 +9,22 @@ from typing import TYPE_CHECKING, BinaryIO, Self, TypeAlias
 
 import numpy as np
 
+from spectro.audio import recording
 from spectro.engines.base import Chances, Embedding, EngineName, Precision, Scores, batch
 from spectro.engines.choose import engine_for
 from spectro.engines.pytorch import TorchEngine
 from spectro.errors import ImageError, PredictionError
-from spectro.learn.locate import default_checkpoint
-from spectro.predict.folder import expand, predict_rows
-from spectro.predict.rows import Row, check_batch_size, verdict
-from spectro.predict.utterances import WindowSettings
-from spectro.predict.windows import Segment, timeline
-from spectro.signal import audio, image, spectrogram
-from spectro.signal.spec import Image
+from spectro.model.locate import default_checkpoint
+from spectro.picture import png, spectrogram
+from spectro.picture.spec import Image
+from spectro.predict.batches import check_batch_size, predict_rows
+from spectro.predict.inputs import expand
+from spectro.predict.results import Row, verdict
+from spectro.predict.timeline.segments import Segment, timeline
+from spectro.predict.timeline.windows import WindowSettings
 
 if TYPE_CHECKING:
-    from spectro.learn.checkpoint import Checkpoint
+    from spectro.model.checkpoint import Checkpoint
 
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO
 
@@ -77,7 +79,7 @@ class Predictor:
         device: str | None = None,
         engine: EngineName = "auto",
         precision: Precision = "float32",
-        max_duration_s: float | None = audio.DEFAULT_MAX_DURATION_S,
+        max_duration_s: float | None = recording.DEFAULT_MAX_DURATION_S,
         min_margin: float = 0.0,
     ) -> None:
         if not 0 <= min_margin <= 1:
@@ -112,7 +114,7 @@ class Predictor:
         Raises:
             ImageError: not a whole PNG, or not rendered by this spec.
         """
-        return self.predict_pixels([image.read(source, self.checkpoint.spec).pixels])[0]
+        return self.predict_pixels([png.read(source, self.checkpoint.spec).pixels])[0]
 
     def predict_folder(self, *inputs: str | os.PathLike[str], batch_size: int = 32) -> Iterator[Row]:
         """Classify recordings, folders of them (with all folders below), and lists, in batches.

@@ -17,6 +17,8 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 import spectro
+from spectro.audio.container import known_frames, opened
+from spectro.audio.source import name_of
 from spectro.errors import (
     AudioError,
     AudioFormatError,
@@ -27,10 +29,12 @@ from spectro.errors import (
     PredictionError,
     SpectroError,
 )
-from spectro.predict.rows import verdict
-from spectro.predict.summary import Summary
-from spectro.predict.utterances import WindowSettings
-from spectro.predict.windows import Segment, timeline
+from spectro.picture import png
+from spectro.picture.spec import Image
+from spectro.predict.results import verdict
+from spectro.predict.timeline.formats import Summary
+from spectro.predict.timeline.segments import Segment, timeline
+from spectro.predict.timeline.windows import WindowSettings
 from spectro.serve import explanation
 from spectro.serve.callers import Names
 from spectro.serve.guard import Guard
@@ -50,10 +54,6 @@ from spectro.serve.schemas import (
 from spectro.serve.turns import FairThreads
 from spectro.serve.upload import UploadRoute
 from spectro.serve.words import add_words, said
-from spectro.signal import image
-from spectro.signal.container import known_frames, opened
-from spectro.signal.source import name_of
-from spectro.signal.spec import Image
 
 READERS = 2
 LOG = logging.getLogger("uvicorn.error")
@@ -260,7 +260,7 @@ def make_app(
         chosen = await service.model(model)
 
         def draw(source: BinaryIO) -> Image:
-            return image.read(source, chosen.predictor.checkpoint.spec).pixels
+            return png.read(source, chosen.predictor.checkpoint.spec).pixels
 
         return await service.predict(chosen, file, draw, min_margin=min_margin, embedding=embedding)
 

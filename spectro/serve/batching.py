@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from spectro.engines.base import Scores
-from spectro.signal.spec import Image
+from spectro.picture.spec import Image
 
 
 class Batcher:

@@ -9,14 +9,14 @@ import numpy as np
 import PIL.Image
 import soundfile
 
+from spectro.audio import stream
+from spectro.audio.source import name_of
 from spectro.errors import AudioError, AudioLengthError
+from spectro.picture.frontend import band_of
+from spectro.picture.spec import Image, SpectrogramSpec, colormap_table
 from spectro.predict.explain import FREQUENCIES, Explanation, explain, moved
 from spectro.predict.predictor import Predictor
 from spectro.serve.schemas import ExplanationAnswer, TickAnswer
-from spectro.signal import stream
-from spectro.signal.frontend import band_of
-from spectro.signal.source import name_of
-from spectro.signal.spec import Image, SpectrogramSpec, colormap_table
 
 
 def look(

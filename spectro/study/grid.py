@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spectro.files import fingerprint
-from spectro.learn.backbones import weights_identity
+from spectro.model.backbones import weights_identity
 from spectro.study.settings import NAMES, VERBS, StudySettings, listed, merged
 
 

@@ -15,15 +15,15 @@ import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from spectro.corpora import find
+from spectro.corpora.registry import find
 from spectro.corpora.splits import LEAKS, natural
 from spectro.errors import EvaluationError, SpectroError
-from spectro.evaluate.outcome import METRICS_FILE
+from spectro.evaluate.report import METRICS_FILE
 from spectro.files import printable, read_json, write_bytes
-from spectro.learn.checkpoint import versions
-from spectro.learn.description import WEIGHTS_FILE
-from spectro.render import read_index
-from spectro.signal import spectrogram
+from spectro.model.checkpoint import versions
+from spectro.model.metadata import WEIGHTS_FILE
+from spectro.picture import spectrogram
+from spectro.rendering.index import read_index
 from spectro.study import figures
 from spectro.study.results import Entry, read_predictions, report_folder
 from spectro.study.settings import StudySettings
@@ -171,7 +171,7 @@ def _map(settings: StudySettings, found: list[Entry]) -> dict[str, Any] | None:
     best = _favoured(networks)
     if best is None:
         return None
-    from spectro.predict.folder import predict_rows
+    from spectro.predict.batches import predict_rows
     from spectro.predict.predictor import Predictor
 
     clips, folder = read_predictions(best.folders[0]), settings.runs / "images" / best.images

@@ -18,8 +18,8 @@ import pandas as pd
 from spectro.corpora.splits import LEAKS
 from spectro.errors import EvaluationError, SpectroError
 from spectro.evaluate import plots
-from spectro.evaluate.metrics import gain
-from spectro.evaluate.outcome import (
+from spectro.evaluate.intervals import gain
+from spectro.evaluate.report import (
     ADAPTED_FILE,
     METRICS_FILE,
     PREDICTIONS_FILE,
@@ -30,8 +30,8 @@ from spectro.evaluate.outcome import (
     write_report,
 )
 from spectro.files import printable, read_json, write_bytes
-from spectro.learn.figures import Floats, figures
-from spectro.render import read_index
+from spectro.metrics import Floats, figures
+from spectro.rendering.index import read_index
 from spectro.study.results import Entry, read_predictions, report_folder
 from spectro.study.settings import StudySettings
 

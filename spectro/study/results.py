@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from spectro.corpora.splits import Part
-from spectro.evaluate.outcome import METRICS_FILE, PREDICTIONS_FILE, figures_of
+from spectro.evaluate.report import METRICS_FILE, PREDICTIONS_FILE, figures_of
 from spectro.files import read_json
 from spectro.study.grid import Run, grid
 from spectro.study.settings import StudySettings

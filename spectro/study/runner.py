@@ -50,7 +50,7 @@ def command(verb: str, given: dict[str, Any], config: Path, log: Path, threads: 
 def context() -> Any:
     """Return how processes are started: by a server that has imported what most verbs need, where there are such."""
     if hasattr(_CONTEXT, "set_forkserver_preload"):
-        _CONTEXT.set_forkserver_preload(["spectro.learn.finetune", "spectro.evaluate.report"])
+        _CONTEXT.set_forkserver_preload(["spectro.train.finetune", "spectro.evaluate.evaluate"])
     return _CONTEXT
 
 

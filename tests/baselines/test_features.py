@@ -9,15 +9,16 @@ import pandas as pd
 import pytest
 import scipy.stats
 
+from spectro.audio import augment
+from spectro.audio.augment import AugmentSettings
 from spectro.baselines import features
 from spectro.baselines.classical import ClassicalSettings, classical
 from spectro.baselines.features import PARTS, STATISTICS, FeatureSettings, describe, extract, handmade
 from spectro.cli import run_verb
 from spectro.errors import FeatureError, WeightsError
 from spectro.files import held, read_json
-from spectro.render import SETTINGS, read_index
-from spectro.signal import augment, spectrogram
-from spectro.signal.augment import AugmentSettings
+from spectro.picture import spectrogram
+from spectro.rendering.index import SETTINGS, read_index
 from tests.conftest import RATE, SMALL, World, voice
 
 QUICK = FeatureSettings(parts=("mfcc", "rms"), mfcc=13, statistics=("mean", "std"))

@@ -4,8 +4,8 @@ import pytest
 
 from spectro.baselines.results import run_folder
 from spectro.errors import EvaluationError, TrainingError
-from spectro.evaluate.outcome import METRICS_FILE, RUN_FILE
-from spectro.evaluate.report import EvaluateSettings, evaluate
+from spectro.evaluate.evaluate import EvaluateSettings, evaluate
+from spectro.evaluate.report import METRICS_FILE, RUN_FILE
 from spectro.files import held, write_json
 from spectro.outputs import LOCK
 

@@ -17,7 +17,7 @@ from spectro.baselines.features import FeatureSettings
 from spectro.baselines.speech import SpeechSettings, finetune, load
 from spectro.errors import FeatureError, TrainingError, WeightsError
 from spectro.files import held, read_json
-from spectro.render import read_index
+from spectro.rendering.index import read_index
 from tests.conftest import RATE, World, voice
 
 transformers = pytest.importorskip("transformers")

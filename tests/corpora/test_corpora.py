@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from spectro.corpora import CORPORA, scan
+from spectro.corpora.registry import CORPORA, scan
 from spectro.corpora.table import EMOTIONS
 from spectro.errors import CorpusError
 

@@ -3,8 +3,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from spectro.corpora import scan, synthetic
-from spectro.corpora.synthetic import PROSODY, SAMPLE_RATE, synthesise, voice
+from spectro.corpora.datasets import synthetic
+from spectro.corpora.datasets.synthetic import PROSODY, SAMPLE_RATE, synthesise, voice
+from spectro.corpora.registry import scan
 from tests.conftest import pitch_of
 
 

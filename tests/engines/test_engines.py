@@ -20,14 +20,14 @@ from spectro.engines.pytorch import TorchEngine
 from spectro.engines.registry import FOR_EXPORTS
 from spectro.errors import CheckpointError, PredictionError
 from spectro.files import held
-from spectro.learn import checkpoint as checkpoints
-from spectro.learn.backbones import SpectrogramNet
-from spectro.learn.checkpoint import Checkpoint
-from spectro.learn.description import EXPORT_FILE, identity
+from spectro.model import checkpoint as checkpoints
+from spectro.model.backbones import SpectrogramNet
+from spectro.model.checkpoint import Checkpoint
+from spectro.model.metadata import EXPORT_FILE, identity
 from spectro.outputs import lock_of
+from spectro.picture.spec import Image
 from spectro.predict.explain import explain
 from spectro.predict.predictor import Predictor
-from spectro.signal.spec import Image
 from tests.conftest import SMALL, World, WriteWav
 
 ENGINES = [("onnx", "onnxruntime"), ("openvino", "openvino")]

@@ -22,10 +22,10 @@ from spectro.engines.forks import FORKS
 from spectro.engines.onnx import OnnxEngine
 from spectro.engines.registry import FOR_EXPORTS
 from spectro.errors import CheckpointError, EvaluationError, ExportError, ImageError, PredictionError
-from spectro.evaluate.report import adapted_chances
-from spectro.learn import checkpoint as checkpoints
-from spectro.learn.checkpoint import Checkpoint
-from spectro.learn.description import EXPORT_FILE
+from spectro.evaluate.evaluate import adapted_chances
+from spectro.model import checkpoint as checkpoints
+from spectro.model.checkpoint import Checkpoint
+from spectro.model.metadata import EXPORT_FILE
 from spectro.predict.predictor import Predictor
 from tests.conftest import SMALL, World, WriteWav
 
@@ -184,7 +184,9 @@ def test_a_comparison_does_not_let_nan_pass(
 def test_adaptation_that_is_not_finite_is_an_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = Predictor(world.trained)
     paths = sorted((world.images / "images").glob("*_0.png"))[:2]
-    monkeypatch.setattr("spectro.evaluate.report.calibrate", lambda net, _given: net.head[1].weight.data.fill_(np.nan))
+    monkeypatch.setattr(
+        "spectro.evaluate.evaluate.calibrate", lambda net, _given: net.head[1].weight.data.fill_(np.nan)
+    )
     with pytest.raises(EvaluationError, match="not finite"):
         adapted_chances(predictor, paths, np.array(["1", "1"]), 2)
 
@@ -216,8 +218,8 @@ def test_no_batch_is_no_batch(world: World, wav: WriteWav, batch_size: int) -> N
 
 
 def engines_rows(predictor: Predictor, path: Path, batch_size: int) -> Any:
-    from spectro.predict.folder import predict_rows
-    from spectro.predict.windows import timeline
+    from spectro.predict.batches import predict_rows
+    from spectro.predict.timeline.segments import timeline
 
     return [*timeline(predictor, path, batch_size=batch_size), *predict_rows(predictor, [path], batch_size=batch_size)]
 

@@ -10,13 +10,13 @@ import torch
 from spectro.cli import run_verb
 from spectro.engines.base import batch
 from spectro.errors import PredictionError
-from spectro.learn.backbones import SpectrogramNet
-from spectro.learn.checkpoint import Checkpoint
+from spectro.model.backbones import SpectrogramNet
+from spectro.model.checkpoint import Checkpoint
+from spectro.picture.frontend import band_of
+from spectro.picture.spec import SpectrogramSpec
+from spectro.picture.spectrogram import first_column
 from spectro.predict.explain import draw, explain, explain_picture, moved
 from spectro.predict.predictor import Predictor
-from spectro.signal.frontend import band_of
-from spectro.signal.spec import SpectrogramSpec
-from spectro.signal.spectrogram import first_column
 from tests.conftest import RATE, SMALL, World, WriteWav, voice
 
 
@@ -143,7 +143,7 @@ def test_the_verb_writes_pictures_and_arrays(
 
 
 def test_a_picture_and_its_recording_are_explained_alike(world: World, predictor: Predictor) -> None:
-    from spectro.render import read_index
+    from spectro.rendering.index import read_index
 
     row = read_index(world.images)[0].query("copy == 0").iloc[0]
     one, other = explain(predictor, row["path"]), explain(predictor, world.images / row["image"])

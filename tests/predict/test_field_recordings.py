@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from spectro.corpora import synthetic
+from spectro.corpora.datasets import synthetic
 from spectro.errors import AudioError
 from spectro.predict.predictor import Predictor
-from spectro.predict.windows import SILENCE
+from spectro.predict.timeline.segments import SILENCE
 from tests.conftest import RATE, World
 
 CLIP = (0.5 * synthetic.synthesise(1, "happy", 0, 0) / np.abs(synthetic.synthesise(1, "happy", 0, 0)).max())[: 2 * RATE]

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 import spectro
+from spectro.audio import recording
 from spectro.errors import AudioError, CheckpointError, ImageError
-from spectro.learn import locate
+from spectro.model import locate
+from spectro.picture import spectrogram
 from spectro.predict.predictor import Predictor
-from spectro.render import read_index
-from spectro.signal import audio, spectrogram
+from spectro.rendering.index import read_index
 from tests.conftest import REPOSITORY, World, WriteWav
 
 
@@ -34,7 +35,7 @@ def test_probabilities_are_the_networks_softmax_at_the_checkpoints_temperature(
 ) -> None:
     path = wav()
     spec = world.trained.spec
-    pixels = spectrogram.render(audio.read(path, sample_rate=spec.sample_rate, trim_db=spec.trim_db), spec)
+    pixels = spectrogram.render(recording.read(path, sample_rate=spec.sample_rate, trim_db=spec.trim_db), spec)
     with torch.inference_mode():
         logits = world.trained.net(torch.from_numpy(pixels.copy())[None, None])[0].double()
     expected = torch.softmax(logits / world.trained.temperature, 0)

@@ -8,12 +8,12 @@ import pytest
 import requests
 
 from spectro.errors import CheckpointError
+from spectro.picture.frontend import band_of
+from spectro.picture.spec import SpectrogramSpec
+from spectro.picture.spectrogram import render
 from spectro.predict.explain import explain
 from spectro.predict.predictor import Predictor
 from spectro.serve.explanation import columns
-from spectro.signal.frontend import band_of
-from spectro.signal.spec import SpectrogramSpec
-from spectro.signal.spectrogram import render
 from tests.conftest import RATE, SMALL, World, WriteWav, voice
 from tests.serve.conftest import Running
 

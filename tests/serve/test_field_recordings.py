@@ -7,7 +7,7 @@ import pytest
 import requests
 
 from spectro.predict.predictor import Predictor
-from spectro.predict.windows import SILENCE
+from spectro.predict.timeline.segments import SILENCE
 from tests.conftest import RATE, World
 from tests.predict.test_field_recordings import SAME, _wav
 from tests.serve.conftest import Running

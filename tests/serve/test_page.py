@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, Route, expect, sync_playwright
 
 from spectro import outputs
 from spectro.predict.predictor import Predictor
-from spectro.predict.windows import SILENCE, timeline
+from spectro.predict.timeline.segments import SILENCE, timeline
 from tests.conftest import RATE, World, WriteWav, voice
 from tests.serve.conftest import Running, Start
 

@@ -16,8 +16,8 @@ import pytest
 import requests
 
 from spectro.errors import PredictionError
-from spectro.serve.command import KEYS, ServeSettings, run
 from spectro.serve.server import Server, allow_files
+from spectro.verbs.serve import KEYS, ServeSettings, run
 from tests.conftest import REPOSITORY, World, WriteWav
 from tests.serve.conftest import Running, Start, ask
 

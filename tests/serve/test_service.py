@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from spectro.engines.base import Scores
 from spectro.errors import PredictionError
 from spectro.predict.predictor import Predictor
-from spectro.predict.windows import timeline
+from spectro.predict.timeline.segments import timeline
 from spectro.serve.batching import Batcher
 from spectro.serve.guard import Guard
 from spectro.serve.limits import Limits

@@ -12,17 +12,17 @@ from sklearn.metrics import recall_score
 
 from spectro.errors import EvaluationError
 from spectro.evaluate import plots
-from spectro.evaluate.outcome import told, write_report
+from spectro.evaluate.report import told, write_report
 from spectro.files import write_bytes
-from spectro.render import read_index
+from spectro.rendering.index import read_index
 from spectro.study import pooled
-from spectro.study.command import COLUMNS, RESULT, with_rows
 from spectro.study.figures import costs
 from spectro.study.grid import grid
 from spectro.study.page import PUBLISHED, write_page
 from spectro.study.pooled import write_pooled
 from spectro.study.results import Folders, _pooled, entries
 from spectro.study.settings import StudySettings
+from spectro.study.study import COLUMNS, RESULT, with_rows
 from tests.conftest import World
 
 CHROMIUM = shutil.which("chromium")

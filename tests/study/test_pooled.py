@@ -9,15 +9,15 @@ from sklearn.metrics import recall_score
 
 from spectro.errors import EvaluationError
 from spectro.evaluate import plots
-from spectro.evaluate.metrics import calibration
-from spectro.evaluate.outcome import told, with_chances, write_predictions, write_report
+from spectro.evaluate.intervals import calibration
+from spectro.evaluate.report import told, with_chances, write_predictions, write_report
 from spectro.files import read_json, write_bytes, write_json
-from spectro.render import read_index
-from spectro.study.command import RESULT
+from spectro.rendering.index import read_index
 from spectro.study.grid import grid
 from spectro.study.pooled import COLUMNS, write_pooled
 from spectro.study.results import entries
 from spectro.study.settings import StudySettings
+from spectro.study.study import RESULT
 from tests.conftest import World
 
 EMOTIONS = ("calm", "happy", "angry")

@@ -11,10 +11,10 @@ import yaml
 from spectro.cli import run_verb
 from spectro.errors import EvaluationError
 from spectro.files import held, read_json, write_bytes
-from spectro.study import command as module
-from spectro.study.command import COLUMNS, LOCK, possible_jobs, row, stages, study, summary, unfinished, with_rows
+from spectro.study import study as module
 from spectro.study.grid import grid
 from spectro.study.settings import StudySettings
+from spectro.study.study import COLUMNS, LOCK, possible_jobs, row, stages, study, summary, unfinished, with_rows
 from tests import processes
 from tests.conftest import SMALL, World
 

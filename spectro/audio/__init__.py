@@ -1,0 +1,1 @@
+"""Sound in: recordings and streams read, cleaned, and altered."""

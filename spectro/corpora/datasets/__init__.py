@@ -1,0 +1,1 @@
+"""The corpora, a file each."""

@@ -1,0 +1,248 @@
+"""A checkpoint measured on speakers that it has not heard, in numbers and pictures."""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from spectro.corpora.labels import label_clips
+from spectro.corpora.splits import LEAKS, data_fingerprint, full_names, heard, natural, speaker_names, split
+from spectro.engines.base import Chances, batch
+from spectro.errors import EvaluationError
+from spectro.evaluate import plots
+from spectro.evaluate.report import (
+    ADAPTED_FILE,
+    REPORT_FILES,
+    chances_in,
+    clip_ms,
+    figures_of,
+    is_report,
+    told,
+    with_chances,
+    without_temperature,
+    write_predictions,
+    write_report,
+)
+from spectro.files import printable
+from spectro.model.locate import default_checkpoint
+from spectro.model.metadata import Description
+from spectro.outputs import LOCK, claimed
+from spectro.picture import png
+from spectro.predict.batches import predict_rows
+from spectro.predict.predictor import Predictor
+from spectro.rendering.index import read_index
+from spectro.train.module import calibrate
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """Measure a checkpoint on rendered pictures: UAR, WA, F1 with intervals, per label, speaker and gender.
+
+    Writes metrics.json, predictions.csv, confusion.png, recall.png, reliability.png and gallery.png.
+
+    Args:
+        checkpoint: a checkpoint folder; null for the shipped one.
+        index: folder of a rendering that has the checkpoint's spec.
+        part: test or valid: the speakers that the checkpoint's own split holds out; all: every untouched clip, for
+            another corpus; the report then names speakers that were trained on.
+        out: folder for the report; null for CHECKPOINT/evaluation-PART.
+        transductive: also tell, apart, what the network says once its batch norms have seen all clips of a speaker
+            without their labels, speaker by speaker: what adaptation to a known voice may be worth. Such figures
+            compare with other transductive ones only.
+        rounds: samples of the bootstrap over speakers.
+        seed: seed of the bootstrap.
+        batch_size: pictures that the network takes at a time.
+        device: cpu, cuda, ...; null takes a GPU where there is one.
+    """
+
+    checkpoint: Path | None = None
+    index: Path = Path("data/images/synthetic")
+    part: Literal["test", "valid", "all"] = "test"
+    out: Path | None = None
+    transductive: bool = False
+    rounds: int = 1000
+    seed: int = 0
+    batch_size: int = 32
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, low in (("rounds", 1), ("seed", 0), ("batch_size", 1)):
+            if getattr(self, name) < low:
+                raise EvaluationError(f"{name} is {getattr(self, name)}; it must be {low} or more")
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        """The checkpoint that is measured."""
+        return self.checkpoint or default_checkpoint()
+
+    @property
+    def folder(self) -> Path:
+        """Where the report goes."""
+        return self.out or self.checkpoint_folder / f"evaluation-{self.part}"
+
+
+def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
+    """Measure a checkpoint, and write the report.
+
+    Returns:
+        the content of `metrics.json`.
+
+    Raises:
+        EvaluationError: the pictures have another spec, or hold no clip to measure on; or the output folder holds other
+            files of these names, or another run writes there.
+        CheckpointError, RenderError: the checkpoint or the index cannot be read.
+    """
+    out = settings.folder
+    files = [out / name for name in REPORT_FILES]
+    with claimed(files, lock=out / LOCK, error=EvaluationError, known=is_report(out)):
+        return _evaluate(settings)
+
+
+def _evaluate(settings: EvaluateSettings) -> dict[str, Any]:
+    folder, out = settings.checkpoint_folder, settings.folder
+    predictor = Predictor(folder, device=settings.device, engine="torch")
+    checkpoint = predictor.checkpoint
+    index, spec = read_index(settings.index)
+    if spec.fingerprint != checkpoint.spec.fingerprint:
+        raise EvaluationError(
+            f"{printable(settings.index)}: was rendered by spec {spec.fingerprint}, the checkpoint reads "
+            f"{checkpoint.spec.fingerprint}; render with --spec {printable(folder)}/spectro.json"
+        )
+    clips = _clips(index, checkpoint, settings.part)
+    paths = [settings.index / name for name in clips["image"]]
+    predicted = _predict(predictor, settings, clips, paths)
+    conditions = _describe(folder, checkpoint, clips, settings)
+    conditions |= {"clip_ms": clip_ms(predictor.predict_wav, clips["path"]), "temperature": checkpoint.temperature}
+    if settings.transductive:
+        if clips["speaker"].isna().any():
+            raise EvaluationError("transductive figures need every clip's speaker, and some clips do not tell it")
+        speakers = speaker_names(clips).to_numpy(str)
+        adapted = adapted_chances(predictor, paths, speakers, settings.batch_size)
+        table = with_chances(told(clips), predictor.labels, adapted)
+        write_predictions(out / ADAPTED_FILE, table)
+        conditions["transductive"] = figures_of(table, predictor.labels, settings.rounds, settings.seed)
+    report = write_report(
+        out,
+        conditions,
+        predicted,
+        predictor.labels,
+        untempered=without_temperature(chances_in(predicted, predictor.labels), checkpoint.temperature),
+        rounds=settings.rounds,
+        seed=settings.seed,
+    )
+    plots.gallery(report, predicted, paths, out / "gallery.png")
+    return report
+
+
+def _clips(index: pd.DataFrame, checkpoint: Description, part: str) -> pd.DataFrame:
+    """Return the clips of a part that have a label of the checkpoint."""
+    if not {"data", "split"} <= set(checkpoint.origin):
+        raise EvaluationError("the checkpoint does not tell its data and split, so no clip is known to be new to it")
+    data, own = checkpoint.origin["data"], checkpoint.origin["split"]
+    labelled, _labels = label_clips(index, data["labels"])
+    if part != "all":
+        if not set(labelled["corpus"]) <= set(data["corpora"]):
+            raise EvaluationError(
+                f"the checkpoint's split is of {', '.join(data['corpora'])}, these clips are of "
+                f"{', '.join(sorted(set(labelled['corpus'])))}: measure on all of them with --part all"
+            )
+        if not own["speakers"][part]:
+            raise EvaluationError(
+                f"the checkpoint was trained on the {part} speakers too: it has none to be measured on; name another "
+                "--checkpoint, or an --index of a corpus that it has not heard"
+            )
+        if own["protocol"] in LEAKS:
+            found = split(labelled, own["protocol"], own["fold"])
+            found = found if own["speakers"]["valid"] else found.without_validation()
+            if data_fingerprint(labelled, found) != _trained_on(checkpoint):
+                raise EvaluationError(
+                    f"the checkpoint was trained on random clips ({own['protocol']}) of another rendering: only with "
+                    "that one as --index is it known which clips are new to it"
+                )
+            labelled = labelled[labelled["clip_id"].map(found.part) == part]
+        else:
+            labelled = labelled[speaker_names(labelled).isin(own["speakers"][part])]
+    labelled = labelled[(labelled["copy"] == 0) & labelled["label"].isin(checkpoint.labels)]
+    if not len(labelled):
+        raise EvaluationError(f"no clip of the {part} speakers, with a label of this checkpoint, is in the index")
+    return labelled.reset_index(drop=True)
+
+
+def _trained_on(checkpoint: Description) -> Any:
+    """Return the fingerprint of the data that a checkpoint was trained on; None if it does not tell."""
+    return checkpoint.origin.get("training", {}).get("settings", {}).get("data")
+
+
+def _predict(predictor: Predictor, settings: EvaluateSettings, clips: pd.DataFrame, paths: list[Path]) -> pd.DataFrame:
+    rows = predict_rows(predictor, paths, batch_size=settings.batch_size)
+    found = list(tqdm(rows, total=len(paths), desc="evaluating", unit="clip"))
+    broken = [row for row in found if row.error]
+    if broken:
+        raise EvaluationError(f"{broken[0].path}: {broken[0].error}; render again")
+    chances = np.array([[row.probabilities[label] for label in predictor.labels] for row in found])
+    return with_chances(told(clips), predictor.labels, chances)
+
+
+def adapted_chances(
+    predictor: Predictor, pictures: list[Path], speakers: npt.NDArray[np.str_], batch_size: int
+) -> Chances:
+    """Return probabilities of a network whose batch norms are estimated anew on all pictures of each speaker.
+
+    Of a speaker with a single clip there is nothing to estimate, and the network stays as it is.
+
+    Args:
+        predictor: the network; it is left as it is.
+        pictures: PNGs.
+        speakers: speaker of each.
+        batch_size: pictures that the network takes at a time, at least; twice as many at most.
+
+    Returns:
+        float64 of shape (pictures, labels). Networks without batch norms say what they say of single clips.
+
+    Raises:
+        EvaluationError: they are not finite.
+
+    Source: Li et al., Adaptive batch normalization for practical domain adaptation, Pattern Recognition 80 (2018).
+    """
+    engine, checkpoint = predictor.torch_engine, predictor.checkpoint
+    chances = np.zeros((len(pictures), len(predictor.labels)))
+    for speaker in natural(set(speakers.tolist())):
+        own = np.flatnonzero(speakers == speaker)
+        count = max(1, len(own) // max(2, batch_size))
+        parts = [own[start::count] for start in range(count)]  # alike, as batches drawn at random are
+        shown = [batch([png.read(pictures[place], checkpoint.spec).pixels for place in part]) for part in parts]
+        net = copy.deepcopy(engine.net)
+        with torch.inference_mode():
+            if len(own) > 1:
+                calibrate(net, (engine.tensor(one) for one in shown))
+            for part, one in zip(parts, shown, strict=True):
+                chances[part] = checkpoint.probabilities(net(engine.tensor(one)).float().cpu().numpy())
+    if not np.isfinite(chances).all():
+        raise EvaluationError(
+            "the network answers with numbers that are not finite once its batch norms have seen a speaker's clips; "
+            "leave --transductive out"
+        )
+    return chances
+
+
+def _describe(folder: Path, checkpoint: Description, clips: pd.DataFrame, settings: EvaluateSettings) -> dict[str, Any]:
+    """Return under which conditions the figures were had, and what makes them flatter."""
+    own = checkpoint.origin["split"]
+    trained = heard(checkpoint.origin)
+    names = full_names(set(speaker_names(clips).dropna()) - {""}, set(clips["corpus"]))
+    known = [] if settings.part == "valid" else natural(name for name, full in names.items() if full in trained)
+    return {
+        "checkpoint": folder.name,
+        "corpora": sorted(set(clips["corpus"])),
+        "part": settings.part,
+        "protocol": own["protocol"],
+        "fold": own["fold"],
+        "leak": own["leak"],
+        "speakers_heard_in_training": known,
+    }

@@ -1,0 +1,112 @@
+"""Recordings and pictures -> rows, in batches; the next batch is drawn while the network runs."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import numpy as np
+
+from spectro.audio import recording
+from spectro.engines.base import Scores
+from spectro.errors import AudioError, ImageError, PredictionError
+from spectro.files import path_text
+from spectro.picture import png
+from spectro.picture.spec import Image
+from spectro.predict.inputs import reason_of
+from spectro.predict.results import Row, Scorer, verdict
+
+READERS = max(2, min(8, os.cpu_count() or 2))  # threads that draw; decoding keeps them from being more use
+
+Item = TypeVar("Item")
+
+
+def score_all(
+    scorer: Scorer, items: Iterable[Item], draw: Callable[[Item], Image], *, batch_size: int = 32
+) -> Iterator[tuple[Item, Scores | AudioError | ImageError]]:
+    """Yield each item with its scores (of one picture), in order; at most two batches are in memory.
+
+    The pictures of the next batch are drawn, by threads, while the network runs.
+
+    Args:
+        scorer: tells probabilities.
+        items: what pictures are drawn of.
+        draw: draws one picture; an `AudioError` or `ImageError` that it raises stands in place of the item's scores.
+        batch_size: pictures that the network takes at a time.
+
+    Raises:
+        PredictionError: the batch size is not positive.
+    """
+    check_batch_size(batch_size)
+    waiting: deque[list[tuple[Item, Future[Image]]]] = deque()
+    remaining = iter(items)
+    with ThreadPoolExecutor(READERS) as pool:
+        while chunk := list(islice(remaining, batch_size)):
+            waiting.append([(item, pool.submit(draw, item)) for item in chunk])
+            if len(waiting) > 1:
+                yield from _finish(scorer, waiting.popleft())
+        while waiting:
+            yield from _finish(scorer, waiting.popleft())
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise PredictionError if so many pictures are no batch."""
+    if batch_size < 1:
+        raise PredictionError(f"batch_size is {batch_size}; at least 1 is needed")
+
+
+def _finish(
+    scorer: Scorer, drawn: list[tuple[Item, Future[Image]]]
+) -> Iterator[tuple[Item, Scores | AudioError | ImageError]]:
+    found: dict[int, Image | AudioError | ImageError] = {}
+    for place, (_item, future) in enumerate(drawn):
+        try:
+            found[place] = future.result()
+        except (AudioError, ImageError) as error:
+            found[place] = error
+    pictures = {place: picture for place, picture in found.items() if isinstance(picture, np.ndarray)}
+    scores = scorer.scores(list(pictures.values()))
+    order = {place: number for number, place in enumerate(pictures)}
+    for place, (item, _future) in enumerate(drawn):
+        outcome = found[place]
+        if isinstance(outcome, np.ndarray):
+            one = slice(order[place], order[place] + 1)
+            yield item, Scores(scores.probabilities[one], scores.embeddings[one])
+        else:
+            yield item, outcome
+
+
+class Draws(Scorer, Protocol):
+    """What rows of recordings are made with: a `Predictor`."""
+
+    def draw(self, source: Path) -> Image:
+        """Draw the picture of a recording."""
+
+
+def predict_rows(predictor: Draws, paths: Iterable[Path], *, batch_size: int = 32) -> Iterator[Row]:
+    """Yield a row for each path, in order; at most two batches are in memory.
+
+    Args:
+        predictor: draws pictures and tells probabilities.
+        paths: recordings, or pictures (.png).
+        batch_size: pictures that the network takes at a time.
+    """
+
+    def draw(path: Path) -> Image:
+        if path.suffix.lower() == ".png":
+            return png.read(path, predictor.checkpoint.spec).pixels
+        return predictor.draw(path)
+
+    for path, outcome in score_all(predictor, paths, draw, batch_size=batch_size):
+        if not isinstance(outcome, Scores):
+            yield Row(path=path_text(path), error=reason_of(outcome, path))
+            continue
+        yield Row(
+            path=path_text(path),
+            end_s=round(recording.duration_s(path), 3),
+            embedding=outcome.embeddings[0],
+            **verdict(predictor, outcome.probabilities[0]),
+        )

@@ -1,0 +1,1 @@
+"""Tables of predictions, and the journals that make them resumable."""

@@ -1,0 +1,150 @@
+"""What a run over many recordings has done, so that a killed one goes on where it was.
+
+The journal of `predictions.csv` is `.predictions.csv.journal` beside it: JSON lines. The first says what rows depend on
+(the checkpoint, and the settings that change results; not batch size or device). Each other line is one recording: its
+path, its signature, and its row. Lines are appended and brought to the disk a batch at a time; a line that a kill cut
+off is dropped when the journal is read. Of several lines of one recording the last counts. Tables are made from the
+journal, so that a run that was killed ends with the rows of one that was not.
+
+A row stands as long as the recording at its absolute path has the same signature: size, time of modification, time of
+change, and number in the file system. A tool that replaces a recording can keep size and time, but not the last two.
+A copy of a folder has other paths, and is classified anew, and so is a folder that was restored from a backup, or whose
+network drive numbers its files anew: that costs time, never a wrong row. Contents are not compared, since that would
+read every recording whole whenever a run goes on.
+
+Journals of before these rules tell neither absolute paths nor times of change: their rows are made again, but for those
+of recordings that are gone from a followed folder.
+"""
+
+import json
+import os
+from collections.abc import Iterable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Self
+
+from spectro.files import Appended, Signature, replacing, sign
+from spectro.predict.output.tables import Record
+
+
+def beside(out: Path) -> Path:
+    """Return where the journal of a table lies."""
+    place = out.resolve()
+    return place.with_name(f".{place.name}.journal")
+
+
+def is_journal(path: Path) -> bool:
+    """Tell whether a file is the journal of a table, and so the table ours."""
+    try:
+        with path.open(encoding="ascii", errors="replace") as lines:
+            return "identity" in json.loads(next(lines, ""))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+class Journal:
+    """An open journal; use it as a context, by a run that holds the table's lock.
+
+    Args:
+        path: where it lies. Rows that still stand are kept, others are dropped.
+        identity: what rows depend on; rows of a journal with another identity are all dropped.
+        wanted: the recordings of this run, by absolute path; rows of others are dropped. None keeps rows of recordings
+            that have gone.
+
+    Attributes:
+        done: the signatures of the recordings that have a row.
+        dropped: rows of another identity, or of a version that told too little, that were dropped.
+        superseded: a recording was entered again.
+    """
+
+    def __init__(self, path: Path, identity: str, wanted: Iterable[Path] | None, *, fresh: bool = False) -> None:
+        self._path = path
+        self.done: dict[str, Signature | None] = {}
+        self.dropped = 0
+        self.superseded = False
+        names = None if wanted is None else {os.fspath(one) for one in wanted}
+        with replacing(path) as temporary:
+            kept = Appended(path, temporary)
+            try:
+                kept.write(json.dumps({"identity": identity}) + "\n")
+                for line, entry in () if fresh else _entries(path):
+                    if entry["identity"] == identity and self._stands(entry, names):
+                        kept.write(line)
+                        self.done[entry["path"]] = _signature(entry)
+                    elif entry["identity"] != identity or _signature(entry) is None:
+                        self.dropped += 1
+            finally:
+                kept.close()
+        self._stream = Appended(path)
+
+    def _stands(self, entry: dict[str, Any], names: set[str] | None) -> bool:
+        """Tell whether a row is still that of its recording; with all wanted, one that has gone keeps its row.
+
+        What could not be used is tried again: what stood in the way, such as a permission, may not show in the file.
+        """
+        if entry["row"].get("error") and Path(entry["path"]).exists():
+            return False
+        signature = sign(Path(entry["path"]))
+        if signature is None:
+            return names is None
+        return (names is None or entry["path"] in names) and signature == _signature(entry)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stream.close()
+
+    def add(self, entries: Iterable[tuple[Path, Signature | None, Record]]) -> None:
+        """Enter recordings, how they were signed before they were read, and their rows; on the disk on return.
+
+        A recording that could not even be looked at is not entered, so that the next run tries it again.
+        """
+        lines = []
+        for path, signature, record in entries:
+            name = os.fspath(path)
+            self.superseded |= name in self.done
+            self.done[name] = signature
+            if signature is not None:
+                lines.append(json.dumps({"path": name, "signature": signature, "row": record}) + "\n")
+        self._stream.write("".join(lines))
+        self._stream.sync()
+
+    def records(self, size: int = 1000) -> Iterator[list[Record]]:
+        """Yield the rows that stand, in the order in which they were entered, some at a time."""
+        entries = (_entries if self.superseded else _lines)(self._path)
+        while some := [entry["row"] for _line, entry in islice(entries, size)]:
+            yield some
+
+
+def _signature(entry: dict[str, Any]) -> Signature | None:
+    """Return a line's signature; None if it is of a version that told too little."""
+    found = tuple(entry["signature"])
+    return found if len(found) == 4 else None
+
+
+def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the last whole line of each recording in a journal, with its content and the journal's identity."""
+    last = {entry["path"]: number for number, (_line, entry) in enumerate(_lines(path))}
+    for number, (line, entry) in enumerate(_lines(path)):
+        if last.get(entry["path"]) == number:
+            yield line, entry
+
+
+def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the whole lines of a journal after its first, each with its content and the journal's identity."""
+    if not path.is_file():
+        return
+    with path.open(encoding="ascii", errors="replace") as lines:
+        identity = None
+        for line in lines:
+            try:
+                entry = json.loads(line)
+            except ValueError:
+                continue
+            if not isinstance(entry, dict):
+                continue
+            if "identity" in entry:
+                identity = entry["identity"]
+            elif line.endswith("\n") and {"path", "signature", "row"} <= set(entry):
+                yield line, {**entry, "identity": identity}

@@ -1,0 +1,76 @@
+"""What is said of one recording, or of a part of one; and pictures scored in batches, drawn while the network runs."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from spectro.engines.base import Chances, Embedding, Scores
+from spectro.model.metadata import Description
+from spectro.picture.spec import Image
+
+
+class Scorer(Protocol):
+    """What rows are made with: a `Predictor`."""
+
+    checkpoint: Description
+
+    def scores(self, pictures: Sequence[Image]) -> Scores:
+        """Score pictures."""
+
+    def judge(self, chances: Chances) -> str:
+        """Return the label that probabilities stand for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What became of one recording, or of a part of it.
+
+    Args:
+        path: its path, as text that any file can hold.
+        start_s: begin of what the row is about, in seconds.
+        end_s: its end, in seconds.
+        label: the most likely label, `unsure`, or `silence`; empty if there is an error.
+        confidence: probability of the most likely label, 0 to 1; None if nothing was heard.
+        probabilities: probability of every label; empty if nothing was heard.
+        error: why there is no label; empty if there is one.
+        embedding: float32 of shape (features,), what the last layer of the network reads; None if nothing was heard.
+    """
+
+    path: str
+    start_s: float = 0.0
+    end_s: float = 0.0
+    label: str = ""
+    confidence: float | None = None
+    probabilities: dict[str, float] = field(default_factory=dict)
+    error: str = ""
+    embedding: Embedding | None = field(default=None, compare=False, repr=False)
+
+    def record(self, labels: Sequence[str], *, embeddings: bool = False) -> dict[str, Any]:
+        """Return the row as the columns of a predictions table.
+
+        Args:
+            labels: the checkpoint's labels.
+            embeddings: add the column `embedding`, a list of numbers.
+        """
+        chances = {f"p_{label}": self.probabilities.get(label) for label in labels}
+        record: dict[str, Any] = {
+            "path": self.path,
+            "start_s": self.start_s,
+            "end_s": self.end_s,
+            "label": self.label,
+            "confidence": self.confidence,
+            **chances,
+            "error": self.error,
+        }
+        if embeddings:
+            record["embedding"] = None if self.embedding is None else self.embedding.tolist()
+        return record
+
+
+def verdict(scorer: Scorer, chances: Chances) -> dict[str, Any]:
+    """Return a row's `label`, `confidence` and `probabilities`."""
+    return {
+        "label": scorer.judge(chances),
+        "confidence": float(chances.max()),
+        "probabilities": dict(zip(scorer.checkpoint.labels, chances.tolist(), strict=True)),
+    }

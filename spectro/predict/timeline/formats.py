@@ -1,0 +1,90 @@
+"""The segments of a recording in other forms: a summary of it, Audacity labels, WebVTT."""
+
+import heapq
+import html
+from collections.abc import Iterable
+from typing import Any
+
+from spectro.files import printable
+from spectro.predict.timeline.segments import SILENCE, Segment
+
+STRONGEST = 5
+
+
+class Summary:
+    """What was heard in a recording, in short; segments are added as they come and not kept.
+
+    Args:
+        path: the recording.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._seconds: dict[str, float] = {}
+        self._end_s = 0.0
+        self._strongest: list[tuple[float, float, int, Segment]] = []
+        self._added = 0
+
+    def add(self, segment: Segment) -> None:
+        """Take a segment into account."""
+        self._end_s = max(self._end_s, segment.end_s)
+        lasts = segment.end_s - segment.start_s
+        self._seconds[segment.label] = self._seconds.get(segment.label, 0.0) + lasts
+        if segment.confidence is not None:
+            self._added += 1
+            entry = (segment.confidence, -segment.start_s, -self._added, segment)  # no two are equal
+            (heapq.heappush if len(self._strongest) < STRONGEST else heapq.heappushpop)(self._strongest, entry)
+
+    def content(self) -> dict[str, Any]:
+        """Return JSON values.
+
+        `duration_s`; `sound_s`, over all channels; `silence_s`; `shares`, of each label in the time with sound, most
+        frequent first; `strongest`, the moments with the highest confidence, with `start_s`, `end_s`, `label`,
+        `confidence` and `channel`.
+        """
+        heard = {label: seconds for label, seconds in self._seconds.items() if label != SILENCE}
+        sound_s = sum(heard.values())
+        order = sorted(heard, key=lambda label: (-heard[label], label))
+        strongest = sorted(self._strongest, reverse=True, key=lambda entry: entry[:3])
+        return {
+            "path": self._path,
+            "duration_s": round(self._end_s, 3),
+            "sound_s": round(sound_s, 3),
+            "silence_s": round(self._seconds.get(SILENCE, 0.0), 3),
+            "shares": {label: round(heard[label] / sound_s, 4) for label in order},
+            "strongest": [_moment(segment) for *_, segment in strongest],
+        }
+
+
+def audacity(segments: Iterable[Segment]) -> str:
+    """Return segments as an Audacity label track: begin, end and text between tabs, silence left out."""
+    return "".join(f"{one.start_s:.6f}\t{one.end_s:.6f}\t{_caption(one)}\n" for one in segments if one.label != SILENCE)
+
+
+def webvtt(segments: Iterable[Segment]) -> str:
+    """Return segments as WebVTT, which players and browsers show under a recording; silence is left out.
+
+    Source: W3C, WebVTT: The Web Video Text Tracks Format.
+    """
+    cues = (
+        f"\n{_clock(one.start_s)} --> {_clock(one.end_s)}\n{html.escape(_caption(one), quote=False)}\n"
+        for one in sorted(segments, key=lambda one: one.start_s)
+        if one.label != SILENCE
+    )
+    return "WEBVTT\n" + "".join(cues)
+
+
+def _moment(segment: Segment) -> dict[str, Any]:
+    names = ("start_s", "end_s", "label", "confidence", "channel")
+    return {name: getattr(segment, name) for name in names}
+
+
+def _caption(segment: Segment) -> str:
+    party = "" if segment.channel is None else f"channel {segment.channel}: "
+    return f"{party}{printable(segment.label)} {segment.confidence or 0:.2f}"
+
+
+def _clock(seconds: float) -> str:
+    milliseconds = round(seconds * 1000)
+    minutes, rest = divmod(milliseconds, 60_000)
+    return f"{minutes // 60:02}:{minutes % 60:02}:{rest // 1000:02}.{rest % 1000:03}"

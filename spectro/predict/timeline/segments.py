@@ -1,0 +1,234 @@
+"""A recording of any length -> what is heard in its course: windows, smoothed and merged into segments.
+
+Memory stays the same, however long the recording is.
+"""
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from spectro.audio import stream
+from spectro.audio.container import opened
+from spectro.audio.recording import Waveform
+from spectro.audio.source import Source, name_of
+from spectro.engines.base import Chances, Scores
+from spectro.errors import AudioError
+from spectro.picture.spec import Image
+from spectro.predict.batches import score_all
+from spectro.predict.results import Row, Scorer, verdict
+from spectro.predict.timeline.windows import Cutter, Window, WindowSettings, draw_samples
+
+SILENCE = "silence"
+MAX_CHANNELS = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segment(Row):
+    """A stretch of a recording in which one thing is heard; `label` may be `silence`.
+
+    Args:
+        channel: which channel it is about, from 0; None for the mean of all.
+    """
+
+    channel: int | None = None
+
+    def record(self, labels: Sequence[str], *, embeddings: bool = False) -> dict[str, Any]:
+        """Return the segment as the columns of a timeline."""
+        record = super().record(labels, embeddings=embeddings)
+        return {"path": record.pop("path"), "channel": self.channel, **record}
+
+
+def timeline(
+    scorer: Scorer,
+    source: Source,
+    settings: WindowSettings | None = None,
+    *,
+    split_channels: bool = False,
+    max_duration_s: float | None = None,
+    batch_size: int = 8,
+    on_block: Callable[[], object] | None = None,
+) -> Iterator[Segment]:
+    """Yield what is heard in the course of a recording, from its begin to its end without gaps.
+
+    Args:
+        scorer: a `Predictor`.
+        source: a path, or a seekable binary file.
+        settings: how to cut and merge; None for the defaults.
+        split_channels: each channel is a party of its own, as in stereo recordings of calls; the segments of one
+            channel follow those of the one before.
+        max_duration_s: longest duration accepted, in seconds; None for no limit.
+        batch_size: pictures that the network takes at a time.
+        on_block: is called for about each second that is read; what it raises ends the timeline.
+
+    Raises:
+        AudioError: the recording has too many channels to be split, cannot be used, or not from some moment on; the
+            segments before it have been yielded.
+    """
+    options = settings or WindowSettings()
+    spec = scorer.checkpoint.spec
+    channels: Iterable[int | None] = range(_channels(source)) if split_channels else [None]
+    for channel in channels:
+        blocks = stream.blocks(source, sample_rate=spec.sample_rate, channel=channel, max_duration_s=max_duration_s)
+        maker = Timeline(scorer, options, name_of(source), channel, batch_size)
+        yield from maker.segments(_watched(blocks, on_block))
+        _rewind(source)
+
+
+@dataclass(frozen=True)
+class _Scored:
+    """A window without its sound: what it says, and when."""
+
+    utterance: int
+    start: int
+    stop: int
+    chances: Chances
+
+    @property
+    def middle(self) -> float:
+        return (self.start + self.stop) / 2
+
+
+class Timeline:
+    """Makes the segments of one channel.
+
+    Args:
+        scorer: a `Predictor`.
+        settings: how to cut and merge.
+        path: what segments call the recording.
+        channel: what they call the channel.
+        batch_size: pictures that the network takes at a time.
+    """
+
+    def __init__(
+        self, scorer: Scorer, settings: WindowSettings, path: str, channel: int | None, batch_size: int
+    ) -> None:
+        self._scorer, self._settings, self._batch_size = scorer, settings, batch_size
+        self._spec = scorer.checkpoint.spec
+        self._path, self._channel = path, channel
+        self._cutter = Cutter(self._spec, settings)
+        self._broken: AudioError | None = None
+
+    def segments(self, blocks: Iterable[Waveform]) -> Iterator[Segment]:
+        """Yield the segments of blocks of shape (samples,) that follow each other.
+
+        Raises:
+            AudioError: whatever the blocks raised, after the segments before it.
+        """
+        end = 0
+        for segment in self._merged(self._smoothed(self._scored(blocks))):
+            start = round(segment.start_s * self._spec.sample_rate)
+            if start > end:
+                yield self._silence(end, start)
+            end = round(segment.end_s * self._spec.sample_rate)
+            yield segment
+        if self._cutter.heard > end:
+            yield self._silence(end, self._cutter.heard)
+        if self._broken is not None:
+            raise self._broken
+
+    def _windows(self, blocks: Iterable[Waveform]) -> Iterator[Window]:
+        try:
+            for block in blocks:
+                yield from self._cutter.add(block)
+        except AudioError as error:
+            self._broken = error
+        yield from self._cutter.finish()
+
+    def _scored(self, blocks: Iterable[Waveform]) -> Iterator[_Scored]:
+        for window, outcome in score_all(self._scorer, self._windows(blocks), self._draw, batch_size=self._batch_size):
+            if not isinstance(outcome, Scores):
+                raise outcome
+            yield _Scored(window.utterance, window.start, window.stop, outcome.probabilities[0])
+
+    def _draw(self, window: Window) -> Image:
+        return draw_samples(window.samples, self._spec)
+
+    def _smoothed(self, scored: Iterable[_Scored]) -> Iterator[_Scored]:
+        """Average each with those around it."""
+        if not self._settings.smooth_s:
+            yield from scored
+            return
+        reach = self._settings.smooth_s * self._spec.sample_rate
+        around: deque[_Scored] = deque()
+        ready = 0
+        for one in scored:
+            around.append(one)
+            while ready < len(around) and one.middle - around[ready].middle >= reach:
+                yield _average(around, around[ready], reach)
+                ready += 1
+                while around[ready].middle - around[0].middle >= reach:
+                    around.popleft()
+                    ready -= 1
+        for waiting in list(around)[ready:]:
+            yield _average(around, waiting, reach)
+
+    def _merged(self, scored: Iterable[_Scored]) -> Iterator[Segment]:
+        """Join neighbours of one label; between two of an utterance the border lies half-way between their middles."""
+        last: _Scored | None = None
+        begin, total, count = 0.0, np.zeros(len(self._scorer.checkpoint.labels)), 0
+        for one in scored:
+            if last is None:
+                begin = one.start
+            elif last.utterance != one.utterance or self._label(last) != self._label(one):
+                same = last.utterance == one.utterance
+                border = (last.middle + one.middle) / 2 if same else last.stop
+                yield self._segment(self._label(last), total / count, begin, border)
+                begin, total, count = border if same else one.start, 0 * total, 0
+            last, total, count = one, total + one.chances, count + 1
+        if last is not None:
+            yield self._segment(self._label(last), total / count, begin, last.stop)
+
+    def _label(self, one: _Scored) -> str:
+        return self._scorer.judge(one.chances)
+
+    def _segment(self, label: str, chances: Chances, begin: float, end: float) -> Segment:
+        return Segment(
+            path=self._path,
+            channel=self._channel,
+            start_s=self._seconds(begin),
+            end_s=self._seconds(end),
+            **(verdict(self._scorer, chances) | {"label": label}),
+        )
+
+    def _silence(self, start: int, stop: int) -> Segment:
+        return Segment(
+            path=self._path,
+            channel=self._channel,
+            start_s=self._seconds(start),
+            end_s=self._seconds(stop),
+            label=SILENCE,
+        )
+
+    def _seconds(self, samples: float) -> float:
+        return round(samples / self._spec.sample_rate, 3)
+
+
+def _average(around: Iterable[_Scored], one: _Scored, reach: float) -> _Scored:
+    others = list(around)
+    weights = [max(0.0, 1 - abs(other.middle - one.middle) / reach) for other in others]
+    return replace(one, chances=np.average([other.chances for other in others], axis=0, weights=weights))
+
+
+def _channels(source: Source) -> int:
+    with opened(source, max_duration_s=None) as file:
+        count = int(file.channels)
+    _rewind(source)
+    if count > MAX_CHANNELS:
+        raise AudioError(f"{name_of(source)}: has {count} channels; up to {MAX_CHANNELS} can be parties of their own")
+    return count
+
+
+def _watched(blocks: Iterator[Waveform], on_block: Callable[[], object] | None) -> Iterator[Waveform]:
+    for block in blocks:
+        if on_block is not None:
+            on_block()
+        yield block
+
+
+def _rewind(source: Source) -> None:
+    if not isinstance(source, str | os.PathLike):
+        source.seek(0)

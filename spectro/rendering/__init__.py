@@ -1,0 +1,1 @@
+"""Clips and copies of them in, PNGs and their index out."""

@@ -1,0 +1,244 @@
+"""The rendering stage: clips x copies -> PNGs and their index.
+
+A rendering can be killed at any moment and run again: every PNG comes to its place whole, and says by which settings
+it was made and of what content (size and CRC-32 of the recording). A PNG that agrees with settings and recording is
+kept, wherever the two have been copied to; any other is made anew. The index is written last, from what the PNGs say,
+so it is the same whether or not there was a kill, and whatever the number of workers.
+
+In the output folder: `images/CLIP_COPY.png`, `index.parquet` (the clips' columns, `image`, `copy`, `augmentation`,
+`parameters`, `spec`), `spec.json`, `render.json` (what pictures depend on), `failures.csv` (clips that could not be
+rendered, with the reason) and `rejected.csv` (recordings that are not of the corpus, or stand in it twice).
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from spectro.audio import recording
+from spectro.audio.augment import AugmentSettings
+from spectro.corpora import splits
+from spectro.corpora.datasets import synthetic
+from spectro.corpora.labels import label_clips, tally
+from spectro.corpora.registry import scan
+from spectro.errors import RenderError
+from spectro.files import (
+    fingerprint,
+    path_text,
+    printable,
+    read_json,
+    remove_leftovers,
+    replacing,
+    write_bytes,
+    write_json,
+)
+from spectro.identity import identity_of
+from spectro.outputs import LOCK, claimed, table_bytes
+from spectro.picture.spec import SpectrogramSpec
+from spectro.processes import TerminatedWorkerError, in_processes
+from spectro.rendering.index import FAILURES, INDEX, REJECTED, SETTINGS, SPEC
+from spectro.rendering.worker import IMAGES, Job, Outcome, Recipe, draw_clips
+
+TOGETHER = 16  # pictures that are handed to a process at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class RenderSettings:
+    """Turn every clip of a corpus, and augmented copies of it, into a log-mel spectrogram PNG.
+
+    Run it again after an interruption: what is done is kept. Exit code 1 means that some clips could not be rendered;
+    failures.csv says which and why, and the rest is complete.
+
+    Args:
+        corpus: synthetic, ravdess, ravdess-song, crema-d, tess, savee, emodb, emovo, anad, eyase, urdu, or folder for
+            any folder of CLASS/clip.wav or a CSV with the columns path, label, speaker.
+        source: folder (or CSV) of the corpus; null for data/corpora/CORPUS. The synthetic corpus makes itself.
+        out: folder for pictures and index; null for data/images/CORPUS.
+        copies: augmented copies of each clip, beside the untouched one.
+        augment: how copies are altered.
+        spec: what a picture looks like; --spec FILE takes a spec.json, or a checkpoint's spectro.json to render as it
+            expects, and --spec.FIELD changes one field.
+        protocol: if given, copies are made of this protocol's training clips only; null makes them of all clips, and
+            training takes those of its own training clips.
+        fold: fold of that protocol.
+        workers: processes; 0 is one a core.
+        max_duration_s: recordings longer than this are failures, in seconds.
+        overwrite: render anew what was rendered with other settings, instead of refusing.
+    """
+
+    corpus: str = "synthetic"
+    source: Path | None = None
+    out: Path | None = None
+    copies: int = 0
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    spec: SpectrogramSpec = field(default_factory=SpectrogramSpec)
+    protocol: str | None = None
+    fold: int = 0
+    workers: int = 0
+    max_duration_s: float = recording.DEFAULT_MAX_DURATION_S
+    overwrite: bool = False
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What a rendering did.
+
+    Args:
+        out: the output folder.
+        images: pictures in the index.
+        reused: how many of them were there already.
+        failures: rows of `failures.csv`.
+        rejected: rows of `rejected.csv`.
+    """
+
+    out: Path
+    images: int
+    reused: int
+    failures: int
+    rejected: int
+
+
+def render(settings: RenderSettings) -> Rendering:
+    """Render a corpus.
+
+    Returns:
+        what was done.
+
+    Raises:
+        RenderError: the output folder holds pictures made with other settings, another rendering writes there, or a
+            worker died.
+        CorpusError: the corpus cannot be read.
+        SpecError: the spec contradicts itself.
+    """
+    if settings.copies < 0:
+        raise RenderError(f"copies is {settings.copies}; it must be 0 or more")
+    source = settings.source or Path("data/corpora") / settings.corpus
+    out = settings.out or Path("data/images") / settings.corpus
+    if settings.corpus == "synthetic" and settings.source is None:
+        synthetic.write(source)
+    found = scan(settings.corpus, source)
+    for line in (tally(found.clips, "emotion"), *found.remarks):
+        print(line, file=sys.stderr)
+    with claimed(
+        [out / name for name in (INDEX, SPEC, SETTINGS, FAILURES, REJECTED, IMAGES)],
+        lock=out / LOCK,
+        error=RenderError,
+        inputs=[source],
+        known=_is_rendering(out),
+        run="rendering",
+    ):
+        _check_settings(settings, out)
+        jobs = _jobs(found.clips, settings)
+        outcomes = sorted(_work(jobs, settings, out), key=lambda outcome: (outcome.clip_id, outcome.copy))
+        return _write_index(found.clips, found.rejected, outcomes, settings, out)
+
+
+def _settings_dict(settings: RenderSettings) -> dict[str, Any]:
+    """What pictures depend on."""
+    return {"spec": identity_of(settings.spec), "augment": identity_of(settings.augment)}
+
+
+def _is_rendering(out: Path) -> bool:
+    """Tell whether a folder holds the settings of a rendering, which are there before anything else is."""
+    found = read_json(out / SETTINGS)
+    return isinstance(found, dict) and {"spec", "augment"} <= set(found)
+
+
+def _check_settings(settings: RenderSettings, out: Path) -> None:
+    """Refuse to mix two kinds of pictures, and write the settings down."""
+    path, wanted = out / SETTINGS, _settings_dict(settings)
+    if path.exists() and not settings.overwrite:
+        before = read_json(path)
+        if not isinstance(before, dict) or set(before) != set(wanted):
+            raise RenderError(f"{printable(path)}: is damaged; choose another --out, or --overwrite true")
+        changes = [
+            f"{part}.{key} {before[part].get(key)!r} -> {wanted[part].get(key)!r}"
+            for part in wanted
+            for key in {**before[part], **wanted[part]}
+            if before[part].get(key) != wanted[part].get(key)
+        ]
+        if changes:
+            raise RenderError(
+                f"{printable(out)}: was rendered with other settings ({', '.join(changes)}); "
+                "choose another --out, or render it anew with --overwrite true"
+            )
+    if read_json(path) != wanted:
+        (out / INDEX).unlink(missing_ok=True)  # it would speak of pictures that are replaced one by one
+    write_json(path, wanted)
+    write_json(out / SPEC, settings.spec.to_dict())
+
+
+def _jobs(clips: pd.DataFrame, settings: RenderSettings) -> list[Job]:
+    copied = set(clips["clip_id"])
+    if settings.protocol is not None:
+        labelled, _labels = label_clips(clips, "emotion")
+        part = splits.split(labelled, settings.protocol, settings.fold).part
+        copied = {clip_id for clip_id in copied if part.get(clip_id) == "train"}
+    return [
+        Job(clip_id, path, settings.copies if clip_id in copied else 0)
+        for clip_id, path in zip(clips["clip_id"], clips["path"], strict=True)
+    ]
+
+
+def _work(jobs: list[Job], settings: RenderSettings, out: Path) -> Iterator[Outcome]:
+    """Render in processes, showing progress; yield outcomes as they come."""
+    (out / IMAGES).mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out / IMAGES)
+    mark = fingerprint(_settings_dict(settings))
+    recipe = Recipe(out, settings.spec, settings.augment, settings.max_duration_s, mark)
+    some = max(1, TOGETHER // (1 + settings.copies))
+    chunks = (jobs[start : start + some] for start in range(0, len(jobs), some))
+    rounds = in_processes(partial(draw_clips, recipe=recipe), chunks, settings.workers or os.cpu_count() or 1)
+    failed = 0
+    with tqdm(total=len(jobs), desc="rendering", unit="clip") as progress:
+        try:
+            for outcomes in chain.from_iterable(rounds):
+                failed += any(outcome.error for outcome in outcomes)
+                progress.set_postfix(failed=failed, refresh=False)
+                progress.update()
+                yield from outcomes
+        except TerminatedWorkerError as error:
+            raise RenderError(
+                "a worker process was killed, most likely for want of memory; "
+                "run the same command again to go on (with fewer --workers)"
+            ) from error
+
+
+def _write_index(
+    clips: pd.DataFrame, rejected: pd.DataFrame, outcomes: list[Outcome], settings: RenderSettings, out: Path
+) -> Rendering:
+    done = [outcome for outcome in outcomes if not outcome.error]
+    failed = [outcome for outcome in outcomes if outcome.error]
+    paths = dict(zip(clips["clip_id"], clips["path"], strict=True))
+    failures = pd.DataFrame(
+        [(path_text(paths[o.clip_id]), o.clip_id, o.copy, o.error) for o in failed],
+        columns=["path", "clip_id", "copy", "reason"],
+    )
+    write_bytes(out / FAILURES, table_bytes(failures))
+    write_bytes(out / REJECTED, table_bytes(rejected))
+    if not done:
+        raise RenderError(f"none of {len(clips)} clips could be rendered, such as: {failed[0].error}")
+    images = pd.DataFrame(
+        {
+            "clip_id": pd.array([o.clip_id for o in done], dtype="string"),
+            "image": pd.array([o.image for o in done], dtype="string"),
+            "copy": [o.copy for o in done],
+            "augmentation": pd.array([o.augmentation for o in done], dtype="string"),
+            "parameters": pd.array([o.parameters for o in done], dtype="string"),
+            "spec": pd.array([settings.spec.fingerprint] * len(done), dtype="string"),
+        }
+    )
+    printed = clips.assign(path=[path_text(path) for path in clips["path"]])
+    index = images.merge(printed, on="clip_id", validate="many_to_one", sort=False)
+    columns = [*clips.columns, *(column for column in images.columns if column != "clip_id")]
+    with replacing(out / INDEX) as temporary:
+        index[columns].to_parquet(temporary, index=False)
+    reused = sum(outcome.reused for outcome in done)
+    return Rendering(out, len(done), reused, len(failures), len(rejected))

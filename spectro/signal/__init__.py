@@ -1,1 +1,0 @@
-"""Waveform in, picture out; knows no corpus and does not import torch."""

@@ -1,0 +1,303 @@
+"""A study: systems x pictures x protocols x folds x label schemes x seeds, one row each in a table that is kept.
+
+Every run is a process that does what `spectro VERB --config RUN.yaml` does, so that its memory ends with it, a crash
+costs one run, and anyone can repeat a single row. A row is added when its run ends. A study that is started again
+leaves out the rows that it has, and a fine-tuning that was cut short goes on from its last whole epoch.
+
+Designs are compared with `test: false`, which measures on validation speakers alone.
+"""
+
+import os
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+import torch
+from tqdm import tqdm
+
+from spectro.corpora.splits import LEAKS
+from spectro.errors import EvaluationError
+from spectro.evaluate.report import METRICS_FILE, RUN_FILE
+from spectro.files import MESSAGE, fingerprint, held, printable, read_json, write_bytes
+from spectro.model.metadata import DESCRIPTION_FILE
+from spectro.outputs import check_ours, claimed, lock_of
+from spectro.study.grid import Run, grid
+from spectro.study.page import is_page, read_published, write_page
+from spectro.study.pooled import write_pooled
+from spectro.study.results import entries, report_folder
+from spectro.study.runner import command
+from spectro.study.settings import StudySettings
+
+COLUMNS = (
+    "system",
+    "augmented",
+    "backbone",
+    "config",
+    "corpus",
+    "labels",
+    "protocol",
+    "fold",
+    "seed",
+    "epoch",
+    "valid_uar",
+    "test_wa",
+    "test_uar",
+    "test_f1",
+    "parameters",
+    "train_s",
+    "clip_ms",
+    "transductive",
+)
+KEY = ("config", "fold", "seed", "transductive")
+LOCK, RESULT = ".lock", "chosen"
+RUN_MEMORY = 2 * 2**30  # bytes; a MobileNet's fine-tuning takes half of that
+
+
+def study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
+    """Run what is missing of a study, and write its page.
+
+    Returns:
+        the table, with the columns of `COLUMNS`; and what went wrong, by the run's name.
+
+    Raises:
+        EvaluationError: a rendering failed, the table is not one of a study, two runs are the same, or another study
+            works in the same folder.
+    """
+    settings = settings.shortened()
+    check_distinct(list(grid(settings)))
+    read_published(settings.published)  # what is wrong with it should not be found out in the end
+    with held(settings.runs / LOCK) as free:
+        if not free:
+            raise EvaluationError(f"{printable(settings.runs)}: another study works there; wait, or name other --runs")
+        page, way_out = settings.page, "choose another --report"
+        check_ours([page], error=EvaluationError, known=is_page(page), edited=[page], way_out=way_out)
+        with claimed(
+            [settings.table, settings.pooled, page],
+            lock=lock_of(settings.table),
+            error=EvaluationError,
+            inputs=[] if settings.published is None else [settings.published],
+            known=True,  # tables by their columns, when they are read
+            edited=[settings.table, settings.pooled, page],
+            run="study",
+            way_out="choose another --table",
+        ):
+            return _study(settings)
+
+
+def _study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
+    runs, table = list(grid(settings)), _read(settings.table)
+    missing = unfinished(runs, table, settings)
+    for name in dict.fromkeys(run.images for run in missing):
+        _render(settings, name)
+    failed = _describe(settings, missing)
+    startable = [run for run in missing if run.name not in failed]
+    jobs = settings.jobs or possible_jobs()
+    with (
+        ThreadPoolExecutor(jobs) as pool,
+        tqdm(desc="runs", total=len(runs), initial=len(runs) - len(startable), unit="run") as progress,
+    ):
+        waiting = {pool.submit(_train, settings, run, jobs): run for run in startable}
+        try:
+            for future in as_completed(waiting):
+                found = future.result()
+                if isinstance(found, str):
+                    failed[waiting[future].name] = found
+                    tqdm.write(f"failed: {waiting[future].name}: {found}")
+                else:
+                    table = with_rows(table, found)
+                    write_bytes(settings.table, table.to_csv(index=False).encode())
+                progress.update()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # an interrupted study starts no other run
+    systems = list(entries(settings, table, {run.key: settings.runs / run.name / RESULT for run in runs}))
+    pooled = write_pooled(settings, systems)
+    if settings.test and systems:
+        write_page(settings, systems, pooled)
+    return table, failed
+
+
+def check_distinct(runs: list[Run]) -> None:
+    """Refuse runs that would come to the same row or folder.
+
+    Raises:
+        EvaluationError: two runs have equal settings; the text names them.
+    """
+    seen: dict[tuple[str, int, int], Run] = {}
+    for run in runs:
+        other = seen.setdefault(run.key, run)
+        if other is not run:
+            raise EvaluationError(f"the study has the same run twice: {other.name} and {run.name} have equal settings")
+
+
+def possible_jobs() -> int:
+    """Return how many runs this machine holds at a time: by cores and free memory; one where there is a GPU."""
+    if torch.cuda.is_available():
+        return 1
+    return max(1, min(os.cpu_count() or 1, int(psutil.virtual_memory().available // RUN_MEMORY)))
+
+
+def unfinished(runs: list[Run], table: pd.DataFrame, settings: StudySettings) -> list[Run]:
+    """Return the runs whose rows are not in the table, or lack the test figures that are now asked for."""
+    kept = table[table["test_uar"].notna()] if settings.test else table
+    done = set(kept[list(KEY)].itertuples(index=False, name=None))
+    return [run for run in runs if any((*run.key, kind) not in done for kind in kinds(run, settings))]
+
+
+def kinds(run: Run, settings: StudySettings) -> list[bool]:
+    """Return which rows a run has, by whether they are transductive."""
+    return [False, True] if settings.test and settings.transductive and run.verb == "finetune" else [False]
+
+
+def with_rows(table: pd.DataFrame, found: list[dict[str, Any]]) -> pd.DataFrame:
+    """Return the table with a run's rows, in place of those that it had of this run."""
+    own = {tuple(one[name] for name in KEY) for one in found}
+    others = [one for one in table.to_dict("records") if tuple(one[name] for name in KEY) not in own]
+    return pd.DataFrame([*others, *found], columns=list(COLUMNS))
+
+
+def summary(table: pd.DataFrame) -> pd.DataFrame:
+    """Return mean, and standard deviation over runs, of each system's UAR, best on validation speakers first."""
+    names = ["protocol", "labels", "system", "augmented", "transductive", "config"]
+    groups = table.groupby(names, sort=False, dropna=False)
+    columns = {
+        "runs": groups.size(),
+        "valid_uar": groups["valid_uar"].mean(),
+        "valid_sd": groups["valid_uar"].std(),
+        "test_uar": groups["test_uar"].mean(),
+        "test_sd": groups["test_uar"].std(),
+    }
+    return pd.DataFrame(columns).reset_index().sort_values("valid_uar", ascending=False, ignore_index=True)
+
+
+def _read(path: Path) -> pd.DataFrame:
+    if not path.exists():
+        return pd.DataFrame(columns=list(COLUMNS))
+    try:
+        table = pd.read_csv(path, dtype={"config": str})
+    except ValueError:  # no CSV at all
+        table = pd.DataFrame()
+    if tuple(table.columns) != COLUMNS:
+        raise EvaluationError(f"{printable(path)}: is not a table of a study; name another with --table")
+    return table
+
+
+def _render(settings: StudySettings, name: str) -> None:
+    given = {**settings.images[name], "out": str(settings.runs / "images" / name)}
+    if settings.source is not None:
+        given.setdefault("source", str(settings.source))
+    folder = settings.runs / "images"
+    code = command("render", given, folder / f"{name}.yaml", folder / f"{name}.log", os.cpu_count() or 1)
+    if code not in (0, 1):
+        raise EvaluationError(f"the rendering {name} failed: {_last_line(folder / f'{name}.log')}")
+
+
+def _describe(settings: StudySettings, missing: list[Run]) -> dict[str, str]:
+    """Make the features that runs share, before several runs would; returns what went wrong, by the run's name."""
+    failed: dict[str, str] = {}
+    wanted: dict[str, tuple[dict[str, Any], list[Run]]] = {}
+    for run in missing:
+        if run.verb == "classical":
+            given = {"index": str(settings.runs / "images" / run.images), "copies": False}
+            given |= {"features": run.settings["features"]} if "features" in run.settings else {}
+            known, runs = wanted.setdefault(fingerprint(given), (given, []))
+            known["copies"] = known["copies"] or run.settings.get("copies") == "all"
+            runs.append(run)
+    for name, (given, runs) in wanted.items():
+        folder = settings.runs / "features"
+        log = folder / f"{name}.log"
+        code = command("features", given, folder / f"{name}.yaml", log, os.cpu_count() or 1)
+        if code not in (0, 1):
+            failed |= {run.name: f"exit code {code}: {_last_line(log)} (see {printable(log)})" for run in runs}
+    return failed
+
+
+def _train(settings: StudySettings, run: Run, jobs: int) -> list[dict[str, Any]] | str:
+    """Train and measure a run's system; returns its rows, or what went wrong."""
+    folder = settings.runs / run.name
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    result = folder / RESULT / RUN_FILE
+    result.unlink(missing_ok=True)
+    for name, verb, given in stages(settings, run, threads):
+        log = folder / f"{name}.log"
+        code = command(verb, given, folder / f"{name}.yaml", log, threads)
+        if code and not (code == 1 and result.exists()):  # some clips were left out
+            return f"exit code {code}: {_last_line(log)} (see {printable(log)})"
+    if (leak := origin(folder / RESULT)["split"]["leak"]) and run.protocol not in LEAKS:
+        return f"{leak}: its figures would not be of new speakers; give other --weights"
+    return [row(run, folder / RESULT, settings.test, kind) for kind in kinds(run, settings)]
+
+
+def stages(settings: StudySettings, run: Run, threads: int) -> list[tuple[str, str, dict[str, Any]]]:
+    """Return the commands of a run, in order: a name, the verb and its settings."""
+    folder = settings.runs / run.name
+    index = str(settings.runs / "images" / run.images)
+    given = {
+        **run.settings,
+        "index": index,
+        "protocol": run.protocol,
+        "fold": run.fold,
+        "labels": run.labels,
+        "seed": run.seed,
+        "out": str(folder / RESULT),
+    }
+    if run.verb != "finetune":
+        workers = {"workers": threads} if run.verb == "classical" else {}
+        return [(RESULT, run.verb, {**given, **workers, "test": settings.test})]
+    trained = (RESULT, "finetune", {**given, "test": settings.test})
+    if not settings.test and run.settings.get("train_on", "train") != "train":
+        return [trained]  # nobody is left to measure it on
+    measured = {
+        "checkpoint": given["out"],
+        "index": index,
+        "part": settings.part,
+        "transductive": settings.transductive,
+    }
+    return [trained, ("evaluate", "evaluate", measured)]
+
+
+def origin(folder: Path) -> Any:
+    """Return what a result says of itself: the `spectro.json` of a checkpoint, or the `run.json` of another system."""
+    return read_json(folder / DESCRIPTION_FILE) or read_json(folder / RUN_FILE)
+
+
+def row(run: Run, folder: Path, test: bool, transductive: bool = False) -> dict[str, Any]:
+    """Return a run's row, with the columns of `COLUMNS`.
+
+    Args:
+        run: the run.
+        folder: its result.
+        test: whether the row holds its test figures.
+        transductive: whether they are those that its report tells as transductive.
+    """
+    description = origin(folder)
+    measured = read_json(report_folder(folder) / METRICS_FILE) or {} if test else {}
+    training, metrics = description["training"], description["metrics"]
+    valid = metrics.get("valid", {})
+    tested = metrics["test"] if test else {}
+    if transductive:
+        valid, tested = {}, {name: measured["transductive"][name]["value"] for name in ("wa", "uar", "f1")}
+    return {
+        "system": run.system,
+        "augmented": run.augmented,
+        "backbone": description["backbone"],
+        "config": run.config,
+        "corpus": "+".join(description["data"]["corpora"]),
+        "labels": description["data"]["labels"],
+        "protocol": description["split"]["protocol"],
+        "fold": run.fold,
+        "seed": run.seed,
+        "epoch": training["epoch"],
+        "valid_uar": valid.get("uar"),
+        **{f"test_{name}": tested.get(name) for name in ("wa", "uar", "f1")},
+        "parameters": description["parameters"],
+        "train_s": training["seconds"],
+        "clip_ms": measured.get("clip_ms"),
+        "transductive": transductive,
+    }
+
+
+def _last_line(log: Path) -> str:
+    lines = log.read_text(errors="replace").replace("\r", "\n").strip().splitlines() if log.exists() else []
+    return printable(lines[-1], MESSAGE) if lines else "it said nothing"

@@ -1,0 +1,315 @@
+"""Rendered pictures -> batches, split by a protocol.
+
+Pictures are read when they are needed; up to `KEPT_BYTES` of them stay in memory for the next epoch. All that is random
+is drawn by the sampler from (seed, epoch), so that an epoch is the same whatever the number of workers and after a
+resumption.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import psutil
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+from tqdm import tqdm
+
+from spectro.corpora.labels import label_clips, tally
+from spectro.corpora.splits import PARTS, Part, Split, TrainOn, data_fingerprint, everyone, split
+from spectro.errors import CorpusError, TrainingError
+from spectro.files import printable
+from spectro.model.metadata import label_problem
+from spectro.picture import png
+from spectro.picture.spec import Image, SpectrogramSpec
+from spectro.rendering.index import read_index
+from spectro.train.masking import Masker, MaskingSettings
+
+Activations: TypeAlias = Sequence[torch.Tensor]
+Batch: TypeAlias = tuple[torch.Tensor | Activations, torch.Tensor]
+Copies: TypeAlias = Literal["one", "all", "none"]
+Balance: TypeAlias = Literal["none", "sampling", "loss", "prior"]
+
+MEMORY_SHARE = 0.25
+KEPT_BYTES = 2**28
+
+
+class Draw(NamedTuple):
+    """A training picture to load: its row, and the seed of its masking."""
+
+    row: int
+    seed: int
+
+
+class PictureDataset(Dataset[tuple[torch.Tensor | Activations, int]]):
+    """Pictures of an index, read one by one.
+
+    Args:
+        folder: the rendering's folder.
+        rows: rows of the image index with the columns `image` and `target`.
+        spec: the spec that the pictures must have been drawn by.
+        masker: alters pictures that are asked for with a seed; None leaves all as they are.
+        known: what is returned in place of pictures, by the name of their image; None for pictures.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        rows: pd.DataFrame,
+        spec: SpectrogramSpec,
+        masker: Masker | None = None,
+        known: dict[str, Activations] | None = None,
+    ) -> None:
+        self._folder, self._spec = folder, spec
+        # An array of plain bytes: counting references to Python strings would copy them into every worker.
+        self._images = rows["image"].to_numpy(dtype=bytes)
+        self._targets = rows["target"].to_numpy(dtype=np.int64)
+        self._masker, self._known = masker, known
+        self._read: dict[int, Image] = {}
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, draw: Draw | int) -> tuple[torch.Tensor | Activations, int]:
+        """Return a picture as uint8 of shape (channels, height, width), or what is known of it, and its target."""
+        row, seed = draw if isinstance(draw, tuple) else (draw, None)
+        if self._known is not None:
+            return self._known[self._images[row].decode()], int(self._targets[row])
+        pixels = self._pixels(row)
+        if self._masker is not None and seed is not None:
+            pixels = self._masker(pixels, seed)
+        planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        return torch.from_numpy(np.array(planes, order="C")), int(self._targets[row])
+
+    def _pixels(self, row: int) -> Image:
+        pixels = self._read.get(row)
+        if pixels is None:
+            pixels = png.read(self._folder / self._images[row].decode(), self._spec).pixels
+            if (len(self._read) + 1) * pixels.nbytes <= KEPT_BYTES:
+                self._read[row] = pixels
+        return pixels
+
+
+class ClipSampler(Sampler[Draw]):
+    """Draws an epoch's pictures: which clips, which copy of each, and the seed of each one's masking.
+
+    Args:
+        rows: training rows with the columns `clip_id` and `target`.
+        copies: `one`: every clip once, as one of its copies; `all`: every copy of every clip.
+        balanced: draw clips so that labels come equally often, with replacement.
+        seed: seed of the run.
+        first_epoch: epochs that a resumed run has behind it.
+    """
+
+    def __init__(self, rows: pd.DataFrame, copies: Copies, balanced: bool, seed: int, first_epoch: int = 0) -> None:
+        groups = rows.groupby("clip_id", sort=False).indices
+        self._rows_of_clip = [np.asarray(indices) for indices in groups.values()]
+        self._all_rows = copies == "all"
+        targets = rows["target"].to_numpy(dtype=np.int64)
+        clip_targets = np.array([targets[indices[0]] for indices in self._rows_of_clip])
+        counts = np.bincount(clip_targets)
+        weights = 1.0 / counts[clip_targets]
+        self._weights = weights / weights.sum() if balanced else None
+        self._seed = seed
+        self._epoch = self._first_epoch = first_epoch
+        self._count = len(rows) if self._all_rows else len(self._rows_of_clip)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that is drawn next.
+
+        Lightning calls this; when a run is resumed first with 0, and workers draw ahead before it knows better.
+        """
+        self._epoch = max(epoch, self._first_epoch)
+
+    def __len__(self) -> int:
+        return self._count // _world_size()
+
+    def __iter__(self) -> Iterator[Draw]:
+        generator = np.random.default_rng([self._seed, self._epoch])
+        if self._weights is not None:
+            clips = generator.choice(len(self._rows_of_clip), self._count, p=self._weights)
+            rows = np.array([generator.choice(self._rows_of_clip[clip]) for clip in clips])
+        elif self._all_rows:
+            rows = generator.permutation(np.concatenate(self._rows_of_clip))
+        else:
+            rows = generator.permutation([generator.choice(indices) for indices in self._rows_of_clip])
+        seeds = generator.integers(0, 2**32, self._count, dtype=np.uint64)
+        for place in range(_rank(), len(self) * _world_size(), _world_size()):
+            yield Draw(int(rows[place]), int(seeds[place]))
+
+
+class PictureDataModule(pl.LightningDataModule):
+    """Training, validation and test batches of a rendering.
+
+    Batches are `(pictures, targets)`: uint8 of shape (batch, channels, height, width), and int64 of shape (batch,).
+    Validation and test see untouched clips only, training those of its own speakers and their copies.
+
+    Args:
+        folder: a rendering's folder.
+        label_scheme: a name in `corpora.labels.SCHEMES`.
+        protocol: a name in `corpora.splits.PROTOCOLS`, or `random-leaky`.
+        fold: fold of the protocol.
+        valid_speakers: speakers that validate, in place of the protocol's.
+        batch_size: pictures a batch.
+        copies: `one`: an epoch sees every training clip once, as one of its copies drawn anew; `all`: every copy;
+            `none`: untouched clips only.
+        balance: `sampling`: labels are drawn equally often; `loss`: rare labels weigh more in the loss; `prior`: the
+            loss accounts for the labels' shares.
+        masking: how training pictures are altered; None for not at all.
+        seed: seed of the run.
+        workers: processes that read pictures.
+        train_on: which speakers train: `train`, the protocol's training speakers; `valid`, its validation speakers,
+            too; `all`, all speakers, whatever the protocol.
+
+    Raises:
+        RenderError: `folder` holds no complete rendering.
+        CorpusError: the labels or the split cannot be had from these clips.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        label_scheme: str = "emotion",
+        protocol: str = "group-kfold",
+        fold: int = 0,
+        valid_speakers: Sequence[str] = (),
+        batch_size: int = 32,
+        copies: Copies = "none",
+        balance: Balance = "none",
+        masking: MaskingSettings | None = None,
+        seed: int = 0,
+        workers: int = 0,
+        train_on: TrainOn = "train",
+    ) -> None:
+        super().__init__()
+        index, self.spec = read_index(folder)
+        labelled, self.labels = label_clips(index, label_scheme)
+        if problem := label_problem(self.labels):
+            raise CorpusError(f"{printable(folder)}: {problem}, and render again")
+        labelled["target"] = [self.labels.index(label) for label in labelled["label"]]
+        whole = everyone(labelled) if train_on == "all" else split(labelled, protocol, fold, valid_speakers)
+        self.split: Split = whole.without_validation() if train_on == "valid" else whole
+        self.rows: dict[Part, pd.DataFrame] = {part: self._part(labelled, part, copies) for part in PARTS}
+        self.tally = tally(labelled)
+        self.corpora = tuple(sorted(labelled["corpus"].unique()))
+        self.fingerprint = data_fingerprint(labelled, self.split)
+        self._folder = folder
+        self._batch_size = batch_size
+        self._copies, self._balance = copies, balance
+        self._masker = Masker(masking, self.spec.height, self.spec.width) if masking else None
+        self._seed, self._workers = seed, workers
+        self._known: dict[str, Activations] | None = None
+        self.first_epoch = 0
+        if (pictures := len(self._sampler())) < batch_size:
+            raise TrainingError(f"an epoch of {pictures} training pictures does not fill one batch of {batch_size}")
+
+    def _part(self, labelled: pd.DataFrame, part: Part, copies: Copies) -> pd.DataFrame:
+        chosen = self.split.rows(labelled, part, copies=part == "train" and copies != "none")
+        return labelled[chosen].reset_index(drop=True)
+
+    def remember(self, compute: Callable[[torch.Tensor], Activations], epochs: int) -> None:
+        """Give what is computed of training and validation pictures, once for each, in place of the pictures.
+
+        Pictures are given as before where that would take more than a quarter of the memory that is free, or longer
+        than all epochs that are left, or where the results are not tensors of shape (batch, ...).
+
+        Args:
+            compute: takes uint8 pictures of shape (batch, channels, height, width).
+            epochs: of the run, from its begin.
+        """
+        rows = pd.concat([self.rows["train"], self.rows["valid"]], ignore_index=True)
+        if len(rows) >= (epochs - self.first_epoch) * (len(self._sampler()) + len(self.rows["valid"])):
+            return
+        loader = self._loader(PictureDataset(self._folder, rows, self.spec), persistent_workers=False)
+        known: dict[str, Activations] = {}
+        names = iter(rows["image"])
+        for pictures, _targets in tqdm(loader, desc="frozen layers", unit="batch"):
+            results = compute(pictures)
+            if not all(isinstance(one, torch.Tensor) and one.shape[:1] == pictures.shape[:1] for one in results):
+                return
+            found = [tensor.cpu() for tensor in results]
+            if not known:
+                bytes_each = sum(tensor[:1].nbytes for tensor in found)
+                if len(rows) * bytes_each > psutil.virtual_memory().available * MEMORY_SHARE:
+                    return
+            known |= {name: one for one, name in zip(zip(*found, strict=True), names, strict=False)}
+        self._known = known
+
+    def forget(self) -> None:
+        """Give pictures again."""
+        self._known = None
+
+    def class_weights(self) -> torch.Tensor | None:
+        """Return float32 weights of shape (labels,) for the loss, of mean 1 over the clips; None for equal ones."""
+        if self._balance != "loss":
+            return None
+        counts = self._label_counts()
+        weights: npt.NDArray[Any] = np.where(counts > 0, counts.sum() / np.maximum(counts, 1) / (counts > 0).sum(), 0.0)
+        return torch.tensor(weights, dtype=torch.float32)
+
+    def log_prior(self) -> torch.Tensor | None:
+        """Return the logarithms of the labels' shares, float32 of shape (labels,), for the loss; None for none."""
+        if self._balance != "prior":
+            return None
+        counts = self._label_counts()
+        shares = np.maximum(counts, 1) / counts.sum()  # a label that never comes counts as one that came once
+        return torch.tensor(np.log(shares), dtype=torch.float32)
+
+    def _label_counts(self) -> npt.NDArray[np.int64]:
+        return np.bincount(self.rows["train"]["target"], minlength=len(self.labels)).astype(np.int64)
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Training batches an epoch, on each device."""
+        return len(self._sampler()) // self._batch_size
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """Return the training batches; a last batch that is not full is dropped."""
+        rows = self.rows["train"]
+        sampler = self._sampler()
+        dataset = PictureDataset(self._folder, rows, self.spec, self._masker, self._known)
+        return self._loader(dataset, sampler=sampler, drop_last=True)
+
+    def calibration_dataloader(self, pictures: int | None = None) -> DataLoader[Any]:
+        """Return batches of untouched training clips, in an order that is always the same.
+
+        Args:
+            pictures: how many, drawn from all; None for all of them.
+        """
+        rows = self.rows["train"]
+        untouched = rows[rows["copy"] == 0].sample(frac=1.0, random_state=self._seed)[:pictures]
+        dataset = PictureDataset(self._folder, untouched, self.spec, known=self._known)
+        return self._loader(dataset, num_workers=0, persistent_workers=False)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Return the validation batches, in the order of `rows["valid"]`."""
+        return self._loader(PictureDataset(self._folder, self.rows["valid"], self.spec, known=self._known))
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Return the test batches, in the order of `rows["test"]`."""
+        return self._loader(PictureDataset(self._folder, self.rows["test"], self.spec))
+
+    def _sampler(self) -> ClipSampler:
+        balanced = self._balance == "sampling"
+        return ClipSampler(self.rows["train"], self._copies, balanced, self._seed, self.first_epoch)
+
+    def _loader(self, dataset: PictureDataset, **options: Any) -> DataLoader[Any]:
+        defaults: dict[str, Any] = {
+            "batch_size": self._batch_size,
+            "num_workers": self._workers,
+            "persistent_workers": self._workers > 0,
+            "pin_memory": torch.cuda.is_available(),
+        }
+        return DataLoader(dataset, **(defaults | options))
+
+
+def _rank() -> int:
+    return torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+
+
+def _world_size() -> int:
+    return torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1

@@ -1,0 +1,174 @@
+"""Fine-tuning: an image index and a backbone in, a checkpoint folder out.
+
+The epoch is chosen on validation speakers; test speakers are measured once, at the end. A run can be killed at any
+moment and started again with the same settings: it goes on from the last whole epoch and ends with the same weights.
+
+In the output folder: the checkpoint (`model.safetensors`, `spectro.json`, `card.md`), `curves.csv` and `curves.png`,
+and `training/` with what resuming needs and TensorBoard's events.
+"""
+
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities import rank_zero_only
+
+from spectro.corpora.splits import natural
+from spectro.errors import TrainingError
+from spectro.files import held, printable, read_json, remove_leftovers, write_json
+from spectro.identity import identity_of
+from spectro.model.backbones import SpectrogramNet, load_weights, weights_identity
+from spectro.model.checkpoint import Checkpoint
+from spectro.model.metadata import CARD_FILE, DESCRIPTION_FILE, WEIGHTS_FILE
+from spectro.outputs import check_ours
+from spectro.train.curves import Curves
+from spectro.train.data import PictureDataModule
+from spectro.train.finish import describe, finish
+from spectro.train.module import Classifier
+from spectro.train.settings import FinetuneSettings
+from spectro.train.state import read_state, rows_of, unusable
+from spectro.train.trainer import BEST, LAST, TRAINING, make_trainer, silence
+
+RUN_FILE, LOCK = "settings.json", ".lock"
+
+
+def finetune(settings: FinetuneSettings) -> Checkpoint:
+    """Fine-tune a backbone, and write its checkpoint folder.
+
+    Returns:
+        the checkpoint of the epoch that was best on the validation speakers, or of the last one where none are left.
+
+    Raises:
+        TrainingError: the output folder holds another run, or one writes there, or what it left cannot be read; or the
+            settings contradict each other; or training comes to numbers that are not finite.
+        RenderError, CorpusError, WeightsError: the pictures, labels, split or weights cannot be had.
+    """
+    out = settings.folder
+    data = _data(settings)
+    rank_zero_only(print)(data.tally, file=sys.stderr)
+    pl.seed_everything(settings.seed, verbose=False)
+    net = SpectrogramNet(settings.backbone, len(data.labels), hidden=settings.hidden, dropout=settings.dropout)
+    net.check_size(data.spec.height, data.spec.width)
+    identity = _identity(settings, data)
+    with warnings.catch_warnings():
+        silence()
+        curves = Curves(out)
+        trainer = make_trainer(settings, out, curves)
+        with _alone(out, first=trainer.is_global_zero):  # before what lies there is looked at
+            resume = _find_run(out, identity, settings.overwrite)
+            _check_folder(settings)
+            weights = load_weights(net, settings.weights)
+            origin = describe(settings, data, weights, identity)
+            net.to(memory_format=torch.channels_last)
+            unaltered = not (settings.mask or settings.train.mixup or settings.train.cutmix)
+            model = Classifier(net, settings.train, settings.seed, data.class_weights(), data.log_prior(), unaltered)
+            if resume is None and trainer.is_global_zero:
+                shutil.rmtree(out / TRAINING, ignore_errors=True)
+                write_json(out / TRAINING / RUN_FILE, identity)
+            _fit(trainer, model, data, resume, curves)
+            data.forget()
+            if not trainer.is_global_zero:
+                return Checkpoint(net=net, labels=data.labels, spec=data.spec)
+            return finish(settings, out, data, model, out / TRAINING / BEST, origin)
+
+
+@contextmanager
+def _alone(out: Path, *, first: bool) -> Iterator[None]:
+    """Have the output folder to oneself while the block runs, without what killed runs left half written.
+
+    The first of a run's processes has it for all of them: the others wait for it where they meet to train.
+
+    Raises:
+        TrainingError: another run writes there.
+    """
+    if not first:
+        yield
+        return
+    with held(out / LOCK) as free:
+        if not free:
+            raise TrainingError(f"{printable(out)}: another run writes there; wait, or name another --out")
+        for folder in (out, out / TRAINING):
+            remove_leftovers(folder)
+        yield
+
+
+def _fit(trainer: pl.Trainer, model: Classifier, data: PictureDataModule, resume: Path | None, curves: Curves) -> None:
+    if resume is not None:
+        data.first_epoch = len(rows_of(read_state(resume)))
+    try:
+        trainer.fit(model, datamodule=data, ckpt_path=resume, weights_only=True)
+    except SystemExit as error:
+        raise KeyboardInterrupt from error  # Lightning exits when it is interrupted
+    except torch.OutOfMemoryError:
+        raise  # says nothing about the state
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        if resume is None or curves.begun:
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise unusable(resume, f"it does not fit this run: {reason}") from error
+
+
+def _data(settings: FinetuneSettings) -> PictureDataModule:
+    workers = settings.workers if settings.workers >= 0 else min(4, (torch.get_num_threads() + 1) // 4)
+    return PictureDataModule(
+        settings.index,
+        label_scheme=settings.labels,
+        protocol=settings.protocol,
+        fold=settings.fold,
+        valid_speakers=[str(name) for name in settings.valid_speakers],
+        batch_size=settings.batch_size,
+        copies=settings.copies,
+        balance=settings.balance,
+        masking=settings.masking if settings.mask else None,
+        seed=settings.seed,
+        workers=workers,
+        train_on=settings.train_on,
+    )
+
+
+def _identity(settings: FinetuneSettings, data: PictureDataModule) -> dict[str, Any]:
+    """Return what a run's result depends on, as JSON values: a run is resumed if these are the same."""
+    free = {
+        *("out", "overwrite", "workers", "index", "devices", "accelerator", "strategy"),
+        *("estimate", "estimate_of", "test"),
+        *(("temperature",) if settings.validates else ()),  # it is fitted
+    }
+    told = identity_of(settings, free)
+    if settings.valid_speakers:
+        told["valid_speakers"] = natural(map(str, settings.valid_speakers))
+    told["weights"] = weights_identity(settings.weights)
+    return told | {"spec": data.spec.fingerprint, "data": data.fingerprint}
+
+
+def _check_folder(settings: FinetuneSettings) -> None:
+    """Refuse to write over inputs, and over what is not of a run: a stranger's weights, or a folder named like ours."""
+    out, weights = settings.folder, Path(settings.weights)
+    known = (out / TRAINING / RUN_FILE).exists() or (out / DESCRIPTION_FILE).exists()
+    names = (WEIGHTS_FILE, CARD_FILE, "curves.csv", "curves.png", TRAINING)
+    inputs = [settings.index, weights, weights / WEIGHTS_FILE]
+    check_ours([out / name for name in names], error=TrainingError, inputs=inputs, known=known)
+
+
+def _find_run(out: Path, identity: dict[str, Any], overwrite: bool) -> Path | None:
+    """Return the state to resume from, if the folder holds one of this run; refuse to mix two runs."""
+    path, last = out / TRAINING / RUN_FILE, out / TRAINING / LAST
+    if last.exists() and read_json(path) == identity:
+        try:
+            for name in (LAST, BEST):
+                read_state(out / TRAINING / name)
+        except TrainingError:
+            if not overwrite:
+                raise
+            return None
+        return last
+    if not overwrite and (last.exists() or (out / DESCRIPTION_FILE).exists()):
+        raise TrainingError(
+            f"{printable(out)}: holds a run with other settings; choose another --out, or --overwrite true"
+        )
+    return None

@@ -1,0 +1,192 @@
+"""What is made of a finished training: the checkpoint, its figures, its temperature, and where it comes from."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import scipy.optimize
+import torch
+
+from spectro.corpora.registry import find
+from spectro.corpora.splits import LEAKS, full_names, heard
+from spectro.errors import TrainingError
+from spectro.files import printable
+from spectro.metrics import confusion, figures
+from spectro.model import checkpoint as checkpoints
+from spectro.model import metadata as descriptions
+from spectro.model.backbones import SpectrogramNet
+from spectro.model.checkpoint import Checkpoint
+from spectro.model.metadata import DESCRIPTION_FILE, WEIGHTS_FILE, Description
+from spectro.train.curves import plot_curves
+from spectro.train.data import PictureDataModule
+from spectro.train.module import Classifier, calibrate, freeze
+from spectro.train.settings import FinetuneSettings
+from spectro.train.state import read_state, unusable
+
+
+def describe(
+    settings: FinetuneSettings, data: PictureDataModule, weights: str, identity: dict[str, Any]
+) -> dict[str, Any]:
+    """Return where the checkpoint comes from, as far as it is known before it is trained.
+
+    Raises:
+        TrainingError: the estimate of its figures cannot be had.
+    """
+    corpora = [find(name) for name in data.corpora]
+    split = data.split.describe()
+    told: dict[str, Any] = {}
+    if before := _heard_before(Path(settings.weights)):
+        told["heard_before"] = sorted(before)
+        tested = full_names(data.split.speakers["test"], data.corpora)
+        if known := [name for name, full in tested.items() if full in before]:
+            began = f"the starting weights were trained on the test speakers {', '.join(known)}"
+            split["leak"] = "; ".join(filter(None, [split["leak"], began]))
+    if settings.estimate is not None:
+        told["estimate"] = estimate(settings.estimate, settings.estimate_of, "+".join(data.corpora), settings.labels)
+    return told | {
+        "weights": weights,
+        "data": {
+            "title": ", ".join(corpus.title for corpus in corpora),
+            "corpora": list(data.corpora),
+            "licence": ", ".join(dict.fromkeys(corpus.licence for corpus in corpora)),
+            "homepage": ", ".join(corpus.homepage for corpus in corpora if corpus.homepage),
+            "labels": settings.labels,
+            "training_pictures": len(data.rows["train"]),
+        },
+        "split": split,
+        "training": {"seed": settings.seed, "settings": identity},
+        "versions": checkpoints.versions(),
+    }
+
+
+def _heard_before(weights: Path) -> set[str]:
+    """Return the full names of the speakers that a checkpoint of ours, taken as starting weights, has heard.
+
+    Raises:
+        CheckpointError: it does not tell, because what it says of itself is damaged.
+    """
+    folder = weights.parent if weights.name == WEIGHTS_FILE else weights
+    if not (folder / DESCRIPTION_FILE).is_file():
+        return set()
+    return heard(Description.from_dict(descriptions.read(folder), folder).origin)
+
+
+def finish(
+    settings: FinetuneSettings,
+    out: Path,
+    data: PictureDataModule,
+    model: Classifier,
+    best: Path,
+    origin: dict[str, Any],
+) -> Checkpoint:
+    """Take the best epoch's weights as they will be kept, calibrate them, measure, and write the folder.
+
+    Raises:
+        TrainingError: the best epoch cannot be read, or gives numbers that are not finite.
+    """
+    state = read_state(best)
+    try:
+        model.load_state_dict(state["state_dict"])
+    except RuntimeError as error:
+        raise unusable(best, "it does not fit this run") from error
+    net = model.net.cpu()
+    freeze(net, settings.train, int(state["epoch"]))  # not yet done where a finished run is only written again
+    calibrate(net, (pictures for pictures, _targets in data.calibration_dataloader()))
+    net.load_state_dict({name: checkpoints.kept(value, settings.dtype) for name, value in net.state_dict().items()})
+    net.eval()
+    curves, epoch = pd.read_csv(out / "curves.csv"), int(state["epoch"])
+    origin["training"] |= {"epoch": epoch, "seconds": round(float(curves["seconds"].sum()), 1)}
+    loaders = {"valid": data.val_dataloader()} | ({"test": data.test_dataloader()} if settings.test else {})
+    told = {part: predict_part(net, loader) for part, loader in loaders.items() if len(loader)}
+    origin["metrics"] = {part: measure(*found) for part, found in told.items()}
+    temperature = fit_temperature(*told["valid"]) if "valid" in told else settings.temperature
+    checkpoint = Checkpoint(net=net, labels=data.labels, spec=data.spec, temperature=temperature, origin=origin)
+    checkpoints.save(checkpoint, out, dtype=settings.dtype)
+    plot_curves(curves, epoch, out / "curves.png")
+    return checkpoint
+
+
+def estimate(path: Path, system: str, corpus: str, labels: str) -> list[dict[str, Any]]:
+    """Return the figures of a study's system on new speakers, protocol by protocol, as JSON values.
+
+    Args:
+        path: the study's table.
+        system: name of the system.
+        corpus: names of the corpora, joined by +.
+        labels: label scheme.
+
+    Raises:
+        TrainingError: the table cannot be read, or tells nothing, or of several configurations of a protocol.
+    """
+    try:
+        table = pd.read_csv(path)
+        honest = (~table["protocol"].isin(LEAKS)) & (table["transductive"].astype(str) != "True")
+        measured = table[honest & table["test_uar"].notna() & (table["corpus"] == corpus) & (table["labels"] == labels)]
+        rows = measured[measured["system"] == system]
+    except (OSError, ValueError, KeyError) as error:
+        raise TrainingError(f"{printable(path)}: is not a table of a study ({error})") from error
+    if not len(rows):
+        known = ", ".join(dict.fromkeys(measured["system"].astype(str))) or "none"
+        raise TrainingError(
+            f"{printable(path)}: has no test figures of {system!r} on {corpus} for {labels}; it has those of: {known}"
+        )
+    found = []
+    for protocol, own in rows.groupby("protocol", sort=False):
+        if own["config"].nunique() > 1:
+            raise TrainingError(f"{printable(path)}: has several configurations of {system} under {protocol}")
+        found.append(
+            {
+                "table": path.name,
+                "system": system,
+                "protocol": str(protocol),
+                "folds": int(own["fold"].nunique()),
+                "seeds": int(own["seed"].nunique()),
+                "runs": len(own),
+                "uar": round(float(own["test_uar"].mean()), 4),
+                "lowest": round(float(own["test_uar"].min()), 4),
+                "highest": round(float(own["test_uar"].max()), 4),
+            }
+        )
+    return found
+
+
+@torch.inference_mode()
+def predict_part(net: SpectrogramNet, loader: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return logits float32 (clips, labels) and targets int64 (clips,) of a part, in float32 arithmetic."""
+    logits, targets = zip(*((net(pictures), wanted) for pictures, wanted in loader), strict=True)
+    return torch.cat(logits), torch.cat(targets)
+
+
+def measure(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
+    """Return `uar`, `wa`, `f1` and the number of `clips`.
+
+    Raises:
+        TrainingError: a logit is not finite.
+    """
+    _check_finite(logits)
+    found = figures(confusion(targets.numpy(), logits.argmax(1).numpy(), logits.shape[1]))
+    return {"clips": len(targets), "uar": round(found.uar, 4), "wa": round(found.wa, 4), "f1": round(found.f1, 4)}
+
+
+def fit_temperature(logits: torch.Tensor, targets: torch.Tensor) -> float:
+    """Return the temperature that makes the targets most likely (Guo et al., ICML 2017), between 0.05 and 20.
+
+    Raises:
+        TrainingError: a logit is not finite.
+    """
+    _check_finite(logits)
+
+    def loss(log_temperature: float) -> float:
+        return float(torch.nn.functional.cross_entropy(logits.double() / np.exp(log_temperature), targets))
+
+    fitted = scipy.optimize.minimize_scalar(loss, bounds=(np.log(0.05), np.log(20.0)), method="bounded")
+    return round(float(np.exp(fitted.x)), 4)
+
+
+def _check_finite(logits: torch.Tensor) -> None:
+    if not bool(torch.isfinite(logits).all()):
+        raise TrainingError(
+            "the network answers with numbers that are not finite (NaN or infinite), so there is nothing to measure; "
+            "train it anew with a lower --train.learning_rate, or with --dtype float32 --precision 32-true"
+        )

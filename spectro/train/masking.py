@@ -1,0 +1,93 @@
+"""SpecAugment on pictures: time and frequency bands are covered, time and frequency are warped.
+
+The bands are those of Park et al. (2019), their widths shares of the picture. Warping is linear: the picture is
+stretched and shifted along time (another tempo, another cut) and along frequency (another vocal tract, after Jaitly &
+Hinton, 2013). albumentations does both; it is named here alone, so that it can be replaced.
+
+Every picture is altered from a seed of its own, drawn by the sampler from run, epoch and place: no two workers and no
+two epochs repeat each other, and the result does not depend on the number of workers.
+
+Sources: Park et al., SpecAugment, Interspeech 2019; Jaitly & Hinton, Vocal tract length perturbation, ICML 2013.
+"""
+
+from dataclasses import dataclass
+
+import albumentations
+
+from spectro.errors import TrainingError
+from spectro.picture.spec import Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskingSettings:
+    """SpecAugment: how training pictures are altered.
+
+    Args:
+        time_masks: time bands covered at most.
+        time_share: width of a time band at most, as a share of the picture.
+        frequency_masks: frequency bands covered at most.
+        frequency_share: height of a frequency band at most, as a share of the picture.
+        fill: gray value of what is covered, 0 to 255; 128 is a clip's mean where pictures are scaled by `clip_norm`.
+        time_warp: stretch or squeeze along time at most, as a share.
+        frequency_warp: stretch or squeeze along frequency at most, as a share.
+        time_shift: shift along time at most, as a share of the picture.
+        frequency_shift: shift along frequency at most, as a share of the picture.
+    """
+
+    time_masks: int = 2
+    time_share: float = 0.12
+    frequency_masks: int = 2
+    frequency_share: float = 0.12
+    fill: int = 128
+    time_warp: float = 0.2
+    frequency_warp: float = 0.08
+    time_shift: float = 0.1
+    frequency_shift: float = 0.04
+
+    def __post_init__(self) -> None:
+        for name in ("time_share", "frequency_share", "time_warp", "frequency_warp", "time_shift", "frequency_shift"):
+            if not 0 <= getattr(self, name) < 1:
+                raise TrainingError(f"masking.{name} is {getattr(self, name)}; it is a share, from 0 to below 1")
+        if self.time_masks < 0 or self.frequency_masks < 0 or not 0 <= self.fill <= 255:
+            raise TrainingError("masking needs counts of 0 or more and a fill of 0 to 255")
+
+
+class Masker:
+    """Alters pictures of one size.
+
+    Args:
+        settings: what to do.
+        height: height of the pictures, in pixels.
+        width: width of the pictures, in pixels.
+    """
+
+    def __init__(self, settings: MaskingSettings, height: int, width: int) -> None:
+        warp = albumentations.Affine(
+            scale={"x": _around(1, settings.time_warp), "y": _around(1, settings.frequency_warp)},
+            translate_percent={"x": _around(0, settings.time_shift), "y": _around(0, settings.frequency_shift)},
+            p=1.0,
+        )
+        mask = albumentations.XYMasking(
+            num_masks_x=(0, settings.time_masks),
+            num_masks_y=(0, settings.frequency_masks),
+            mask_x_length=(0, round(settings.time_share * width)),
+            mask_y_length=(0, round(settings.frequency_share * height)),
+            fill=settings.fill,
+            p=1.0,
+        )
+        self._compose = albumentations.Compose([warp, mask])
+
+    def __call__(self, pixels: Image, seed: int) -> Image:
+        """Return an altered copy.
+
+        Args:
+            pixels: uint8 array of shape (height, width) or (height, width, 3).
+            seed: 0 to 2**32 - 1; the same seed gives the same copy.
+        """
+        self._compose.set_random_seed(seed)
+        altered: Image = self._compose(image=pixels)["image"]
+        return altered
+
+
+def _around(centre: float, distance: float) -> tuple[float, float]:
+    return (centre - distance, centre + distance)

@@ -1,0 +1,253 @@
+"""The LightningModule: loss, optimiser, metrics, and which layers are trained when."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.types import LRSchedulerConfigType, OptimizerLRSchedulerConfig
+from torch import nn
+from torchmetrics.classification import MulticlassConfusionMatrix
+from torchvision.transforms import v2
+
+from spectro.errors import TrainingError
+from spectro.metrics import figures
+from spectro.model.backbones import Plan, SpectrogramNet, layers, trainable
+from spectro.train.data import Activations, Batch
+from spectro.train.frozen_features import FrozenPrefix
+from spectro.train.precision import spare_strided_depthwise
+
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+CALIBRATION_PICTURES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingSettings:
+    """How a network is trained.
+
+    Args:
+        epochs: passes over the training clips at most.
+        learning_rate: highest learning rate of the head, which AdamW reaches after `warmup` of the run and then lowers
+            to nothing along a cosine (one-cycle).
+        warmup: share of the run in which the rate rises.
+        layer_decay: factor of the rate from each layer to the one before it, towards the input; 1 for one rate.
+        weight_decay: AdamW's, on weights; not on biases and normalisation.
+        label_smoothing: share of a target that is spread over all labels.
+        mixup: alpha of the beta distribution that two pictures are mixed by (Zhang et al., 2018); 0 for none.
+        cutmix: alpha for patches cut from one picture into another (Yun et al., 2019); 0 for none.
+        plan: what is trained: `head`, `last-block`, `all`, or `gradual` (from the head towards the input).
+    """
+
+    epochs: int = 24
+    learning_rate: float = 1e-3
+    warmup: float = 0.2
+    layer_decay: float = 1.0
+    weight_decay: float = 0.02
+    label_smoothing: float = 0.1
+    mixup: float = 0.3
+    cutmix: float = 0.0
+    plan: Plan = "all"
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1:
+            raise TrainingError(f"train.epochs is {self.epochs}; at least 1 is needed")
+        if self.learning_rate <= 0 or not 0 < self.layer_decay <= 1 or not 0 < self.warmup < 1:
+            raise TrainingError("train needs learning_rate > 0, 0 < layer_decay <= 1 and 0 < warmup < 1")
+        if not 0 <= self.label_smoothing < 1 or min(self.mixup, self.cutmix, self.weight_decay) < 0:
+            raise TrainingError("train needs 0 <= label_smoothing < 1, and mixup, cutmix, weight_decay of 0 or more")
+
+
+@torch.no_grad()
+def calibrate(
+    net: nn.Module,
+    batches: Iterable[torch.Tensor | Activations],
+    run: Callable[[Any], object] | None = None,
+) -> None:
+    """Re-estimate the statistics of batch norms that are trained, on pictures as they will be in use.
+
+    While training they are estimated on pictures that are masked, warped and mixed, which have other means and
+    variances. Training itself does not depend on them. Layers that are frozen keep theirs.
+
+    Args:
+        net: the network; it is left in evaluation mode.
+        batches: untouched training pictures, of shape (batch, channels, height, width).
+        run: passes a batch through the network; None for the network itself.
+
+    Source: Wu & Johnson, Rethinking "Batch" in BatchNorm, arXiv:2105.07576, section 3 (precise batch norm).
+    """
+    net.eval()
+    norms = [module for module in net.modules() if isinstance(module, BATCH_NORMS) and _is_trained(module)]
+    if not norms:
+        return
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over all batches
+        norm.train()
+    for batch in batches:
+        (run or net)(batch)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+
+
+def freeze(net: SpectrogramNet, settings: TrainingSettings, epoch: int) -> None:
+    """Make trainable what the plan trains in an epoch, and nothing else."""
+    chosen = trainable(net, settings.plan, epoch / settings.epochs)
+    for name, parameter in net.named_parameters():
+        parameter.requires_grad_(name in chosen)
+
+
+def _is_trained(module: nn.Module) -> bool:
+    return any(parameter.requires_grad for parameter in module.parameters(recurse=False))
+
+
+class Classifier(pl.LightningModule):
+    """Trains a `SpectrogramNet`; logs `valid_uar`, `valid_wa`, `valid_f1`, `valid_loss` and `train_loss` each epoch.
+
+    Args:
+        net: the network.
+        settings: how to train it.
+        seed: seed of what is random in a training step, which starts from (seed, step), so that a resumed run goes on
+            as it would have.
+        class_weights: float32 of shape (labels,) for the loss, or None.
+        log_prior: logarithms of the labels' shares among training clips, float32 of shape (labels,); they are added
+            to the logits in the training loss, so that the logits alone take all labels for equally likely. None for
+            nothing.
+        unaltered: pictures come as they are in every epoch, so that what is frozen for good may be computed once.
+
+    Source: Menon et al., Long-tail learning via logit adjustment, ICLR 2021, section 5, for `log_prior`.
+    """
+
+    log_prior: torch.Tensor
+
+    def __init__(
+        self,
+        net: SpectrogramNet,
+        settings: TrainingSettings,
+        seed: int = 0,
+        class_weights: torch.Tensor | None = None,
+        log_prior: torch.Tensor | None = None,
+        unaltered: bool = False,
+    ) -> None:
+        super().__init__()
+        self._unaltered = unaltered
+        self._prefix: FrozenPrefix | None = None
+        self.net, self.settings, self.seed = net, settings, seed
+        self.criterion = nn.CrossEntropyLoss(weight=class_weights, label_smoothing=settings.label_smoothing)
+        prior = torch.zeros(net.classes) if log_prior is None else log_prior
+        self.register_buffer("log_prior", prior, persistent=False)
+        self.mixes = [
+            mix(alpha=alpha, num_classes=net.classes)
+            for mix, alpha in ((v2.MixUp, settings.mixup), (v2.CutMix, settings.cutmix))
+            if alpha > 0
+        ]
+        self.valid_confusion = MulticlassConfusionMatrix(net.classes)
+
+    def on_fit_start(self) -> None:
+        """Compute what is frozen for good, where it can be told apart; keep out of bfloat16 what is slow in it."""
+        if self._unaltered:
+            self._compute_start()
+        if self.device.type == "cpu" and self.trainer.precision == "bf16-mixed":
+            spare_strided_depthwise(self.net)
+
+    def _compute_start(self) -> None:
+        self.net.eval()
+        try:
+            self._prefix = FrozenPrefix(self.net, self.settings.plan)
+        except ValueError:
+            pass  # it is computed again each epoch, to the same result
+        else:
+            self.trainer.datamodule.remember(self._start, self.settings.epochs)  # type: ignore[attr-defined]
+        self.net.train()
+
+    def _start(self, pictures: torch.Tensor) -> Activations:
+        assert self._prefix is not None
+        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            return self._prefix.start(pictures.to(self.device))
+
+    def logits(self, given: torch.Tensor | Activations) -> torch.Tensor:
+        """Return logits of shape (batch, labels) for pictures, or for what is known of them."""
+        if isinstance(given, torch.Tensor):
+            logits: torch.Tensor = self.net(given)
+            return logits
+        assert self._prefix is not None
+        return self._prefix.rest(given)
+
+    def on_train_epoch_start(self) -> None:
+        """Freeze what the plan does not train yet; frozen batch norms keep their statistics."""
+        freeze(self.net, self.settings, self.current_epoch)
+        self.net.train()
+        for module in self.net.modules():
+            own = list(module.parameters(recurse=False))
+            if own and not any(parameter.requires_grad for parameter in own):
+                module.eval()
+
+    def training_step(self, batch: Batch, _index: int) -> torch.Tensor:
+        """Return the loss of a batch, mixed or not."""
+        torch.manual_seed((self.seed << 24) + self.global_step)
+        given, targets = batch
+        count = len(targets)
+        if self.mixes and isinstance(given, torch.Tensor):
+            chosen = int(torch.randint(len(self.mixes), ()))
+            given, targets = self.mixes[chosen](given.float(), targets)
+        loss = self.loss(self.logits(given), targets)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=count)
+        return loss
+
+    def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the training loss of logits, float of shape (batch, labels), against targets of `CrossEntropyLoss`."""
+        loss: torch.Tensor = self.criterion(logits + self.log_prior, targets)
+        return loss
+
+    def validation_step(self, batch: Batch, _index: int) -> None:
+        """Measure a batch of validation speakers."""
+        given, targets = batch
+        logits = self.logits(given).float()
+        self.valid_confusion.update(logits, targets)
+        loss = nn.functional.cross_entropy(logits, targets)
+        self.log("valid_loss", loss, on_step=False, on_epoch=True, batch_size=len(targets), sync_dist=True)
+
+    def on_validation_epoch_start(self) -> None:
+        """Measure with batch-norm statistics of untouched training clips; see `calibrate`."""
+        pictures = self.trainer.datamodule.calibration_dataloader(CALIBRATION_PICTURES)  # type: ignore[attr-defined]
+        with self.trainer.precision_plugin.forward_context():
+            calibrate(self.net, (self._moved(given) for given, _targets in pictures), self.logits)
+
+    def _moved(self, given: torch.Tensor | Activations) -> torch.Tensor | Activations:
+        if isinstance(given, torch.Tensor):
+            return given.to(self.device)
+        return [tensor.to(self.device) for tensor in given]
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the figures of all validation speakers together."""
+        found = figures(self.valid_confusion.compute().cpu().numpy())
+        self.valid_confusion.reset()
+        self.log_dict({"valid_uar": found.uar, "valid_wa": found.wa, "valid_f1": found.f1})
+
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Return AdamW with a rate for each layer, and its one-cycle schedule."""
+        settings = self.settings
+        parameters = dict(self.net.named_parameters())
+        possible = trainable(self.net, settings.plan)
+        groups: list[dict[str, Any]] = []
+        for distance, names in enumerate(reversed(layers(self.net))):
+            rate = settings.learning_rate * settings.layer_decay**distance
+            for decays in (True, False):
+                chosen = [
+                    parameters[name] for name in names if name in possible and (parameters[name].ndim > 1) == decays
+                ]
+                if chosen:
+                    weight_decay = settings.weight_decay if decays else 0.0
+                    groups.append({"params": chosen, "lr": rate, "weight_decay": weight_decay})
+        optimiser = torch.optim.AdamW(groups)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(
+            optimiser,
+            max_lr=[group["lr"] for group in groups],
+            total_steps=settings.epochs * self.trainer.datamodule.batches_per_epoch,  # type: ignore[attr-defined]
+            pct_start=settings.warmup,
+        )
+        return OptimizerLRSchedulerConfig(
+            optimizer=optimiser, lr_scheduler=LRSchedulerConfigType(scheduler=schedule, interval="step")
+        )

@@ -1,0 +1,98 @@
+"""Lightning's trainer, set up for a fine-tuning: which epoch is kept, what resuming needs, on which hardware."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping, ModelCheckpoint
+from pytorch_lightning.callbacks.weight_averaging import EMAWeightAveraging
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
+
+from spectro.errors import TrainingError
+from spectro.train.curves import Curves
+from spectro.train.settings import FinetuneSettings
+from spectro.train.state import PlainStateIO
+
+TRAINING, LAST, BEST = "training", "last.ckpt", "best.ckpt"
+
+
+def make_trainer(settings: FinetuneSettings, out: Path, curves: Curves) -> pl.Trainer:
+    """Return a trainer that keeps the best and the last epoch.
+
+    Args:
+        settings: the run's settings.
+        out: its output folder.
+        curves: what tells of its progress.
+
+    Raises:
+        TrainingError: this machine has not what the settings ask for.
+    """
+    mode = "min" if settings.monitor == "valid_loss" else "max"
+    folder, chooses = out / TRAINING, settings.chooses
+    best = ModelCheckpoint(
+        folder,
+        filename=Path(BEST).stem,
+        monitor=settings.monitor if chooses else None,  # without it the last epoch is kept
+        mode=mode,
+        enable_version_counter=False,
+    )
+    last = ModelCheckpoint(folder, filename=Path(LAST).stem, enable_version_counter=False, save_on_train_epoch_end=True)
+    callbacks: list[pl.Callback] = [curves, best, last]
+    if settings.patience > 0 and chooses:
+        callbacks.insert(0, ResumableEarlyStopping(settings.monitor, mode=mode, patience=settings.patience))
+    if settings.ema > 0:
+        callbacks.insert(0, EMAWeightAveraging(decay=settings.ema))
+    try:
+        return pl.Trainer(
+            max_epochs=settings.train.epochs,
+            limit_val_batches=1.0 if settings.validates else 0,
+            accelerator=settings.accelerator,
+            devices=settings.devices,
+            strategy=settings.strategy,
+            precision=_precision(settings),
+            callbacks=callbacks,
+            plugins=[PlainStateIO()],
+            logger=TensorBoardLogger(folder, name="", version=""),
+            default_root_dir=folder,
+            num_sanity_val_steps=0,
+            log_every_n_steps=1,
+            enable_model_summary=False,
+            enable_progress_bar=False,
+            use_distributed_sampler=False,
+            deterministic="warn",
+        )
+    except (ValueError, TypeError, RuntimeError, MisconfigurationException) as error:
+        raise TrainingError(f"accelerator, devices, strategy or precision: {error}") from error
+
+
+class ResumableEarlyStopping(EarlyStopping):
+    """Lightning's early stopping, which also stops a run that is resumed after it had stopped."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Stop at once if the restored state says that the run is over."""
+        trainer.should_stop = self.wait_count >= self.patience
+
+
+def _precision(settings: FinetuneSettings) -> Any:
+    """Return Lightning's name of the precision; `auto` is bfloat16 where the hardware computes with it."""
+    if settings.precision != "auto":
+        return settings.precision
+    if settings.accelerator != "cpu" and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return "bf16-mixed" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "32-true"
+
+
+def silence() -> None:
+    """Hide what Lightning says of its own code, and of what is meant: few reading processes, resuming in place."""
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*Checkpoint directory .* exists and is not empty.*",
+        ".*isinstance.treespec, LeafSpec.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

@@ -1,0 +1,1 @@
+"""The command's verbs, a file each: settings and `run`."""

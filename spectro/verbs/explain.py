@@ -1,0 +1,71 @@
+"""The explain verb: maps of what in the pictures made the network decide."""
+
+import io
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from spectro.errors import AudioError, ImageError, PredictionError
+from spectro.files import MESSAGE, printable, write_bytes
+from spectro.model.locate import default_checkpoint
+from spectro.outputs import LOCK, claimed
+from spectro.predict.explain import draw, explain
+from spectro.predict.inputs import expand, stems
+from spectro.predict.predictor import Predictor
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainSettings:
+    """Show what in a recording's picture made the network decide: Grad-CAM over the spectrogram.
+
+    For each recording, a .png with axes in seconds and hertz, and the map as an array in a .npy (float32 of the
+    picture's height and width, 0 to 1). Exit code 1 means that some recordings could not be used.
+
+    Args:
+        inputs: recordings, rendered pictures (.png), folders (with all folders below), or lists: a .txt with a path a
+            line, a .csv with a column path.
+        out: folder to write to.
+        checkpoint: a checkpoint folder; null for the shipped one.
+        label: the label to explain; null explains the most likely one.
+        device: cpu, cuda, ...; null takes a GPU where there is one.
+    """
+
+    inputs: list[str] = field(default_factory=list)
+    out: Path = Path("explanations")
+    checkpoint: Path | None = None
+    label: str | None = None
+    device: str | None = None
+
+
+def run(settings: ExplainSettings) -> int:
+    """Run the verb; returns its exit code."""
+    paths = list(dict.fromkeys(expand(settings.inputs)))
+    if not paths:
+        raise PredictionError(f"no recording in {', '.join(map(printable, settings.inputs))}")
+    places = [settings.out / name for name in stems(paths)]
+    files = [place.with_name(place.name + ending) for place in places for ending in (".png", ".npy")]
+    read = [*map(Path, settings.inputs), *paths]
+    with claimed(files, lock=settings.out / LOCK, error=PredictionError, inputs=read):
+        return _run(settings, paths, places)
+
+
+def _run(settings: ExplainSettings, paths: list[Path], places: list[Path]) -> int:
+    """Explain recordings in files that no other run writes; returns the exit code."""
+    predictor = Predictor(settings.checkpoint or default_checkpoint(), device=settings.device, engine="torch")
+    failed = 0
+    for path, stem in zip(tqdm(paths, desc="explaining", unit="clip", file=sys.stderr), places, strict=True):
+        try:
+            found = explain(predictor, path, label=settings.label)
+        except (AudioError, ImageError) as error:
+            print(f"spectro explain: {printable(str(error), MESSAGE)}", file=sys.stderr)
+            failed += 1
+            continue
+        array = io.BytesIO()
+        np.save(array, found.heat)
+        write_bytes(stem.with_name(stem.name + ".png"), draw(found, title=printable(path.name, 60)))
+        write_bytes(stem.with_name(stem.name + ".npy"), array.getvalue())
+    print(f"{len(paths) - failed} of {len(paths)} recordings explained in {printable(settings.out)}", file=sys.stderr)
+    return 0 if not failed else 2 if failed == len(paths) else 1

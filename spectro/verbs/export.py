@@ -1,0 +1,69 @@
+"""The export verb: a checkpoint as ONNX, and as OpenVINO IR."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from spectro.engines.export import _check_replaceable, export, synthetic
+from spectro.errors import PredictionError
+from spectro.files import printable
+from spectro.model import metadata as descriptions
+from spectro.model.locate import default_checkpoint
+from spectro.picture import png
+from spectro.picture.spec import Image, SpectrogramSpec
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSettings:
+    """Write a checkpoint's network as ONNX, and as OpenVINO IR where openvino is installed, for other programs.
+
+    The folder is a checkpoint folder that can predict and nothing else: `spectro predict --checkpoint OUT` needs no
+    PyTorch. What is written gives the same probabilities as PyTorch, to 0.0001, or it is not written. Predicting with
+    --engine onnx or openvino needs no export: it makes its own once, and keeps it in the cache folder.
+
+    Args:
+        checkpoint: a checkpoint folder; null for the shipped one.
+        out: folder to write; null for CHECKPOINT-export.
+        index: folder of a rendering, whose untouched clips are compared; null compares clips of the synthetic corpus.
+        pictures: how many are compared at most.
+    """
+
+    checkpoint: Path | None = None
+    out: Path | None = None
+    index: Path | None = None
+    pictures: int = 500
+
+    def __post_init__(self) -> None:
+        if self.pictures < 1:
+            raise PredictionError(f"pictures is {self.pictures}; at least 1 is needed")
+
+
+def run(settings: ExportSettings) -> int:
+    """Run the verb; returns its exit code."""
+    folder = (settings.checkpoint or default_checkpoint()).resolve()
+    out = settings.out or folder.with_name(f"{folder.name}-export")
+    _check_replaceable(out)
+    spec = descriptions.Description.from_dict(descriptions.read(folder), folder).spec
+    pictures = synthetic(spec) if settings.index is None else _rendered(settings.index, spec)
+    found = export(folder, out, list(islice(pictures, settings.pictures)))
+    for engine, figures in found.items():
+        print(
+            f"{engine}: {figures['pictures']} pictures, {figures['agreement']:.2%} with the same label as PyTorch, "
+            f"probabilities within {figures['difference']:.1e}"
+        )
+    print(f"{', '.join(sorted(path.name for path in out.iterdir()))} in {printable(out)}")
+    return 0
+
+
+def _rendered(folder: Path, spec: SpectrogramSpec) -> Iterator[Image]:
+    from spectro.rendering.index import read_index
+
+    index, _spec = read_index(folder)
+    untouched = index[index["copy"] == 0].sample(frac=1.0, random_state=0)
+    for name in untouched["image"]:
+        yield png.read(folder / name, spec).pixels

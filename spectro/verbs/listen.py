@@ -1,0 +1,183 @@
+"""The listen verb: a microphone, or raw sound on standard input -> what is heard, a line a second."""
+
+import json
+import queue
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from spectro.audio.container import MAX_RATE, MIN_RATE
+from spectro.audio.recording import check_values
+from spectro.audio.stream import Cleaner
+from spectro.engines.base import Chances, EngineName, Precision
+from spectro.errors import PredictionError
+from spectro.model.locate import default_checkpoint
+from spectro.predict.predictor import Predictor
+from spectro.predict.results import Row, Scorer, verdict
+from spectro.predict.timeline.segments import SILENCE
+from spectro.predict.timeline.windows import Cutter, WindowSettings, draw_samples
+
+Block = npt.NDArray[np.float32]
+
+ENCODINGS: dict[str, np.dtype[Any]] = {"s16": np.dtype("<i2"), "f32": np.dtype("<f4")}
+BAR = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListenSettings:
+    """Follow a microphone, or raw sound on standard input, and print what is heard, a line a second.
+
+    For example: ffmpeg -i rtsp://... -f s16le -ac 1 -ar 16000 - | spectro listen --source stdin --json true
+
+    Args:
+        source: microphone (needs the extra `listen`), or stdin for raw samples without a header, channels interleaved.
+        rate: sampling rate of the source, in Hz.
+        channels: its channels; their mean is heard.
+        encoding: of stdin: s16 for 16-bit integers, f32 for 32-bit floats, both little-endian.
+        microphone: number or part of the name of the microphone; null for the system's default.
+        every_s: time between two lines, in seconds.
+        json: print a JSON object a line instead of text.
+        checkpoint: a checkpoint folder; null for the shipped one.
+        windows: how utterances are told apart; smooth_s is the half-life of what was heard
+            before in the same utterance.
+        min_margin: the answer is `unsure` where the two most likely labels' probabilities are nearer than this, 0 to 1.
+        device: cpu, cuda, ...; null takes a GPU where there is one.
+        engine: what computes the network; auto is the fastest that is installed (onnx and openvino are extras).
+        precision: float32, or bfloat16 for more speed and less exact probabilities, but for close calls (torch,
+            openvino).
+    """
+
+    source: Literal["microphone", "stdin"] = "microphone"
+    rate: int = 16_000
+    channels: int = 1
+    encoding: Literal["s16", "f32"] = "s16"
+    microphone: str | None = None
+    every_s: float = 1.0
+    json: bool = False
+    checkpoint: Path | None = None
+    windows: WindowSettings = field(default_factory=WindowSettings)
+    min_margin: float = 0.0
+    device: str | None = None
+    engine: EngineName = "auto"
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        if not MIN_RATE <= self.rate <= MAX_RATE:
+            raise PredictionError(f"rate is {self.rate} Hz; it must lie between {MIN_RATE} and {MAX_RATE} Hz")
+        if not 1 <= self.channels <= 64:
+            raise PredictionError(f"channels is {self.channels}; it must lie between 1 and 64")
+        if not 0.1 <= self.every_s <= 60:
+            raise PredictionError(f"every_s is {self.every_s}; it must lie between 0.1 and 60 s")
+
+
+def run(settings: ListenSettings) -> int:
+    """Run the verb until the sound ends or it is interrupted; returns its exit code."""
+    predictor = Predictor(
+        settings.checkpoint or default_checkpoint(),
+        device=settings.device,
+        engine=settings.engine,
+        precision=settings.precision,
+        min_margin=settings.min_margin,
+    )
+    blocks = _microphone(settings) if settings.source == "microphone" else _raw(sys.stdin.buffer, settings)
+    try:
+        for row in listen(predictor, blocks, settings):
+            print(json.dumps(row.record(predictor.labels)) if settings.json else _line(row), flush=True)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+    return 0
+
+
+def listen(scorer: Scorer, blocks: Iterable[Block], settings: ListenSettings) -> Iterator[Row]:
+    """Yield a row for every `every_s` of sound, about the utterance that is going on at its end.
+
+    Args:
+        scorer: a `Predictor`.
+        blocks: float32 arrays of shape (samples, channels) at `settings.rate`, of any length.
+        settings: the verb's settings.
+
+    Raises:
+        AudioError: samples are not finite.
+    """
+    spec = scorer.checkpoint.spec
+    cleaner = Cleaner(settings.rate, spec.sample_rate)
+    raw = settings.source == "stdin"
+    cutter = Cutter(spec, settings.windows)
+    half_life_s = settings.windows.smooth_s
+    keep = 0.5 ** (settings.every_s / half_life_s) if half_life_s else 0.0
+    average: Chances = np.zeros(0)
+    utterance = -1
+    for number, block in enumerate(_even(blocks, round(settings.every_s * settings.rate))):
+        check_values(block, f"{settings.source} (is the encoding {settings.encoding}?)" if raw else settings.source)
+        ended = list(cutter.add(cleaner.add(block)))
+        window = cutter.current() or (ended[-1] if ended else None)
+        start_s, end_s = (round(second * settings.every_s, 3) for second in (number, number + 1))
+        if window is None:
+            yield Row(path=settings.source, start_s=start_s, end_s=end_s, label=SILENCE)
+            continue
+        chances = scorer.scores([draw_samples(window.samples, spec)]).probabilities[0]
+        average = chances if window.utterance != utterance else keep * average + (1 - keep) * chances
+        utterance = window.utterance
+        yield Row(path=settings.source, start_s=start_s, end_s=end_s, **verdict(scorer, average))
+
+
+def _even(blocks: Iterable[Block], size: int) -> Iterator[Block]:
+    """Yield blocks of `size` samples from blocks of any; what is left at the end, less than one, is dropped."""
+    waiting: list[Block] = []
+    for block in blocks:
+        waiting.append(block)
+        if sum(map(len, waiting)) >= size:
+            joined = np.concatenate(waiting)
+            for start in range(0, len(joined) - size + 1, size):
+                yield joined[start : start + size]
+            waiting = [joined[len(joined) // size * size :]]
+
+
+def _raw(stream: BinaryIO, settings: ListenSettings) -> Iterator[Block]:
+    """Yield what comes on a stream, as it comes."""
+    kind = ENCODINGS[settings.encoding]
+    frame, scale = kind.itemsize * settings.channels, 1 / 32768 if settings.encoding == "s16" else 1.0
+    rest = b""
+    while chunk := stream.read1(65536) if hasattr(stream, "read1") else stream.read(65536):
+        data = rest + chunk
+        whole = len(data) // frame * frame
+        rest = data[whole:]
+        samples = np.frombuffer(data[:whole], kind).reshape(-1, settings.channels)
+        yield samples.astype(np.float32) * np.float32(scale)
+
+
+def _microphone(settings: ListenSettings) -> Iterator[Block]:
+    """Yield what a microphone hears, as it comes."""
+    try:
+        import sounddevice
+    except (ImportError, OSError) as error:
+        raise PredictionError(
+            f"the microphone needs sounddevice and PortAudio ({error}); install spectro[listen] (and the system's "
+            "libportaudio2), or send raw sound with --source stdin"
+        ) from error
+    heard: queue.SimpleQueue[Block] = queue.SimpleQueue()
+    name: Any = settings.microphone
+    try:
+        with sounddevice.InputStream(
+            samplerate=settings.rate,
+            channels=settings.channels,
+            device=int(name) if name and name.isdigit() else name,
+            dtype="float32",
+            callback=lambda data, *_: heard.put(data.copy()),
+        ):
+            while True:
+                yield heard.get()
+    except (sounddevice.PortAudioError, ValueError) as error:
+        raise PredictionError(f"the microphone cannot be used ({error}); name another with --microphone") from error
+
+
+def _line(row: Row) -> str:
+    if row.confidence is None:
+        return f"{row.end_s:8.1f} s  {row.label}"
+    bar = "█" * round(BAR * row.confidence)
+    return f"{row.end_s:8.1f} s  {row.label:<12} {row.confidence:.2f}  {bar}"

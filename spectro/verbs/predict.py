@@ -1,0 +1,272 @@
+"""The predict verb: classify files, folders and lists into a table; a killed run goes on, a folder can be followed."""
+
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from types import FrameType
+
+from tqdm import tqdm
+
+from spectro.audio import recording
+from spectro.engines.base import EngineName, Precision
+from spectro.errors import PredictionError
+from spectro.files import Signature, fingerprint, printable, sign
+from spectro.model.locate import default_checkpoint
+from spectro.model.metadata import identity
+from spectro.predict.batches import predict_rows
+from spectro.predict.inputs import expand
+from spectro.predict.output.journal import Journal, beside, is_journal
+from spectro.predict.output.tables import SHARD_ROWS, Record, Table, check_name, claimed_table, open_table
+from spectro.predict.predictor import Predictor
+from spectro.predict.results import Row
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictSettings:
+    """Classify recordings: one row each, with the probability of every label, or with the reason why there is none.
+
+    A run that writes to --out can be killed at any moment: the same command goes on where it was, and takes files
+    anew that changed since or could not be used. A table that spectro did not make is never replaced. Recordings of
+    more than a few seconds are judged by their middle, or by the part with the most speech; `spectro timeline` shows
+    the course of long ones. Exit code 1 means that some recordings could not be used; their rows say why, and the rest
+    is complete.
+
+    Args:
+        inputs: recordings, rendered pictures (.png), folders (with all folders below), or lists: a .txt with a path a
+            line, a .csv with a column path.
+        checkpoint: a checkpoint folder; null for the shipped one.
+        out: table to write: .csv or .jsonl (they grow as recordings are classified), .parquet, .json, or a folder for
+            Parquet in shards; null prints CSV, and keeps no journal.
+        batch_size: pictures that the network takes at a time.
+        device: cpu, cuda, ...; null takes a GPU where there is one.
+        engine: what computes the network; auto is the fastest that is installed (onnx and openvino are extras).
+        precision: float32, or bfloat16 for more speed and less exact probabilities, but for close calls (torch,
+            openvino).
+        max_duration_s: recordings longer than this are refused, in seconds.
+        min_margin: the answer is `unsure` where the two most likely labels' probabilities are nearer than this, 0 to 1.
+        embeddings: add a column embedding, what the network's last layer reads; not for .csv.
+        resume: keep the rows of an earlier run of the same command; false classifies everything again.
+        follow: go on with the recordings that arrive in the folders, until interrupted; rows of recordings that have
+            gone since are kept. One that changes after it was taken is taken again: its later row counts, and the
+            earlier one leaves the table when the run ends, or when the next one begins.
+        settle_s: with follow, a recording is taken when it has not changed for this long, in seconds.
+        shard_rows: rows of each Parquet file, where out is a folder.
+    """
+
+    inputs: list[str] = field(default_factory=list)
+    checkpoint: Path | None = None
+    out: Path | None = None
+    batch_size: int = 32
+    device: str | None = None
+    engine: EngineName = "auto"
+    precision: Precision = "float32"
+    max_duration_s: float = recording.DEFAULT_MAX_DURATION_S
+    min_margin: float = 0.0
+    embeddings: bool = False
+    resume: bool = True
+    follow: bool = False
+    settle_s: float = 2.0
+    shard_rows: int = SHARD_ROWS
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "shard_rows"):
+            if getattr(self, name) < 1:
+                raise PredictionError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+        if not self.settle_s > 0:
+            raise PredictionError(f"settle_s is {self.settle_s}; it must be positive")
+        check_name(self.out)
+        if self.embeddings and (self.out is None or self.out.suffix == ".csv"):
+            raise PredictionError("embeddings do not go into CSV; name a .parquet, .jsonl or .json with --out")
+
+
+def run(settings: PredictSettings) -> int:
+    """Run the verb; returns its exit code."""
+    paths = list(dict.fromkeys(expand(settings.inputs)))
+    if not paths and not settings.follow:
+        raise PredictionError(f"no recording in {', '.join(map(printable, settings.inputs))}")
+    if settings.out is None:
+        return _run(settings, paths)
+    journal = beside(settings.out)
+    if journal.exists() and not is_journal(journal):
+        raise PredictionError(
+            f"{printable(journal)}: is no journal of spectro's; choose another --out, or move it away"
+        )
+    with claimed_table(settings.out, [*map(Path, settings.inputs), *paths], journal):
+        return _run(settings, paths)
+
+
+def _run(settings: PredictSettings, paths: list[Path]) -> int:
+    """Classify recordings into an output that no other run writes; returns the exit code."""
+    out, folder = settings.out, settings.checkpoint or default_checkpoint()
+    predictor = Predictor(
+        folder,
+        device=settings.device,
+        engine=settings.engine,
+        precision=settings.precision,
+        max_duration_s=settings.max_duration_s,
+        min_margin=settings.min_margin,
+    )
+    names = list(Row(path="").record(predictor.labels, embeddings=settings.embeddings))
+    with ExitStack() as stack:
+        journal = stack.enter_context(_journal(settings, folder, paths)) if out else None
+        run = stack.enter_context(Run(settings, predictor, journal, len(paths)))
+        todo = [path for path in paths if not journal or str(path) not in journal.done]
+        with open_table(out, names, run.earlier(), shard_rows=settings.shard_rows) as table:
+            if settings.follow:
+                with _until_stopped():
+                    for arrived in _arrivals(settings, dict(journal.done) if journal else {}):
+                        run.classify(arrived, table)
+            else:
+                run.classify(todo, table)
+        if journal and journal.superseded:
+            with open_table(out, names, journal.records(), shard_rows=settings.shard_rows):
+                pass  # without the rows that later ones stand for
+    print(run.summary(), file=sys.stderr)
+    return 0 if not run.failed else 2 if run.failed == run.total else 1
+
+
+class Run:
+    """Rows on their way from the predictor into journal and table, with a progress bar.
+
+    Args:
+        settings: the verb's settings.
+        predictor: makes the rows.
+        journal: where they are entered first; None for none.
+        expected: recordings that are known of.
+
+    Attributes:
+        failed: recordings whose row says why they could not be used.
+    """
+
+    def __init__(self, settings: PredictSettings, predictor: Predictor, journal: Journal | None, expected: int) -> None:
+        self._settings, self._predictor, self._journal = settings, predictor, journal
+        self._bar = tqdm(total=expected, desc="predicting", unit="clip", file=sys.stderr)
+        self._started, self._heard_s = time.perf_counter(), 0.0
+        self._bad: dict[str, bool] = {}
+        self._kept = self.failed = 0
+
+    def __enter__(self) -> "Run":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    @property
+    def total(self) -> int:
+        """Recordings that have a row."""
+        return len(self._bad)
+
+    def earlier(self) -> Iterator[list[Record]]:
+        """Yield the rows that an earlier run made, some at a time."""
+        for records in self._journal.records() if self._journal else ():
+            yield records
+            self._count(records)
+        self._kept = self.total
+        self._bar.initial = self._bar.n  # the rate is that of this run
+
+    def classify(self, paths: Iterable[Path], table: Table) -> None:
+        """Classify recordings; each row is in the journal before it is in the table."""
+        signed: deque[tuple[Path, Signature | None]] = deque()
+
+        def sign_each() -> Iterator[Path]:
+            for path in paths:
+                signed.append((path, sign(path)))
+                yield path
+
+        rows = predict_rows(self._predictor, sign_each(), batch_size=self._settings.batch_size)
+        while batch := list(islice(rows, self._settings.batch_size)):
+            records = [row.record(self._predictor.labels, embeddings=self._settings.embeddings) for row in batch]
+            if self._journal:
+                self._journal.add((*signed.popleft(), record) for record in records)
+            table.add(records)
+            self._heard_s += sum(row.end_s for row in batch if not row.error)
+            self._count(records)
+
+    def summary(self) -> str:
+        """Return a line about all rows."""
+        kept = f" ({self._kept} kept from an earlier run)" if self._kept else ""
+        where = f" in {printable(self._settings.out)}" if self._settings.out else ""
+        bad = f"; {self.failed} could not be used, see the column error" if self.failed else ""
+        told = f"{self.total - self.failed} of {self.total} recordings classified{kept}{where}"
+        return f"{told} by {self._predictor.engine.name}{bad}"
+
+    def _count(self, records: list[Record]) -> None:
+        for record in records:
+            bad = bool(record["error"])
+            self.failed += bad - self._bad.get(record["path"], False)
+            self._bad[record["path"]] = bad
+        self._bar.total = max(self._bar.total or 0, self.total)
+        speed = self._heard_s / (time.perf_counter() - self._started)
+        self._bar.set_postfix(failed=self.failed, speed=f"{speed:.0f}x real time", refresh=False)
+        self._bar.update(self.total - self._bar.n)
+
+
+def _journal(settings: PredictSettings, folder: Path, paths: list[Path]) -> Journal:
+    """Open the journal of a table; rows depend on the checkpoint and on the settings named here."""
+    assert settings.out is not None
+    depends = [identity(folder), settings.max_duration_s, settings.min_margin, settings.embeddings, settings.precision]
+    wanted = None if settings.follow else paths
+    journal = Journal(beside(settings.out), fingerprint(depends), wanted, fresh=not settings.resume)
+    if journal.dropped:
+        print(
+            f"{printable(settings.out)}: {journal.dropped} rows of another checkpoint, other settings or an earlier "
+            "version are made again",
+            file=sys.stderr,
+        )
+    return journal
+
+
+def _arrivals(settings: PredictSettings, taken: dict[str, Signature | None]) -> Iterator[list[Path]]:
+    """Yield recordings that have arrived or changed, some at a time, for ever; each when it is still.
+
+    Args:
+        settings: the verb's settings.
+        taken: the signatures of recordings that have a row; brought up to date here.
+    """
+    waiting: dict[Path, tuple[Signature | None, float]] = {}
+    while True:
+        now = time.monotonic()
+        arrived = []
+        for path in dict.fromkeys(expand(settings.inputs)):
+            signature, name = sign(path), str(path)
+            if name in taken and signature in (None, taken[name]):  # what cannot be looked at now keeps its row
+                waiting.pop(path, None)
+            elif path not in waiting or waiting[path][0] != signature:
+                waiting[path] = (signature, now)
+            elif now - waiting[path][1] >= settings.settle_s and _is_still(signature, settings.settle_s):
+                arrived.append(path)
+                taken[name] = signature
+                del waiting[path]
+        if arrived:
+            yield arrived
+        time.sleep(min(1.0, settings.settle_s / 2))
+
+
+def _is_still(signature: Signature | None, settle_s: float) -> bool:
+    """Tell whether a file's own times lie as far back, too; times to come are those of another clock."""
+    if signature is None:
+        return True
+    _size, modified, changed, _number = signature
+    return all(not 0 <= time.time() - one / 1e9 < settle_s for one in (modified, changed))
+
+
+@contextmanager
+def _until_stopped() -> Iterator[None]:
+    """Run the block until it is interrupted or asked to end; then go on after it."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+    finally:
+        signal.signal(signal.SIGTERM, before)

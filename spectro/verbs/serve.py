@@ -1,0 +1,132 @@
+"""The serve verb: the HTTP service and its web page."""
+
+import importlib.util
+import os
+import socket
+import sys
+from dataclasses import dataclass, field, replace
+from functools import partial
+from ipaddress import ip_address
+from pathlib import Path
+
+from spectro.engines.base import EngineName, Precision
+from spectro.errors import PredictionError
+from spectro.model.locate import default_checkpoint
+from spectro.predict.predictor import Predictor
+from spectro.serve.limits import Limits
+
+KEYS = "SPECTRO_API_KEY"
+NEEDED = ("fastapi", "h11", "prometheus_client", "python_multipart", "uvicorn")
+OPEN_TO_ALL = (
+    f"anyone who can reach this machine can use the service; set {KEYS} to require a key, or use --host 127.0.0.1"
+)
+SWITCH_S = 0.0005  # threads that decode let the one that answers have its turn sooner than after Python's 5 ms
+OTHER_FILES = 256
+"""Files that the process may need beside its connections."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServeSettings:
+    """Serve predictions over HTTP, with a web page.
+
+    POST /v1/predict/wav, /v1/predict/image, /v1/explain and /v1/timeline take a multipart field `file`; GET /v1/model,
+    /healthz, /metrics and /openapi.json tell the rest. The environment's SPECTRO_API_KEY, one key or several with
+    commas between, closes all but /healthz and the page's files to those who do not send one as X-API-Key; the page
+    asks for it.
+
+    Args:
+        checkpoint: the checkpoint folder that answers; null for the shipped one.
+        others: further checkpoint folders, which requests and the page can choose by name.
+        host: address to listen on; 0.0.0.0 for all.
+        port: port to listen on; 0 for any that is free.
+        page: serve the web page.
+        allowed_hosts: names that the service is called by, apart from localhost and `host`, as the Host header tells
+            them: [emotion.example.org]; their pages may use it, too. [*] for any.
+        proxies: addresses or networks of proxies, whose X-Forwarded-For and X-Forwarded-Proto are believed; nobody
+            else's are.
+        max_batch: pictures that the network takes at a time.
+        limits: what is taken.
+        stop_s: time that requests have to end when the service is told to stop, in seconds.
+        device: cpu, cuda, ...; null takes a GPU where there is one.
+        engine: what computes the network; auto is the fastest that is installed (onnx and openvino are extras).
+        precision: float32, or bfloat16 for more speed and less exact probabilities, but for close calls (torch,
+            openvino).
+    """
+
+    checkpoint: Path | None = None
+    others: list[Path] = field(default_factory=list)
+    host: str = "127.0.0.1"
+    port: int = 7860
+    page: bool = True
+    allowed_hosts: list[str] = field(default_factory=list)
+    proxies: list[str] = field(default_factory=list)
+    max_batch: int = 32
+    limits: Limits = field(default_factory=Limits)
+    stop_s: int = 8
+    device: str | None = None
+    engine: EngineName = "auto"
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        if self.max_batch < 1:
+            raise PredictionError(f"max_batch is {self.max_batch}; at least 1 is needed")
+        if not 0 <= self.port < 65_536:
+            raise PredictionError(f"port is {self.port}; it must lie between 0 and 65535")
+
+
+def run(settings: ServeSettings) -> int:
+    """Run the verb until it is told to stop; returns its exit code."""
+    lacking = [name for name in NEEDED if not importlib.util.find_spec(name)]
+    if lacking:
+        raise PredictionError(f"the service needs {', '.join(lacking)}: install spectro[serve]")
+    from spectro.serve.server import listen
+
+    try:
+        listener = listen(settings.host, settings.port)  # before all is loaded, which takes its time
+    except OSError as error:
+        reason = str(error.strerror or error).partition(" (while")[0]
+        raise PredictionError(
+            f"cannot listen on port {settings.port} of {settings.host} ({reason}); choose others with --host and --port"
+        ) from error
+    with listener:
+        return _serve(settings, listener)
+
+
+def _serve(settings: ServeSettings, listener: socket.socket) -> int:
+    from spectro.serve.app import make_app
+    from spectro.serve.callers import Names, Proxies
+    from spectro.serve.metrics import Metrics
+    from spectro.serve.models import Models
+    from spectro.serve.server import Server, allow_files
+    from spectro.serve.site import add_page
+
+    Proxies(settings.proxies)  # may refuse
+    limits = settings.limits
+    most = allow_files(limits.max_connections + OTHER_FILES) - OTHER_FILES
+    limits = replace(limits, max_connections=max(1, min(limits.max_connections, most)))
+    metrics = Metrics()
+    models = Models(
+        [settings.checkpoint or default_checkpoint(), *settings.others],
+        load=partial(
+            Predictor,
+            device=settings.device,
+            engine=settings.engine,
+            precision=settings.precision,
+            max_duration_s=limits.max_duration_s,
+        ),
+        max_batch=settings.max_batch,
+        observe=metrics.batch.observe,
+    )
+    keys = tuple(key.strip() for key in os.environ.get(KEYS, "").split(",") if key.strip())
+    names = Names(settings.host, settings.allowed_hosts)
+    app = make_app(models, limits, metrics, keys=keys, names=names)
+    if settings.page:
+        add_page(app)
+    host, port = listener.getsockname()[:2]
+    what = "web page and service" if settings.page else "service"
+    print(f"{what} at http://{f'[{host}]' if ':' in host else host}:{port}", file=sys.stderr, flush=True)
+    if not keys and not ip_address(host).is_loopback:
+        print(f"warning: {OPEN_TO_ALL}", file=sys.stderr, flush=True)
+    sys.setswitchinterval(SWITCH_S)
+    Server(app, limits, proxies=settings.proxies, stop_s=settings.stop_s).run(sockets=[listener])
+    return 0

@@ -1,0 +1,154 @@
+"""The timeline verb: what is heard in the course of recordings of any length, as a table, tracks and summaries."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from tqdm import tqdm
+
+from spectro.audio import recording
+from spectro.engines.base import EngineName, Precision
+from spectro.errors import AudioError, PredictionError
+from spectro.files import path_text, printable, write_bytes, write_json
+from spectro.model.locate import default_checkpoint
+from spectro.outputs import LOCK, claimed
+from spectro.predict.inputs import expand, reason_of, stems
+from spectro.predict.output.tables import check_name, claimed_table, open_table
+from spectro.predict.predictor import Predictor
+from spectro.predict.timeline.formats import Summary, audacity, webvtt
+from spectro.predict.timeline.segments import Segment, timeline
+from spectro.predict.timeline.windows import WindowSettings
+
+ENDINGS = (".txt", ".vtt", ".json")
+"""Of a recording's tracks: Audacity labels, WebVTT, summary."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimelineSettings:
+    """Show what is heard in the course of recordings of any length: one row for each stretch of one emotion or silence.
+
+    Memory does not grow with a recording's length. Exit code 1 means that some recordings could not be used, or not to
+    their end; a row of theirs says why.
+
+    Args:
+        inputs: recordings, folders (with all folders below), or lists: a .txt with a path a line, a .csv with a column
+            path.
+        checkpoint: a checkpoint folder; null for the shipped one.
+        out: table to write: .csv, .jsonl, .parquet, .json, or a folder for Parquet in shards; null prints CSV.
+        tracks: folder for each recording's Audacity labels (.txt), WebVTT (.vtt) and summary (.json).
+        split_channels: each channel is a party of its own, as in stereo recordings of calls.
+        windows: how recordings are cut and merged.
+        min_margin: the answer is `unsure` where the two most likely labels' probabilities are nearer than this, 0 to 1.
+        batch_size: pictures that the network takes at a time.
+        device: cpu, cuda, ...; null takes a GPU where there is one.
+        engine: what computes the network; auto is the fastest that is installed (onnx and openvino are extras).
+        precision: float32, or bfloat16 for more speed and less exact probabilities, but for close calls (torch,
+            openvino).
+    """
+
+    inputs: list[str] = field(default_factory=list)
+    checkpoint: Path | None = None
+    out: Path | None = None
+    tracks: Path | None = None
+    split_channels: bool = False
+    windows: WindowSettings = field(default_factory=WindowSettings)
+    min_margin: float = 0.0
+    batch_size: int = 8
+    device: str | None = None
+    engine: EngineName = "auto"
+    precision: Precision = "float32"
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise PredictionError(f"batch_size is {self.batch_size}; at least 1 is needed")
+        check_name(self.out)
+
+
+def run(settings: TimelineSettings) -> int:
+    """Run the verb; returns its exit code."""
+    paths = list(dict.fromkeys(expand(settings.inputs)))
+    if not paths:
+        raise PredictionError(f"no recording in {', '.join(map(printable, settings.inputs))}")
+    names, read = stems(paths), [*map(Path, settings.inputs), *paths]
+    with ExitStack() as stack:
+        if settings.out:
+            stack.enter_context(claimed_table(settings.out, read))
+        if settings.tracks:
+            files = [_track(settings.tracks / name, ending) for name in names for ending in ENDINGS]
+            stack.enter_context(
+                claimed(
+                    files,
+                    lock=settings.tracks / LOCK,
+                    error=PredictionError,
+                    inputs=read,
+                    way_out="choose another --tracks",
+                )
+            )
+        return _run(settings, paths, names)
+
+
+def _run(settings: TimelineSettings, paths: list[Path], names: list[Path]) -> int:
+    """Listen to recordings, and write outputs that no other run writes; returns the exit code."""
+    predictor = Predictor(
+        settings.checkpoint or default_checkpoint(),
+        device=settings.device,
+        engine=settings.engine,
+        precision=settings.precision,
+        min_margin=settings.min_margin,
+    )
+    lengths = [recording.duration_s(path) for path in paths]
+    failed = rows = 0
+    with (
+        open_table(settings.out, list(Segment(path="").record(predictor.labels))) as table,
+        tqdm(total=round(sum(lengths)), desc="listening", unit="s", file=sys.stderr) as bar,
+    ):
+        for path, length, name in zip(paths, lengths, names, strict=True):
+            begin = bar.n
+            heard: list[Segment] = []
+            for segment in _segments(predictor, path, settings):
+                table.add([segment.record(predictor.labels)])
+                failed += bool(segment.error)
+                rows += not segment.error
+                bar.update(max(0, round(begin + segment.end_s) - bar.n))
+                if settings.tracks and not segment.error:
+                    heard.append(segment)
+            if settings.tracks:
+                _write_tracks(settings.tracks / name, path_text(path), heard)
+            bar.update(max(0, round(begin + length) - bar.n))
+    where = f" in {printable(settings.out)}" if settings.out else ""
+    bad = f"; {failed} could not be used, or not to their end: see the column error" if failed else ""
+    print(f"{len(paths) - failed} of {len(paths)} recordings heard to their end{where}{bad}", file=sys.stderr)
+    return 0 if not failed else 1 if rows else 2
+
+
+def _segments(predictor: Predictor, path: Path, settings: TimelineSettings) -> Iterator[Segment]:
+    """Yield the segments of a recording; where it cannot be used any further, the last one has the error."""
+    end_s = 0.0
+    try:
+        for segment in timeline(
+            predictor,
+            path,
+            settings.windows,
+            split_channels=settings.split_channels,
+            batch_size=settings.batch_size,
+        ):
+            end_s = segment.end_s
+            yield replace(segment, path=path_text(path))
+    except AudioError as error:
+        yield Segment(path=path_text(path), start_s=end_s, end_s=end_s, error=reason_of(error, path))
+
+
+def _write_tracks(stem: Path, path: str, segments: Sequence[Segment]) -> None:
+    summary = Summary(path)
+    for segment in segments:
+        summary.add(segment)
+    labels, captions, told = (_track(stem, ending) for ending in ENDINGS)
+    write_bytes(labels, audacity(segments).encode())
+    write_bytes(captions, webvtt(segments).encode())
+    write_json(told, summary.content())
+
+
+def _track(stem: Path, ending: str) -> Path:
+    return stem.with_name(stem.name + ending)

@@ -1,0 +1,150 @@
+import copy
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import PIL.Image
+import pytest
+import torch
+from sklearn.metrics import recall_score
+
+from spectro.engines.base import batch
+from spectro.errors import EvaluationError
+from spectro.evaluate.evaluate import EvaluateSettings, adapted_chances, evaluate
+from spectro.evaluate.intervals import calibration
+from spectro.picture import png
+from spectro.predict.predictor import Predictor
+from spectro.rendering.index import read_index
+from spectro.rendering.render import RenderSettings, render
+from spectro.train.finetune import finetune
+from tests.conftest import SMALL, World, finetune_settings
+
+
+def _settings(world: World, out: Path, **changes: object) -> EvaluateSettings:
+    defaults = EvaluateSettings(checkpoint=world.checkpoint, index=world.images, out=out, rounds=50, device="cpu")
+    return replace(defaults, **changes)  # type: ignore[arg-type]
+
+
+def test_the_report_is_about_the_test_speakers_and_agrees_with_its_predictions(world: World, tmp_path: Path) -> None:
+    report = evaluate(_settings(world, tmp_path))
+    assert json.loads((tmp_path / "metrics.json").read_text()) == report
+    table = pd.read_csv(tmp_path / "predictions.csv", dtype={"speaker": str})
+    split = world.trained.origin["split"]
+    assert set(table["speaker"]) == set(split["speakers"]["test"])
+    assert report["clips"] == len(table) == 6 * len(split["speakers"]["test"])
+    present = sorted(set(table["label"]))
+    expected = recall_score(table["label"], table["predicted"], labels=present, average="macro")
+    assert report["uar"]["value"] == pytest.approx(expected, abs=1e-4)
+    assert report["speakers_heard_in_training"] == []
+    chances = table[[f"p_{label}" for label in world.trained.labels]]
+    assert (chances.sum(axis=1) - 1).abs().max() < 1e-4
+    assert (chances.idxmax(axis=1).str.removeprefix("p_") == table["predicted"]).all()
+    for name in ("confusion.png", "recall.png", "reliability.png", "gallery.png"):
+        with PIL.Image.open(tmp_path / name) as picture:
+            assert min(picture.size) > 200
+
+
+def test_the_report_tells_how_sure_the_network_was_without_its_temperature(world: World, tmp_path: Path) -> None:
+    found = evaluate(_settings(world, tmp_path))["calibration"]
+    raw = Predictor(replace(world.trained, temperature=1.0), device="cpu")
+    index, _spec = read_index(world.images)
+    tested = index[(index["copy"] == 0) & index["speaker"].isin(world.trained.origin["split"]["speakers"]["test"])]
+    chances = raw.scores([png.read(world.images / name).pixels for name in tested["image"]]).probabilities
+    targets = np.array([raw.labels.index(label) for label in tested["emotion"]])
+    expected = calibration(chances, targets)
+    assert found["without_temperature"]["ece"] == pytest.approx(expected["ece"], abs=1e-3)
+    assert found["without_temperature"]["nll"] == pytest.approx(expected["nll"], abs=1e-3)
+    assert found["probabilities"]["nll"] != pytest.approx(expected["nll"], abs=1e-3)
+
+
+def test_transductive_figures_are_told_apart_and_leave_the_network_alone(world: World, tmp_path: Path) -> None:
+    plain = evaluate(_settings(world, tmp_path / "plain"))
+    both = evaluate(_settings(world, tmp_path / "both", transductive=True))
+    assert "transductive" not in plain
+    assert both["uar"] == plain["uar"]
+    assert both["transductive"]["clips"] == plain["clips"]
+    predictor = Predictor(world.checkpoint, device="cpu")
+    index, _spec = read_index(world.images)
+    some = index[(index["copy"] == 0) & (index["speaker"] == "3")]
+    pictures = [world.images / name for name in some["image"]]
+    found = adapted_chances(predictor, [*pictures, *pictures[:2]], np.array(["3"] * len(some) + ["a", "a"]), 32)
+    net = copy.deepcopy(world.trained.net)
+    shown = torch.from_numpy(batch([png.read(path).pixels for path in pictures]))
+    for module in net.modules():  # the reference: a pass in training mode that takes its statistics for all
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.reset_running_stats()
+            module.momentum = 1.0
+            module.train()
+    with torch.inference_mode():
+        net(shown)
+        expected = world.trained.probabilities(net.eval()(shown).numpy())
+    np.testing.assert_allclose(found[: len(some)], expected, atol=1e-5)
+    assert np.abs(found[0] - found[-2]).max() > 1e-4, "what others said matters"
+    again = adapted_chances(predictor, [*pictures, pictures[0]], np.array(["3"] * len(some) + ["a"]), 2)
+    assert np.abs(again[: len(some)] - expected).max() > 1e-5, "batches of 2"
+    alone = predictor.scores([png.read(pictures[0]).pixels]).probabilities[0]
+    np.testing.assert_allclose(again[-1], alone, atol=1e-5)
+
+
+def test_transductive_figures_need_speakers(world: World, tmp_path: Path) -> None:
+    table = tmp_path / "clips.csv"
+    lines = [f"{clip},{clip.stem.split('_')[1]}," for clip in sorted(world.corpus.rglob("*.wav"))[:12]]
+    table.write_text("\n".join(["path,label,speaker", *lines]))
+    render(RenderSettings(corpus="folder", source=table, out=tmp_path / "images", spec=SMALL, workers=1))
+    with pytest.raises(EvaluationError, match="need every clip's speaker"):
+        evaluate(_settings(world, tmp_path / "out", index=tmp_path / "images", part="all", transductive=True))
+
+
+def test_the_figures_are_those_that_fine_tuning_wrote(world: World, tmp_path: Path) -> None:
+    for part in ("test", "valid"):
+        report = evaluate(_settings(world, tmp_path, part=part))
+        written = world.trained.origin["metrics"][part]
+        assert {name: report[name]["value"] for name in ("uar", "wa")} == {n: written[n] for n in ("uar", "wa")}
+
+
+def test_speakers_that_were_trained_on_are_named(world: World, tmp_path: Path) -> None:
+    report = evaluate(_settings(world, tmp_path, part="all"))
+    speakers = world.trained.origin["split"]["speakers"]
+    assert report["speakers_heard_in_training"] == sorted([*speakers["train"], *speakers["valid"]])
+    assert report["clips"] == 48
+
+
+def test_a_leaky_checkpoint_is_measured_on_its_own_clips_and_says_so(world: World, tmp_path: Path) -> None:
+    trained = finetune(finetune_settings(world.images, tmp_path / "leaky", protocol="random-leaky"))
+    report = evaluate(_settings(world, tmp_path / "report", checkpoint=tmp_path / "leaky"))
+    assert "shared between training and test" in report["leak"]
+    assert report["uar"]["value"] == trained.origin["metrics"]["test"]["uar"]
+    assert report["clips"] == trained.origin["metrics"]["test"]["clips"]
+
+
+def test_a_leaky_checkpoint_is_not_measured_on_another_rendering(world: World, tmp_path: Path) -> None:
+    """Random clips fall otherwise as soon as one is missing."""
+    finetune(finetune_settings(world.images, tmp_path / "leaky", protocol="random-leaky"))
+    shutil.copytree(world.images, tmp_path / "images")
+    index = pd.read_parquet(tmp_path / "images" / "index.parquet")
+    index[index["clip_id"] != index["clip_id"].iloc[0]].to_parquet(tmp_path / "images" / "index.parquet")
+    with pytest.raises(EvaluationError, match=r"random clips \(random-leaky\) of another rendering"):
+        evaluate(_settings(world, tmp_path / "out", checkpoint=tmp_path / "leaky", index=tmp_path / "images"))
+
+
+def test_pictures_of_another_spec_are_refused_with_the_way_out(world: World, tmp_path: Path) -> None:
+    other = replace(SMALL, hop_length=300)
+    render(RenderSettings(corpus="synthetic", source=world.corpus, out=tmp_path / "images", spec=other, workers=1))
+    with pytest.raises(EvaluationError, match=r"render with --spec .*spectro\.json"):
+        evaluate(_settings(world, tmp_path, index=tmp_path / "images"))
+
+
+def test_another_corpus_is_measured_as_a_whole_or_not_at_all(world: World, tmp_path: Path) -> None:
+    table = tmp_path / "clips.csv"
+    clips = sorted(world.corpus.rglob("*.wav"))[:12]
+    lines = [f"{clip},{clip.stem.split('_')[1]},someone" for clip in clips]
+    table.write_text("\n".join(["path,label,speaker", *lines]))
+    render(RenderSettings(corpus="folder", source=table, out=tmp_path / "images", spec=SMALL, workers=1))
+    with pytest.raises(EvaluationError, match="--part all"):
+        evaluate(_settings(world, tmp_path, index=tmp_path / "images"))
+    report = evaluate(_settings(world, tmp_path, index=tmp_path / "images", part="all"))
+    assert report["corpora"] == ["folder"]
+    assert report["speakers_heard_in_training"] == []

@@ -1,0 +1,232 @@
+"""A checkpoint comes from anyone: what it says is of the right kind and size, or refused in a sentence."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from spectro.baselines.results import Clips
+from spectro.corpora.splits import heard
+from spectro.errors import CheckpointError, CorpusError, SpecError, SpectroError, TrainingError
+from spectro.evaluate.evaluate import EvaluateSettings, evaluate
+from spectro.model import checkpoint as checkpoints
+from spectro.model.checkpoint import Checkpoint
+from spectro.model.metadata import Description, label_problem
+from spectro.picture.spec import SpectrogramSpec
+from spectro.rendering.index import read_index
+from spectro.train.data import PictureDataModule
+from spectro.train.finetune import finetune
+from tests.conftest import REPOSITORY, SMALL, World, finetune_settings
+
+DEEP: Any = 0
+for _ in range(100):
+    DEEP = [DEEP]
+STRANGE = [None, True, -1, 1.5, 224.5, "x", [], [["a"]], {}, {"a": {"b": [None]}}, 10**400, "\x1b[31m" * 20_000]
+
+
+@pytest.fixture
+def folder(world: World, tmp_path: Path) -> Path:
+    checkpoints.save(world.trained, tmp_path / "net")
+    return tmp_path / "net"
+
+
+def rewrite(folder: Path, change: dict[str, Any]) -> None:
+    content = json.loads((folder / "spectro.json").read_text())
+    (folder / "spectro.json").write_text(json.dumps(content | change))
+
+
+def in_a_sentence(error: BaseException) -> bool:
+    text = str(error)
+    return len(text) < 1_000 and text.isprintable()
+
+
+def places(content: Any, before: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Every place in JSON, of lists the first entry."""
+    inner = (
+        content.items() if isinstance(content, dict) else enumerate(content[:1]) if isinstance(content, list) else ()
+    )
+    return [place for key, one in inner for place in [(*before, key), *places(one, (*before, key))]]
+
+
+def test_every_value_of_another_kind_is_used_or_refused_in_a_sentence(folder: Path) -> None:
+    """Where a value is let be, what reads it must not stumble."""
+    whole = json.loads((folder / "spectro.json").read_text()) | {"heard_before": ["x/1"]}
+    found = places(whole)
+    assert len(found) > 90
+    for place in found:
+        for value in STRANGE:
+            content = json.loads(json.dumps(whole))
+            inner = content
+            for key in place[:-1]:
+                inner = inner[key]
+            inner[place[-1]] = value
+            try:
+                about = Description.from_dict(content, folder)
+                heard(about.origin)
+                checkpoints.card(content, "net")
+            except SpectroError as error:
+                assert in_a_sentence(error), (place, value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"spec": {"width": 10**6}}, "width is 1000000; it must be a whole number from 1 to 4096"),
+        ({"spec": {"n_fft": 2**24}}, "n_fft is 16777216"),
+        ({"spec": {"height": 10**9}}, "height is 1000000000"),
+        ({"spec": {"height": 224.5}}, r"height is 224\.5"),
+        ({"spec": {"height": True}}, "height is True"),
+        ({"spec": {"channels": [["a"]]}}, r"channels is \[\['a'\]\]"),
+        ({"spec": {"colormap": ["a"], "channels": "colormap"}}, r"colormap is \['a'\]"),
+        ({"spec": [1]}, r"a spec is \[1\]"),
+        ({"spec": {"trim_db": True}}, "trim_db is True"),
+        ({"hidden": 10**12}, "hidden is 1000000000000"),
+        ({"hidden": 65_536}, "lacks 2 .* such as .head.4.bias."),
+        ({"backbone": "eva02_enormous_patch14_clip_224"}, "lacks .* other tensors than its 'eva02_enormous"),
+        ({"backbone": ["mobilenet"]}, r"backbone is \['mobilenet'\]"),
+        ({"temperature": True}, "temperature is True"),
+        ({"temperature": 1e-300}, "temperature is 1e-300"),
+        ({"normalisation": {"mean": [0, 0], "std": [1, 1, 1]}}, "normalisation.mean is"),
+        ({"normalisation": {"mean": [0, 0, 0], "std": [1, 0, 1]}}, r"normalisation.std\[1\] is 0"),
+        ({"dtype": "pickle"}, "dtype is 'pickle'"),
+        ({"format": True}, "not a checkpoint of format 1"),
+        ({"split": {"speakers": {"train": 5}}}, "split.protocol is missing"),
+        ({"data": {"corpora": [["a"]], "labels": "emotion"}}, r"data.corpora\[0\] is \['a'\]"),
+        ({"metrics": {"test": {"uar": "high"}}}, "metrics.test.clips is missing"),
+        ({"weights": DEEP}, "nested too deeply"),
+    ],
+)
+def test_what_would_take_all_memory_or_make_no_sense_is_refused(
+    folder: Path, change: dict[str, Any], message: str
+) -> None:
+    rewrite(folder, change)
+    with pytest.raises(CheckpointError, match=message) as found:
+        checkpoints.load(folder)
+    assert in_a_sentence(found.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"format": 1, "a": NaN}', "NaN is not a finite number"),
+        (b'{"format": 1, "a": -Infinity}', "not a finite number"),
+        (b'{"format": 1, "a": 1e999}', "1e999 is not a finite number"),
+        (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
+        (b" " * (2**21 + 1), "larger than 2097152 bytes"),
+        (b'{"format": 1, "a": "\\ud800"}', "surrogates not allowed"),
+        (b"\xff", "decode"),
+        (b"", "Expecting value"),
+        (b"[]", "not a checkpoint of format 1"),
+    ],
+    ids=["nan", "infinity", "overflow", "deep", "long", "surrogate", "bytes", "empty", "list"],
+)
+def test_a_description_that_is_no_json_of_ours_is_refused(folder: Path, content: bytes, message: str) -> None:
+    (folder / "spectro.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match=message):
+        checkpoints.load(folder)
+    if content != b"[]":
+        with pytest.raises(SpecError, match=message):
+            SpectrogramSpec.from_file(folder / "spectro.json")
+
+
+def test_a_huge_network_is_refused_before_it_takes_memory(folder: Path) -> None:
+    rewrite(folder, {"backbone": "eva02_enormous_patch14_clip_224"})  # 4.3 billion parameters, 17 GB
+    program = (
+        "import resource, sys; from pathlib import Path; from spectro.errors import CheckpointError\n"
+        "from spectro.model import checkpoint\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "try: checkpoint.load(Path(sys.argv[1]))\n"
+        "except CheckpointError: print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    grown = subprocess.run([sys.executable, "-c", program, str(folder)], check=True, capture_output=True, text=True)
+    assert int(grown.stdout) < 500_000, "kilobytes"
+
+
+def test_weights_of_another_shape_are_refused_before_they_are_read(folder: Path) -> None:
+    state = load_file(folder / "model.safetensors")
+    save_file(state | {"head.1.bias": torch.zeros(5)}, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"head\.1\.bias is \(5,\); of its 'test_efficientnet' .* it is \(6,\)"):
+        checkpoints.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (["happy"] * 6, "'happy' and 'happy' are alike"),
+        (["a", "b", "c", "d", "Happy", "happy"], "'Happy' and 'happy' are alike"),
+        (["a", "b", "c", "d", "e", ""], "the label '' is not text"),
+        (["a", "b", "c", "d", "e", None], "the label None is not text"),
+        ([1, 2, 3, 4, 5, 6], "the label 1 is not text"),
+        (["a", "b", "c", "d", "e", " f"], "the label ' f' is not text"),
+        (["a", "b", "c", "d", "e", "f\x1b[31m"], "is not text that can be printed"),
+        (["a", "b", "c", "d", "e", "f\u202e"], "is not text that can be printed"),
+        (["a", "b", "c", "d", "e", "unsure"], "'unsure' says in tables that there is no emotion"),
+        (["a", "b", "c", "d", "e", "Silence"], "'Silence' says in tables"),
+        (["a", "b", "c", "d", "e", "no speech"], "'no speech' says in tables"),
+        (["a", "b", "c", "d", "e", "speech"], "'speech' says in tables"),
+        (["a", "b", "c", "d", "e", "f" * 101], "longer than 100 characters"),
+    ],
+)
+def test_labels_that_nobody_can_tell_apart_are_refused(
+    world: World, folder: Path, labels: list[Any], message: str
+) -> None:
+    rewrite(folder, {"labels": labels})
+    with pytest.raises(CheckpointError, match=message) as found:
+        checkpoints.load(folder)
+    assert in_a_sentence(found.value)
+    with pytest.raises(CheckpointError, match=message):
+        Checkpoint(net=world.trained.net, labels=tuple(labels), spec=SMALL)
+
+
+def test_labels_of_the_corpora_are_labels() -> None:
+    assert label_problem(["neutral", "Überrascht", "mi hai", "female_happy", "怒り"]) is None
+
+
+def test_such_labels_are_refused_before_training(world: World, tmp_path: Path) -> None:
+    index, _spec = read_index(world.images)
+    index["corpus"] = "folder"
+    index["emotion"] = index["emotion"].replace({"calm": "unsure"})
+    (tmp_path / "images").symlink_to(world.images / "images")
+    (tmp_path / "spec.json").write_bytes((world.images / "spec.json").read_bytes())
+    pd.DataFrame(index).to_parquet(tmp_path / "index.parquet")
+    with pytest.raises(CorpusError, match=r"'unsure' says in tables .* give it another name, and render again"):
+        PictureDataModule(tmp_path, protocol="random-leaky")
+    with pytest.raises(CorpusError, match="'unsure' says in tables"):
+        Clips.of(index, "emotion", "random-leaky", 0)
+
+
+def test_a_checkpoint_of_before_is_still_read() -> None:
+    shipped = checkpoints.load(REPOSITORY / "checkpoints" / "mobilenet-ravdess")
+    assert shipped.parameters == 2_234_120 and shipped.temperature == 0.95
+    assert shipped.spec == SpectrogramSpec() and shipped.spec.fingerprint == "27eae4f0547697c2"
+    assert shipped.origin["training"]["settings"]["spec"] == shipped.spec.fingerprint
+
+
+def test_starting_weights_that_do_not_tell_rightly_whom_they_heard_are_refused(
+    world: World, folder: Path, tmp_path: Path
+) -> None:
+    rewrite(folder, {"split": {"speakers": []}})
+    with pytest.raises(CheckpointError, match=r"split\.protocol is missing"):
+        finetune(finetune_settings(world.images, tmp_path / "run", weights=str(folder)))
+
+
+def test_an_evaluation_of_a_checkpoint_that_tells_little_ends_in_a_sentence(
+    world: World, folder: Path, tmp_path: Path
+) -> None:
+    content = json.loads((folder / "spectro.json").read_text())
+    rewrite(folder, {"split": content["split"] | {"protocol": "random-leaky"}, "training": {}})
+    with pytest.raises(SpectroError) as found:
+        evaluate(EvaluateSettings(checkpoint=folder, index=world.images, out=tmp_path / "report"))
+    assert in_a_sentence(found.value)
+
+
+def test_a_temperature_that_no_checkpoint_may_have_is_refused_before_training(tmp_path: Path) -> None:
+    for value in (0.0, 1e-9, 1e9, float("nan"), float("inf")):
+        with pytest.raises(TrainingError, match="temperature is"):
+            finetune_settings(tmp_path, tmp_path, temperature=value)

@@ -1,0 +1,51 @@
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from spectro.model.backbones import SpectrogramNet
+from spectro.train.finetune import finetune
+from spectro.train.precision import Float32Conv2d, spare_strided_depthwise
+from tests.conftest import World, finetune_settings
+
+
+def test_strided_depthwise_convolutions_alone_leave_bfloat16() -> None:
+    torch.manual_seed(0)
+    net = SpectrogramNet("mobilenet", 3)
+    names = list(net.state_dict())
+    assert spare_strided_depthwise(net) == 4
+    assert list(net.state_dict()) == names
+    kinds: dict[str, torch.dtype] = {}
+    for name, module in net.named_modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda _m, _given, found, name=name: kinds.update({name: found.dtype}))
+    with torch.autocast("cpu", torch.bfloat16):
+        net(torch.randint(0, 255, (1, 1, 64, 64), dtype=torch.uint8))
+    spared = {name for name, module in net.named_modules() if isinstance(module, Float32Conv2d)}
+    assert {name for name, kind in kinds.items() if kind == torch.float32} == spared
+    assert {kinds[name] for name in kinds.keys() - spared} == {torch.bfloat16}
+
+
+def test_their_gradients_are_those_of_float32() -> None:
+    torch.manual_seed(0)
+    plain = nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8)
+    net = nn.Sequential(nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8))
+    net[0].load_state_dict(plain.state_dict())
+    spare_strided_depthwise(net)
+    given = torch.randn(2, 8, 9, 9, requires_grad=True)
+    again = given.detach().clone().requires_grad_(True)
+    plain(given).square().sum().backward()
+    with torch.autocast("cpu", torch.bfloat16):
+        net(again).square().sum().backward()
+    torch.testing.assert_close(again.grad, given.grad)
+    torch.testing.assert_close(net[0].weight.grad, plain.weight.grad)
+
+
+def test_training_in_bfloat16_spares_them(world: World, tmp_path: Path) -> None:
+    settings = finetune_settings(
+        world.images, tmp_path / "bf16", precision="bf16-mixed", backbone="mobilenetv3_small_050"
+    )
+    net = finetune(settings).net
+    assert any(isinstance(module, Float32Conv2d) for module in net.modules())
+    whole = finetune_settings(world.images, tmp_path / "float32", backbone="mobilenetv3_small_050")
+    assert not any(isinstance(module, Float32Conv2d) for module in finetune(whole).net.modules())
