@@ -34,11 +34,13 @@ class LabelScheme:
         name: name on the command line.
         needs_gender: whether clips must tell the speaker's gender.
         label: takes emotion and gender, returns the label, or None for a clip that is left out.
+        order: the labels in their order; without it, that of the emotions that they come from.
     """
 
     name: str
     label: Callable[[str, str], str | None]
     needs_gender: bool = False
+    order: tuple[str, ...] = ()
 
 
 def _five(emotion: str) -> str | None:
@@ -54,7 +56,7 @@ SCHEMES = {
     for scheme in (
         LabelScheme(name="emotion", label=lambda emotion, _gender: emotion),
         LabelScheme(name="emotion5", label=lambda emotion, _gender: _five(emotion)),
-        LabelScheme(name="valence", label=lambda emotion, _gender: VALENCE_OF.get(emotion)),
+        LabelScheme(name="valence", label=lambda emotion, _gender: VALENCE_OF.get(emotion), order=tuple(VALENCES)),
         LabelScheme(name="gender", label=lambda _emotion, gender: gender, needs_gender=True),
         LabelScheme(name="emotion-gender", label=lambda emotion, gender: f"{gender}_{emotion}", needs_gender=True),
         LabelScheme(name="emotion5-gender", label=_five_gender, needs_gender=True),
@@ -121,6 +123,4 @@ def _ordered(scheme: LabelScheme, emotions: Iterable[str]) -> tuple[str, ...]:
     genders = GENDERS if scheme.needs_gender else ("",)
     found = [scheme.label(emotion, gender) for gender in genders for emotion in emotions]
     ordered = tuple(dict.fromkeys(label for label in found if label is not None))
-    if scheme.name == "valence":
-        return tuple(valence for valence in VALENCES if valence in ordered)
-    return ordered
+    return tuple(label for label in scheme.order if label in ordered) if scheme.order else ordered
