@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 SEED ?= $(shell date +%s)
 
-.PHONY: help install demo test test-all test-random lint format clean
+.PHONY: help install demo test test-all test-random lint docs format clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,9 @@ test-all: lint  ## lint, then all tests
 
 test-random: lint  ## lint, then all tests in another order; SEED=N is an earlier order again
 	$(PYTEST) -m "" --random-order --random-order-seed=$(SEED)
+
+docs: $(READY)  ## build the documentation into site/; open site/index.html
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict
 
 format: $(READY)  ## format the code in place
 	$(BIN)/ruff format .

@@ -48,3 +48,19 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def test_the_readme_can_be_read_at_once() -> None:
     assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").split()) <= 1500
+
+
+@pytest.mark.slow  # half a minute
+def test_the_site_is_built_without_a_warning_and_asks_no_other_host(tmp_path: Path) -> None:
+    quiet = {"NO_MKDOCS_2_WARNING": "1", "DISABLE_MKDOCS_2_WARNING": "true", "PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
+    done = subprocess.run(
+        command, cwd=REPOSITORY, env=os.environ | quiet, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    pages = list((tmp_path / "site").rglob("*.html"))
+    assert {"index.html", "options.html", "python.html"} <= {page.name for page in pages}
+    for page in pages:
+        text = page.read_text(encoding="utf-8")
+        assert not re.findall(r"<(?:script|img|link|iframe)[^>]+(?:src|href)=[\"']?(?:https?:)?//", text), page
+    assert "--train.epochs" in (tmp_path / "site/reference/options.html").read_text(encoding="utf-8")
