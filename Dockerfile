@@ -5,12 +5,11 @@ FROM python:3.11-slim
 RUN useradd --uid 10001 --create-home spectro
 WORKDIR /app
 COPY pyproject.toml README.md LICENSE ./
+COPY checkpoints/mobilenet-ravdess ./checkpoints/mobilenet-ravdess
 COPY spectro ./spectro
 RUN pip install --no-cache-dir '.[serve,onnx]'
-COPY checkpoints/mobilenet-ravdess ./checkpoints/mobilenet-ravdess
 
-ENV SPECTRO_CHECKPOINT=/app/checkpoints/mobilenet-ravdess \
-    PYTHONUNBUFFERED=1
+ENV PYTHONUNBUFFERED=1
 USER spectro
 EXPOSE 7860
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \

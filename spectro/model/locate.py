@@ -10,19 +10,20 @@ DEFAULT_CHECKPOINT = "mobilenet-ravdess"
 
 
 def default_checkpoint() -> Path:
-    """Return the folder of the shipped checkpoint: SPECTRO_CHECKPOINT, or the repository's, or the working folder's.
+    """Return the folder of the shipped checkpoint: SPECTRO_CHECKPOINT, or a wheel's, a clone's, the working folder's.
 
     Raises:
         CheckpointError: none of them is there.
     """
     if named := os.environ.get("SPECTRO_CHECKPOINT"):
         return Path(named)
-    roots = (Path(__file__).resolve().parents[2], Path.cwd())
+    package = Path(__file__).resolve().parents[1]  # a wheel brings it along
+    roots = (package, package.parent, Path.cwd())
     for root in roots:
         folder = root / "checkpoints" / DEFAULT_CHECKPOINT
         if (folder / DESCRIPTION_FILE).exists():
             return folder
     raise CheckpointError(
         f"the shipped checkpoint checkpoints/{DEFAULT_CHECKPOINT} is not in {' or '.join(map(str, roots))}; "
-        "run from a clone of the repository, name a checkpoint, or set SPECTRO_CHECKPOINT"
+        "install a wheel of spectro, or run from a clone, name a checkpoint, or set SPECTRO_CHECKPOINT"
     )
