@@ -25,17 +25,17 @@ Step: TypeAlias = Callable[[Waveform, int, float, np.random.Generator], Waveform
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentSettings:
-    """Which alterations a copy may get, and how strong: ranges that are drawn from uniformly, or null for never.
+    """Which steps a copy may get, and how strong: ranges to draw from uniformly, or null for never.
 
     Args:
-        probability: chance of each step to be part of a copy, 0 to 1; a copy that would get none gets one.
-        stretch_rate: speed-up without change of pitch, as a factor; 1 is none.
-        pitch_semitones: shift of pitch without change of speed, in semitones.
-        speed_rate: speed and pitch together, as a tape played faster, as a factor; 1 is none.
-        shift_share: shift in time, as a share of the clip; what leaves at one end is lost, the other end gets zeros.
+        probability: probability of each step, 0 to 1; a copy that would get no step gets one.
+        stretch_rate: speed without change of pitch, as a factor; 1 changes nothing.
+        pitch_semitones: pitch without change of speed, in semitones.
+        speed_rate: speed and pitch together, as on a tape, as a factor; 1 changes nothing.
+        shift_share: shift in time, as a share of the clip; the gap is filled with zeros.
         gain_db: change of loudness, in dB.
-        snr_db: white Gaussian noise, at this signal-to-noise ratio in dB.
-        seed: seed of all copies.
+        snr_db: white Gaussian noise at this signal-to-noise ratio, in dB.
+        seed: random seed of all copies.
     """
 
     probability: float = 0.5

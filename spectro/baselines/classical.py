@@ -74,27 +74,27 @@ CLASSIFIERS: dict[str, tuple[Callable[[int], Any], dict[str, list[Any]]]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class ClassicalSettings:
-    """Train a classical classifier on features of the clips, and measure it on speakers that it has not heard.
+    """Train a classical classifier on features of the clips, and measure it on new speakers.
 
-    Writes run.json, and evaluation-test/ and evaluation-valid/ as `evaluate` does. Exit code 1 means that some clips
-    could not be described, and were left out.
+    Writes run.json, and evaluation-test/ and evaluation-valid/ as `evaluate` does. Exit code 1 means that some
+    clips could not be described and were left out.
 
     Args:
-        index: folder of a rendering, whose recordings must be where they were.
+        index: folder of a rendering; its recordings must still be in place.
         classifier: logistic (regression), knn, tree, forest, boosting (histogram-based gradient boosting), xgboost
             (extra `xgboost`), svm-linear, svm-rbf, or mlp.
-        features: what describes a clip.
+        features: which features.
         out: folder for the results; null for checkpoints/CLASSIFIER-NAME_OF_INDEX-foldN.
         labels: label scheme: emotion, emotion5, valence, gender, emotion-gender, emotion5-gender.
-        protocol: how speakers are split: luna-jimenez, emobox (both for RAVDESS), group-kfold, loso, or random-leaky,
-            which mixes speakers as tutorials do and says so.
+        protocol: how speakers are split: luna-jimenez, emobox (both for RAVDESS), group-kfold or loso; random-leaky
+            mixes speakers, as tutorials do, and says so.
         fold: fold of the protocol, from 0.
-        copies: all: the augmented copies of training clips are trained on too; none: untouched clips only.
-        inner_folds: folds of the search for hyper-parameters, by speaker, within the training speakers; 0 takes the
-            middle of the grid and searches nothing.
-        seed: seed of all that is random.
-        workers: processes; 0 is one a core.
-        test: whether test speakers are looked at; false while designs are compared.
+        copies: all: also train on the augmented copies of training clips; none: untouched clips only.
+        inner_folds: folds of the hyper-parameter search, by speaker, within the training speakers; 0 uses the middle of
+            the grid without a search.
+        seed: random seed.
+        workers: number of processes; 0 for one per core.
+        test: measure the test speakers; false while designs are compared.
     """
 
     index: Path = Path("data/images/synthetic")

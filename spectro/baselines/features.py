@@ -70,17 +70,18 @@ LOGMEL_BANDS, CHROMA = 64, 12
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSettings:
-    """What describes a clip.
+    """Which features describe a clip.
 
     Args:
-        kind: handmade: the features of `parts`, over time by `statistics`; egemaps: the 88 functionals of openSMILE's
-            eGeMAPS (extra `egemaps`); speech: what a frozen speech network says, averaged over time (extra `speech`).
-        parts: which hand-made features: mfcc, delta (of the MFCC), chroma, logmel (64 bands), contrast, tonnetz,
+        kind: handmade: the features in `parts`, summarised over time by `statistics`; egemaps: the 88 functionals of
+            openSMILE's eGeMAPS (extra `egemaps`); speech: the mean over time of a frozen speech network (extra
+            `speech`).
+        parts: hand-made features: mfcc, delta (of the MFCC), chroma, logmel (64 bands), contrast, tonnetz,
             zero_crossings, rms, centroid, bandwidth, rolloff.
-        mfcc: how many MFCC; 13 and 40 are common.
-        statistics: what is told of each feature's course: mean, std, skewness, kurtosis.
+        mfcc: number of MFCC; 13 and 40 are common.
+        statistics: summaries over time: mean, std, skewness, kurtosis.
         model: for speech: a name on the Hugging Face hub, such as facebook/wav2vec2-base, or a local folder.
-        layer: for speech: the hidden layer that is averaged; -1 is the last, 0 what enters the first.
+        layer: for speech: hidden layer to average; -1 is the last, 0 the input of the first.
     """
 
     kind: Literal["handmade", "egemaps", "speech"] = "handmade"
@@ -117,15 +118,15 @@ class FeatureSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturesSettings:
-    """Describe every clip of a rendering, and its copies, by a vector of features, kept as Parquet beside it.
+    """Describe every clip of a rendering, and its copies, by a feature vector, stored as Parquet next to the rendering.
 
-    Run it again after an interruption: what is done is kept. `classical` does this itself.
+    Run it again after an interruption: finished clips are kept. `classical` calls it by itself.
 
     Args:
-        index: folder of a rendering, whose recordings must be where they were.
-        features: what describes a clip.
-        copies: whether augmented copies are described too.
-        workers: processes; 0 is one a core.
+        index: folder of a rendering; its recordings must still be in place.
+        features: which features.
+        copies: describe augmented copies, too.
+        workers: number of processes; 0 for one per core.
     """
 
     index: Path = Path("data/images/synthetic")

@@ -50,26 +50,26 @@ SHORTEST_S = 0.1
 class SpeechSettings:
     """Fine-tune a speech network (wav2vec 2.0, WavLM, HuBERT, AST) on clips, with whole speakers held out.
 
-    Needs the extra `speech`. Run it again after an interruption: it goes on from the last whole epoch. Writes the
-    network into model/, run.json, and evaluation-test/ and evaluation-valid/ as `evaluate` does.
+    Needs the extra `speech`. Run it again after an interruption: it continues from the last whole epoch. Writes the
+    network to model/, and run.json, evaluation-test/ and evaluation-valid/ as `evaluate` does.
 
     Args:
-        index: folder of a rendering, whose recordings must be where they were.
+        index: folder of a rendering; its recordings must still be in place.
         model: a name on the Hugging Face hub, such as facebook/wav2vec2-base, or a local folder.
         out: folder for the results; null for checkpoints/speech-NAME_OF_INDEX-foldN.
         labels: label scheme: emotion, emotion5, valence, gender, emotion-gender, emotion5-gender.
-        protocol: how speakers are split: luna-jimenez, emobox (both for RAVDESS), group-kfold, loso, or random-leaky,
-            which mixes speakers as tutorials do and says so.
+        protocol: how speakers are split: luna-jimenez, emobox (both for RAVDESS), group-kfold or loso; random-leaky
+            mixes speakers, as tutorials do, and says so.
         fold: fold of the protocol, from 0.
-        copies: all: the augmented copies of training clips are trained on too; none: untouched clips only.
+        copies: all: also train on the augmented copies of training clips; none: untouched clips only.
         epochs: passes over the training clips.
-        learning_rate: highest learning rate, reached after a tenth of the run, then lowered to nothing on a line.
-        batch_size: clips a batch.
-        freeze_encoder: whether the convolutions that read the waveform stay as they are, where the network has them.
-        max_s: longer clips show their middle, in seconds.
-        seed: seed of all that is random.
-        test: whether test speakers are looked at; false while designs are compared.
-        overwrite: start anew over a run with other settings, instead of refusing.
+        learning_rate: peak learning rate, reached after a tenth of the run and then decayed linearly to zero.
+        batch_size: clips per batch.
+        freeze_encoder: freeze the convolutional feature encoder, if the network has one.
+        max_s: of longer clips the middle is used, in seconds.
+        seed: random seed.
+        test: measure the test speakers; false while designs are compared.
+        overwrite: start again over a run with other settings, instead of refusing.
     """
 
     index: Path = Path("data/images/synthetic")

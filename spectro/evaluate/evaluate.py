@@ -42,23 +42,22 @@ from spectro.train.module import calibrate
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
-    """Measure a checkpoint on rendered pictures: UAR, WA, F1 with intervals, per label, speaker and gender.
+    """Measure a checkpoint on rendered pictures: UAR, WA and F1 with intervals, by label, speaker and gender.
 
     Writes metrics.json, predictions.csv, confusion.png, recall.png, reliability.png and gallery.png.
 
     Args:
-        checkpoint: a checkpoint folder; null for the shipped one.
-        index: folder of a rendering that has the checkpoint's spec.
+        checkpoint: checkpoint folder; null for the shipped checkpoint.
+        index: folder of a rendering with the checkpoint's spec.
         part: test or valid: the speakers that the checkpoint's own split holds out; all: every untouched clip, for
-            another corpus; the report then names speakers that were trained on.
+            another corpus. The report names speakers the network was trained on.
         out: folder for the report; null for CHECKPOINT/evaluation-PART.
-        transductive: also tell, apart, what the network says once its batch norms have seen all clips of a speaker
-            without their labels, speaker by speaker: what adaptation to a known voice may be worth. Such figures
-            compare with other transductive ones only.
-        rounds: samples of the bootstrap over speakers.
+        transductive: also report, separately, the network after its batch norms have seen all clips of a speaker
+            without labels, speaker by speaker. Compare these figures with other transductive ones only.
+        rounds: bootstrap samples.
         seed: seed of the bootstrap.
-        batch_size: pictures that the network takes at a time.
-        device: cpu, cuda, ...; null takes a GPU where there is one.
+        batch_size: pictures per batch.
+        device: cpu, cuda, ...; null uses a GPU if there is one.
     """
 
     checkpoint: Path | None = None

@@ -56,22 +56,23 @@ class SpectrogramSpec:
         fmax: upper edge of the highest mel band, in Hz, at most half of `sample_rate`.
         scale: what a gray value means. `full_scale`: dB against a power of 1 (a full-scale waveform). `clip_peak`:
             dB against the clip's loudest mel value. `clip_norm`: standard deviations from the clip's mean log-mel.
-        low: what is black, in dB (`full_scale`, `clip_peak`) or in standard deviations (`clip_norm`).
-        high: what is white, in the same unit.
+        low: value of black, in dB (`full_scale`, `clip_peak`) or in standard deviations (`clip_norm`).
+        high: value of white, in the same unit.
         channels: `gray`: one channel. `colormap`: the gray value through a matplotlib colour map. `deltas`: log-mel,
             its first and its second difference as R, G, B. `windows`: log-mel with half, once and twice `win_length`
             as R, G, B.
         colormap: name of the matplotlib colour map for `channels="colormap"`.
-        trim_db: cut leading and trailing parts this many dB below the loudest frame; null keeps them.
-        placement: where a clip shorter than the image stands, and which part of a longer one shows, unless another has
-            more sound: `center`, `start`.
-        preemphasis: share of the sample before that is taken from each sample; 0 for none.
+        trim_db: cut leading and trailing sound this many dB below the loudest frame; null keeps it.
+        placement: `center` or `start`: where a short clip stands in the image, and which part of a long clip is shown
+            unless another part has more speech.
+        preemphasis: share of the previous sample that is subtracted from each sample; 0 for none.
         window: `hann` is periodic, as in Fourier analysis; `hann_symmetric` is what filters are designed with.
-        spectrum: what is weighted by the mel filters: `power`, or `magnitude`.
+        spectrum: input of the mel filters: `power` or `magnitude`.
         mel: scale and filters: `slaney` (librosa), `htk` (torchaudio), `kaldi` (Kaldi, TensorFlow); see
             `spectro.picture.mel`.
-        log_offset: what is added to a mel value before its logarithm is taken; 0 takes it of 1e-10 at least.
-        range_db: what is further below the clip's loudest mel value than this, in dB, is raised to it; null for none.
+        log_offset: added to a mel value before the logarithm; 0 floors the value at 1e-10 instead.
+        range_db: values more than this many dB below the clip's loudest mel value are raised to that level; null for no
+            limit.
 
     Raises:
         SpecError: the fields contradict each other; the text names them.

@@ -51,26 +51,26 @@ TOGETHER = 16  # pictures that are handed to a process at a time
 
 @dataclass(frozen=True, kw_only=True)
 class RenderSettings:
-    """Turn every clip of a corpus, and augmented copies of it, into a log-mel spectrogram PNG.
+    """Draw every clip of a corpus, and augmented copies of it, as log-mel spectrogram PNGs.
 
-    Run it again after an interruption: what is done is kept. Exit code 1 means that some clips could not be rendered;
-    failures.csv says which and why, and the rest is complete.
+    Run it again after an interruption: finished pictures are kept. Exit code 1 means that some clips could not be
+    rendered; failures.csv lists them with the reason, and all others are complete.
 
     Args:
-        corpus: synthetic, ravdess, ravdess-song, crema-d, tess, savee, emodb, emovo, anad, eyase, urdu, or folder for
-            any folder of CLASS/clip.wav or a CSV with the columns path, label, speaker.
-        source: folder (or CSV) of the corpus; null for data/corpora/CORPUS. The synthetic corpus makes itself.
+        corpus: synthetic, ravdess, ravdess-song, crema-d, tess, savee, emodb, emovo, anad, eyase or urdu. folder reads
+            any folder of CLASS/clip.wav, or a CSV with the columns path, label, speaker.
+        source: folder (or CSV) of the corpus; null for data/corpora/CORPUS. The synthetic corpus is generated.
         out: folder for pictures and index; null for data/images/CORPUS.
-        copies: augmented copies of each clip, beside the untouched one.
+        copies: augmented copies per clip, in addition to the untouched one.
         augment: how copies are altered.
-        spec: what a picture looks like; --spec FILE takes a spec.json, or a checkpoint's spectro.json to render as it
-            expects, and --spec.FIELD changes one field.
-        protocol: if given, copies are made of this protocol's training clips only; null makes them of all clips, and
-            training takes those of its own training clips.
+        spec: what a picture looks like. --spec FILE reads a spec.json or a checkpoint's spectro.json; --spec.FIELD
+            changes one field.
+        protocol: make copies only of the training clips of this protocol; null makes copies of all clips, and training
+            uses those of its own clips.
         fold: fold of that protocol.
-        workers: processes; 0 is one a core.
-        max_duration_s: recordings longer than this are failures, in seconds.
-        overwrite: render anew what was rendered with other settings, instead of refusing.
+        workers: number of processes; 0 for one per core.
+        max_duration_s: recordings longer than this fail, in seconds.
+        overwrite: render again over pictures with other settings, instead of refusing.
     """
 
     corpus: str = "synthetic"

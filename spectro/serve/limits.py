@@ -9,27 +9,27 @@ MEBIBYTE = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What the service takes.
+    """What the service accepts.
 
     Args:
         max_mb: largest upload of a clip or picture, in MiB.
         max_timeline_mb: largest upload of a long recording, in MiB.
-        max_memory_mb: uploads that are in memory at a time, over all clients, in MiB; more get 503. A client address
-            has half of it; more get 429.
+        max_memory_mb: uploads in memory at a time, over all clients, in MiB; more get 503. One client address gets half
+            of it; more get 429.
         max_duration_s: longest clip, in seconds.
         max_timeline_s: longest recording for a timeline, in seconds.
-        max_samples: samples that a clip may hold, over all channels and at its own sampling rate.
+        max_samples: largest number of samples in a clip, over all channels, at its own sampling rate.
         max_timeline_samples: the same for a timeline's recording.
-        max_pending: requests that are worked on or wait, over all clients; more get 503.
-        max_per_client: the same for each client address; more get 429. Of IPv6, the first 64 bits are an address.
-        max_timelines: timelines that are made or wait; more get 503. One is made at a time.
+        max_pending: requests in progress or waiting, over all clients; more get 503.
+        max_per_client: the same for each client address; more get 429. The first 64 bits of IPv6 count as one address.
+        max_timelines: timelines in progress or waiting; more get 503. One is computed at a time.
         max_timelines_per_client: the same for each client address; more get 429.
-        max_connections: open connections; of more, the one that has waited longest for a request is closed.
-        max_connections_per_client: the same for each client address that is no proxy.
-        max_guesses: wrong keys in a minute from a client address; more get 429 without being looked at.
-        header_s: time that a request's header has to come, in seconds.
-        idle_s: an upload that brings nothing for this long is given up, in seconds.
-        min_kb_s: slowest upload, on average and after a start of `idle_s`, in KiB a second.
+        max_connections: open connections; beyond that, the one that has been idle longest is closed.
+        max_connections_per_client: the same for each client address that is not a proxy.
+        max_guesses: wrong keys per minute from one client address; more get 429 unseen.
+        header_s: time for a request's header to arrive, in seconds.
+        idle_s: give up an upload that sends nothing for this long, in seconds.
+        min_kb_s: slowest average upload after the first `idle_s`, in KiB a second.
     """
 
     max_mb: float = 32.0

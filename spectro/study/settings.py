@@ -18,33 +18,33 @@ OWN = ("out", "index", "protocol", "fold", "labels", "seed")
 
 @dataclass(frozen=True, kw_only=True)
 class StudySettings:
-    """Train and measure a grid of systems, keep one row of figures a run, and show them side by side on a page.
+    """Train and measure a grid of systems, keep one row of figures per run, and show them side by side.
 
-    Run it again after an interruption: rows that are there are left out, unfinished runs go on.
+    Run it again after an interruption: finished rows are skipped, and unfinished runs continue.
 
     Args:
-        table: CSV that rows are added to.
-        runs: folder of the runs' checkpoints and logs, and of the renderings.
-        report: the page, one HTML file that needs nothing else; null for the table's name with .html.
-        published: CSV of published figures to show beside ours: system, corpus, labels, protocol, figure, measure,
+        table: CSV to add rows to.
+        runs: folder for the runs' checkpoints, logs and renderings.
+        report: page to write, one self-contained HTML file; null for the table's name with .html.
+        published: CSV of published figures to show next to ours: system, corpus, labels, protocol, figure, measure,
             source.
         source: folder of the corpus, for renderings that name none; null for data/corpora/CORPUS.
-        weights: starting weights of all fine-tuned systems that name none: auto, none, or a file.
-        images: renderings by name: what each sets of `spectro render`.
-        base: by verb (finetune, classical, speech): what all its runs set.
-        systems: systems by name: the `verb` that trains it (finetune if it names none), and what it sets beyond `base`.
-            `images`, `protocols` and `seeds` name its renderings, protocols and seeds (the study's, if it names none);
-            `augmented` is what it sets beside that where augmentation is on.
-        augmentation: whether systems that say what `augmented` means run without, with, or both.
-        protocols: folds of each protocol, by its name.
+        weights: starting weights of fine-tuned systems that name none: auto, none, or a file.
+        images: renderings by name: options of `spectro render`.
+        base: by verb (finetune, classical, speech): options of all its runs.
+        systems: systems by name: the `verb` that trains it (default finetune), and options beyond `base`. `images`,
+            `protocols` and `seeds` name its renderings, protocols and seeds (default: the study's). `augmented` holds
+            the options for runs with augmentation.
+        augmentation: for systems with `augmented`: run without, with, or both.
+        protocols: folds by protocol.
         labels: label schemes.
-        seeds: seeds of the training, of systems that name none of their own.
-        test: whether test figures are entered; false while designs are compared.
-        transductive: whether a fine-tuned run has a second row, of its transductive test figures; see `evaluate`.
-        jobs: runs at a time, among which the processor's threads are divided; 0 for as many as there are cores, and
-            2 GiB of memory for each; one where there is a GPU.
-        quick: run the study as `shorter` changes it: to see that all works, and roughly where it leads.
-        shorter: what a quick study sets otherwise; a system that is set to null is left out.
+        seeds: seeds of systems that name none.
+        test: enter test figures; false while designs are compared.
+        transductive: add a second row with a fine-tuned run's transductive test figures; see `evaluate`.
+        jobs: runs at a time, which share the threads; 0 for one per core with 2 GiB of memory each, and one if there is
+            a GPU.
+        quick: run the study as `shorter` changes it, to see that everything works.
+        shorter: options of a quick study; a system set to null is left out.
     """
 
     table: Path

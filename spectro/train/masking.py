@@ -23,15 +23,15 @@ class MaskingSettings:
     """SpecAugment: how training pictures are altered.
 
     Args:
-        time_masks: time bands covered at most.
-        time_share: width of a time band at most, as a share of the picture.
-        frequency_masks: frequency bands covered at most.
-        frequency_share: height of a frequency band at most, as a share of the picture.
-        fill: gray value of what is covered, 0 to 255; 128 is a clip's mean where pictures are scaled by `clip_norm`.
-        time_warp: stretch or squeeze along time at most, as a share.
-        frequency_warp: stretch or squeeze along frequency at most, as a share.
-        time_shift: shift along time at most, as a share of the picture.
-        frequency_shift: shift along frequency at most, as a share of the picture.
+        time_masks: largest number of time masks.
+        time_share: largest width of a time mask, as a share of the picture.
+        frequency_masks: largest number of frequency masks.
+        frequency_share: largest height of a frequency mask, as a share of the picture.
+        fill: gray value of masks, 0 to 255; 128 is a clip's mean if pictures are scaled by `clip_norm`.
+        time_warp: largest stretch or squeeze along time, as a share.
+        frequency_warp: largest stretch or squeeze along frequency, as a share.
+        time_shift: largest shift along time, as a share of the picture.
+        frequency_shift: largest shift along frequency, as a share of the picture.
     """
 
     time_masks: int = 2

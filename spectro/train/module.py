@@ -27,16 +27,16 @@ class TrainingSettings:
     """How a network is trained.
 
     Args:
-        epochs: passes over the training clips at most.
-        learning_rate: highest learning rate of the head, which AdamW reaches after `warmup` of the run and then lowers
-            to nothing along a cosine (one-cycle).
+        epochs: number of passes over the training clips.
+        learning_rate: peak learning rate of the head. AdamW reaches it after `warmup` and then decays it to zero along
+            a cosine (one-cycle).
         warmup: share of the run in which the rate rises.
-        layer_decay: factor of the rate from each layer to the one before it, towards the input; 1 for one rate.
-        weight_decay: AdamW's, on weights; not on biases and normalisation.
+        layer_decay: factor of the rate from each layer to the previous one, towards the input; 1 for one rate.
+        weight_decay: weight decay of AdamW, on weights but not on biases and normalisation.
         label_smoothing: share of a target that is spread over all labels.
-        mixup: alpha of the beta distribution that two pictures are mixed by (Zhang et al., 2018); 0 for none.
-        cutmix: alpha for patches cut from one picture into another (Yun et al., 2019); 0 for none.
-        plan: what is trained: `head`, `last-block`, `all`, or `gradual` (from the head towards the input).
+        mixup: alpha of the beta distribution for mixing two pictures (Zhang et al., 2018); 0 for none.
+        cutmix: alpha for pasting a patch of one picture into another (Yun et al., 2019); 0 for none.
+        plan: which layers train: `head`, `last-block`, `all`, or `gradual` (from the head towards the input).
     """
 
     epochs: int = 24

@@ -14,52 +14,51 @@ from spectro.train.module import TrainingSettings
 
 @dataclass(frozen=True, kw_only=True)
 class FinetuneSettings:
-    """Fine-tune an ImageNet backbone on rendered pictures, with whole speakers held out.
+    """Fine-tune a network on rendered pictures, with whole speakers held out.
 
-    Run it again after an interruption: it goes on from the last whole epoch, to the same result.
+    Run it again after an interruption: it continues from the last whole epoch and ends with the same result.
 
     Args:
         index: folder of a rendering.
-        backbone: mobilenet, vgg16, vgg19, inceptionv3, or any timm name.
-        weights: auto fetches the published ImageNet weights; none starts from random ones; or a file (.safetensors, or
-            a state dict with timm's or torchvision's names) or a checkpoint folder of ours.
+        backbone: mobilenet, vgg16, vgg19, inceptionv3, cnn1d, lstm, gru, or any timm name.
+        weights: auto fetches the published ImageNet weights; none starts from random weights; otherwise a file
+            (.safetensors, or a state dict with timm's or torchvision's names) or a checkpoint folder.
         out: folder for the checkpoint; null for checkpoints/BACKBONE-NAME_OF_INDEX-foldN, or -all with train_on all.
         labels: label scheme: emotion, emotion5, valence, gender, emotion-gender, emotion5-gender.
-        protocol: how speakers are split: luna-jimenez, emobox (both for RAVDESS), group-kfold, loso, or random-leaky,
-            which mixes speakers as tutorials do and says so, or random-leaky-copies, where copies of test clips train.
+        protocol: how speakers are split: luna-jimenez, emobox (both for RAVDESS), group-kfold or loso; random-leaky
+            mixes speakers, as tutorials do, and says so; in random-leaky-copies, copies of test clips train, too.
         fold: fold of the protocol, from 0.
-        valid_speakers: speakers that validate, in place of the protocol's: the more there are, the better can designs
-            be told apart, and the fewer train.
+        valid_speakers: validation speakers, in place of the protocol's. More of them tell designs apart better, and
+            leave fewer to train on.
         train: how the network is trained.
         masking: SpecAugment on training pictures.
-        mask: whether training pictures are masked and warped at all.
-        batch_size: pictures a batch.
-        copies: one: an epoch sees every training clip once, as one of its rendered copies; all: every copy; none:
+        mask: mask and warp training pictures at all.
+        batch_size: pictures per batch.
+        copies: one: each epoch uses every training clip once, as one of its rendered copies; all: every copy; none:
             untouched clips only.
-        balance: sampling draws labels equally often; loss weighs rare labels more; prior lets the loss account for
-            how rare they are, so that the network itself takes all for equally likely; none does nothing of this.
+        balance: sampling draws labels equally often; loss weighs rare labels more; prior adjusts the loss for label
+            frequencies, so that the network itself treats labels as equally likely; none does nothing.
         hidden: width of a second dense layer in the head; 0 for none.
         dropout: share of features dropped before each dense layer.
-        ema: decay of an exponential moving average of the weights, which is then what is validated and kept; 0 for
-            none.
-        monitor: what the epoch is chosen by, on validation speakers: valid_uar (highest) or valid_loss (lowest); last
-            chooses none, so that they tell of the design alone.
-        patience: epochs without improvement after which training stops; 0 for never.
-        train_on: valid trains on the protocol's validation speakers too, for all epochs, once these are settled; all
-            on its test speakers as well, for a checkpoint that is to be used and that this corpus cannot measure.
-        temperature: what logits are divided by where no validation speakers are left to fit it on.
-        estimate: table of a study that measured on new speakers what is trained here on all: the card tells its test
-            figures as an estimate.
+        ema: decay of an exponential moving average of the weights, which is then validated and kept; 0 for none.
+        monitor: criterion for the epoch, on validation speakers: valid_uar (highest) or valid_loss (lowest). last keeps
+            the last epoch.
+        patience: stop after this many epochs without improvement; 0 for never.
+        train_on: valid also trains on the validation speakers, once the design is settled; all also on the test
+            speakers, for a checkpoint to be used that this corpus cannot measure.
+        temperature: temperature of the probabilities if no validation speakers are left to fit it on.
+        estimate: table of a study that measured the same recipe on new speakers; the card reports its test figures as
+            an estimate. For train_on all.
         estimate_of: name of the system in that table.
-        test: whether test speakers are measured; false while designs are compared.
-        seed: seed of all that is random.
-        precision: auto takes bfloat16 where the processor or GPU computes with it, else float32.
-        dtype: kind of number that the checkpoint keeps its weights as; the figures are those of what is kept.
-        accelerator: Lightning's: auto, cpu, gpu, ...
-        devices: how many devices; auto for all.
-        strategy: how several devices share the work, Lightning's: auto, ddp, fsdp, ...
+        test: measure the test speakers; false while designs are compared.
+        seed: random seed.
+        precision: auto uses bfloat16 if the processor or GPU supports it, otherwise float32.
+        dtype: number format of the stored weights; figures are measured with the stored weights.
+        accelerator: as in Lightning: auto, cpu, gpu, ...
+        devices: number of devices; auto for all.
+        strategy: how devices share the work, as in Lightning: auto, ddp, fsdp, ...
         workers: processes that read pictures; -1 for as many as help.
-        overwrite: start anew over a run with other settings, instead of refusing.
+        overwrite: start again over a run with other settings, instead of refusing.
     """
 
     LATER: ClassVar[dict[str, Any]] = {"train_on": "train", "valid_speakers": []}  # see `spectro.identity`

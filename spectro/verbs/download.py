@@ -12,11 +12,11 @@ from spectro.outputs import LOCK
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadSettings:
-    """Fetch a corpus: resumable, checksummed.
+    """Fetch a corpus; downloads are checked and resumed.
 
     Args:
-        corpus: ravdess, ravdess-song, tess or crema-d; for others, says where to ask.
-        out: folder for it; null for data/corpora/NAME, where render looks for it.
+        corpus: ravdess, ravdess-song, tess or crema-d. For other corpora, a message says where to ask.
+        out: folder to write; null for data/corpora/NAME, where render looks.
     """
 
     corpus: str = "ravdess"

@@ -19,18 +19,18 @@ from spectro.predict.predictor import Predictor
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainSettings:
-    """Show what in a recording's picture made the network decide: Grad-CAM over the spectrogram.
+    """Show which parts of a recording's picture decided: Grad-CAM over the spectrogram.
 
-    For each recording, a .png with axes in seconds and hertz, and the map as an array in a .npy (float32 of the
-    picture's height and width, 0 to 1). Exit code 1 means that some recordings could not be used.
+    Each recording gets a .png with axes in seconds and hertz, and a .npy with the map (float32 of the picture's
+    height and width, 0 to 1). Exit code 1 means that some recordings failed.
 
     Args:
-        inputs: recordings, rendered pictures (.png), folders (with all folders below), or lists: a .txt with a path a
-            line, a .csv with a column path.
+        inputs: recordings, rendered pictures (.png), folders (searched recursively), or lists: a .txt with one path per
+            line, or a .csv with a column path.
         out: folder to write to.
-        checkpoint: a checkpoint folder; null for the shipped one.
-        label: the label to explain; null explains the most likely one.
-        device: cpu, cuda, ...; null takes a GPU where there is one.
+        checkpoint: checkpoint folder; null for the shipped checkpoint.
+        label: label to explain; null explains the most likely one.
+        device: cpu, cuda, ...; null uses a GPU if there is one.
     """
 
     inputs: list[str] = field(default_factory=list)

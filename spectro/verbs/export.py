@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings:
-    """Write a checkpoint's network as ONNX, and as OpenVINO IR where openvino is installed, for other programs.
+    """Write a checkpoint's network as ONNX, and as OpenVINO IR if openvino is installed.
 
-    The folder is a checkpoint folder that can predict and nothing else: `spectro predict --checkpoint OUT` needs no
-    PyTorch. What is written gives the same probabilities as PyTorch, to 0.0001, or it is not written. Predicting with
-    --engine onnx or openvino needs no export: it makes its own once, and keeps it in the cache folder.
+    The folder is a checkpoint that can only predict: `spectro predict --checkpoint OUT` needs no PyTorch.
+    Probabilities agree with PyTorch's to 0.0001, or nothing is written. Predicting with --engine onnx or openvino
+    needs no export: it makes its own once and caches it.
 
     Args:
-        checkpoint: a checkpoint folder; null for the shipped one.
+        checkpoint: checkpoint folder; null for the shipped checkpoint.
         out: folder to write; null for CHECKPOINT-export.
-        index: folder of a rendering, whose untouched clips are compared; null compares clips of the synthetic corpus.
-        pictures: how many are compared at most.
+        index: folder of a rendering whose untouched clips are compared; null compares clips of the synthetic corpus.
+        pictures: largest number of pictures to compare.
     """
 
     checkpoint: Path | None = None

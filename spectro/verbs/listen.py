@@ -30,25 +30,24 @@ BAR = 20
 
 @dataclass(frozen=True, kw_only=True)
 class ListenSettings:
-    """Follow a microphone, or raw sound on standard input, and print what is heard, a line a second.
+    """Follow a microphone, or raw sound on standard input, and print one line a second.
 
     For example: ffmpeg -i rtsp://... -f s16le -ac 1 -ar 16000 - | spectro listen --source stdin --json true
 
     Args:
-        source: microphone (needs the extra `listen`), or stdin for raw samples without a header, channels interleaved.
+        source: microphone (extra `listen`), or stdin for raw samples without a header, channels interleaved.
         rate: sampling rate of the source, in Hz.
-        channels: its channels; their mean is heard.
-        encoding: of stdin: s16 for 16-bit integers, f32 for 32-bit floats, both little-endian.
-        microphone: number or part of the name of the microphone; null for the system's default.
+        channels: number of channels; they are averaged.
+        encoding: encoding of stdin: s16 for 16-bit integers, f32 for 32-bit floats, both little-endian.
+        microphone: number of the microphone or part of its name; null for the system's default.
         every_s: time between two lines, in seconds.
-        json: print a JSON object a line instead of text.
-        checkpoint: a checkpoint folder; null for the shipped one.
-        windows: how utterances are told apart; smooth_s is the half-life of what was heard
-            before in the same utterance.
-        min_margin: the answer is `unsure` where the two most likely labels' probabilities are nearer than this, 0 to 1.
-        device: cpu, cuda, ...; null takes a GPU where there is one.
-        engine: what computes the network; auto is the fastest that is installed (onnx and openvino are extras).
-        precision: float32, or bfloat16 for more speed and less exact probabilities, but for close calls (torch,
+        json: print one JSON object per line instead of text.
+        checkpoint: checkpoint folder; null for the shipped checkpoint.
+        windows: how utterances are separated. smooth_s is the half-life of earlier sound in the same utterance.
+        min_margin: answer `unsure` if the two most likely labels' probabilities are closer than this, 0 to 1.
+        device: cpu, cuda, ...; null uses a GPU if there is one.
+        engine: what runs the network; auto uses the fastest engine that is installed (onnx and openvino are extras).
+        precision: float32, or bfloat16 for more speed; close calls are computed in float32 either way (torch,
             openvino).
     """
 

@@ -29,34 +29,34 @@ from spectro.predict.results import Row
 
 @dataclass(frozen=True, kw_only=True)
 class PredictSettings:
-    """Classify recordings: one row each, with the probability of every label, or with the reason why there is none.
+    """Classify recordings: one row each, with the probability of every label or the reason for a failure.
 
-    A run that writes to --out can be killed at any moment: the same command goes on where it was, and takes files
-    anew that changed since or could not be used. A table that spectro did not make is never replaced. Recordings of
-    more than a few seconds are judged by their middle, or by the part with the most speech; `spectro timeline` shows
-    the course of long ones. Exit code 1 means that some recordings could not be used; their rows say why, and the rest
-    is complete.
+    A run with --out can be killed at any moment: the same command continues where it stopped, and classifies
+    changed and failed recordings again. A table that spectro did not make is never replaced. A recording longer
+    than the picture is judged by its middle, or by the part with the most speech; `spectro timeline` follows long
+    recordings. Exit code 1 means that some recordings failed; their rows give the reason, and all others are
+    complete.
 
     Args:
-        inputs: recordings, rendered pictures (.png), folders (with all folders below), or lists: a .txt with a path a
-            line, a .csv with a column path.
-        checkpoint: a checkpoint folder; null for the shipped one.
-        out: table to write: .csv or .jsonl (they grow as recordings are classified), .parquet, .json, or a folder for
-            Parquet in shards; null prints CSV, and keeps no journal.
-        batch_size: pictures that the network takes at a time.
-        device: cpu, cuda, ...; null takes a GPU where there is one.
-        engine: what computes the network; auto is the fastest that is installed (onnx and openvino are extras).
-        precision: float32, or bfloat16 for more speed and less exact probabilities, but for close calls (torch,
+        inputs: recordings, rendered pictures (.png), folders (searched recursively), or lists: a .txt with one path per
+            line, or a .csv with a column path.
+        checkpoint: checkpoint folder; null for the shipped checkpoint.
+        out: table to write: .csv or .jsonl (which grow row by row), .parquet, .json, or a folder for sharded Parquet.
+            null prints CSV and keeps no journal.
+        batch_size: pictures per batch.
+        device: cpu, cuda, ...; null uses a GPU if there is one.
+        engine: what runs the network; auto uses the fastest engine that is installed (onnx and openvino are extras).
+        precision: float32, or bfloat16 for more speed; close calls are computed in float32 either way (torch,
             openvino).
         max_duration_s: recordings longer than this are refused, in seconds.
-        min_margin: the answer is `unsure` where the two most likely labels' probabilities are nearer than this, 0 to 1.
-        embeddings: add a column embedding, what the network's last layer reads; not for .csv.
+        min_margin: answer `unsure` if the two most likely labels' probabilities are closer than this, 0 to 1.
+        embeddings: add a column embedding, the input of the network's last layer; not for .csv.
         resume: keep the rows of an earlier run of the same command; false classifies everything again.
-        follow: go on with the recordings that arrive in the folders, until interrupted; rows of recordings that have
-            gone since are kept. One that changes after it was taken is taken again: its later row counts, and the
-            earlier one leaves the table when the run ends, or when the next one begins.
-        settle_s: with follow, a recording is taken when it has not changed for this long, in seconds.
-        shard_rows: rows of each Parquet file, where out is a folder.
+        follow: keep watching the folders until interrupted. Rows of recordings that disappear are kept. A recording
+            that changes is classified again: its later row counts, and the earlier one leaves the table when the run
+            ends or the next one begins.
+        settle_s: with follow, wait until a recording has not changed for this long, in seconds.
+        shard_rows: rows per Parquet file if out is a folder.
     """
 
     inputs: list[str] = field(default_factory=list)

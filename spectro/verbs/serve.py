@@ -29,27 +29,26 @@ OTHER_FILES = 256
 class ServeSettings:
     """Serve predictions over HTTP, with a web page.
 
-    POST /v1/predict/wav, /v1/predict/image, /v1/explain and /v1/timeline take a multipart field `file`; GET /v1/model,
-    /healthz, /metrics and /openapi.json tell the rest. The environment's SPECTRO_API_KEY, one key or several with
-    commas between, closes all but /healthz and the page's files to those who do not send one as X-API-Key; the page
-    asks for it.
+    POST /v1/predict/wav, /v1/predict/image, /v1/explain and /v1/timeline take a multipart field `file`. GET
+    /v1/model, /healthz, /metrics and /openapi.json describe the rest. The environment variable SPECTRO_API_KEY
+    holds one key, or several separated by commas. With it, all paths but /healthz and the page's files need the
+    header X-API-Key; the page asks for the key.
 
     Args:
-        checkpoint: the checkpoint folder that answers; null for the shipped one.
-        others: further checkpoint folders, which requests and the page can choose by name.
+        checkpoint: checkpoint folder; null for the shipped checkpoint.
+        others: more checkpoint folders, which requests and the page choose by name.
         host: address to listen on; 0.0.0.0 for all.
-        port: port to listen on; 0 for any that is free.
+        port: port to listen on; 0 for any free port.
         page: serve the web page.
-        allowed_hosts: names that the service is called by, apart from localhost and `host`, as the Host header tells
-            them: [emotion.example.org]; their pages may use it, too. [*] for any.
-        proxies: addresses or networks of proxies, whose X-Forwarded-For and X-Forwarded-Proto are believed; nobody
-            else's are.
-        max_batch: pictures that the network takes at a time.
-        limits: what is taken.
-        stop_s: time that requests have to end when the service is told to stop, in seconds.
-        device: cpu, cuda, ...; null takes a GPU where there is one.
-        engine: what computes the network; auto is the fastest that is installed (onnx and openvino are extras).
-        precision: float32, or bfloat16 for more speed and less exact probabilities, but for close calls (torch,
+        allowed_hosts: names by which clients reach the service, besides localhost and `host`, as in the Host header:
+            [emotion.example.org]. Pages from these names may use the service. [*] allows any.
+        proxies: addresses or networks of proxies. Only their X-Forwarded-For and X-Forwarded-Proto are believed.
+        max_batch: pictures per batch.
+        limits: what is accepted.
+        stop_s: time that running requests get when the service stops, in seconds.
+        device: cpu, cuda, ...; null uses a GPU if there is one.
+        engine: what runs the network; auto uses the fastest engine that is installed (onnx and openvino are extras).
+        precision: float32, or bfloat16 for more speed; close calls are computed in float32 either way (torch,
             openvino).
     """
 

@@ -27,24 +27,24 @@ ENDINGS = (".txt", ".vtt", ".json")
 
 @dataclass(frozen=True, kw_only=True)
 class TimelineSettings:
-    """Show what is heard in the course of recordings of any length: one row for each stretch of one emotion or silence.
+    """Follow recordings of any length: one row for each stretch of one emotion or of silence.
 
-    Memory does not grow with a recording's length. Exit code 1 means that some recordings could not be used, or not to
-    their end; a row of theirs says why.
+    Memory does not grow with a recording's length. Exit code 1 means that some recordings failed, or failed before
+    their end; a row gives the reason.
 
     Args:
-        inputs: recordings, folders (with all folders below), or lists: a .txt with a path a line, a .csv with a column
-            path.
-        checkpoint: a checkpoint folder; null for the shipped one.
-        out: table to write: .csv, .jsonl, .parquet, .json, or a folder for Parquet in shards; null prints CSV.
+        inputs: recordings, folders (searched recursively), or lists: a .txt with one path per line, or a .csv with a
+            column path.
+        checkpoint: checkpoint folder; null for the shipped checkpoint.
+        out: table to write: .csv, .jsonl, .parquet, .json, or a folder for sharded Parquet; null prints CSV.
         tracks: folder for each recording's Audacity labels (.txt), WebVTT (.vtt) and summary (.json).
-        split_channels: each channel is a party of its own, as in stereo recordings of calls.
-        windows: how recordings are cut and merged.
-        min_margin: the answer is `unsure` where the two most likely labels' probabilities are nearer than this, 0 to 1.
-        batch_size: pictures that the network takes at a time.
-        device: cpu, cuda, ...; null takes a GPU where there is one.
-        engine: what computes the network; auto is the fastest that is installed (onnx and openvino are extras).
-        precision: float32, or bfloat16 for more speed and less exact probabilities, but for close calls (torch,
+        split_channels: treat each channel as one party, as in stereo recordings of calls.
+        windows: how recordings are cut into windows, and windows merged.
+        min_margin: answer `unsure` if the two most likely labels' probabilities are closer than this, 0 to 1.
+        batch_size: pictures per batch.
+        device: cpu, cuda, ...; null uses a GPU if there is one.
+        engine: what runs the network; auto uses the fastest engine that is installed (onnx and openvino are extras).
+        precision: float32, or bfloat16 for more speed; close calls are computed in float32 either way (torch,
             openvino).
     """
 

@@ -21,11 +21,13 @@ class WindowSettings:
     """How a recording is cut into windows, and windows are merged.
 
     Args:
-        hop_s: distance between the windows of an utterance, in seconds; each is as long as the checkpoint's picture.
-        smooth_s: a window's probabilities are averaged with those of windows whose middles lie less than this away,
-            in seconds, with weights that fall linearly; 0 for none.
-        silence_db: sound below this level is silence, in dB of full scale (20 ms frames); steady noise is, too.
-        min_pause_s: a shorter pause does not end an utterance, in seconds.
+        hop_s: distance between the windows of an utterance, in seconds. Each window is as long as the checkpoint's
+            picture.
+        smooth_s: average a window's probabilities with windows whose middles are closer than this, in seconds, with
+            linearly falling weights; 0 for none.
+        silence_db: sound below this level is silence, in dB of full scale (frames of 20 ms). Steady noise is silence,
+            too.
+        min_pause_s: shortest pause that ends an utterance, in seconds.
     """
 
     hop_s: float = 0.5
