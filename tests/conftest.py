@@ -1,7 +1,7 @@
 """Small real things that the tests share: recordings, a rendered corpus, a trained checkpoint.
 
 What is heavy to import is imported where it is used: pytest-xdist's controller, which runs no test, and the tests of
-`signal` do without it.
+`audio` and `picture` do without it.
 """
 
 import gc

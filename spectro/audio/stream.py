@@ -22,7 +22,7 @@ LEAST_SOUND_S = 0.25
 def blocks(
     source: Source, *, sample_rate: int, channel: int | None = None, max_duration_s: float | None = None
 ) -> Iterator[Waveform]:
-    """Yield a recording in blocks of about a second, made into one channel and cleaned as `audio.read` does it.
+    """Yield a recording in blocks of about a second, made into one channel and cleaned as `recording.read` does it.
 
     Args:
         source: a path, or a seekable binary file.

@@ -67,7 +67,7 @@ def render(samples: Waveform, spec: SpectrogramSpec) -> Image:
     """Draw the log-mel image of a waveform.
 
     Args:
-        samples: float32 array of shape (samples,) at `spec.sample_rate`, as `audio.read` returns it.
+        samples: float32 array of shape (samples,) at `spec.sample_rate`, as `recording.read` returns it.
         spec: how to draw.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Recordings, folders and lists -> one row each, in batches; the next batch is read while the network runs."""
+"""Which recordings a person names: files, folders with all folders below, and lists."""
 
 import csv
 import io

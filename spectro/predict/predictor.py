@@ -141,7 +141,7 @@ class Predictor:
         split_channels: bool = False,
         max_duration_s: float | None = None,
     ) -> Iterator[Segment]:
-        """Yield what is heard in the course of a recording of any length; see `windows.timeline`.
+        """Yield what is heard in the course of a recording of any length; see `predict.timeline.segments`.
 
         Raises:
             AudioError: the recording cannot be used, or not from some moment on.

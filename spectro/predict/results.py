@@ -1,4 +1,4 @@
-"""What is said of one recording, or of a part of one; and pictures scored in batches, drawn while the network runs."""
+"""What is said of one recording, or of a part of one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
