@@ -221,6 +221,7 @@ class Server(uvicorn.Server):
                 proxy_headers=bool(proxies),
                 forwarded_allow_ips=list(proxies),
                 timeout_graceful_shutdown=stop_s,
+                log_config=None,  # uvicorn's closes all handlers of the process, and absl's close what they write to
                 log_level="error",
                 access_log=False,
                 server_header=False,

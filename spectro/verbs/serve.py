@@ -1,6 +1,7 @@
 """The serve verb: the HTTP service and its web page."""
 
 import importlib.util
+import logging
 import os
 import socket
 import sys
@@ -126,6 +127,7 @@ def _serve(settings: ServeSettings, listener: socket.socket) -> int:
     print(f"{what} at http://{f'[{host}]' if ':' in host else host}:{port}", file=sys.stderr, flush=True)
     if not keys and not ip_address(host).is_loopback:
         print(f"warning: {OPEN_TO_ALL}", file=sys.stderr, flush=True)
+    logging.basicConfig(level=logging.ERROR, format="%(levelname)s: %(message)s")
     sys.setswitchinterval(SWITCH_S)
     Server(app, limits, proxies=settings.proxies, stop_s=settings.stop_s).run(sockets=[listener])
     return 0

@@ -2,6 +2,8 @@
 
 import contextlib
 import http.client
+import io
+import logging
 import signal
 import socket
 import subprocess
@@ -276,3 +278,18 @@ def test_files_are_allowed_as_far_as_the_system_goes() -> None:
         assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] == before[1]
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+def test_a_service_leaves_the_logging_of_its_process_alone(start: Start) -> None:
+    class Closing(logging.StreamHandler):  # type: ignore[type-arg]
+        """As absl's handler does, which comes with TensorBoard."""
+
+        def close(self) -> None:
+            self.stream.close()
+            super().close()
+
+    handler = Closing(io.StringIO())
+    with start():
+        pass
+    assert not handler.stream.closed
+    handler.close()
