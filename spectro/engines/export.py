@@ -45,7 +45,7 @@ FILES = {EXPORT_FILE, DESCRIPTION_FILE, CARD_FILE, *(name for one in FOR_EXPORTS
 BATCH = 32
 
 
-def _check_replaceable(out: Path) -> None:
+def check_replaceable(out: Path) -> None:
     """Raise PredictionError if a folder holds anything but an earlier export."""
     names = {path.name for path in out.iterdir()} if out.is_dir() else set()
     if os.path.lexists(out) and not (
@@ -69,7 +69,7 @@ def _alone(out: Path) -> Iterator[None]:
             shutil.rmtree(before)
         elif before.exists():
             before.rename(out)
-        _check_replaceable(out)
+        check_replaceable(out)
         yield
 
 

@@ -4,18 +4,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from spectro.engines.export import _check_replaceable, export, synthetic
+from spectro.engines.export import check_replaceable, export, synthetic
 from spectro.errors import PredictionError
 from spectro.files import printable
 from spectro.model import metadata as descriptions
 from spectro.model.locate import default_checkpoint
 from spectro.picture import png
 from spectro.picture.spec import Image, SpectrogramSpec
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +43,7 @@ def run(settings: ExportSettings) -> int:
     """Run the verb; returns its exit code."""
     folder = (settings.checkpoint or default_checkpoint()).resolve()
     out = settings.out or folder.with_name(f"{folder.name}-export")
-    _check_replaceable(out)
+    check_replaceable(out)
     spec = descriptions.Description.from_dict(descriptions.read(folder), folder).spec
     pictures = synthetic(spec) if settings.index is None else _rendered(settings.index, spec)
     found = export(folder, out, list(islice(pictures, settings.pictures)))
