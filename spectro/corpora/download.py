@@ -1,29 +1,13 @@
-"""Fetch the corpora that may be downloaded: resumable, checksummed, with progress.
+"""The corpora that may be downloaded, and how their files are listed."""
 
-A file is written beside its place, goes on where it was cut off, and comes to its place when its checksum is right;
-then archives are unpacked. What is there already and right is not fetched again.
-"""
-
-import hashlib
-import zipfile
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import requests
-from requests.adapters import HTTPAdapter
-from tqdm import tqdm
-from urllib3.util.retry import Retry
 
 from spectro.corpora.registry import find
 from spectro.errors import DownloadError
-from spectro.outputs import check_ours, enter
-
-CHUNK = 1 << 16
-TIMEOUT_S = 60
-THREADS = 8
+from spectro.remote import RemoteFile, fetch_all, get_json, new_session
 
 ZENODO = "https://zenodo.org/records/1188976/files"
 BOREALIS = "https://borealisdata.ca/api"
@@ -31,23 +15,6 @@ TESS_DOI = "doi:10.5683/SP2/E8H2MF"
 GITHUB_API = "https://api.github.com/repos/CheyneyComputerScience/CREMA-D/git/trees/master?recursive=1"
 GITHUB_RAW = "https://raw.githubusercontent.com/CheyneyComputerScience/CREMA-D/master"
 GITHUB_MEDIA = "https://media.githubusercontent.com/media/CheyneyComputerScience/CREMA-D/master"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RemoteFile:
-    """A file to fetch.
-
-    Args:
-        url: where it is.
-        path: where it goes, below the corpus's folder.
-        checksum: `md5:...` or `sha256:...`; None if `pointer` tells it.
-        pointer: address of a Git LFS pointer that tells the SHA-256.
-    """
-
-    url: str
-    path: PurePosixPath
-    checksum: str | None = None
-    pointer: str | None = None
 
 
 def ravdess_files(_session: requests.Session) -> list[RemoteFile]:
@@ -68,7 +35,7 @@ def ravdess_song_files(_session: requests.Session) -> list[RemoteFile]:
 
 def tess_files(session: requests.Session, base: str = BOREALIS) -> list[RemoteFile]:
     """TESS, 2,800 clips, with the checksums that its Dataverse repository lists."""
-    answer = _get_json(session, f"{base}/datasets/:persistentId/?persistentId={TESS_DOI}")
+    answer = get_json(session, f"{base}/datasets/:persistentId/?persistentId={TESS_DOI}")
     entries = [entry["dataFile"] for entry in answer["data"]["latestVersion"]["files"]]
     return [
         RemoteFile(
@@ -85,7 +52,7 @@ def crema_d_files(
     session: requests.Session, api: str = GITHUB_API, raw: str = GITHUB_RAW, media: str = GITHUB_MEDIA
 ) -> list[RemoteFile]:
     """CREMA-D, 7,442 clips from its Git LFS store, whose pointers tell the checksums."""
-    listing = _get_json(session, api)
+    listing = get_json(session, api)
     if listing.get("truncated"):
         raise DownloadError("GitHub lists a part of CREMA-D's files only; try again later, or clone the repository")
     tree = listing["tree"]
@@ -129,134 +96,3 @@ def download(name: str, folder: Path) -> Path:
         raise DownloadError(f"the server lists the files of {corpus.title} in another form than before") from error
     fetch_all(session, files, folder)
     return folder
-
-
-def new_session() -> requests.Session:
-    """Return a session that tries again after passing faults."""
-    session = requests.Session()
-    retry = Retry(total=5, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504))
-    for scheme in ("https://", "http://"):
-        session.mount(scheme, HTTPAdapter(max_retries=retry, pool_maxsize=THREADS))
-    return session
-
-
-def fetch_all(session: requests.Session, files: list[RemoteFile], folder: Path) -> None:
-    """Fetch several files at a time, and unpack archives.
-
-    Raises:
-        DownloadError: a file failed; those that were fetched stay.
-    """
-    if not files:
-        raise DownloadError("the server lists no file; its layout may have changed")
-    single = len(files) == 1
-    with ThreadPoolExecutor(THREADS) as pool:
-        futures = [pool.submit(fetch, session, file, folder, show_progress=single) for file in files]
-        try:
-            for future in tqdm(futures, unit="file", disable=single):
-                path = future.result()
-                if path.suffix == ".zip":
-                    unpack(path, folder)
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def fetch(session: requests.Session, file: RemoteFile, folder: Path, *, show_progress: bool = False) -> Path:
-    """Fetch one file, going on where an earlier try was cut off.
-
-    Returns:
-        its path, complete and checked.
-
-    Raises:
-        DownloadError: the network failed, or the checksum does not match.
-    """
-    if file.path.is_absolute() or ".." in file.path.parts:
-        raise DownloadError(f"{file.url}: the server names a path outside of the folder: {file.path}")
-    target = folder / file.path
-    checksum = file.checksum or _checksum_from_pointer(session, str(file.pointer))
-    if target.exists() and _matches(target, checksum):
-        return target
-    check_ours([target], error=DownloadError)
-    partial = target.with_name(target.name + ".part")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        _receive(session, file.url, partial, show_progress)
-    except (requests.RequestException, OSError) as error:
-        raise DownloadError(f"{file.url}: {error}; run the command again to go on where it stopped") from error
-    if not _matches(partial, checksum):
-        partial.unlink()
-        raise DownloadError(f"{file.url}: does not match its checksum {checksum}; run the command again")
-    enter([target])
-    partial.replace(target)
-    return target
-
-
-def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a ZIP archive into `folder`; what is there already in full is kept.
-
-    Raises:
-        DownloadError: the archive is damaged, or names a path outside of `folder`.
-    """
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            for member in tqdm(opened.infolist(), desc=f"unpacking {archive.name}", unit="file"):
-                target = (folder / member.filename).resolve()
-                if not target.is_relative_to(folder.resolve()):
-                    raise DownloadError(f"{archive}: holds a path outside of the folder: {member.filename}")
-                if not (target.is_file() and target.stat().st_size == member.file_size):
-                    check_ours([] if member.is_dir() else [target], error=DownloadError)
-                    enter([] if member.is_dir() else [target])
-                    opened.extract(member, folder)
-    except zipfile.BadZipFile as error:
-        raise DownloadError(f"{archive}: is damaged ({error}); delete it and run the command again") from error
-
-
-def _receive(session: requests.Session, url: str, partial: Path, show_progress: bool) -> None:
-    done = partial.stat().st_size if partial.exists() else 0
-    headers = {"Range": f"bytes={done}-", "Accept-Encoding": "identity"} if done else {"Accept-Encoding": "identity"}
-    with session.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as answer:
-        if answer.status_code == requests.codes.requested_range_not_satisfiable:
-            return  # all of it is there; the checksum will tell
-        answer.raise_for_status()
-        resumed = answer.status_code == requests.codes.partial_content
-        length = int(answer.headers.get("Content-Length", 0))
-        with (
-            partial.open("ab" if resumed else "wb") as file,
-            tqdm(
-                desc=partial.stem,
-                total=length + done * resumed,
-                initial=done * resumed,
-                unit="B",
-                unit_scale=True,
-                disable=not show_progress,
-            ) as progress,
-        ):
-            for chunk in answer.iter_content(CHUNK):
-                progress.update(file.write(chunk))
-
-
-def _checksum_from_pointer(session: requests.Session, url: str) -> str:
-    try:
-        answer = session.get(url, timeout=TIMEOUT_S)
-        answer.raise_for_status()
-    except requests.RequestException as error:
-        raise DownloadError(f"{url}: {error}") from error
-    fields = dict(line.partition(" ")[::2] for line in answer.text.splitlines())
-    if not fields.get("oid", "").startswith("sha256:"):
-        raise DownloadError(f"{url}: is no Git LFS pointer; the repository's layout may have changed")
-    return fields["oid"]
-
-
-def _get_json(session: requests.Session, url: str) -> dict[str, Any]:
-    try:
-        answer = session.get(url, timeout=TIMEOUT_S)
-        answer.raise_for_status()
-        content: dict[str, Any] = answer.json()
-    except requests.RequestException as error:
-        raise DownloadError(f"{url}: {error}") from error
-    return content
-
-
-def _matches(path: Path, checksum: str) -> bool:
-    algorithm, _, expected = checksum.partition(":")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, algorithm).hexdigest() == expected.lower()
