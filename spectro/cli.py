@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from spectro import __version__
 from spectro.errors import SpectroError
@@ -21,6 +21,7 @@ from spectro.files import MESSAGE, printable
 
 VERBS = {
     "download": ("DownloadSettings", "fetch the corpora that may be downloaded"),
+    "weights": ("WeightsSettings", "list and fetch starting weights that have heard sound"),
     "render": ("RenderSettings", "draw clips, and augmented copies of them, as pictures"),
     "finetune": ("FinetuneSettings", "fine-tune a network, with whole speakers held out"),
     "evaluate": ("EvaluateSettings", "measure a checkpoint on the speakers that it has not heard"),
@@ -37,11 +38,14 @@ VERBS = {
 }
 """Settings and purpose of each verb; its module in `spectro.verbs` is imported when it is used."""
 
-RESUMED = ("download", "render", "finetune", "predict", "features", "speech", "study")
+RESUMED = ("download", "weights", "render", "finetune", "predict", "features", "speech", "study")
 """The verbs that go on where an earlier run was stopped."""
 
-POSITIONAL = dict.fromkeys(("predict", "timeline", "explain"), "inputs")
-"""The field of a verb's settings that is given without a name."""
+POSITIONAL = {
+    **dict.fromkeys(("predict", "timeline", "explain"), ("inputs", "+", "recordings, folders, or lists (.txt, .csv)")),
+    "weights": ("names", "*", "names of starting weights; none lists them"),
+}
+"""The field of a verb's settings that is given without a name, how many values it takes, and what they are."""
 
 MODE = "spectro"
 """How options and configurations are read: YAML in which names stay as they are written."""
@@ -111,6 +115,7 @@ def parse(verb: str, settings_class: type[Any], arguments: list[str]) -> Any:
         SpectroError: a value contradicts another.
         SystemExit: an option is unknown or its value does not fit (2), or help was asked for (0).
     """
+    import docstring_parser
     import yaml
     from jsonargparse import ArgumentParser, get_loader, set_loader
 
@@ -119,17 +124,22 @@ def parse(verb: str, settings_class: type[Any], arguments: list[str]) -> Any:
     summary = (settings_class.__doc__ or "").partition("\n    Args:")[0]
     parser = ArgumentParser(prog=f"spectro {verb}", description=" ".join(summary.split()), parser_mode=MODE)
     parser.add_argument("--config", action="config")
-    positional = POSITIONAL.get(verb)
+    positional, count, what = POSITIONAL.get(verb, ("", "", ""))
     if positional:
-        parser.add_argument(positional, nargs="+", type=str, help="recordings, folders, or lists (.txt, .csv)")
-    parser.add_class_arguments(settings_class, skip={positional} if positional else None)
+        parser.add_argument(positional, nargs=count, type=str, help=what, **({"default": []} if count == "*" else {}))
+    reserved = [one for one in fields(settings_class) if one.name.endswith("_")]
+    parser.add_class_arguments(settings_class, skip={positional, *(one.name for one in reserved)} - {""})
+    hints, told = get_type_hints(settings_class), docstring_parser.parse(settings_class.__doc__ or "").params
+    for one in reserved:  # words that Python keeps for itself, such as from
+        text = " ".join(next(line.description or "" for line in told if line.arg_name == one.name).split())
+        parser.add_argument(f"--{one.name[:-1]}", type=hints[one.name], default=one.default, help=text)
     arguments = _take_spec_file(parser, _keep_names(arguments), {one.name for one in fields(settings_class)})
     try:
         chosen = parser.instantiate(parser.parse_args(arguments))
     except ValueError as error:
         raise _root_cause(error) from error
-    names = [one.name for one in fields(settings_class)]
-    return settings_class(**{name: chosen[name] if name == NAMES else _at_home(chosen[name]) for name in names})
+    given = {one.name: chosen[one.name.rstrip("_")] for one in fields(settings_class)}
+    return settings_class(**{name: value if name == NAMES else _at_home(value) for name, value in given.items()})
 
 
 def _at_home(value: Any) -> Any:
@@ -214,7 +224,11 @@ def _names(node: Any, inside: bool) -> Iterator[Any]:
 
 
 def _take_spec_file(parser: Any, arguments: list[str], takes: set[str]) -> list[str]:
-    """Make `--spec FILE` the default of all `--spec.FIELD`; FILE may be a checkpoint's spectro.json."""
+    """Make `--spec FILE` the default of all `--spec.FIELD`.
+
+    FILE may be a checkpoint's spectro.json, or the name of a spec that starting weights read.
+    """
+    from spectro.model.pretrained import SPECS
     from spectro.picture.spec import SpectrogramSpec
 
     kept: list[str] = []
@@ -224,7 +238,8 @@ def _take_spec_file(parser: Any, arguments: list[str], takes: set[str]) -> list[
         if name != "--spec" or "spec" not in takes:
             kept.append(argument)
             continue
-        spec = SpectrogramSpec.from_file(_at_home(Path(value or next(rest, ""))))
+        named = value or next(rest, "")
+        spec = SPECS[named] if named in SPECS else SpectrogramSpec.from_file(_at_home(Path(named)))
         parser.set_defaults({f"spec.{key}": value for key, value in spec.to_dict().items()})
     return kept
 

@@ -229,6 +229,18 @@ def fingerprint(content: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
+def cache_folder() -> Path:
+    """Return the folder of what is kept to be used again: `spectro` in XDG_CACHE_HOME, or in `.cache` at home.
+
+    Raises:
+        SpectroError: nobody knows where that could be.
+    """
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spectro"
+    except RuntimeError as error:
+        raise SpectroError("there is no home folder to keep anything in: name a folder with XDG_CACHE_HOME") from error
+
+
 def sign(path: Path) -> Signature | None:
     """Return what changes when a file is written or replaced; None if it cannot be looked at.
 

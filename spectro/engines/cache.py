@@ -1,6 +1,5 @@
 """Exports that are kept for the engines that compute them: made once for each checkpoint, whole whenever used."""
 
-import os
 import shutil
 import sys
 import time
@@ -10,8 +9,8 @@ from pathlib import Path
 
 from spectro.engines import export
 from spectro.engines.registry import FOR_EXPORTS
-from spectro.errors import CheckpointError, ExportError
-from spectro.files import fingerprint, printable
+from spectro.errors import CheckpointError, ExportError, SpectroError
+from spectro.files import cache_folder, fingerprint, printable
 from spectro.model import metadata as descriptions
 from spectro.model.metadata import EXPORT_FILE
 
@@ -21,8 +20,7 @@ A_DAY_S = 86_400
 def kept(folder: Path) -> Path:
     """Return the folder of a checkpoint's export in the cache; made if it is not there, or no longer as it was made.
 
-    The cache is `spectro` in XDG_CACHE_HOME, or in `.cache` in the home folder. A checkpoint's export is made anew when
-    spectro, PyTorch or an engine has another version.
+    A checkpoint's export is made anew when spectro, PyTorch or an engine has another version.
 
     Raises:
         CheckpointError: the folder holds no checkpoint.
@@ -34,7 +32,10 @@ def kept(folder: Path) -> Path:
         raise descriptions.missing(folder, Path(error.filename).name) from error
     except OSError as error:
         raise CheckpointError(f"{printable(folder)}: cannot be read ({error.strerror or error})") from error
-    out = _cache() / name
+    try:
+        out = cache_folder() / name
+    except SpectroError as error:
+        raise ExportError(str(error)) from error
     try:
         if _intact(out):
             return out
@@ -52,18 +53,6 @@ def kept(folder: Path) -> Path:
                 "name a folder that can be written to, or predict with what `spectro export` writes"
             ) from error
     return out
-
-
-def _cache() -> Path:
-    """Return the folder of all exports that are kept.
-
-    Raises:
-        ExportError: nobody knows where that could be.
-    """
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spectro"
-    except RuntimeError as error:
-        raise ExportError("there is no home folder to keep an export in: name a folder with XDG_CACHE_HOME") from error
 
 
 def _intact(out: Path) -> bool:

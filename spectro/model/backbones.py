@@ -1,7 +1,7 @@
 """Networks that read pictures: made, given weights, and divided into layers for training.
 
 ImageNet networks, their input normalisation and their published weights are timm's. `mobilenet`, `vgg16`, `vgg19` and
-`inceptionv3` are short names; any other timm name works, and so do the names of `sequence`.
+`inceptionv3` are short names; any other timm name works, and so do the names of `sequence` and `sound`.
 """
 
 import hashlib
@@ -17,12 +17,15 @@ from timm.models import group_parameters
 from torch import nn
 
 from spectro.errors import TrainingError, WeightsError
-from spectro.model import sequence
-from spectro.model.metadata import WEIGHTS_FILE
+from spectro.model import convert, metadata, sequence, sound
+from spectro.model.metadata import DESCRIPTION_FILE, WEIGHTS_FILE
+from spectro.model.pretrained import PRETRAINED
+from spectro.picture.spec import SpectrogramSpec
 
 StateDict: TypeAlias = dict[str, torch.Tensor]
 Plan: TypeAlias = Literal["head", "last-block", "all", "gradual"]
 
+OWN = (*sequence.NAMES, *sound.NAMES)
 SHORT_NAMES = {"mobilenet": "mobilenetv2_100", "inceptionv3": "inception_v3"}
 
 
@@ -50,14 +53,15 @@ class SpectrogramNet(nn.Module):
             hint = (
                 f"near are {', '.join(near)}"
                 if near
-                else f"mobilenet, vgg16, vgg19, inceptionv3, {', '.join(sequence.NAMES)} and timm's names work"
+                else f"mobilenet, vgg16, vgg19, inceptionv3, {', '.join(OWN)} and timm's names work"
             )
             raise TrainingError(f"there is no backbone {backbone!r}; {hint}")
         self.backbone_name, self.hidden, self.classes = backbone, hidden, classes
         self.backbone = timm.create_model(name, pretrained=False, num_classes=0)
         self.config: dict[str, Any] = timm.data.resolve_data_config({}, model=self.backbone)
-        self.register_buffer("mean", torch.zeros(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.ones(1, 3, 1, 1), persistent=False)
+        self.channels: int = self.config["input_size"][0]
+        self.register_buffer("mean", torch.zeros(1, self.channels, 1, 1), persistent=False)
+        self.register_buffer("std", torch.ones(1, self.channels, 1, 1), persistent=False)
         self.set_normalisation(self.config["mean"], self.config["std"])
         features = int(self.backbone.head_hidden_size)
         self.features = hidden or features
@@ -67,17 +71,18 @@ class SpectrogramNet(nn.Module):
         self.head = nn.Sequential(*layers, nn.Linear(self.features, classes))
 
     def set_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Set mean and standard deviation of the input's three channels, as shares of the gray scale."""
-        self.mean.copy_(torch.tensor(mean).view(1, 3, 1, 1) * 255)
-        self.std.copy_(torch.tensor(std).view(1, 3, 1, 1) * 255)
+        """Set mean and standard deviation of the input's channels, as shares of the gray scale."""
+        self.mean.copy_(torch.tensor(mean).view(self.mean.shape) * 255)
+        self.std.copy_(torch.tensor(std).view(self.std.shape) * 255)
 
     def embed(self, pictures: torch.Tensor) -> torch.Tensor:
         """Return the features before the head, of shape (batch, features).
 
         Args:
-            pictures: of shape (batch, 1 or 3, height, width), values 0 to 255, uint8 or float.
+            pictures: of shape (batch, 1 or 3, height, width), values 0 to 255, uint8 or float; one channel for networks
+                of one.
         """
-        normalised = (pictures.to(self.mean.dtype) - self.mean) / self.std  # one channel becomes three here
+        normalised = (pictures.to(self.mean.dtype) - self.mean) / self.std  # one channel becomes three if need be
         features: torch.Tensor = self.backbone(normalised.contiguous(memory_format=torch.channels_last))
         return features
 
@@ -91,25 +96,52 @@ class SpectrogramNet(nn.Module):
         logits: torch.Tensor = self.head(self.embed(pictures))
         return logits
 
-    def check_size(self, height: int, width: int) -> None:
-        """Raise TrainingError if the backbone takes pictures of one size only, and not of this one."""
-        _, expected_height, expected_width = self.config["input_size"]
+    def check_pictures(self, spec: SpectrogramSpec) -> None:
+        """Raise TrainingError if the backbone cannot take pictures of a spec."""
+        _, height, width = self.config["input_size"]
         fixed = self.backbone.pretrained_cfg.get("fixed_input_size", False)
-        if fixed and (height, width) != (expected_height, expected_width):
+        if fixed and (spec.height, spec.width) != (height, width):
             raise TrainingError(
-                f"{self.backbone_name} takes pictures of {expected_width} x {expected_height} only, these are "
-                f"{width} x {height}: render with --spec.height {expected_height} --spec.width {expected_width} "
+                f"{self.backbone_name} takes pictures of {width} x {height} only, these are "
+                f"{spec.width} x {spec.height}: render with --spec.height {height} --spec.width {width} "
                 f"(and --spec.n_fft 2048)"
+            )
+        if self.channels == 1 and spec.channels != "gray":
+            raise TrainingError(
+                f"{self.backbone_name} takes gray pictures only, these have colours: render with --spec.channels gray"
             )
 
 
-def load_weights(net: SpectrogramNet, weights: str) -> str:
-    """Give the backbone its starting weights; the head keeps its own.
+def network_of(backbone: str, weights: str) -> str:
+    """Return the name of the network that weights are of, where a backbone's name leaves that to them.
+
+    Args:
+        backbone: name of a network, or of a family of networks, such as `mobilenet`.
+        weights: as in `load_weights`.
+
+    Raises:
+        TrainingError: the weights have a name, and are not of this backbone.
+    """
+    if weights not in PRETRAINED:
+        return backbone
+    own = PRETRAINED[weights]
+    if backbone not in (own.network, *own.families):
+        raise TrainingError(
+            f"{weights} are the weights of {own.network}, and not of {backbone}: name --backbone {own.network}, "
+            "or other --weights"
+        )
+    return own.network
+
+
+def load_weights(net: SpectrogramNet, weights: str, spec: SpectrogramSpec) -> str:
+    """Give the backbone its starting weights, and the input normalisation that goes with them; the head keeps its own.
 
     Args:
         net: the network.
-        weights: `auto` fetches timm's published ImageNet weights; `none` keeps random ones; else a file (.safetensors,
-            or a PyTorch state dict with timm's or torchvision's names) or a checkpoint folder of ours.
+        weights: `auto` fetches timm's published ImageNet weights; `none` keeps random ones; a name in `PRETRAINED`
+            fetches those, if they are not kept; else a file (.safetensors, or a PyTorch state dict with timm's or
+            torchvision's names) or a checkpoint folder of ours.
+        spec: the spec of the pictures that will be read.
 
     Returns:
         where the weights come from, for the checkpoint's card.
@@ -121,15 +153,40 @@ def load_weights(net: SpectrogramNet, weights: str) -> str:
         return "random initialisation"
     if weights == "auto":
         return _fetch(net)
-    path = Path(weights)
+    told, path = f"file {Path(weights).name}", Path(weights)
+    if weights in PRETRAINED:
+        own = PRETRAINED[weights]
+        net.set_normalisation(**own.normalisation(spec))
+        told, path = f"{weights} ({own.title}; {own.licence}; {own.url})", convert.kept(weights)
+    elif path.is_dir() and (path / DESCRIPTION_FILE).is_file():
+        _take_normalisation(net, path)
     given = _read_state(path / WEIGHTS_FILE if path.is_dir() else path)
     expected = net.backbone.state_dict()
     _fit(expected, _to_timm_names(given, net.backbone), f"{weights} for {net.backbone_name}")
-    return f"file {path.name}"
+    return told
+
+
+def _take_normalisation(net: SpectrogramNet, folder: Path) -> None:
+    """Let the network read pictures as a checkpoint's does.
+
+    Raises:
+        CheckpointError: its description is damaged.
+        WeightsError: its network has another number of channels.
+    """
+    content = metadata.read(folder)
+    metadata.Description.from_dict(content, folder)  # which checks it
+    told = content["normalisation"]
+    if not len(told["mean"]) == len(told["std"]) == net.channels:
+        raise WeightsError(
+            f"{folder}: its network reads {len(told['mean'])} channels, {net.backbone_name} {net.channels}"
+        )
+    net.set_normalisation(**told)
 
 
 def weights_identity(weights: str) -> str:
     """Return `auto`, `none`, or a file's name with its SHA-256, which tells one start of a run from another."""
+    if weights in PRETRAINED:
+        return f"{weights} sha256:{PRETRAINED[weights].sha256}"
     path = Path(weights) / WEIGHTS_FILE if Path(weights).is_dir() else Path(weights)
     if weights in ("auto", "none") or not path.is_file():
         return Path(weights).name

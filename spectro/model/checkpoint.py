@@ -113,7 +113,8 @@ def load(folder: Path) -> Checkpoint:
         net = _network(about, content)
         net.load_state_dict({name: _cast(value, "float32") for name, value in state.items()})
         net.set_normalisation(**content["normalisation"])
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        net.check_pictures(about.spec)
+    except (OSError, ValueError, RuntimeError, SafetensorError, SpectroError) as error:
         raise descriptions.misfit(folder, error) from error
     if bad := [name for name, tensor in net.state_dict().items() if not bool(torch.isfinite(tensor).all())]:
         raise CheckpointError(

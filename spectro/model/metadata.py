@@ -36,7 +36,7 @@ SCHEMA = record(
         "labels": many(anything, least=1, most=10_000),  # `label_problem` says what they must be
         "spec": anything,  # `SpectrogramSpec` says what it must be
         "normalisation": record(
-            {"mean": many(number(-100, 100), least=3, most=3), "std": many(number(1e-4, 100), least=3, most=3)}
+            {"mean": many(number(-100, 100), least=1, most=3), "std": many(number(1e-4, 100), least=1, most=3)}
         ),
         "temperature": number(COLDEST, HOTTEST),
     },

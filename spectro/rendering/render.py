@@ -63,8 +63,8 @@ class RenderSettings:
         out: folder for pictures and index; null for data/images/CORPUS.
         copies: augmented copies per clip, in addition to the untouched one.
         augment: how copies are altered.
-        spec: what a picture looks like. --spec FILE reads a spec.json or a checkpoint's spectro.json; --spec.FIELD
-            changes one field.
+        spec: what a picture looks like. --spec FILE reads a spec.json or a checkpoint's spectro.json; --spec mn04_as
+            takes what those starting weights read (`spectro weights` lists them); --spec.FIELD changes one field.
         protocol: make copies only of the training clips of this protocol; null makes copies of all clips, and training
             uses those of its own clips.
         fold: fold of that protocol.

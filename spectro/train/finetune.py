@@ -23,7 +23,7 @@ from spectro.corpora.splits import natural
 from spectro.errors import TrainingError
 from spectro.files import held, printable, read_json, remove_leftovers, write_json
 from spectro.identity import identity_of
-from spectro.model.backbones import SpectrogramNet, load_weights, weights_identity
+from spectro.model.backbones import SpectrogramNet, load_weights, network_of, weights_identity
 from spectro.model.checkpoint import Checkpoint
 from spectro.model.metadata import CARD_FILE, DESCRIPTION_FILE, WEIGHTS_FILE
 from spectro.outputs import check_ours
@@ -53,8 +53,9 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
     data = _data(settings)
     rank_zero_only(print)(data.tally, file=sys.stderr)
     pl.seed_everything(settings.seed, verbose=False)
-    net = SpectrogramNet(settings.backbone, len(data.labels), hidden=settings.hidden, dropout=settings.dropout)
-    net.check_size(data.spec.height, data.spec.width)
+    backbone = network_of(settings.backbone, settings.weights)
+    net = SpectrogramNet(backbone, len(data.labels), hidden=settings.hidden, dropout=settings.dropout)
+    net.check_pictures(data.spec)
     identity = _identity(settings, data)
     with warnings.catch_warnings():
         silence()
@@ -63,7 +64,7 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
         with _alone(out, first=trainer.is_global_zero):  # before what lies there is looked at
             resume = _find_run(out, identity, settings.overwrite)
             _check_folder(settings)
-            weights = load_weights(net, settings.weights)
+            weights = load_weights(net, settings.weights, data.spec)
             origin = describe(settings, data, weights, identity)
             net.to(memory_format=torch.channels_last)
             unaltered = not (settings.mask or settings.train.mixup or settings.train.cutmix)

@@ -20,9 +20,10 @@ class FinetuneSettings:
 
     Args:
         index: folder of a rendering.
-        backbone: mobilenet, vgg16, vgg19, inceptionv3, cnn1d, lstm, gru, or any timm name.
-        weights: auto fetches the published ImageNet weights; none starts from random weights; otherwise a file
-            (.safetensors, or a state dict with timm's or torchvision's names) or a checkpoint folder.
+        backbone: mobilenet, vgg16, vgg19, inceptionv3, mn04, cnn1d, lstm, gru, or any timm name.
+        weights: auto fetches the published ImageNet weights; mn04_as fetches weights trained on AudioSet (`spectro
+            weights` lists such names); none starts from random weights; otherwise a file (.safetensors, or a state dict
+            with timm's or torchvision's names) or a checkpoint folder.
         out: folder for the checkpoint; null for checkpoints/BACKBONE-NAME_OF_INDEX-foldN, or -all with train_on all.
         labels: label scheme: emotion, emotion5, valence, gender, emotion-gender, emotion5-gender.
         protocol: how speakers are split: luna-jimenez, emobox (both for RAVDESS), group-kfold or loso; random-leaky

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 
 from spectro.errors import TrainingError, WeightsError
 from spectro.model.backbones import SpectrogramNet, layers, load_weights, trainable
+from spectro.picture.spec import SpectrogramSpec
 
 NAMES = {"mobilenet": "mobilenetv2_100", "vgg16": "vgg16", "vgg19": "vgg19", "inceptionv3": "inception_v3"}
 TWINS = [pytest.param(name, marks=pytest.mark.slow) if name == "vgg16" else name for name in NAMES]
@@ -56,7 +57,7 @@ def test_timms_published_files_give_timms_own_features(name: str, tmp_path: Path
     save_file(published.state_dict(), path)
     net = SpectrogramNet(name, 8).eval()
     pictures = _inputs(net)
-    assert load_weights(net, str(path)) == "file weights.safetensors"
+    assert load_weights(net, str(path), SpectrogramSpec()) == "file weights.safetensors"
     normalised = (pictures.float() - net.mean) / net.std
     expected = published.forward_head(published.forward_features(normalised), pre_logits=True)
     assert _distance(net.embed(pictures), expected) < 1e-3
@@ -72,7 +73,7 @@ def test_torchvisions_published_files_give_torchvisions_own_features(name: str, 
     path = tmp_path / "weights.pth"
     torch.save(published.state_dict(), path)
     net = SpectrogramNet(name, 8).eval()
-    load_weights(net, str(path))
+    load_weights(net, str(path), SpectrogramSpec())
     pictures = _inputs(net)
     normalised = (pictures.float() - net.mean) / net.std
     last = "fc" if name == "inceptionv3" else "classifier"
@@ -107,7 +108,7 @@ def test_weights_that_do_not_fit_are_refused_with_a_list(tmp_path: Path) -> None
     path = tmp_path / "weights.safetensors"
     save_file(state, path)
     with pytest.raises(WeightsError) as caught:
-        load_weights(SpectrogramNet("test_efficientnet", 4), str(path))
+        load_weights(SpectrogramNet("test_efficientnet", 4), str(path), SpectrogramSpec())
     for part in (
         "1 missing: bn1.weight",
         "1 unknown: stranger.weight",
@@ -124,7 +125,7 @@ def test_a_pickle_that_is_more_than_tensors_is_not_loaded(tmp_path: Path) -> Non
     path = tmp_path / "weights.pth"
     torch.save({"state_dict": Evil()}, path)
     with pytest.raises(WeightsError, match="not loaded for safety"):
-        load_weights(SpectrogramNet("test_efficientnet", 4), str(path))
+        load_weights(SpectrogramNet("test_efficientnet", 4), str(path), SpectrogramSpec())
     assert not (tmp_path / "owned").exists()
 
 
@@ -133,9 +134,9 @@ def test_a_pickle_that_is_more_than_tensors_is_not_loaded(tmp_path: Path) -> Non
 def test_a_broken_file_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(WeightsError, match=rf"{name}: "):
-        load_weights(SpectrogramNet("test_efficientnet", 4), str(tmp_path / name))
+        load_weights(SpectrogramNet("test_efficientnet", 4), str(tmp_path / name), SpectrogramSpec())
     with pytest.raises(WeightsError, match="cannot be read"):
-        load_weights(SpectrogramNet("test_efficientnet", 4), str(tmp_path / "gone.pth"))
+        load_weights(SpectrogramNet("test_efficientnet", 4), str(tmp_path / "gone.pth"), SpectrogramSpec())
 
 
 def test_auto_never_falls_back_to_other_weights(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -147,7 +148,7 @@ def test_auto_never_falls_back_to_other_weights(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(timm, "create_model", refuse)
     with pytest.raises(WeightsError, match=r"no route to the hub.*--weights PATH.*--weights none"):
-        load_weights(net, "auto")
+        load_weights(net, "auto", SpectrogramSpec())
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
@@ -161,7 +162,7 @@ def test_auto_takes_what_timm_fetches(monkeypatch: pytest.MonkeyPatch) -> None:
         return fetched
 
     monkeypatch.setattr(timm, "create_model", fetch)
-    assert load_weights(net, "auto").startswith("timm test_efficientnet")
+    assert load_weights(net, "auto", SpectrogramSpec()).startswith("timm test_efficientnet")
     assert asked == {"name": "test_efficientnet", "pretrained": True, "num_classes": 0}
     for name, value in fetched.state_dict().items():
         assert torch.equal(net.backbone.state_dict()[name], value)
@@ -174,9 +175,9 @@ def test_an_unknown_backbone_is_refused_with_near_names() -> None:
 
 def test_a_fixed_size_backbone_says_how_to_render_for_it() -> None:
     net = SpectrogramNet("test_vit", 4)
-    net.check_size(160, 160)
+    net.check_pictures(SpectrogramSpec(height=160, width=160, n_fft=2048))
     with pytest.raises(TrainingError, match=r"--spec\.height 160 --spec\.width 160"):
-        net.check_size(128, 224)
+        net.check_pictures(SpectrogramSpec())
 
 
 @pytest.mark.parametrize("name", [*NAMES, "resnet18", "test_vit"])

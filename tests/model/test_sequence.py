@@ -61,7 +61,7 @@ def test_every_network_reads_pictures_of_any_size_and_learns_in_all_its_parts(
 
 def test_weights_that_nobody_has_published_are_not_made_up() -> None:
     with pytest.raises(WeightsError, match=r"nobody has published any for lstm.*--weights none"):
-        load_weights(SpectrogramNet("lstm", 3), "auto")
+        load_weights(SpectrogramNet("lstm", 3), "auto", SpectrogramSpec())
 
 
 def test_a_1d_cnn_is_trained_kept_and_used_like_any_backbone(world: World, tmp_path: Path, wav: WriteWav) -> None:
