@@ -111,7 +111,7 @@ def overhead(settings: FinetuneSettings, steps: int, rounds: int) -> dict[str, A
     torch.manual_seed(0)
     turns = InTurns(Bare(settings, data, steps), Bare(settings, data, steps, told=False))
     net = SpectrogramNet(settings.backbone, len(data.labels)).to(memory_format=torch.channels_last)
-    model = Classifier(net, settings.train, settings.seed, data.class_weights(), data.log_prior())
+    model = Classifier(net, settings.train, settings.seed, data.class_weights(), data.prior())
     trainer, _best = make_trainer(settings, settings.folder)
     trainer.callbacks = [turns]  # no checkpoints, which come once an epoch
     trainer.limit_train_batches, trainer.limit_val_batches = steps, 0

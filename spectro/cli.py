@@ -51,6 +51,8 @@ MODE = "spectro"
 """How options and configurations are read: YAML in which names stay as they are written."""
 NAMES = "valid_speakers"
 """The field whose values are names that can look like numbers, dates or switches, and stay as they are written."""
+SEVERAL = {"finetune": "index"}
+"""The field of a verb's settings that may be given several values, one after the other."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -126,13 +128,14 @@ def parse(verb: str, settings_class: type[Any], arguments: list[str]) -> Any:
     parser.add_argument("--config", action="config")
     positional, count, what = POSITIONAL.get(verb, ("", "", ""))
     if positional:
-        parser.add_argument(positional, nargs=count, type=str, help=what, **({"default": []} if count == "*" else {}))
+        parser.add_argument(positional, nargs=count, type=str, help=what, default=[] if count == "*" else None)
     reserved = [one for one in fields(settings_class) if one.name.endswith("_")]
     parser.add_class_arguments(settings_class, skip={positional, *(one.name for one in reserved)} - {""})
     hints, told = get_type_hints(settings_class), docstring_parser.parse(settings_class.__doc__ or "").params
     for one in reserved:  # words that Python keeps for itself, such as from
         text = " ".join(next(line.description or "" for line in told if line.arg_name == one.name).split())
         parser.add_argument(f"--{one.name[:-1]}", type=hints[one.name], default=one.default, help=text)
+    arguments = _gather(arguments, SEVERAL.get(verb))
     arguments = _take_spec_file(parser, _keep_names(arguments), {one.name for one in fields(settings_class)})
     try:
         chosen = parser.instantiate(parser.parse_args(arguments))
@@ -178,6 +181,19 @@ def _keep_names(arguments: list[str]) -> list[str]:
         else:
             kept.append(_list_of_names(argument) if kept and kept[-1] == f"--{NAMES}" else argument)
     return kept
+
+
+def _gather(arguments: list[str], several: str | None) -> list[str]:
+    """Make `--index A B` a single value, a list, where a field may have several."""
+    gathered: list[str] = []
+    rest = list(arguments)
+    while rest:
+        gathered.append(rest.pop(0))
+        if gathered[-1] == f"--{several}":
+            count = next((place for place, one in enumerate(rest) if one.startswith("--")), len(rest))
+            values, rest = rest[:count], rest[count:]
+            gathered += [json.dumps(values)] if len(values) > 1 else values
+    return gathered
 
 
 def _list_of_names(text: str) -> str:

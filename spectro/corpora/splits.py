@@ -20,11 +20,15 @@ from spectro.files import fingerprint
 Part: TypeAlias = Literal["train", "valid", "test"]
 PARTS: tuple[Part, ...] = ("train", "valid", "test")
 TrainOn: TypeAlias = Literal["train", "valid", "all"]
+Fold: TypeAlias = int | str
+"""A fold's number, from 0, or its name, which under `cross-corpus` is the corpus that is tested."""
 EVERYONE = "everyone"
+UNUSED = "none"
 
 K = 5
 MIN_SPEAKERS = 3  # one to test, one to validate, one to train
 VALID_SHARE = 0.15
+CROSS_CORPUS = "cross-corpus"
 LEAKY, LEAKY_COPIES = "random-leaky", "random-leaky-copies"
 LEAK = "speakers, and often sentences, are shared between training and test: the figures say nothing about new speakers"
 LEAKS = {LEAKY: LEAK, LEAKY_COPIES: f"augmented copies of test clips train wherever copies do, and {LEAK}"}
@@ -48,15 +52,15 @@ class Split:
 
     Args:
         protocol: the protocol's name.
-        fold: number of the fold, from 0.
+        fold: number of the fold, from 0, or its name.
         folds: how many there are.
-        part: part of each clip, by `clip_id`.
+        part: part of each clip, by `clip_id`; a clip that would let a tested speaker be heard is of none.
         speakers: speakers of each part, sorted.
         leak: what leaks from training to test; empty if nothing does.
     """
 
     protocol: str
-    fold: int
+    fold: Fold
     folds: int
     part: dict[str, Part]
     speakers: dict[Part, tuple[str, ...]]
@@ -107,13 +111,13 @@ Folds: TypeAlias = list[tuple[set[str], set[str]]]  # validation and test speake
 Protocol: TypeAlias = Callable[[pd.DataFrame], Folds]
 
 
-def split(clips: pd.DataFrame, protocol: str, fold: int, valid: Sequence[str] = ()) -> Split:
+def split(clips: pd.DataFrame, protocol: str, fold: Fold, valid: Sequence[str] = ()) -> Split:
     """Split clips by one fold of a protocol.
 
     Args:
         clips: a clip table with a column `label`; several rows a clip (copies) are split together.
-        protocol: a name in `PROTOCOLS` or `LEAKS`.
-        fold: number of the fold, from 0.
+        protocol: a name in `PROTOCOLS` or `LEAKS`, or `cross-corpus`.
+        fold: number of the fold, from 0; under `cross-corpus` the name of the corpus that is tested.
         valid: speakers to validate on, in place of the protocol's.
 
     Raises:
@@ -124,13 +128,13 @@ def split(clips: pd.DataFrame, protocol: str, fold: int, valid: Sequence[str] = 
     if protocol in LEAKS:
         if valid:
             raise SplitError(f"{protocol} splits clips, not speakers: nobody can be chosen to validate")
-        parts, folds = _leaky(unique, fold)
-    elif protocol in PROTOCOLS:
+        parts, folds = _leaky(unique, _number(protocol, fold))
+    elif protocol in PROTOCOLS or protocol == CROSS_CORPUS:
         parts, folds = _by_speaker(unique, protocol, fold, set(valid))
     else:
-        raise SplitError(f"unknown protocol {protocol!r}; there are {', '.join([*PROTOCOLS, *LEAKS])}")
+        raise SplitError(f"unknown protocol {protocol!r}; there are {', '.join([*PROTOCOLS, CROSS_CORPUS, *LEAKS])}")
     speakers = speaker_names(unique).fillna("").to_numpy(dtype=str)
-    missing = sorted(set(unique["label"]) - set(unique["label"][parts == "train"]))
+    missing = sorted(set(unique["label"][parts != UNUSED]) - set(unique["label"][parts == "train"]))
     if missing:
         raise SplitError(
             f"{protocol} fold {fold}: no training clip is labelled {', '.join(missing)}, since few speakers have such "
@@ -140,7 +144,7 @@ def split(clips: pd.DataFrame, protocol: str, fold: int, valid: Sequence[str] = 
         protocol=protocol,
         fold=fold,
         folds=folds,
-        part=dict(zip(unique["clip_id"], parts.tolist(), strict=True)),
+        part={clip: part for clip, part in zip(unique["clip_id"], parts.tolist(), strict=True) if part != UNUSED},
         speakers={part: tuple(natural(set(speakers[parts == part]))) for part in PARTS},
         leak=LEAKS.get(protocol, ""),
     )
@@ -158,27 +162,61 @@ def everyone(clips: pd.DataFrame) -> Split:
     )
 
 
-def _by_speaker(clips: pd.DataFrame, protocol: str, fold: int, chosen: set[str]) -> tuple[np.ndarray[Any, Any], int]:
+def _by_speaker(clips: pd.DataFrame, protocol: str, fold: Fold, chosen: set[str]) -> tuple[np.ndarray[Any, Any], int]:
     if clips["speaker"].isna().any():
         raise SplitError(
             f"{protocol} needs every clip's speaker, and {int(clips['speaker'].isna().sum())} clips do not tell it: "
             f"list them in a CSV with the columns path, label, speaker; {WITHOUT_SPEAKERS}"
         )
-    folds = PROTOCOLS[protocol](clips)
-    _check_fold(protocol, fold, len(folds))
-    valid, test = folds[fold]
+    if protocol == CROSS_CORPUS:
+        folds, (valid, test) = clips["corpus"].nunique(), _cross_corpus(clips, fold)
+    else:
+        found = PROTOCOLS[protocol](clips)
+        number, folds = _number(protocol, fold), len(found)
+        _check_fold(protocol, number, folds)
+        valid, test = found[number]
     named = speaker_names(clips)
     chosen = {_known_name(name, set(named)) for name in chosen}
     if impossible := natural((chosen & test) | (chosen - set(named))):
         raise SplitError(f"{protocol} fold {fold}: {', '.join(impossible)} cannot validate: tested, or not among clips")
     valid = chosen or valid
-    parts = np.where(named.isin(test), "test", np.where(named.isin(valid), "valid", "train"))
+    parts = np.where(named.isin(test), "test", np.where(named.isin(valid), "valid", "train")).astype(object)
+    corpora = clips["corpus"].to_numpy(dtype=str)
+    if protocol == CROSS_CORPUS:
+        known = clips["label"].isin(set(clips["label"][parts == "train"])).to_numpy()
+        parts[(parts == "test") & ((corpora != fold) | ~known)] = UNUSED
+    elif protocol in OF_RAVDESS and "ravdess" in corpora:
+        parts[(parts != "train") & (corpora != "ravdess")] = UNUSED  # who is tested speaking is not heard singing
     for part in PARTS:
         if not (parts == part).any():
             raise SplitError(
                 f"{protocol} fold {fold}: no {part} speaker is among these clips' speakers; {_other_way(named)}"
             )
-    return parts, len(folds)
+    return parts, folds
+
+
+def _cross_corpus(clips: pd.DataFrame, fold: Fold) -> tuple[set[str], set[str]]:
+    """Return who validates, some speakers of each other corpus, and who is tested, all speakers of a corpus."""
+    corpora = natural(set(clips["corpus"]))
+    if fold not in corpora or len(set(map(voices, corpora))) < 2:
+        raise SplitError(
+            f"{CROSS_CORPUS} tests one corpus and trains on others: name one of {', '.join(corpora)} with --fold, and "
+            "renderings of two or more with --index"
+        )
+    groups, named = clips["corpus"].map(voices), speaker_names(clips)
+    test = set(named[groups == voices(str(fold))])
+    valid: set[str] = set()
+    for _group, own in clips.groupby(groups.to_numpy(dtype=str)):
+        speakers = speaker_names(clips).loc[own.index]
+        if not set(speakers) & test and (count := round(VALID_SHARE * speakers.nunique())):
+            valid |= set(_shuffled(own.assign(name=speakers), 0)[:count])
+    return valid, test
+
+
+def _number(protocol: str, fold: Fold) -> int:
+    if not isinstance(fold, int):
+        raise SplitError(f"{protocol} has numbered folds, from 0; fold {fold!r} was asked for")
+    return fold
 
 
 def _known_name(name: str, names: set[str]) -> str:
@@ -255,13 +293,14 @@ def _check_fold(protocol: str, fold: int, folds: int) -> None:
 
 
 def _luna_jimenez(clips: pd.DataFrame) -> Folds:
-    _only_ravdess(clips, "luna-jimenez")
-    return [(_texts(valid), _texts(test)) for valid, test in zip(LUNA_JIMENEZ_VALID, LUNA_JIMENEZ_TEST, strict=True)]
+    _own, prefix = _ravdess_among(clips, "luna-jimenez")
+    folds = [(_texts(valid), _texts(test)) for valid, test in zip(LUNA_JIMENEZ_VALID, LUNA_JIMENEZ_TEST, strict=True)]
+    return _prefixed(folds, prefix)
 
 
 def _emobox(clips: pd.DataFrame) -> Folds:
-    _only_ravdess(clips, "emobox")
-    return [(_draw(clips, _texts(test), fold), _texts(test)) for fold, test in enumerate(EMOBOX_TEST)]
+    own, prefix = _ravdess_among(clips, "emobox")
+    return _prefixed([(_draw(own, _texts(test), fold), _texts(test)) for fold, test in enumerate(EMOBOX_TEST)], prefix)
 
 
 def _leave_one_out(clips: pd.DataFrame) -> Folds:
@@ -296,21 +335,35 @@ def _draw(clips: pd.DataFrame, test: set[str], fold: int) -> set[str]:
     """
     named = clips.assign(name=speaker_names(clips)).drop_duplicates("name")
     named = named[~named["name"].isin(test)]
+    return set(_shuffled(named, fold)[: max(1, round(VALID_SHARE * len(named)))])
+
+
+def _shuffled(named: pd.DataFrame, fold: int) -> list[str]:
+    """Return the names in a column `name`, each once, drawn anew for each fold, women and men in turns where told."""
     groups = [natural(set(names)) for _gender, names in named.groupby(named["gender"].fillna(""))["name"]]
     generator = np.random.default_rng(fold)
     shuffled = [[str(name) for name in generator.permutation(group)] for group in groups]
     shuffled.sort(key=len, reverse=True)
-    alternating = [name for turn in zip_longest(*shuffled) for name in turn if name is not None]
-    return set(alternating[: max(1, round(VALID_SHARE * len(named)))])
+    return [name for turn in zip_longest(*shuffled) for name in turn if name is not None]
 
 
-def _only_ravdess(clips: pd.DataFrame, protocol: str) -> None:
-    corpora = set(clips["corpus"])
-    if not corpora <= {"ravdess", "ravdess-song"}:
+def _ravdess_among(clips: pd.DataFrame, protocol: str) -> tuple[pd.DataFrame, str]:
+    """Return the clips of RAVDESS, and what their actors' names begin with among those of the other clips' speakers.
+
+    All others train: speakers of other corpora are none of RAVDESS's.
+    """
+    groups = clips["corpus"].map(voices)
+    own = clips[groups == "ravdess"]
+    if not len(own):
         raise SplitError(
-            f"{protocol} is a protocol of RAVDESS; these clips are of {', '.join(sorted(corpora))}: "
+            f"{protocol} is a protocol of RAVDESS; these clips are of {', '.join(sorted(set(clips['corpus'])))}: "
             f"{_other_way(speaker_names(clips))}"
         )
+    return own, "ravdess/" if groups.nunique() > 1 else ""
+
+
+def _prefixed(folds: Folds, prefix: str) -> Folds:
+    return [({f"{prefix}{one}" for one in valid}, {f"{prefix}{one}" for one in test}) for valid, test in folds]
 
 
 def _texts(actors: tuple[int, ...]) -> set[str]:
@@ -318,17 +371,20 @@ def _texts(actors: tuple[int, ...]) -> set[str]:
 
 
 def natural(names: Iterable[str]) -> list[str]:
-    """Return names in order, numbers by value."""
-    return sorted(
-        (str(name) for name in names),
-        key=lambda name: (not name.isdecimal(), int(name) if name.isdecimal() else 0, name),
-    )
+    """Return names in order, numbers by value, also behind the name of a corpus."""
+
+    def place(name: str) -> tuple[str, bool, int, str]:
+        corpus, _, own = name.rpartition("/")
+        return corpus, not own.isdecimal(), int(own) if own.isdecimal() else 0, own
+
+    return sorted((str(name) for name in names), key=place)
 
 
+OF_RAVDESS = ("luna-jimenez", "emobox")
 PROTOCOLS: dict[str, Protocol] = {
     "luna-jimenez": _luna_jimenez,
     "emobox": _emobox,
     "loso": _leave_one_out,
     "group-kfold": _group_kfold,
 }
-"""The protocols that keep speakers apart, by name."""
+"""The protocols that keep speakers apart in numbered folds, by name."""

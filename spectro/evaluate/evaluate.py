@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from spectro.corpora.labels import label_clips
-from spectro.corpora.splits import LEAKS, data_fingerprint, full_names, heard, natural, speaker_names, split
+from spectro.corpora.splits import LEAKS, data_fingerprint, full_names, heard, natural, speaker_names, split, voices
 from spectro.engines.base import Chances, batch
 from spectro.errors import EvaluationError
 from spectro.evaluate import plots
@@ -52,6 +52,8 @@ class EvaluateSettings:
         part: test or valid: the speakers that the checkpoint's own split holds out; all: every untouched clip, for
             another corpus. The report names speakers the network was trained on.
         out: folder for the report; null for CHECKPOINT/evaluation-PART.
+        answers: any: every label of the checkpoint is an answer; corpus: only labels that the clip's corpus has, as
+            figures on foreign corpora are told. The report says which.
         transductive: also report, separately, the network after its batch norms have seen all clips of a speaker
             without labels, speaker by speaker. Compare these figures with other transductive ones only.
         rounds: bootstrap samples.
@@ -64,6 +66,7 @@ class EvaluateSettings:
     index: Path = Path("data/images/synthetic")
     part: Literal["test", "valid", "all"] = "test"
     out: Path | None = None
+    answers: Literal["any", "corpus"] = "any"
     transductive: bool = False
     rounds: int = 1000
     seed: int = 0
@@ -166,11 +169,25 @@ def _clips(index: pd.DataFrame, checkpoint: Description, part: str) -> pd.DataFr
                 )
             labelled = labelled[labelled["clip_id"].map(found.part) == part]
         else:
-            labelled = labelled[speaker_names(labelled).isin(own["speakers"][part])]
+            wanted = set(full_names(own["speakers"][part], data["corpora"]).values())
+            labelled = labelled[_full_names(labelled).isin(wanted)]
     labelled = labelled[(labelled["copy"] == 0) & labelled["label"].isin(checkpoint.labels)]
     if not len(labelled):
         raise EvaluationError(f"no clip of the {part} speakers, with a label of this checkpoint, is in the index")
     return labelled.reset_index(drop=True)
+
+
+def _full_names(clips: pd.DataFrame) -> "pd.Series[str]":
+    """Return the speakers' names with their corpus, whether or not the clips are of one corpus alone."""
+    return clips["corpus"].map(voices) + "/" + clips["speaker"]
+
+
+def _among(chances: Chances, clips: pd.DataFrame, labels: tuple[str, ...]) -> Chances:
+    """Return probabilities among the labels that each clip's corpus has in these clips."""
+    has = clips.groupby("corpus")["label"].unique()
+    possible = np.array([[label in has[corpus] for label in labels] for corpus in clips["corpus"]])
+    kept: Chances = chances * possible
+    return kept / kept.sum(axis=1, keepdims=True)
 
 
 def _trained_on(checkpoint: Description) -> Any:
@@ -185,6 +202,8 @@ def _predict(predictor: Predictor, settings: EvaluateSettings, clips: pd.DataFra
     if broken:
         raise EvaluationError(f"{broken[0].path}: {broken[0].error}; render again")
     chances = np.array([[row.probabilities[label] for label in predictor.labels] for row in found])
+    if settings.answers == "corpus":
+        chances = _among(chances, clips, predictor.labels)
     return with_chances(told(clips), predictor.labels, chances)
 
 
@@ -243,5 +262,6 @@ def _describe(folder: Path, checkpoint: Description, clips: pd.DataFrame, settin
         "protocol": own["protocol"],
         "fold": own["fold"],
         "leak": own["leak"],
+        **({"answers": settings.answers} if settings.answers != "any" else {}),
         "speakers_heard_in_training": known,
     }

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from spectro.errors import CheckpointError, SpectroError
 from spectro.files import fingerprint, printable, quoted, read_foreign_json
-from spectro.model.schema import anything, keyed, many, number, one_of, record, text, whole
+from spectro.model.schema import anything, either, keyed, many, number, one_of, record, text, whole
 from spectro.picture.spec import SpectrogramSpec
 
 FORMAT = 1
@@ -51,7 +51,7 @@ SCHEMA = record(
         "split": record(
             {
                 "protocol": text(),
-                "fold": whole(),
+                "fold": either(text(), whole()),
                 "speakers": record({"train": NAMES, "valid": NAMES, "test": NAMES}),
                 "leak": text(),
             },

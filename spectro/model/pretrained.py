@@ -148,7 +148,7 @@ PRETRAINED = {
             url="https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/mn04_as_mAP_432.pt",
             sha256="899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c",
             licence="MIT",
-            parameters=781_360,
+            parameters=713_248,
         ),
     )
 }

@@ -58,6 +58,20 @@ def whole(least: int = 0, most: int = LARGEST) -> Check:
     return check
 
 
+def either(*kinds: Check) -> Check:
+    """Take a value of one of some kinds; the error is that of the last."""
+
+    def check(value: Any, name: str) -> None:
+        for of in kinds[:-1]:
+            try:
+                return of(value, name)
+            except ValueError:
+                continue
+        return kinds[-1](value, name)
+
+    return check
+
+
 def number(least: float, most: float) -> Check:
     """Take a number between two others; NaN and true are none."""
 

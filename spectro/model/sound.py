@@ -49,7 +49,7 @@ def _mn04(pretrained: bool = False, **options: Any) -> nn.Module:
     if pretrained:
         raise WeightsError("mn04 starts from the weights mn04_as, not from auto: name them with --weights mn04_as")
     scaled = partial(round_channels, multiplier=WIDTH)
-    network = MobileNetV3(
+    network: nn.Module = MobileNetV3(
         decode_arch_def(_definition(scaled)),
         in_chans=1,
         num_classes=options.get("num_classes", 0),
@@ -60,8 +60,7 @@ def _mn04(pretrained: bool = False, **options: Any) -> nn.Module:
         norm_layer=partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01),
         se_layer=partial(SqueezeExcite, gate_layer="sigmoid", force_act_layer=nn.ReLU, rd_round_fn=round_channels),
     )
-    network.pretrained_cfg = network.default_cfg = dict(_CONFIG)
-    return network
+    return _described(network, **_CONFIG)
 
 
 def _definition(scaled: Any) -> list[list[str]]:
@@ -89,8 +88,14 @@ def _yamnet(pretrained: bool = False, **options: Any) -> nn.Module:
     network: nn.Module = timm.create_model(
         "mobilenetv1_100", in_chans=1, pad_type="same", num_classes=options.get("num_classes", 0)
     )
-    network.pretrained_cfg = network.default_cfg = {**_CONFIG, "input_size": (1, 64, 288)}
-    return network
+    return _described(network, **{**_CONFIG, "input_size": (1, 64, 288)})
+
+
+def _described(network: Any, **config: Any) -> nn.Module:
+    """Return a network with what timm's tells of its input."""
+    network.pretrained_cfg = network.default_cfg = config
+    described: nn.Module = network
+    return described
 
 
 def _register(name: str, make: Any) -> None:

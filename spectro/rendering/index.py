@@ -1,5 +1,6 @@
 """The index of a rendering, which training, evaluation and features read."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -32,3 +33,31 @@ def read_index(folder: Path) -> tuple[pd.DataFrame, SpectrogramSpec]:
     if "spec" not in index or set(index["spec"]) != {spec.fingerprint}:
         raise RenderError(f"{printable(folder)}: {INDEX} and {SPEC} disagree; render again")
     return index, spec
+
+
+def read_indexes(folders: Sequence[Path]) -> tuple[pd.DataFrame, SpectrogramSpec]:
+    """Read the image indexes of renderings by one spec, as one whose column `image` holds whole paths.
+
+    Args:
+        folders: output folders of renderings, one at least.
+
+    Returns:
+        the index, and the spec of its pictures.
+
+    Raises:
+        RenderError: one of them holds no complete rendering, was rendered by another spec, or has a clip of another.
+    """
+    indexes, first = [], SpectrogramSpec()
+    for place, folder in enumerate(folders):
+        index, spec = read_index(folder)
+        first = first if place else spec
+        if spec.fingerprint != first.fingerprint:
+            raise RenderError(
+                f"{printable(folder)}: was rendered by spec {spec.fingerprint}, {printable(folders[0])} by "
+                f"{first.fingerprint}; render both with --spec {printable(folders[0] / SPEC)}"
+            )
+        indexes.append(index.assign(image=[str(folder / name) for name in index["image"]]))
+    whole = pd.concat(indexes, ignore_index=True)
+    if twice := whole.loc[whole.duplicated(["clip_id", "copy"]), "clip_id"].tolist():
+        raise RenderError(f"the clip {printable(twice[0])} is in two of these renderings; name each corpus once")
+    return whole, first

@@ -1,4 +1,4 @@
-"""Rendered pictures -> batches, split by a protocol.
+"""Rendered pictures of one corpus or several -> batches, split by a protocol.
 
 Pictures are read when they are needed; up to `KEPT_BYTES` of them stay in memory for the next epoch. All that is random
 is drawn by the sampler from (seed, epoch), so that an epoch is the same whatever the number of workers and after a
@@ -6,6 +6,7 @@ resumption.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -19,17 +20,18 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
 from spectro.corpora.labels import label_clips, tally
-from spectro.corpora.splits import PARTS, Part, Split, TrainOn, data_fingerprint, everyone, split
+from spectro.corpora.splits import CROSS_CORPUS, PARTS, Fold, Part, Split, TrainOn, data_fingerprint, everyone, split
 from spectro.errors import CorpusError, TrainingError
 from spectro.files import printable
 from spectro.model.metadata import label_problem
 from spectro.picture import png
 from spectro.picture.spec import Image, SpectrogramSpec
-from spectro.rendering.index import read_index
+from spectro.rendering.index import read_indexes
+from spectro.train.conditions import Conditions, ConditionSettings
 from spectro.train.masking import Masker, MaskingSettings
 
 Activations: TypeAlias = Sequence[torch.Tensor]
-Batch: TypeAlias = tuple[torch.Tensor | Activations, torch.Tensor]
+Batch: TypeAlias = tuple[torch.Tensor | Activations, torch.Tensor, torch.Tensor]
 Copies: TypeAlias = Literal["one", "all", "none"]
 Balance: TypeAlias = Literal["none", "sampling", "loss", "prior"]
 
@@ -44,50 +46,53 @@ class Draw(NamedTuple):
     seed: int
 
 
-class PictureDataset(Dataset[tuple[torch.Tensor | Activations, int]]):
+class PictureDataset(Dataset[tuple[torch.Tensor | Activations, int, int]]):
     """Pictures of an index, read one by one.
 
     Args:
-        folder: the rendering's folder.
-        rows: rows of the image index with the columns `image` and `target`.
+        rows: rows of the image index with the columns `image` (whole paths), `target` and `group`.
         spec: the spec that the pictures must have been drawn by.
-        masker: alters pictures that are asked for with a seed; None leaves all as they are.
+        alter: alters pictures that are asked for with a seed; None leaves all as they are.
         known: what is returned in place of pictures, by the name of their image; None for pictures.
     """
 
     def __init__(
         self,
-        folder: Path,
         rows: pd.DataFrame,
         spec: SpectrogramSpec,
-        masker: Masker | None = None,
+        alter: Callable[[Image, int], Image] | None = None,
         known: dict[str, Activations] | None = None,
     ) -> None:
-        self._folder, self._spec = folder, spec
+        self._spec = spec
         # An array of plain bytes: counting references to Python strings would copy them into every worker.
         self._images = rows["image"].to_numpy(dtype=bytes)
         self._targets = rows["target"].to_numpy(dtype=np.int64)
-        self._masker, self._known = masker, known
+        self._groups = rows["group"].to_numpy(dtype=np.int64)
+        self._alter, self._known = alter, known
         self._read: dict[int, Image] = {}
 
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitem__(self, draw: Draw | int) -> tuple[torch.Tensor | Activations, int]:
-        """Return a picture as uint8 of shape (channels, height, width), or what is known of it, and its target."""
+    def __getitem__(self, draw: Draw | int) -> tuple[torch.Tensor | Activations, int, int]:
+        """Return a picture as uint8 of shape (channels, height, width), or what is known of it, its target and group.
+
+        The group is the number of its corpus among those of the data.
+        """
         row, seed = draw if isinstance(draw, tuple) else (draw, None)
+        target, group = int(self._targets[row]), int(self._groups[row])
         if self._known is not None:
-            return self._known[self._images[row].decode()], int(self._targets[row])
+            return self._known[self._images[row].decode()], target, group
         pixels = self._pixels(row)
-        if self._masker is not None and seed is not None:
-            pixels = self._masker(pixels, seed)
+        if self._alter is not None and seed is not None:
+            pixels = self._alter(pixels, seed)
         planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-        return torch.from_numpy(np.array(planes, order="C")), int(self._targets[row])
+        return torch.from_numpy(np.array(planes, order="C")), target, group
 
     def _pixels(self, row: int) -> Image:
         pixels = self._read.get(row)
         if pixels is None:
-            pixels = png.read(self._folder / self._images[row].decode(), self._spec).pixels
+            pixels = png.read(Path(self._images[row].decode()), self._spec).pixels
             if (len(self._read) + 1) * pixels.nbytes <= KEPT_BYTES:
                 self._read[row] = pixels
         return pixels
@@ -97,25 +102,40 @@ class ClipSampler(Sampler[Draw]):
     """Draws an epoch's pictures: which clips, which copy of each, and the seed of each one's masking.
 
     Args:
-        rows: training rows with the columns `clip_id` and `target`.
+        rows: training rows with the columns `clip_id`, `target` and `group`.
         copies: `one`: every clip once, as one of its copies; `all`: every copy of every clip.
-        balanced: draw clips so that labels come equally often, with replacement.
+        balanced: draw clips so that labels come equally often in each group, with replacement.
         seed: seed of the run.
         first_epoch: epochs that a resumed run has behind it.
+        temperature: draw groups in proportion to their clips to this power, with replacement; 1 takes every clip once.
+        clips: pictures an epoch, drawn with replacement if they are more than there are; 0 for all.
     """
 
-    def __init__(self, rows: pd.DataFrame, copies: Copies, balanced: bool, seed: int, first_epoch: int = 0) -> None:
-        groups = rows.groupby("clip_id", sort=False).indices
-        self._rows_of_clip = [np.asarray(indices) for indices in groups.values()]
+    def __init__(
+        self,
+        rows: pd.DataFrame,
+        copies: Copies,
+        balanced: bool,
+        seed: int,
+        first_epoch: int = 0,
+        temperature: float = 1.0,
+        clips: int = 0,
+    ) -> None:
+        found = rows.groupby("clip_id", sort=False).indices
+        self._rows_of_clip = [np.asarray(indices) for indices in found.values()]
         self._all_rows = copies == "all"
-        targets = rows["target"].to_numpy(dtype=np.int64)
-        clip_targets = np.array([targets[indices[0]] for indices in self._rows_of_clip])
-        counts = np.bincount(clip_targets)
-        weights = 1.0 / counts[clip_targets]
-        self._weights = weights / weights.sum() if balanced else None
+        firsts = [indices[0] for indices in self._rows_of_clip]
+        targets = rows["target"].to_numpy(dtype=np.int64)[firsts]
+        groups = rows["group"].to_numpy(dtype=np.int64)[firsts]
+        kinds = groups * (targets.max() + 1) + targets if balanced else groups
+        weights = np.bincount(groups)[groups] ** temperature / np.bincount(groups)[groups]
+        if balanced:
+            weights *= np.bincount(groups)[groups] / np.bincount(kinds)[kinds]
+        drawn = balanced or temperature != 1 or clips > len(firsts)
+        self._weights = weights / weights.sum() if drawn else None
         self._seed = seed
         self._epoch = self._first_epoch = first_epoch
-        self._count = len(rows) if self._all_rows else len(self._rows_of_clip)
+        self._count = clips or (len(rows) if self._all_rows else len(self._rows_of_clip))
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch that is drawn next.
@@ -133,24 +153,25 @@ class ClipSampler(Sampler[Draw]):
             clips = generator.choice(len(self._rows_of_clip), self._count, p=self._weights)
             rows = np.array([generator.choice(self._rows_of_clip[clip]) for clip in clips])
         elif self._all_rows:
-            rows = generator.permutation(np.concatenate(self._rows_of_clip))
+            rows = generator.permutation(np.concatenate(self._rows_of_clip))[: self._count]
         else:
-            rows = generator.permutation([generator.choice(indices) for indices in self._rows_of_clip])
+            rows = generator.permutation([generator.choice(indices) for indices in self._rows_of_clip])[: self._count]
         seeds = generator.integers(0, 2**32, self._count, dtype=np.uint64)
         for place in range(_rank(), len(self) * _world_size(), _world_size()):
             yield Draw(int(rows[place]), int(seeds[place]))
 
 
 class PictureDataModule(pl.LightningDataModule):
-    """Training, validation and test batches of a rendering.
+    """Training, validation and test batches of renderings by one spec.
 
-    Batches are `(pictures, targets)`: uint8 of shape (batch, channels, height, width), and int64 of shape (batch,).
-    Validation and test see untouched clips only, training those of its own speakers and their copies.
+    Batches are `(pictures, targets, groups)`: uint8 of shape (batch, channels, height, width), and twice int64 of shape
+    (batch,). A group is the number of a clip's corpus in `corpora`. Validation and test see untouched clips only,
+    training those of its own speakers and their copies.
 
     Args:
-        folder: a rendering's folder.
+        folders: folders of renderings.
         label_scheme: a name in `corpora.labels.SCHEMES`.
-        protocol: a name in `corpora.splits.PROTOCOLS`, or `random-leaky`.
+        protocol: a name in `corpora.splits.PROTOCOLS`, `cross-corpus` or `random-leaky`.
         fold: fold of the protocol.
         valid_speakers: speakers that validate, in place of the protocol's.
         batch_size: pictures a batch.
@@ -158,49 +179,65 @@ class PictureDataModule(pl.LightningDataModule):
             `none`: untouched clips only.
         balance: `sampling`: labels are drawn equally often; `loss`: rare labels weigh more in the loss; `prior`: the
             loss accounts for the labels' shares.
-        masking: how training pictures are altered; None for not at all.
+        masking: how training pictures are masked and warped; None for not at all.
+        conditions: which recording conditions training pictures get, before they are masked.
         seed: seed of the run.
         workers: processes that read pictures.
         train_on: which speakers train: `train`, the protocol's training speakers; `valid`, its validation speakers,
             too; `all`, all speakers, whatever the protocol.
+        temperature: corpora are drawn in proportion to their clips to this power; 1 takes every clip once.
+        clips: training pictures an epoch; 0 for as many as there are clips (or copies).
 
     Raises:
-        RenderError: `folder` holds no complete rendering.
+        RenderError: a folder holds no complete rendering, or of another spec.
         CorpusError: the labels or the split cannot be had from these clips.
     """
 
     def __init__(
         self,
-        folder: Path,
-        *,
+        *folders: Path,
         label_scheme: str = "emotion",
         protocol: str = "group-kfold",
-        fold: int = 0,
+        fold: Fold = 0,
         valid_speakers: Sequence[str] = (),
         batch_size: int = 32,
         copies: Copies = "none",
         balance: Balance = "none",
         masking: MaskingSettings | None = None,
+        conditions: ConditionSettings = ConditionSettings(),  # noqa: B008  it is frozen
         seed: int = 0,
         workers: int = 0,
         train_on: TrainOn = "train",
+        temperature: float = 1.0,
+        clips: int = 0,
     ) -> None:
         super().__init__()
-        index, self.spec = read_index(folder)
+        index, self.spec = read_indexes(folders)
         labelled, self.labels = label_clips(index, label_scheme)
         if problem := label_problem(self.labels):
-            raise CorpusError(f"{printable(folder)}: {problem}, and render again")
-        labelled["target"] = [self.labels.index(label) for label in labelled["label"]]
+            raise CorpusError(f"{printable(folders[0])}: {problem}, and render again")
         whole = everyone(labelled) if train_on == "all" else split(labelled, protocol, fold, valid_speakers)
         self.split: Split = whole.without_validation() if train_on == "valid" else whole
+        if protocol == CROSS_CORPUS:  # a label of the tested corpus alone is of no use
+            trained = set(labelled["label"][self.split.rows(labelled, "train", copies=False)])
+            self.labels = tuple(label for label in self.labels if label in trained)
+        self.corpora = tuple(sorted(labelled["corpus"].unique()))
+        numbers = {label: number for number, label in enumerate(self.labels)}
+        labelled["target"] = [numbers.get(label, -1) for label in labelled["label"]]
+        labelled["group"] = [self.corpora.index(corpus) for corpus in labelled["corpus"]]
+        self.counts = np.zeros((len(self.corpora), len(self.labels)), np.int64)
+        known = labelled[(labelled["copy"] == 0) & (labelled["target"] >= 0)]
+        np.add.at(self.counts, (known["group"], known["target"]), 1)
         self.rows: dict[Part, pd.DataFrame] = {part: self._part(labelled, part, copies) for part in PARTS}
         self.tally = tally(labelled)
-        self.corpora = tuple(sorted(labelled["corpus"].unique()))
         self.fingerprint = data_fingerprint(labelled, self.split)
-        self._folder = folder
+        self._temperature, self._clips = temperature, clips
         self._batch_size = batch_size
         self._copies, self._balance = copies, balance
-        self._masker = Masker(masking, self.spec.height, self.spec.width) if masking else None
+        self._alter: list[Callable[[Image, int], Image]] = (
+            [Conditions(conditions, self.spec)] if conditions.probability else []
+        )
+        self._alter += [Masker(masking, self.spec.height, self.spec.width)] if masking else []
         self._seed, self._workers = seed, workers
         self._known: dict[str, Activations] | None = None
         self.first_epoch = 0
@@ -224,10 +261,10 @@ class PictureDataModule(pl.LightningDataModule):
         rows = pd.concat([self.rows["train"], self.rows["valid"]], ignore_index=True)
         if len(rows) >= (epochs - self.first_epoch) * (len(self._sampler()) + len(self.rows["valid"])):
             return
-        loader = self._loader(PictureDataset(self._folder, rows, self.spec), persistent_workers=False)
+        loader = self._loader(PictureDataset(rows, self.spec), persistent_workers=False)
         known: dict[str, Activations] = {}
         names = iter(rows["image"])
-        for pictures, _targets in tqdm(loader, desc="frozen layers", unit="batch"):
+        for pictures, _targets, _groups in tqdm(loader, desc="frozen layers", unit="batch"):
             results = compute(pictures)
             if not all(isinstance(one, torch.Tensor) and one.shape[:1] == pictures.shape[:1] for one in results):
                 return
@@ -251,13 +288,27 @@ class PictureDataModule(pl.LightningDataModule):
         weights: npt.NDArray[Any] = np.where(counts > 0, counts.sum() / np.maximum(counts, 1) / (counts > 0).sum(), 0.0)
         return torch.tensor(weights, dtype=torch.float32)
 
-    def log_prior(self) -> torch.Tensor | None:
-        """Return the logarithms of the labels' shares, float32 of shape (labels,), for the loss; None for none."""
+    def possible(self) -> torch.Tensor:
+        """Return which labels each corpus has, bool of shape (corpora, labels); all of them if there is one corpus."""
+        return torch.from_numpy((self.counts > 0) | (len(self.corpora) == 1))
+
+    def prior(self) -> torch.Tensor | None:
+        """Return the chance of each label in each corpus, float32 of shape (corpora, labels), for the loss.
+
+        With `prior` they are the labels' shares among the corpus's training clips, else labels that it has are 1 and
+        others 0. None where that changes nothing.
+        """
+        possible = self.possible()
         if self._balance != "prior":
-            return None
-        counts = self._label_counts()
-        shares = np.maximum(counts, 1) / counts.sum()  # a label that never comes counts as one that came once
-        return torch.tensor(np.log(shares), dtype=torch.float32)
+            return possible.float() if len(self.corpora) > 1 else None
+        rows = self.rows["train"]
+        counts = np.zeros(self.counts.shape)
+        np.add.at(counts, (rows["group"], rows["target"]), 1)
+        counts = np.where(possible, np.maximum(counts, 1), 0)  # a label that never comes counts as one that came once
+        total = np.maximum(counts.sum(axis=1, keepdims=True), 1)
+        if len(self.corpora) == 1:
+            total = np.maximum(len(rows), 1)
+        return torch.tensor(counts / total, dtype=torch.float32)
 
     def _label_counts(self) -> npt.NDArray[np.int64]:
         return np.bincount(self.rows["train"]["target"], minlength=len(self.labels)).astype(np.int64)
@@ -271,7 +322,7 @@ class PictureDataModule(pl.LightningDataModule):
         """Return the training batches; a last batch that is not full is dropped."""
         rows = self.rows["train"]
         sampler = self._sampler()
-        dataset = PictureDataset(self._folder, rows, self.spec, self._masker, self._known)
+        dataset = PictureDataset(rows, self.spec, partial(_in_turn, self._alter), self._known)
         return self._loader(dataset, sampler=sampler, drop_last=True)
 
     def calibration_dataloader(self, pictures: int | None = None) -> DataLoader[Any]:
@@ -282,20 +333,21 @@ class PictureDataModule(pl.LightningDataModule):
         """
         rows = self.rows["train"]
         untouched = rows[rows["copy"] == 0].sample(frac=1.0, random_state=self._seed)[:pictures]
-        dataset = PictureDataset(self._folder, untouched, self.spec, known=self._known)
+        dataset = PictureDataset(untouched, self.spec, known=self._known)
         return self._loader(dataset, num_workers=0, persistent_workers=False)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return the validation batches, in the order of `rows["valid"]`."""
-        return self._loader(PictureDataset(self._folder, self.rows["valid"], self.spec, known=self._known))
+        return self._loader(PictureDataset(self.rows["valid"], self.spec, known=self._known))
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Return the test batches, in the order of `rows["test"]`."""
-        return self._loader(PictureDataset(self._folder, self.rows["test"], self.spec))
+        return self._loader(PictureDataset(self.rows["test"], self.spec))
 
     def _sampler(self) -> ClipSampler:
         balanced = self._balance == "sampling"
-        return ClipSampler(self.rows["train"], self._copies, balanced, self._seed, self.first_epoch)
+        rows, first = self.rows["train"], self.first_epoch
+        return ClipSampler(rows, self._copies, balanced, self._seed, first, self._temperature, self._clips)
 
     def _loader(self, dataset: PictureDataset, **options: Any) -> DataLoader[Any]:
         defaults: dict[str, Any] = {
@@ -305,6 +357,13 @@ class PictureDataModule(pl.LightningDataModule):
             "pin_memory": torch.cuda.is_available(),
         }
         return DataLoader(dataset, **(defaults | options))
+
+
+def _in_turn(steps: Sequence[Callable[[Image, int], Image]], pixels: Image, seed: int) -> Image:
+    """Return a picture altered by one step after the other."""
+    for step in steps:
+        pixels = step(pixels, seed)
+    return pixels
 
 
 def _rank() -> int:

@@ -67,8 +67,17 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
             weights = load_weights(net, settings.weights, data.spec)
             origin = describe(settings, data, weights, identity)
             net.to(memory_format=torch.channels_last)
-            unaltered = not (settings.mask or settings.train.mixup or settings.train.cutmix)
-            model = Classifier(net, settings.train, settings.seed, data.class_weights(), data.log_prior(), unaltered)
+            model = Classifier(
+                net,
+                settings.train,
+                settings.seed,
+                class_weights=data.class_weights(),
+                prior=data.prior(),
+                possible=data.possible(),
+                unaltered=not (
+                    settings.mask or settings.conditions.probability or settings.train.mixup or settings.train.cutmix
+                ),
+            )
             if resume is None and trainer.is_global_zero:
                 shutil.rmtree(out / TRAINING, ignore_errors=True)
                 write_json(out / TRAINING / RUN_FILE, identity)
@@ -118,7 +127,7 @@ def _fit(trainer: pl.Trainer, model: Classifier, data: PictureDataModule, resume
 def _data(settings: FinetuneSettings) -> PictureDataModule:
     workers = settings.workers if settings.workers >= 0 else min(4, (torch.get_num_threads() + 1) // 4)
     return PictureDataModule(
-        settings.index,
+        *settings.indexes,
         label_scheme=settings.labels,
         protocol=settings.protocol,
         fold=settings.fold,
@@ -127,9 +136,12 @@ def _data(settings: FinetuneSettings) -> PictureDataModule:
         copies=settings.copies,
         balance=settings.balance,
         masking=settings.masking if settings.mask else None,
+        conditions=settings.conditions,
         seed=settings.seed,
         workers=workers,
         train_on=settings.train_on,
+        temperature=settings.corpus_temperature,
+        clips=settings.epoch_clips,
     )
 
 
@@ -152,7 +164,7 @@ def _check_folder(settings: FinetuneSettings) -> None:
     out, weights = settings.folder, Path(settings.weights)
     known = (out / TRAINING / RUN_FILE).exists() or (out / DESCRIPTION_FILE).exists()
     names = (WEIGHTS_FILE, CARD_FILE, "curves.csv", "curves.png", TRAINING)
-    inputs = [settings.index, weights, weights / WEIGHTS_FILE]
+    inputs = [*settings.indexes, weights, weights / WEIGHTS_FILE]
     check_ours([out / name for name in names], error=TrainingError, inputs=inputs, known=known)
 
 

@@ -1,5 +1,6 @@
 """What is made of a finished training: the checkpoint, its figures, its temperature, and where it comes from."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,15 +93,15 @@ def finish(
         raise unusable(best, "it does not fit this run") from error
     net = model.net.cpu()
     freeze(net, settings.train, int(state["epoch"]))  # not yet done where a finished run is only written again
-    calibrate(net, (pictures for pictures, _targets in data.calibration_dataloader()))
+    calibrate(net, (pictures for pictures, *_rest in data.calibration_dataloader()))
     net.load_state_dict({name: checkpoints.kept(value, settings.dtype) for name, value in net.state_dict().items()})
     net.eval()
     curves, epoch = pd.read_csv(out / "curves.csv"), int(state["epoch"])
     origin["training"] |= {"epoch": epoch, "seconds": round(float(curves["seconds"].sum()), 1)}
     loaders = {"valid": data.val_dataloader()} | ({"test": data.test_dataloader()} if settings.test else {})
-    told = {part: predict_part(net, loader) for part, loader in loaders.items() if len(loader)}
-    origin["metrics"] = {part: measure(*found) for part, found in told.items()}
-    temperature = fit_temperature(*told["valid"]) if "valid" in told else settings.temperature
+    told = {part: predict_part(net, loader, data.possible()) for part, loader in loaders.items() if len(loader)}
+    origin["metrics"] = {part: measure_corpora(*found, data.corpora) for part, found in told.items()}
+    temperature = fit_temperature(*told["valid"][:2]) if "valid" in told else settings.temperature
     checkpoint = Checkpoint(net=net, labels=data.labels, spec=data.spec, temperature=temperature, origin=origin)
     checkpoints.save(checkpoint, out, dtype=settings.dtype)
     plot_curves(curves, epoch, out / "curves.png")
@@ -152,10 +153,37 @@ def estimate(path: Path, system: str, corpus: str, labels: str) -> list[dict[str
 
 
 @torch.inference_mode()
-def predict_part(net: SpectrogramNet, loader: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return logits float32 (clips, labels) and targets int64 (clips,) of a part, in float32 arithmetic."""
-    logits, targets = zip(*((net(pictures), wanted) for pictures, wanted in loader), strict=True)
-    return torch.cat(logits), torch.cat(targets)
+def predict_part(
+    net: SpectrogramNet, loader: Any, possible: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Return what a network says of a part, in float32 arithmetic.
+
+    Args:
+        net: the network.
+        loader: batches of pictures, targets and groups.
+        possible: which labels each group has, bool of shape (groups, labels); logits of others are minus infinity.
+
+    Returns:
+        logits float32 (clips, labels), targets int64 (clips,) and groups int64 (clips,).
+    """
+    found = [(net(pictures), targets, groups) for pictures, targets, groups in loader]
+    logits, targets, groups = (torch.cat(parts) for parts in zip(*found, strict=True))
+    _check_finite(logits)
+    return logits.masked_fill(~possible[groups], -torch.inf), targets, groups
+
+
+def measure_corpora(
+    logits: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor, corpora: Sequence[str]
+) -> dict[str, Any]:
+    """Return the figures of a part, as `measure`; of several corpora their means, and each one's own in `corpora`."""
+    own = {
+        corpora[group]: measure(logits[groups == group], targets[groups == group])
+        for group in sorted(set(groups.tolist()))
+    }
+    if len(own) == 1:
+        return next(iter(own.values()))
+    means = {name: round(float(np.mean([one[name] for one in own.values()])), 4) for name in ("uar", "wa", "f1")}
+    return {"clips": len(targets), **means, "corpora": own}
 
 
 def measure(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
@@ -185,7 +213,7 @@ def fit_temperature(logits: torch.Tensor, targets: torch.Tensor) -> float:
 
 
 def _check_finite(logits: torch.Tensor) -> None:
-    if not bool(torch.isfinite(logits).all()):
+    if bool(torch.isnan(logits).any() | torch.isposinf(logits).any()):
         raise TrainingError(
             "the network answers with numbers that are not finite (NaN or infinite), so there is nothing to measure; "
             "train it anew with a lower --train.learning_rate, or with --dtype float32 --precision 32-true"

@@ -20,6 +20,9 @@ from spectro.train.precision import spare_strided_depthwise
 
 BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 CALIBRATION_PICTURES = 256
+FIGURES = ("uar", "wa", "f1")
+IMPOSSIBLE = 1e-12
+"""The chance of a label that a corpus does not have: its logarithm is finite, and zero times it is zero."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,15 +115,18 @@ class Classifier(pl.LightningModule):
         seed: seed of what is random in a training step, which starts from (seed, step), so that a resumed run goes on
             as it would have.
         class_weights: float32 of shape (labels,) for the loss, or None.
-        log_prior: logarithms of the labels' shares among training clips, float32 of shape (labels,); they are added
-            to the logits in the training loss, so that the logits alone take all labels for equally likely. None for
-            nothing.
+        prior: chances of the labels in each corpus, float32 of shape (corpora, labels), 0 for a label that a corpus
+            does not have. Their logarithms are added to the logits in the training loss, so that the logits alone take
+            all labels for equally likely, and a corpus says nothing of labels that it lacks. None for nothing.
         unaltered: pictures come as they are in every epoch, so that what is frozen for good may be computed once.
+        possible: which labels each corpus has, bool of shape (corpora, labels): others are no answers in validation.
+            None for one corpus that has all.
 
-    Source: Menon et al., Long-tail learning via logit adjustment, ICLR 2021, section 5, for `log_prior`.
+    Source: Menon et al., Long-tail learning via logit adjustment, ICLR 2021, section 5, for `prior`.
     """
 
-    log_prior: torch.Tensor
+    prior: torch.Tensor
+    possible: torch.Tensor
 
     def __init__(
         self,
@@ -128,22 +134,27 @@ class Classifier(pl.LightningModule):
         settings: TrainingSettings,
         seed: int = 0,
         class_weights: torch.Tensor | None = None,
-        log_prior: torch.Tensor | None = None,
+        prior: torch.Tensor | None = None,
         unaltered: bool = False,
+        possible: torch.Tensor | None = None,
     ) -> None:
         super().__init__()
         self._unaltered = unaltered
         self._prefix: FrozenPrefix | None = None
         self.net, self.settings, self.seed = net, settings, seed
-        self.criterion = nn.CrossEntropyLoss(weight=class_weights, label_smoothing=settings.label_smoothing)
-        prior = torch.zeros(net.classes) if log_prior is None else log_prior
-        self.register_buffer("log_prior", prior, persistent=False)
+        possible = torch.ones(1, net.classes, dtype=torch.bool) if possible is None else possible
+        self.several = len(possible) > 1
+        smoothing = 0.0 if self.several else settings.label_smoothing  # which spreads over all labels alike
+        self.criterion = nn.CrossEntropyLoss(weight=class_weights, label_smoothing=smoothing)
+        self.register_buffer("prior", torch.ones(possible.shape) if prior is None else prior, persistent=False)
+        self.register_buffer("possible", possible, persistent=False)
+        told = net.classes + len(possible) * self.several
         self.mixes = [
-            mix(alpha=alpha, num_classes=net.classes)
+            mix(alpha=alpha, num_classes=told)
             for mix, alpha in ((v2.MixUp, settings.mixup), (v2.CutMix, settings.cutmix))
             if alpha > 0
         ]
-        self.valid_confusion = MulticlassConfusionMatrix(net.classes)
+        self.valid_confusion = MulticlassConfusionMatrix(possible.numel())  # a block a corpus
 
     def on_fit_start(self) -> None:
         """Compute what is frozen for good, where it can be told apart; keep out of bfloat16 what is slow in it."""
@@ -187,8 +198,11 @@ class Classifier(pl.LightningModule):
     def training_step(self, batch: Batch, _index: int) -> torch.Tensor:
         """Return the loss of a batch, mixed or not."""
         torch.manual_seed((self.seed << 24) + self.global_step)
-        given, targets = batch
+        given, targets, groups = batch
         count = len(targets)
+        if self.several:  # mixed alike
+            told = (targets, self.net.classes), (groups, len(self.possible))
+            targets = torch.cat([nn.functional.one_hot(*one) for one in told], dim=1).float()
         if self.mixes and isinstance(given, torch.Tensor):
             chosen = int(torch.randint(len(self.mixes), ()))
             given, targets = self.mixes[chosen](given.float(), targets)
@@ -197,15 +211,29 @@ class Classifier(pl.LightningModule):
         return loss
 
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the training loss of logits, float of shape (batch, labels), against targets of `CrossEntropyLoss`."""
-        loss: torch.Tensor = self.criterion(logits + self.log_prior, targets)
-        return loss
+        """Return the training loss.
+
+        Args:
+            logits: float of shape (batch, labels).
+            targets: targets of `CrossEntropyLoss`; of several corpora shares of labels, then shares of corpora, float
+                of shape (batch, labels + corpora).
+        """
+        if not self.several:
+            loss: torch.Tensor = self.criterion(logits + self.prior[0].log(), targets)
+            return loss
+        wanted, groups = targets[:, : self.net.classes], targets[:, self.net.classes :]
+        own = groups @ self.possible.float()
+        smoothing = self.settings.label_smoothing
+        wanted = (1 - smoothing) * wanted + smoothing * own / own.sum(dim=1, keepdim=True)
+        mixed: torch.Tensor = self.criterion(logits + (groups @ self.prior).clamp(min=IMPOSSIBLE).log(), wanted)
+        return mixed
 
     def validation_step(self, batch: Batch, _index: int) -> None:
-        """Measure a batch of validation speakers."""
-        given, targets = batch
-        logits = self.logits(given).float()
-        self.valid_confusion.update(logits, targets)
+        """Measure a batch of validation speakers; what a corpus does not have is no answer to its clips."""
+        given, targets, groups = batch
+        logits = self.logits(given).float().masked_fill(~self.possible[groups], -torch.inf)
+        first = groups * self.net.classes
+        self.valid_confusion.update(first + logits.argmax(1), first + targets)
         loss = nn.functional.cross_entropy(logits, targets)
         self.log("valid_loss", loss, on_step=False, on_epoch=True, batch_size=len(targets), sync_dist=True)
 
@@ -213,7 +241,7 @@ class Classifier(pl.LightningModule):
         """Measure with batch-norm statistics of untouched training clips; see `calibrate`."""
         pictures = self.trainer.datamodule.calibration_dataloader(CALIBRATION_PICTURES)  # type: ignore[attr-defined]
         with self.trainer.precision_plugin.forward_context():
-            calibrate(self.net, (self._moved(given) for given, _targets in pictures), self.logits)
+            calibrate(self.net, (self._moved(given) for given, _targets, _groups in pictures), self.logits)
 
     def _moved(self, given: torch.Tensor | Activations) -> torch.Tensor | Activations:
         if isinstance(given, torch.Tensor):
@@ -221,10 +249,12 @@ class Classifier(pl.LightningModule):
         return [tensor.to(self.device) for tensor in given]
 
     def on_validation_epoch_end(self) -> None:
-        """Log the figures of all validation speakers together."""
-        found = figures(self.valid_confusion.compute().cpu().numpy())
+        """Log the figures of all validation speakers together; of several corpora, their mean over corpora."""
+        whole, labels = self.valid_confusion.compute().cpu().numpy(), self.net.classes
         self.valid_confusion.reset()
-        self.log_dict({"valid_uar": found.uar, "valid_wa": found.wa, "valid_f1": found.f1})
+        blocks = [whole[first : first + labels, first : first + labels] for first in range(0, len(whole), labels)]
+        found = [figures(block) for block in blocks if block.sum()]
+        self.log_dict({f"valid_{name}": sum(getattr(one, name) for one in found) / len(found) for name in FIGURES})
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return AdamW with a rate for each layer, and its one-cycle schedule."""

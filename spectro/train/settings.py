@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from spectro.corpora.splits import TrainOn
 from spectro.errors import TrainingError
 from spectro.model.metadata import COLDEST, HOTTEST
+from spectro.train.conditions import ConditionSettings
 from spectro.train.data import Balance, Copies
 from spectro.train.masking import MaskingSettings
 from spectro.train.module import TrainingSettings
@@ -19,26 +20,33 @@ class FinetuneSettings:
     Run it again after an interruption: it continues from the last whole epoch and ends with the same result.
 
     Args:
-        index: folder of a rendering.
+        index: folders of renderings: one, or one for each of several corpora, by the same spec. A corpus says nothing
+            of labels that it does not have.
         backbone: mobilenet, vgg16, vgg19, inceptionv3, mn04, cnn1d, lstm, gru, or any timm name.
         weights: auto fetches the published ImageNet weights; mn04_as fetches weights trained on AudioSet (`spectro
             weights` lists such names); none starts from random weights; otherwise a file (.safetensors, or a state dict
             with timm's or torchvision's names) or a checkpoint folder.
         out: folder for the checkpoint; null for checkpoints/BACKBONE-NAME_OF_INDEX-foldN, or -all with train_on all.
         labels: label scheme: emotion, emotion5, valence, gender, emotion-gender, emotion5-gender.
-        protocol: how speakers are split: luna-jimenez, emobox (both for RAVDESS), group-kfold or loso; random-leaky
-            mixes speakers, as tutorials do, and says so; in random-leaky-copies, copies of test clips train, too.
-        fold: fold of the protocol, from 0.
+        protocol: how speakers are split: luna-jimenez, emobox (both split RAVDESS; all other corpora train),
+            group-kfold or loso; cross-corpus tests a corpus that is not heard in training; random-leaky mixes speakers,
+            as tutorials do, and says so; in random-leaky-copies, copies of test clips train, too.
+        fold: fold of the protocol, from 0; for cross-corpus the name of the corpus to test.
         valid_speakers: validation speakers, in place of the protocol's. More of them tell designs apart better, and
             leave fewer to train on.
         train: how the network is trained.
         masking: SpecAugment on training pictures.
         mask: mask and warp training pictures at all.
+        conditions: recording conditions that training pictures get: microphone, line, noise, room. Off unless
+            conditions.probability is above 0.
         batch_size: pictures per batch.
         copies: one: each epoch uses every training clip once, as one of its rendered copies; all: every copy; none:
             untouched clips only.
         balance: sampling draws labels equally often; loss weighs rare labels more; prior adjusts the loss for label
             frequencies, so that the network itself treats labels as equally likely; none does nothing.
+        corpus_temperature: corpora are drawn in proportion to their clips to this power, so that a large one does not
+            drown the others; 1 draws every clip once.
+        epoch_clips: training pictures per epoch; 0 for one of each clip.
         hidden: width of a second dense layer in the head; 0 for none.
         dropout: share of features dropped before each dense layer.
         ema: decay of an exponential moving average of the weights, which is then validated and kept; 0 for none.
@@ -62,22 +70,31 @@ class FinetuneSettings:
         overwrite: start again over a run with other settings, instead of refusing.
     """
 
-    LATER: ClassVar[dict[str, Any]] = {"train_on": "train", "valid_speakers": []}  # see `spectro.identity`
+    LATER: ClassVar[dict[str, Any]] = {
+        "train_on": "train",
+        "valid_speakers": [],
+        "conditions": ConditionSettings(),
+        "corpus_temperature": 1.0,
+        "epoch_clips": 0,
+    }  # see `spectro.identity`
 
-    index: Path = Path("data/images/synthetic")
+    index: Path | list[Path] = Path("data/images/synthetic")
     backbone: str = "mobilenet"
     weights: str = "auto"
     out: Path | None = None
     labels: str = "emotion"
     protocol: str = "group-kfold"
-    fold: int = 0
+    fold: int | str = 0
     valid_speakers: list[str | int] = field(default_factory=list)
     train: TrainingSettings = field(default_factory=TrainingSettings)
     masking: MaskingSettings = field(default_factory=MaskingSettings)
     mask: bool = True
+    conditions: ConditionSettings = field(default_factory=ConditionSettings)
     batch_size: int = 32
     copies: Copies = "none"
     balance: Balance = "none"
+    corpus_temperature: float = 1.0
+    epoch_clips: int = 0
     hidden: int = 0
     dropout: float = 0.2
     ema: float = 0.0
@@ -98,13 +115,24 @@ class FinetuneSettings:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        for name, low in (("batch_size", 1), ("hidden", 0), ("patience", 0), ("seed", 0), ("workers", -1)):
+        for name, low in (
+            ("batch_size", 1),
+            ("hidden", 0),
+            ("patience", 0),
+            ("seed", 0),
+            ("workers", -1),
+            ("epoch_clips", 0),
+        ):
             if getattr(self, name) < low:
                 raise TrainingError(f"{name} is {getattr(self, name)}; it must be {low} or more")
         for name in ("dropout", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise TrainingError(f"{name} is {getattr(self, name)}; it must lie between 0 and below 1")
 
+        if not self.indexes:
+            raise TrainingError("index names no rendering")
+        if not 0 <= self.corpus_temperature <= 1:
+            raise TrainingError(f"corpus_temperature is {self.corpus_temperature}; it must lie between 0 and 1")
         if self.patience and self.monitor == "last":
             raise TrainingError("patience needs a figure to wait for: monitor valid_uar or valid_loss")
         if self.valid_speakers and not self.validates:
@@ -119,6 +147,11 @@ class FinetuneSettings:
             raise TrainingError(f"temperature is {self.temperature}; it must lie between {COLDEST} and {HOTTEST:g}")
 
     @property
+    def indexes(self) -> list[Path]:
+        """The folders of all renderings."""
+        return self.index if isinstance(self.index, list) else [self.index]
+
+    @property
     def validates(self) -> bool:
         """Whether validation speakers are held out, and choose the epoch."""
         return self.train_on == "train"
@@ -131,5 +164,6 @@ class FinetuneSettings:
     @property
     def folder(self) -> Path:
         """Where the checkpoint goes."""
-        part = "all" if self.train_on == "all" else f"fold{self.fold}"
-        return self.out or Path("checkpoints") / f"{self.backbone}-{self.index.name}-{part}"
+        part = "all" if self.train_on == "all" else f"fold{self.fold}" if isinstance(self.fold, int) else self.fold
+        name = "-".join(["+".join(folder.name for folder in self.indexes), part])
+        return self.out or Path("checkpoints") / f"{self.backbone}-{name}"

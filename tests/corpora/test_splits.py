@@ -206,3 +206,63 @@ def test_a_validation_speaker_may_be_named_by_number() -> None:
     assert split(both, "loso", 0, ["4"]).speakers["valid"] == ("4",)
     with pytest.raises(SplitError, match="04 cannot validate: tested, or not among clips"):
         split(both, "loso", 0, ["04"])
+
+
+def _corpus(name: str, speakers: int, labels: tuple[str, ...] = ("happy", "sad", "angry")) -> pd.DataFrame:
+    rows = [
+        (f"{name}-{speaker}-{label}-{take}", str(speaker), label, "female" if speaker % 2 else "male", 0)
+        for speaker in range(1, speakers + 1)
+        for label in labels
+        for take in range(3)
+    ]
+    frame = pd.DataFrame(rows, columns=["clip_id", "speaker", "label", "gender", "copy"])
+    return frame.astype({"speaker": "string", "gender": "string"}).assign(corpus=name)
+
+
+def _song() -> pd.DataFrame:
+    return CLIPS.assign(clip_id="song-" + CLIPS["clip_id"], corpus="ravdess-song")
+
+
+@pytest.mark.parametrize("protocol", ["luna-jimenez", "emobox"])
+def test_a_protocol_of_ravdess_is_the_same_where_other_corpora_train(protocol: str) -> None:
+    alone = split(CLIPS, protocol, 1)
+    found = split(pd.concat([CLIPS, _song(), _corpus("savee", 4)], ignore_index=True), protocol, 1)
+    own = {clip: part for clip, part in found.part.items() if clip in alone.part}
+    assert own == alone.part
+    assert {found.part[clip] for clip in _corpus("savee", 4)["clip_id"]} == {"train"}
+    assert found.speakers["test"] == tuple(f"ravdess/{name}" for name in alone.speakers["test"])
+
+
+def test_who_is_tested_speaking_is_not_heard_singing() -> None:
+    found = split(pd.concat([CLIPS, _song()], ignore_index=True), "luna-jimenez", 0)
+    singers = {clip.split("-")[1] for clip in found.part if clip.startswith("song-")}
+    assert singers == set(found.speakers["train"])
+    assert {found.part[clip] for clip in found.part if clip.startswith("song-")} == {"train"}
+
+
+def test_a_corpus_is_tested_by_networks_that_have_not_heard_it_nor_its_voices() -> None:
+    everything = pd.concat(
+        [CLIPS, _song(), _corpus("crema-d", 20), _corpus("tess", 2), _corpus("savee", 4)], ignore_index=True
+    )
+    corpus_of = dict(zip(everything["clip_id"], everything["corpus"], strict=True))
+    label_of = dict(zip(everything["clip_id"], everything["label"], strict=True))
+    for name in ("ravdess", "crema-d", "savee"):
+        found = split(everything, "cross-corpus", name)
+        assert (found.fold, found.folds) == (name, 5)
+        parts = {part: {clip for clip, own in found.part.items() if own == part} for part in PARTS}
+        assert {corpus_of[clip] for clip in parts["test"]} == {name}
+        groups = {"ravdess", "ravdess-song"} if name == "ravdess" else {name}
+        assert not groups & {corpus_of[clip] for clip in parts["train"] | parts["valid"]}
+        assert {label_of[clip] for clip in parts["test"]} <= {label_of[clip] for clip in parts["train"]}
+        assert not set(found.speakers["train"]) & set(found.speakers["valid"])
+        assert {"tess/1", "tess/2"} <= set(found.speakers["train"]), "too few to spare one"
+    assert len([one for one in found.speakers["valid"] if one.startswith("crema-d/")]) == 3
+
+
+def test_a_corpus_that_is_not_there_cannot_be_tested() -> None:
+    both = pd.concat([CLIPS, _corpus("savee", 4)], ignore_index=True)
+    for clips, fold in ((both, "tess"), (both, 0), (CLIPS, "ravdess"), (pd.concat([CLIPS, _song()]), "ravdess")):
+        with pytest.raises(SplitError, match="cross-corpus tests one corpus and trains on others"):
+            split(clips, "cross-corpus", fold)
+    with pytest.raises(SplitError, match="emobox has numbered folds, from 0; fold 'savee' was asked for"):
+        split(both, "emobox", "savee")

@@ -26,8 +26,9 @@ def test_validation_and_test_see_untouched_clips_of_their_own_speakers_only(worl
 
 def test_batches_are_the_rendered_pictures_and_their_labels(world: World) -> None:
     data = PictureDataModule(world.images, batch_size=4)
-    pictures, targets = next(iter(data.test_dataloader()))
+    pictures, targets, groups = next(iter(data.test_dataloader()))
     assert (pictures.dtype, tuple(pictures.shape), targets.dtype) == (torch.uint8, (4, 1, 40, 80), torch.int64)
+    assert not groups.any()
     for picture, target, row in zip(pictures, targets, data.rows["test"].itertuples(), strict=False):
         expected = png.read(world.images / str(row.image)).pixels
         assert torch.equal(picture[0], torch.from_numpy(expected.copy()))
@@ -60,7 +61,7 @@ def test_copies_are_drawn_as_asked(world: World, copies: str) -> None:
 
 
 def test_balanced_sampling_draws_labels_equally_often() -> None:
-    rows = pd.DataFrame({"clip_id": [f"c{n}" for n in range(1000)], "target": [0] * 900 + [1] * 100})
+    rows = pd.DataFrame({"clip_id": [f"c{n}" for n in range(1000)], "target": [0] * 900 + [1] * 100, "group": 0})
     drawn = [rows["target"][draw.row] for draw in ClipSampler(rows, "one", True, seed=0)]
     assert 420 < sum(drawn) < 580
     plain = [rows["target"][draw.row] for draw in ClipSampler(rows, "one", False, seed=0)]
@@ -81,9 +82,9 @@ def test_a_prior_leaves_nothing_to_learn_from_how_often_labels_come() -> None:
     """Where pictures say nothing, equal logits are the best answer, however unequal the labels."""
     targets, net = torch.tensor([0] * 6 + [1] * 3 + [2]), SpectrogramNet("test_efficientnet", 3)
     settings = TrainingSettings(label_smoothing=0.0)
-    log_prior = torch.tensor([0.6, 0.3, 0.1]).log()
+    prior = torch.tensor([[0.6, 0.3, 0.1]])
     for model, fits in (
-        (Classifier(net, settings, log_prior=log_prior), True),
+        (Classifier(net, settings, prior=prior), True),
         (Classifier(net, settings), False),
     ):
         logits = torch.zeros(3, requires_grad=True)
@@ -94,11 +95,11 @@ def test_a_prior_leaves_nothing_to_learn_from_how_often_labels_come() -> None:
 
 def test_the_prior_is_that_of_training_clips(world: World) -> None:
     data = PictureDataModule(world.images, balance="prior", batch_size=8)
-    log_prior = data.log_prior()
-    assert log_prior is not None
+    prior = data.prior()
+    assert prior is not None
     shares = data.rows["train"]["target"].value_counts(normalize=True)
-    assert log_prior.exp()[shares.index.tolist()].tolist() == pytest.approx(shares.tolist())
-    assert PictureDataModule(world.images, batch_size=8).log_prior() is None
+    assert prior[0][shares.index.tolist()].tolist() == pytest.approx(shares.tolist())
+    assert PictureDataModule(world.images, batch_size=8).prior() is None
 
 
 def test_labels_of_a_scheme_keep_their_numbers(world: World) -> None:
@@ -129,9 +130,9 @@ def test_a_picture_is_read_once_while_there_is_room(world: World, monkeypatch: p
     original = png.read
     monkeypatch.setattr(png, "read", lambda *given: read.append(given) or original(*given))
     loader = data.val_dataloader()
-    first, count = [pictures for pictures, _targets in loader], len(read)
+    first, count = [pictures for pictures, *_rest in loader], len(read)
     assert count == len(data.rows["valid"])
-    second = [pictures for pictures, _targets in loader]
+    second = [pictures for pictures, *_rest in loader]
     assert len(read) == count and all(torch.equal(*pair) for pair in zip(first, second, strict=True))
     monkeypatch.setattr("spectro.train.data.KEPT_BYTES", 2 * first[0][0].nbytes)
     loader = data.val_dataloader()

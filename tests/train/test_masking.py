@@ -62,7 +62,7 @@ def test_an_epoch_is_the_same_whatever_the_workers_and_epochs_differ(world: Worl
         data = PictureDataModule(world.images, batch_size=8, masking=MaskingSettings(), seed=1, workers=count)
         loader: DataLoader = data.train_dataloader()
         loader.sampler.set_epoch(number)  # type: ignore[attr-defined]
-        return torch.cat([pictures for pictures, _targets in loader])
+        return torch.cat([pictures for pictures, *_rest in loader])
 
     first, second = epoch(0, workers), epoch(1, workers)
     assert not torch.equal(first, second)

@@ -1,0 +1,173 @@
+"""Starting weights: fetched from a server on this machine, converted, and equal to the published description."""
+
+import hashlib
+import os
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from safetensors.torch import load_file
+from torch import nn
+from torchvision.models.mobilenetv3 import InvertedResidual, MobileNetV3, _mobilenet_v3_conf
+
+from spectro.errors import DownloadError, TrainingError, WeightsError
+from spectro.model import convert, pretrained
+from spectro.model.backbones import SpectrogramNet, load_weights, network_of, weights_identity
+from spectro.model.pretrained import PRETRAINED, SPECS
+from spectro.picture.frontend import log_mel
+from spectro.picture.spec import SpectrogramSpec
+from spectro.verbs.weights import WeightsSettings, run
+from tests.servers import serving
+
+ORIGINAL = os.environ.get("SPECTRO_TEST_MN04_AS")
+"""The published file, where it is at hand."""
+
+
+def _published() -> nn.Module:
+    """EfficientAT's mn04 by torchvision's own classes, as its paper and repository describe it."""
+    settings, last = _mobilenet_v3_conf("mobilenet_v3_large", width_mult=0.4)
+    block = partial(InvertedResidual, se_layer=partial(torchvision.ops.SqueezeExcitation, scale_activation=nn.Sigmoid))
+    norm = partial(nn.BatchNorm2d, eps=0.001, momentum=0.01)
+    network = MobileNetV3(settings, last, num_classes=527, block=block, norm_layer=norm)
+    first = network.features[0][0]
+    network.features[0][0] = nn.Conv2d(1, first.out_channels, 3, stride=2, padding=1, bias=False)
+    network.classifier = nn.Sequential(nn.Linear(384, last), nn.Hardswish(), nn.Dropout(0.2), nn.Linear(last, 527))
+    return network.eval()
+
+
+def _original_names(network: nn.Module) -> dict[str, torch.Tensor]:
+    """EfficientAT's names and shapes: excitations are dense layers, and the classifier begins with pooling."""
+    state = {}
+    for name, value in network.state_dict().items():
+        dense = ".fc1." in name or ".fc2." in name
+        state[name] = value.flatten(1) if dense and value.ndim == 4 else value
+    return state
+
+
+@torch.no_grad()
+def _vary(network: nn.Module) -> None:
+    """Give every tensor values of its own, so that one in the wrong place shows."""
+    generator = torch.Generator().manual_seed(3)
+    for name, value in network.state_dict().items():
+        if value.is_floating_point():
+            low, high = (0.5, 1.5) if "running_var" in name or (value.ndim == 1 and "weight" in name) else (-0.2, 0.2)
+            value.copy_(low + (high - low) * torch.rand(value.shape, generator=generator))
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "spectro" / "weights"
+
+
+@pytest.fixture
+def original(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file of the published names and shapes with other numbers, which is taken for the published one."""
+    network = _published()
+    _vary(network)
+    path = tmp_path / "mn04_as_mAP_432.pt"
+    torch.save(_original_names(network), path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setitem(PRETRAINED, "mn04_as", replace(PRETRAINED["mn04_as"], sha256=digest))
+    return path
+
+
+def _inputs() -> torch.Tensor:
+    return torch.randint(0, 256, (2, 1, 128, 288), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+
+
+@torch.inference_mode()
+def _compare(original: Path, cache: Path) -> None:
+    network = _published()
+    given = torch.load(original, weights_only=True)
+    own = network.state_dict()
+    network.load_state_dict(
+        {name: value.reshape(one.shape) for (name, one), value in zip(own.items(), given.values(), strict=True)}
+    )
+    convert.keep("mn04_as", original)
+    assert [path.name for path in cache.iterdir()] == ["mn04_as.safetensors"]
+    net = SpectrogramNet(network_of("mobilenet", "mn04_as"), 8).eval()
+    told = load_weights(net, "mn04_as", SPECS["mn04_as"])
+    assert "MIT" in told and "EfficientAT" in told
+    pictures = _inputs()
+    expected = network.classifier[:2](network.features((pictures - net.mean) / net.std).mean((2, 3)))
+    difference = (net.embed(pictures) - expected).abs().max() / expected.abs().max()
+    assert difference < 1e-5
+    assert sum(value.numel() for value in net.backbone.parameters()) == PRETRAINED["mn04_as"].parameters
+
+
+def test_converted_weights_compute_what_the_published_network_computes(original: Path, cache: Path) -> None:
+    _compare(original, cache)
+
+
+@pytest.mark.skipif(ORIGINAL is None, reason="SPECTRO_TEST_MN04_AS names no mn04_as_mAP_432.pt")
+def test_the_published_file_computes_what_the_published_network_computes(cache: Path) -> None:
+    _compare(Path(str(ORIGINAL)), cache)
+
+
+def test_weights_are_fetched_once_checked_and_go_on_where_they_were_cut_off(
+    original: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = original.read_bytes()
+    with serving({"/mn04_as_mAP_432.pt": content}) as server:
+        own = replace(PRETRAINED["mn04_as"], url=server.url("/mn04_as_mAP_432.pt"))
+        monkeypatch.setitem(PRETRAINED, "mn04_as", own)
+        server.limit = len(content) // 2
+        with pytest.raises(DownloadError, match=r"spectro weights mn04_as --from mn04_as_mAP_432\.pt"):
+            convert.kept("mn04_as")
+        server.limit = None
+        assert run(WeightsSettings(names=["mn04_as"])) == 0
+        count = len(server.asked)
+        assert any(wanted for _path, wanted in server.asked), "it went on where it was cut off"
+        assert convert.kept("mn04_as") == own.path and len(server.asked) == count
+    assert set(load_file(own.path)) == set(SpectrogramNet("mn04", 2).backbone.state_dict())
+    told = capsys.readouterr().out
+    assert "--spec mn04_as" in told and "--weights mn04_as" in told
+    assert run(WeightsSettings()) == 0
+    assert "kept in" in capsys.readouterr().out
+
+
+def test_files_that_are_not_the_original_are_refused(original: Path, cache: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other.pt"
+    torch.save({"a": torch.zeros(2)}, other)
+    with pytest.raises(WeightsError, match=r"other\.pt: is not mn04_as_mAP_432\.pt of https.*its SHA-256 is"):
+        convert.keep("mn04_as", other)
+    with pytest.raises(WeightsError, match="is not a file"):
+        convert.keep("mn04_as", tmp_path / "gone.pt")
+    with pytest.raises(WeightsError, match="there are no starting weights 'mn99'; there are mn04_as"):
+        convert.keep("mn99")
+    with pytest.raises(WeightsError, match="--from takes the file of one set"):
+        WeightsSettings(from_=other)
+    assert not cache.exists()
+
+
+def test_pictures_that_the_weights_cannot_read_are_refused_with_the_way_out() -> None:
+    with pytest.raises(WeightsError, match=r"mel is .slaney. instead of .kaldi.*render with --spec mn04_as,"):
+        PRETRAINED["mn04_as"].normalisation(SpectrogramSpec())
+    absolute = replace(SPECS["mn04_as"], scale="full_scale", low=-50.0, high=50.0)
+    with pytest.raises(WeightsError, match=r"log_offset is 0\.0 instead of 1e-05"):
+        PRETRAINED["mn04_as"].normalisation(absolute)
+    with pytest.raises(TrainingError, match="mn04_as are the weights of mn04, and not of vgg19"):
+        network_of("vgg19", "mn04_as")
+    assert network_of("vgg19", "auto") == "vgg19"
+    assert weights_identity("mn04_as").endswith(PRETRAINED["mn04_as"].sha256)
+
+
+@pytest.mark.parametrize("scale", ["full_scale", "clip_peak"])
+def test_a_pixel_becomes_the_input_that_the_network_was_trained_on(scale: str) -> None:
+    """EfficientAT: (ln(mel + 1e-5) + 4.5) / 5; with `clip_peak` of the clip brought to a peak of 20 dB."""
+    spec = replace(SPECS["mn04_as"], scale="full_scale", low=-50.0, high=50.0, log_offset=1e-5)
+    samples = np.random.default_rng(0).normal(0, 0.1, 32_000).astype(np.float32)
+    decibels = log_mel(samples, spec)
+    expected = (decibels * np.log(10) / 10 + 4.5) / 5
+    if scale == "clip_peak":
+        spec = SPECS["mn04_as"]
+        expected = expected + (pretrained.PEAK_DB - decibels.max()) * np.log(10) / 10 / 5
+        decibels = decibels - decibels.max()
+    pixels = (decibels - spec.low) / (spec.high - spec.low)
+    told = PRETRAINED["mn04_as"].normalisation(spec)
+    np.testing.assert_allclose((pixels - told["mean"][0]) / told["std"][0], expected, atol=1e-3)

@@ -1,0 +1,164 @@
+"""Several corpora at once: drawn by a temperature, silent on labels that they lack, one of them never heard."""
+
+import json
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+import torch
+
+from spectro.corpora.datasets import synthetic
+from spectro.errors import RenderError, TrainingError
+from spectro.model import checkpoint as checkpoints
+from spectro.model.backbones import SpectrogramNet
+from spectro.model.pretrained import SPECS
+from spectro.rendering.render import RenderSettings, render
+from spectro.train.conditions import ConditionSettings
+from spectro.train.data import ClipSampler, PictureDataModule
+from spectro.train.finetune import finetune
+from spectro.train.module import Classifier, TrainingSettings
+from spectro.verbs.finetune import run
+from tests.conftest import SMALL, World, finetune_settings
+
+SAVEE = {"a": "angry", "h": "happy", "su": "surprised"}
+
+
+@pytest.fixture(scope="module")
+def savee(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of a corpus of four speakers that has a label of its own, and lacks one of the other's."""
+    root = tmp_path_factory.mktemp("savee")
+    for number, speaker in enumerate(("DC", "JE", "JK", "KL"), start=20):
+        for code in SAVEE:
+            for take in range(2):
+                samples = synthetic.synthesise(number, {"su": "fearful"}.get(code, SAVEE[code]), take, 0)
+                (root / "savee").mkdir(exist_ok=True)
+                soundfile.write(root / "savee" / f"{speaker}_{code}{take + 1:02}.wav", samples, synthetic.SAMPLE_RATE)
+    render(RenderSettings(corpus="savee", source=root / "savee", out=root / "images", spec=SMALL, workers=1))
+    return root / "images"
+
+
+def test_corpora_are_drawn_by_their_temperature() -> None:
+    rows = pd.DataFrame({"clip_id": [f"c{n}" for n in range(1000)], "target": 0, "group": [0] * 900 + [1] * 100})
+    for temperature, share in ((1.0, 0.1), (0.5, 0.25), (0.0, 0.5)):
+        sampler = ClipSampler(rows, "one", False, seed=0, temperature=temperature, clips=4000)
+        drawn = Counter(rows["group"][draw.row] for draw in sampler)
+        assert drawn.total() == len(sampler) == 4000
+        assert drawn[1] / 4000 == pytest.approx(share, abs=0.03)
+
+
+def test_an_epoch_of_fewer_pictures_takes_no_clip_twice() -> None:
+    rows = pd.DataFrame({"clip_id": [f"c{n}" for n in range(100)], "target": 0, "group": 0})
+    drawn = [draw.row for draw in ClipSampler(rows, "one", False, seed=0, clips=60)]
+    assert len(set(drawn)) == 60
+
+
+def test_labels_are_balanced_within_their_corpus() -> None:
+    rows = pd.DataFrame(
+        {"clip_id": [f"c{n}" for n in range(1000)], "target": [0] * 600 + [1] * 200 + [0] * 50 + [2] * 150}
+    ).assign(group=[0] * 800 + [1] * 200)
+    drawn = Counter(
+        (rows["group"][draw.row], rows["target"][draw.row])
+        for draw in ClipSampler(rows, "one", True, seed=0, temperature=0.0, clips=8000)
+    )
+    assert {place: round(count / 8000, 1) for place, count in drawn.items()} == pytest.approx(
+        dict.fromkeys(drawn, 0.25), abs=0.051
+    )
+
+
+def test_what_a_corpus_lacks_is_known_and_no_clip_is_in_two(world: World, savee: Path) -> None:
+    data = PictureDataModule(world.images, savee, batch_size=8)
+    assert data.corpora == ("savee", "synthetic")
+    assert {"surprised", "disgust", "calm"} <= set(data.labels)
+    possible = {name: set() for name in data.corpora}
+    for corpus, row in zip(data.corpora, data.possible(), strict=True):
+        possible[corpus] = {label for label, there in zip(data.labels, row.tolist(), strict=True) if there}
+    assert possible == {"savee": {"angry", "happy", "surprised"}, "synthetic": {"calm", "happy", "angry"}}
+    _pictures, targets, groups = next(iter(data.test_dataloader()))
+    rows = data.rows["test"]
+    assert [data.corpora[group] for group in groups] == rows["corpus"].tolist()[: len(groups)]
+    assert [data.labels[target] for target in targets] == rows["emotion"].tolist()[: len(groups)]
+    with pytest.raises(RenderError, match="is in two of these renderings"):
+        PictureDataModule(world.images, world.images, batch_size=8)
+
+
+def test_pictures_of_two_specs_are_not_mixed(world: World, savee: Path, tmp_path: Path) -> None:
+    render(
+        RenderSettings(
+            corpus="synthetic", source=world.corpus, out=tmp_path / "other", spec=replace(SMALL, low=-3.0), workers=1
+        )
+    )
+    with pytest.raises(RenderError, match=r"was rendered by spec .*; render both with --spec"):
+        PictureDataModule(savee, tmp_path / "other", batch_size=8)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_a_corpus_says_nothing_of_labels_that_it_lacks(smoothing: float) -> None:
+    """The loss of a clip is that of a softmax over its own corpus's labels alone."""
+    generator = torch.Generator().manual_seed(0)
+    net = SpectrogramNet("test_efficientnet", 4)
+    possible = torch.tensor([[True, True, True, False], [True, False, True, True]])
+    settings = TrainingSettings(label_smoothing=smoothing, mixup=0.0)
+    model = Classifier(net, settings, prior=possible.float(), possible=possible)
+    logits = torch.randn(2, 4, generator=generator, requires_grad=True)
+    told = torch.tensor([[0.0, 1, 0, 0, 1, 0], [0, 0, 1, 0, 0, 1]])
+    found = model.loss(logits, told)
+    criterion = torch.nn.CrossEntropyLoss(label_smoothing=smoothing)
+    expected = [criterion(one[own][None], torch.tensor([1])) for one, own in zip(logits, possible, strict=True)]
+    assert found.item() == pytest.approx(sum(one.item() for one in expected) / 2, rel=1e-5)
+    found.backward()
+    assert logits.grad is not None
+    assert logits.grad[~possible].abs().max() < 1e-6 < logits.grad[possible].abs().min()
+
+
+def test_a_network_learns_from_several_and_is_measured_on_one_that_it_has_not_heard(
+    world: World, savee: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = replace(
+        finetune_settings(world.images, tmp_path / "out", corpus_temperature=0.5, epoch_clips=32),
+        index=[world.images, savee],
+        protocol="cross-corpus",
+        fold="savee",
+    )
+    assert run(settings) == 0
+    assert "protocol cross-corpus, fold savee" in capsys.readouterr().out
+    about = json.loads((tmp_path / "out" / "spectro.json").read_text())
+    assert (about["split"]["fold"], about["split"]["protocol"]) == ("savee", "cross-corpus")
+    assert about["labels"] == ["calm", "happy", "angry"]
+    assert about["metrics"]["test"]["clips"] == 4 * 2 * 2, "happy and angry; nobody taught it surprise"
+    assert {name.partition("/")[0] for name in about["split"]["speakers"]["train"]} == {"synthetic"}
+    assert checkpoints.load(tmp_path / "out").labels == ("calm", "happy", "angry")
+    assert (settings.folder, replace(settings, out=None).folder.name[-6:]) == (tmp_path / "out", "-savee")
+
+
+def test_figures_of_several_corpora_are_means_over_them(world: World, savee: Path, tmp_path: Path) -> None:
+    trained = finetune(replace(finetune_settings(world.images, tmp_path / "out"), index=[world.images, savee]))
+    figures = trained.origin["metrics"]["test"]
+    own = figures["corpora"]
+    assert set(own) == {"savee", "synthetic"}
+    assert figures["uar"] == pytest.approx(np.mean([one["uar"] for one in own.values()]), abs=1e-4)
+    assert figures["clips"] == sum(one["clips"] for one in own.values())
+
+
+def test_settings_of_several_corpora_are_checked() -> None:
+    with pytest.raises(TrainingError, match=r"corpus_temperature is 2\.0"):
+        finetune_settings(Path("a"), Path("b"), corpus_temperature=2.0)
+    with pytest.raises(TrainingError, match="epoch_clips is -1"):
+        finetune_settings(Path("a"), Path("b"), epoch_clips=-1)
+    with pytest.raises(TrainingError, match="index names no rendering"):
+        finetune_settings(Path("a"), Path("b"), index=[])
+
+
+def test_a_network_of_one_channel_is_trained_kept_and_read_again(world: World, tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    spec = replace(SPECS["mn04_as-16k"], width=64)
+    render(RenderSettings(corpus="synthetic", source=world.corpus, out=images, spec=spec, workers=1))
+    trained = finetune(
+        finetune_settings(images, tmp_path / "out", backbone="mn04", conditions=ConditionSettings(probability=0.5))
+    )
+    again = checkpoints.load(tmp_path / "out")
+    picture = torch.randint(0, 256, (1, 1, spec.height, spec.width), dtype=torch.uint8)
+    assert torch.equal(trained.net(picture), again.net(picture)) and again.net.channels == 1
