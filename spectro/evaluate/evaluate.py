@@ -186,8 +186,9 @@ def _among(chances: Chances, clips: pd.DataFrame, labels: tuple[str, ...]) -> Ch
     """Return probabilities among the labels that each clip's corpus has in these clips."""
     has = clips.groupby("corpus")["label"].unique()
     possible = np.array([[label in has[corpus] for label in labels] for corpus in clips["corpus"]])
-    kept: Chances = chances * possible
-    return kept / kept.sum(axis=1, keepdims=True)
+    kept = chances * possible
+    among: Chances = kept / kept.sum(axis=1, keepdims=True)
+    return among
 
 
 def _trained_on(checkpoint: Description) -> Any:
