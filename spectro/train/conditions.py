@@ -22,7 +22,7 @@ Range = tuple[float, float]
 
 COLOUR_POINTS = 5
 SILENCE_DB = -300.0
-NORM_DB = 16.0
+NORM_DB = 12.0
 """What a standard deviation of a clip's log-mel is taken for, in dB, where the scale tells deviations alone."""
 
 

@@ -159,7 +159,7 @@ def test_pictures_that_the_weights_cannot_read_are_refused_with_the_way_out() ->
 
 @pytest.mark.parametrize("scale", ["full_scale", "clip_peak"])
 def test_a_pixel_becomes_the_input_that_the_network_was_trained_on(scale: str) -> None:
-    """EfficientAT: (ln(mel + 1e-5) + 4.5) / 5; with `clip_peak` of the clip brought to a peak of 20 dB."""
+    """EfficientAT: (ln(mel + 1e-5) + 4.5) / 5; with `clip_peak` of the clip brought to a peak of 10 dB."""
     spec = replace(SPECS["mn04_as"], scale="full_scale", low=-50.0, high=50.0, log_offset=1e-5)
     samples = np.random.default_rng(0).normal(0, 0.1, 32_000).astype(np.float32)
     decibels = log_mel(samples, spec)
