@@ -7,6 +7,7 @@ import re
 from dataclasses import MISSING, fields, is_dataclass
 from importlib import import_module
 from pathlib import Path
+from types import UnionType
 from typing import Any, get_args, get_type_hints
 
 import docstring_parser
@@ -55,8 +56,17 @@ def shown(kind: Any) -> str:
     """Return a type as a reader of options knows it."""
     if type(None) in get_args(kind):
         return " or ".join([*(shown(one) for one in get_args(kind) if one is not type(None)), "null"])
+    if isinstance(kind, UnionType):
+        return " or ".join(shown(one) for one in get_args(kind))
     if name := getattr(kind, "__origin__", None) and str(kind):
-        return name.replace("typing.", "").replace("Literal[", "one of ").removesuffix("]").replace("'", "")
+        return (
+            name.replace("typing.", "")
+            .replace("Literal[", "one of ")
+            .removesuffix("]")
+            .replace("'", "")
+            .replace("pathlib._local.", "")
+            .replace("pathlib.", "")
+        )
     return str(getattr(kind, "__name__", kind))
 
 
@@ -74,7 +84,7 @@ def options(settings: type[Any], prefix: str = "") -> list[str]:
             default = one.default_factory() if one.default_factory is not MISSING else "required"
         words = " ".join((told.get(one.name) or "").split()).replace("|", "\\|")
         value = "null" if default is None else str(default).lower() if isinstance(default, bool) else str(default)
-        rows.append(f"| `--{prefix}{one.name}` | {shown(kind)} | `{value}` | {words} |".replace("``", ""))
+        rows.append(f"| `--{prefix}{one.name.rstrip('_')}` | {shown(kind)} | `{value}` | {words} |".replace("``", ""))
     return rows
 
 
@@ -85,7 +95,7 @@ def option_page() -> str:
         settings = getattr(import_module(f"spectro.verbs.{verb}"), name)
         about = docstring_parser.parse(settings.__doc__ or "")
         words = "\n\n".join(filter(None, (about.short_description, about.long_description)))
-        inputs = " FILE_OR_FOLDER..." if verb in POSITIONAL else ""
+        inputs = {"+": " FILE_OR_FOLDER...", "*": " [NAME...]"}[POSITIONAL[verb][1]] if verb in POSITIONAL else ""
         parts.append(f"## {verb}\n\n`spectro {verb}{inputs} [options]`\n\n{words}\n")
         parts.append(
             "| option | type | default | meaning |\n| --- | --- | --- | --- |\n" + "\n".join(options(settings))

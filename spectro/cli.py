@@ -128,7 +128,8 @@ def parse(verb: str, settings_class: type[Any], arguments: list[str]) -> Any:
     parser.add_argument("--config", action="config")
     positional, count, what = POSITIONAL.get(verb, ("", "", ""))
     if positional:
-        parser.add_argument(positional, nargs=count, type=str, help=what, default=[] if count == "*" else None)
+        without: dict[str, Any] = {"default": []} if count == "*" else {}
+        parser.add_argument(positional, nargs=count, type=str, help=what, **without)
     reserved = [one for one in fields(settings_class) if one.name.endswith("_")]
     parser.add_class_arguments(settings_class, skip={positional, *(one.name for one in reserved)} - {""})
     hints, told = get_type_hints(settings_class), docstring_parser.parse(settings_class.__doc__ or "").params

@@ -34,7 +34,7 @@ def test_help_explains_every_option(verb: str, capsys: pytest.CaptureFixture[str
     assert ended.value.code == 0
     shown = capsys.readouterr().out
     options = re.findall(r"^  (--[a-z_.0-9]+) [A-Z_0-9]+\s+(.*)$", shown, re.MULTILINE)
-    assert len(options) >= 3
+    assert len(options) >= 2
     assert [name for name, explanation in options if explanation.startswith("(type:")] == []
 
 
@@ -248,3 +248,35 @@ def test_errors_are_one_tree() -> None:
     assert all(issubclass(one, SpectroError) for one in classes)
     assert errors.__doc__ is not None
     assert all(one.__name__ in errors.__doc__ for one in classes)
+
+
+def test_several_renderings_are_given_one_after_the_other() -> None:
+    for arguments, expected in (
+        (["--index", "a"], [Path("a")]),
+        (["--index", "a", "b c", "--seed", "3"], [Path("a"), Path("b c")]),
+        (["--index=a", "--seed", "3"], [Path("a")]),
+        (["--seed", "3", "--index", "~/a", "b"], [Path.home() / "a", Path("b")]),
+        ([], [Path("data/images/synthetic")]),
+    ):
+        assert parse("finetune", FinetuneSettings, arguments).indexes == expected
+
+
+def test_a_fold_may_have_a_name() -> None:
+    assert parse("finetune", FinetuneSettings, ["--fold", "savee"]).fold == "savee"
+    assert parse("finetune", FinetuneSettings, ["--fold", "3"]).fold == 3
+
+
+def test_an_option_may_be_a_word_that_python_keeps_for_itself() -> None:
+    from spectro.verbs.weights import WeightsSettings
+
+    settings = parse("weights", WeightsSettings, ["mn04_as", "--from", "~/file.pt"])
+    assert (settings.names, settings.from_) == (["mn04_as"], Path.home() / "file.pt")
+    assert parse("weights", WeightsSettings, []).names == []
+
+
+def test_a_spec_may_be_named_by_the_weights_that_read_it() -> None:
+    from spectro.model.pretrained import SPECS
+    from spectro.rendering.render import RenderSettings
+
+    settings = parse("render", RenderSettings, ["--spec", "mn04_as-16k", "--spec.width", "96"])
+    assert (settings.spec.height, settings.spec.width) == (SPECS["mn04_as-16k"].height, 96)

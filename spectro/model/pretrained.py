@@ -17,7 +17,7 @@ from spectro.picture.spec import SpectrogramSpec
 DB_OF_LN = 10 / math.log(10)
 """Decibels of power in one unit of the natural logarithm."""
 PEAK_DB, MEAN_DB, DEVIATION_DB = 10.0, -31.0, 12.0
-"""Loudest value, mean and standard deviation of a clip of speech in the log-mel of `mn04_as`, in dB: medians of corpora."""
+"""Loudest value, mean and deviation of a clip of speech in the log-mel of `mn04_as`, in dB: medians over corpora."""
 WIDTH = 288
 FRONT = (
     *("sample_rate", "n_fft", "win_length", "hop_length", "height", "fmin", "fmax", "channels"),
