@@ -1,0 +1,132 @@
+"""What may people expect whom a network never met, in a corpus that it never heard, and over a telephone?
+
+    python benchmarks/strangers.py CONFIG RENDERING... --out FOLDER [--folds CORPUS...] [--seeds 0 ...]
+
+For each corpus of the renderings (or those of --folds) a network is trained on all others by CONFIG, a file of
+settings of `spectro finetune`, and measured on every clip of that corpus whose label the others have: as it is, and as
+a telephone would bring it (300 to 3,400 Hz, 8 kHz, mu-law). Only labels that both have are answers. Training is
+resumed, and what was measured is not measured again. FOLDER/strangers.csv has a line for each corpus, seed and
+condition: UAR with its interval over speakers, accuracy, expected calibration error, and the accuracy of the half of
+the answers that are surest.
+
+The recordings are read where the renderings say that they lie.
+"""
+
+import argparse
+import json
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import scipy.signal
+import soundfile
+from tqdm import tqdm
+
+from spectro.audio import recording
+from spectro.cli import parse
+from spectro.errors import AudioError
+from spectro.evaluate.intervals import bootstrap, by_group, calibration, interval
+from spectro.files import read_json, write_json
+from spectro.metrics import figures
+from spectro.picture import png
+from spectro.predict.predictor import Predictor
+from spectro.rendering.index import read_indexes
+from spectro.train.finetune import finetune
+from spectro.train.settings import FinetuneSettings
+
+TELEPHONE = 8_000
+CONDITIONS = ("as it is", "telephone")
+
+
+def over_a_telephone(path: str, folder: Path) -> Path:
+    """Write a recording as a telephone brings it: 300 to 3,400 Hz, 8 kHz, mu-law."""
+    samples = recording.read(Path(path), sample_rate=TELEPHONE, trim_db=None)
+    band = scipy.signal.butter(6, (300, 3_400), "bandpass", fs=TELEPHONE, output="sos")
+    heard = scipy.signal.sosfiltfilt(band, samples)
+    out = folder / "telephone.wav"
+    soundfile.write(out, heard / max(1.0, float(np.abs(heard).max())), TELEPHONE, subtype="ULAW")
+    return out
+
+
+def measure(predictor: Predictor, clips: pd.DataFrame, condition: str) -> dict[str, object]:
+    """Return the figures of a network on clips of one corpus."""
+    labels = predictor.labels
+    possible = np.isin(labels, clips["emotion"].unique())
+    pictures, kept = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        for place, (image, path) in enumerate(zip(clips["image"], tqdm(clips["path"], desc=condition), strict=True)):
+            try:
+                if condition == "telephone":
+                    pictures.append(predictor.draw(over_a_telephone(path, Path(folder))))
+                else:
+                    pictures.append(png.read(Path(image), predictor.checkpoint.spec).pixels)
+                kept.append(place)
+            except AudioError as error:
+                tqdm.write(str(error))
+    chances = np.concatenate(
+        [predictor.scores(pictures[at : at + 64]).probabilities for at in range(0, len(pictures), 64)]
+    )
+    chances = chances * possible / (chances * possible).sum(axis=1, keepdims=True)
+    own = clips.iloc[kept]
+    targets = np.array([labels.index(label) for label in own["emotion"]])
+    speakers = own["speaker"].to_numpy(str)
+    matrices = by_group(targets, chances.argmax(1), speakers, len(labels))
+    found = figures(np.sum(list(matrices.values()), axis=0))
+    low, high = interval([one.uar for one in bootstrap(matrices)])
+    surest = np.argsort(-chances.max(axis=1))[: len(chances) // 2]
+    return {
+        "clips": len(own),
+        "failed": len(clips) - len(own),
+        "speakers": len(set(speakers)),
+        "labels": int(possible.sum()),
+        "uar": round(found.uar, 4),
+        "low": low,
+        "high": high,
+        "wa": round(found.wa, 4),
+        "ece": calibration(chances, targets)["ece"],
+        "nll": calibration(chances, targets)["nll"],
+        "surer_half_wa": round(float((chances.argmax(1) == targets)[surest].mean()), 4),
+        "recalls": json.dumps({one: round(float(r), 3) for one, r in zip(labels, found.recall, strict=True) if r == r}),
+    }
+
+
+def main() -> None:
+    """Train, measure, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path)
+    parser.add_argument("renderings", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--folds", nargs="+", help="corpora to test; all")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    given = parser.parse_args()
+    index, _spec = read_indexes(given.renderings)
+    index = index[index["copy"] == 0]
+    base = parse("finetune", FinetuneSettings, ["--config", str(given.config)])
+    for seed in given.seeds:
+        for fold in given.folds or sorted(set(index["corpus"])):
+            out = given.out / f"{fold}-{seed}"
+            settings = replace(
+                base, index=list(given.renderings), protocol="cross-corpus", fold=fold, seed=seed, out=out, test=False
+            )
+            known = read_json(out / "strangers.json") or []
+            if len(known) == len(CONDITIONS):
+                continue
+            checkpoint = finetune(settings)
+            predictor = Predictor(checkpoint, engine="torch")
+            clips = index[(index["corpus"] == fold) & index["emotion"].isin(checkpoint.labels)]
+            for condition in CONDITIONS[len(known) :]:
+                known.append(
+                    {"fold": fold, "seed": seed, "condition": condition} | measure(predictor, clips, condition)
+                )
+                write_json(out / "strangers.json", known)
+    rows = [row for path in sorted(given.out.glob("*/strangers.json")) for row in read_json(path)]
+    table = pd.DataFrame(rows)
+    table.to_csv(given.out / "strangers.csv", index=False)
+    print(table.drop(columns="recalls").to_string(index=False))
+    print(table.groupby("condition", sort=False)[["uar", "wa", "ece", "surer_half_wa"]].mean().round(4).to_string())
+
+
+if __name__ == "__main__":
+    main()
