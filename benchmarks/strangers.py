@@ -80,8 +80,8 @@ def measure(predictor: Predictor, clips: pd.DataFrame, condition: str) -> dict[s
         "clips": len(own),
         "failed": len(clips) - len(own),
         "speakers": len(set(speakers)),
-        "labels": int(possible.sum()),
-        "uar": round(found.uar, 4),
+        "labels_shared": int(possible.sum()),
+        "test_uar": round(found.uar, 4),
         "low": low,
         "high": high,
         "wa": round(found.wa, 4),
@@ -124,8 +124,21 @@ def main() -> None:
     rows = [row for path in sorted(given.out.glob("*/strangers.json")) for row in read_json(path)]
     table = pd.DataFrame(rows)
     table.to_csv(given.out / "strangers.csv", index=False)
-    print(table.drop(columns="recalls").to_string(index=False))
-    print(table.groupby("condition", sort=False)[["uar", "wa", "ece", "surer_half_wa"]].mean().round(4).to_string())
+    shown = [
+        "system",
+        "fold",
+        "seed",
+        "clips",
+        "labels_shared",
+        "test_uar",
+        "low",
+        "high",
+        "wa",
+        "ece",
+        "surer_half_wa",
+    ]
+    print(table[shown].to_string(index=False))
+    print(table.groupby("system", sort=False)[["test_uar", "wa", "ece", "surer_half_wa"]].mean().round(4).to_string())
 
 
 if __name__ == "__main__":

@@ -260,6 +260,17 @@ def _figures(metrics: dict[str, Any], speakers: dict[str, list[str]], estimate: 
                 for one in estimate
             ),
         ]
+        for one in estimate:
+            if by_corpus := one.get("by_corpus"):
+                lines += [
+                    "",
+                    "What strangers may expect, corpus by corpus: the UAR there of a network that was trained by the",
+                    "same recipe on all others, over the labels that both have:",
+                    "",
+                    "| corpus | UAR |",
+                    "| --- | --- |",
+                    *(f"| {printable(corpus)} | {uar:.3f} |" for corpus, uar in by_corpus.items()),
+                ]
     return "\n".join(lines)
 
 

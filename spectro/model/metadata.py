@@ -73,7 +73,8 @@ SCHEMA = record(
                     **dict.fromkeys(("table", "system", "protocol"), text()),
                     **dict.fromkeys(("folds", "seeds", "runs"), whole()),
                     **dict.fromkeys(("uar", "lowest", "highest"), number(0, 1)),
-                }
+                },
+                {"by_corpus": keyed(number(0, 1))},
             )
         ),
         "heard_before": NAMES,

@@ -10,7 +10,7 @@ import scipy.optimize
 import torch
 
 from spectro.corpora.registry import find
-from spectro.corpora.splits import LEAKS, full_names, heard
+from spectro.corpora.splits import CROSS_CORPUS, LEAKS, full_names, heard
 from spectro.errors import TrainingError
 from spectro.files import printable
 from spectro.metrics import confusion, figures
@@ -132,7 +132,7 @@ def estimate(path: Path, system: str, corpus: str, labels: str) -> list[dict[str
         raise TrainingError(
             f"{printable(path)}: has no test figures of {system!r} on {corpus} for {labels}; it has those of: {known}"
         )
-    found = []
+    found: list[dict[str, Any]] = []
     for protocol, own in rows.groupby("protocol", sort=False):
         if own["config"].nunique() > 1:
             raise TrainingError(f"{printable(path)}: has several configurations of {system} under {protocol}")
@@ -149,6 +149,9 @@ def estimate(path: Path, system: str, corpus: str, labels: str) -> list[dict[str
                 "highest": round(float(own["test_uar"].max()), 4),
             }
         )
+        if protocol == CROSS_CORPUS:
+            by_corpus = own.groupby("fold")["test_uar"].mean().round(4)
+            found[-1]["by_corpus"] = {str(corpus): float(uar) for corpus, uar in by_corpus.items()}
     return found
 
 

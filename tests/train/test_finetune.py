@@ -393,6 +393,9 @@ def test_a_checkpoint_to_be_used_trains_on_all_and_tells_an_estimate(
             ("loso", 1, 1, 0.6, False),
             ("loso", 0, 0, 0.9, True),
             ("random-leaky", 0, 0, 0.99, False),
+            ("cross-corpus", "tess", 0, 0.4, False),
+            ("cross-corpus", "savee", 0, 0.3, False),
+            ("cross-corpus", "savee", 1, 0.5, False),
         )
     ]
     table = pd.DataFrame(rows).assign(system="tiny", corpus="synthetic", labels="emotion")
@@ -412,6 +415,7 @@ def test_a_checkpoint_to_be_used_trains_on_all_and_tells_an_estimate(
     assert "All 8 speakers were trained on" in card
     assert "Nobody was held out" in card and "figures of `tiny` in study.csv" in card
     assert "| loso | 2 | 2 | 4 | 0.600 | 0.500, 0.700 |" in card
+    assert "| corpus | UAR |\n| --- | --- |\n| savee | 0.400 |\n| tess | 0.400 |" in card
     with pytest.raises(EvaluationError, match="was trained on the test speakers too"):
         evaluate(EvaluateSettings(checkpoint=tmp_path / "run", index=world.images, out=tmp_path / "report"))
     table.loc[0, "config"] = "another"
