@@ -7,7 +7,9 @@ settings of `spectro finetune`, and measured on every clip of that corpus whose 
 a telephone would bring it (300 to 3,400 Hz, 8 kHz, mu-law). Only labels that both have are answers. Training is
 resumed, and what was measured is not measured again. FOLDER/strangers.csv has a line for each corpus, seed and
 condition: UAR with its interval over speakers, accuracy, expected calibration error, and the accuracy of the half of
-the answers that are surest.
+the answers that are surest; and the temperature that would have suited these strangers best. A corpus that serves to
+choose designs may choose the temperature, too: give it to the other folds with --temperature, in place of what suits
+the validation speakers of heard corpora.
 
 The recordings are read where the renderings say that they lie.
 """
@@ -22,6 +24,7 @@ import numpy as np
 import pandas as pd
 import scipy.signal
 import soundfile
+import torch
 from tqdm import tqdm
 
 from spectro.audio import recording
@@ -34,6 +37,7 @@ from spectro.picture import png
 from spectro.predict.predictor import Predictor
 from spectro.rendering.index import read_indexes
 from spectro.train.finetune import finetune
+from spectro.train.finish import fit_temperature
 from spectro.train.settings import FinetuneSettings
 
 TELEPHONE = 8_000
@@ -69,7 +73,9 @@ def measure(predictor: Predictor, clips: pd.DataFrame, condition: str) -> dict[s
         [predictor.scores(pictures[at : at + 64]).probabilities for at in range(0, len(pictures), 64)]
     )
     chances = chances * possible / (chances * possible).sum(axis=1, keepdims=True)
-    own = clips.iloc[kept]
+    own, temperature = clips.iloc[kept], predictor.checkpoint.temperature
+    with np.errstate(divide="ignore"):
+        logs = np.log(chances)
     targets = np.array([labels.index(label) for label in own["emotion"]])
     speakers = own["speaker"].to_numpy(str)
     matrices = by_group(targets, chances.argmax(1), speakers, len(labels))
@@ -87,6 +93,8 @@ def measure(predictor: Predictor, clips: pd.DataFrame, condition: str) -> dict[s
         "wa": round(found.wa, 4),
         "ece": calibration(chances, targets)["ece"],
         "nll": calibration(chances, targets)["nll"],
+        "temperature": temperature,
+        "best_temperature": round(temperature * fit_temperature(torch.tensor(logs), torch.tensor(targets)), 3),
         "surer_half_wa": round(float((chances.argmax(1) == targets)[surest].mean()), 4),
         "recalls": json.dumps({one: round(float(r), 3) for one, r in zip(labels, found.recall, strict=True) if r == r}),
     }
@@ -100,6 +108,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--folds", nargs="+", help="corpora to test; all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--temperature", type=float, help="of the probabilities; what suits the validation speakers")
     given = parser.parse_args()
     index, _spec = read_indexes(given.renderings)
     index = index[index["copy"] == 0]
@@ -114,6 +123,8 @@ def main() -> None:
             if len(known) == len(CONDITIONS):
                 continue
             checkpoint = finetune(settings)
+            if given.temperature is not None:
+                checkpoint = replace(checkpoint, temperature=given.temperature)
             predictor = Predictor(checkpoint, engine="torch")
             clips = index[(index["corpus"] == fold) & index["emotion"].isin(checkpoint.labels)]
             for condition in CONDITIONS[len(known) :]:
