@@ -121,16 +121,21 @@ def network_of(backbone: str, weights: str) -> str:
 
     Raises:
         TrainingError: the weights have a name, and are not of this backbone.
+        CheckpointError: they are of a checkpoint that is damaged.
     """
-    if weights not in PRETRAINED:
-        return backbone
-    own = PRETRAINED[weights]
-    if backbone not in (own.network, *own.families):
-        raise TrainingError(
-            f"{weights} are the weights of {own.network}, and not of {backbone}: name --backbone {own.network}, "
-            "or other --weights"
-        )
-    return own.network
+    if weights in PRETRAINED:
+        network = PRETRAINED[weights].network
+        if backbone not in (network, *PRETRAINED[weights].families):
+            raise TrainingError(
+                f"{weights} are the weights of {network}, and not of {backbone}: name --backbone {network}, "
+                "or other --weights"
+            )
+        return network
+    if (Path(weights) / DESCRIPTION_FILE).is_file():
+        network = metadata.Description.from_dict(metadata.read(Path(weights)), Path(weights)).backbone
+        if any(one.network == network and backbone in one.families for one in PRETRAINED.values()):
+            return network
+    return backbone
 
 
 def load_weights(net: SpectrogramNet, weights: str, spec: SpectrogramSpec) -> str:

@@ -162,3 +162,8 @@ def test_a_network_of_one_channel_is_trained_kept_and_read_again(world: World, t
     again = checkpoints.load(tmp_path / "out")
     picture = torch.randint(0, 256, (1, 1, spec.height, spec.width), dtype=torch.uint8)
     assert torch.equal(trained.net(picture), again.net(picture)) and again.net.channels == 1
+    started = finetune(
+        finetune_settings(images, tmp_path / "more", backbone="mobilenet", weights=str(tmp_path / "out"))
+    )
+    assert started.backbone == "mn04", "a checkpoint says which of the MobileNets it is of"
+    assert torch.equal(started.net.mean, trained.net.mean)
