@@ -8,9 +8,9 @@ import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -37,10 +37,18 @@ class Scores:
     Args:
         probabilities: float64 of shape (pictures, labels).
         embeddings: float32 of shape (pictures, features): what the last layer of the network reads.
+        speech: probability that somebody speaks, float64 of shape (pictures,); None where the checkpoint cannot tell.
     """
 
     probabilities: Chances
     embeddings: Embedding
+    speech: Chances | None = None
+
+    def at(self, place: int) -> Self:
+        """Return the scores of one of the pictures."""
+        one = slice(place, place + 1)
+        speech = None if self.speech is None else self.speech[one]
+        return replace(self, probabilities=self.probabilities[one], embeddings=self.embeddings[one], speech=speech)
 
 
 Scoring: TypeAlias = Callable[[Pictures], Scores]

@@ -85,6 +85,7 @@ def save(checkpoint: Checkpoint, folder: Path, *, dtype: Literal["float32", "flo
         "temperature": checkpoint.temperature,
         "dtype": dtype,
         "parameters": checkpoint.parameters,
+        **({"speech": checkpoint.speech.to_dict()} if checkpoint.speech else {}),
         **checkpoint.origin,
     }
     state = {name: _cast(tensor, dtype) for name, tensor in net.state_dict().items()}
@@ -122,7 +123,10 @@ def load(folder: Path) -> Checkpoint:
             f"such as {bad[0]}; take another checkpoint, or train it again"
         )
     net.eval().to(memory_format=torch.channels_last)
-    return Checkpoint(net=net, labels=about.labels, spec=about.spec, temperature=about.temperature, origin=about.origin)
+    if about.speech is not None and len(about.speech.weight) != net.features:
+        raise descriptions.misfit(folder, ValueError(f"speech.weight holds no {net.features} numbers, one a feature"))
+    told = {name: getattr(about, name) for name in ("labels", "spec", "temperature", "speech", "origin")}
+    return Checkpoint(net=net, **told)
 
 
 def _network(about: Description, content: dict[str, Any]) -> SpectrogramNet:

@@ -78,11 +78,39 @@ SCHEMA = record(
             )
         ),
         "heard_before": NAMES,
+        "speech": record({"weight": many(number(-1e6, 1e6), least=1, most=65_536), "bias": number(-1e6, 1e6)}),
         "versions": keyed(text()),
         "export": record({"of": text()}, {"compared": keyed(anything), "sha256": text()}),
     },
 )
 """What a `spectro.json` must hold, what it may hold besides, and of which kind each is; what is unknown is kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SpeechTeller:
+    """Tells speech from all other sound by what the last layer of the network reads: a logistic regression.
+
+    Args:
+        weight: one number a feature.
+        bias: so chosen that speech is as likely as not where the answer should change.
+    """
+
+    weight: tuple[float, ...]
+    bias: float
+
+    def chances(self, embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+        """Return the probability that somebody speaks, float64 of shape (pictures,).
+
+        Args:
+            embeddings: of shape (pictures, features).
+        """
+        logits = embeddings.astype(np.float64) @ np.array(self.weight) + self.bias
+        chances: npt.NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(logits, -700, 700)))
+        return chances
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON values."""
+        return {"weight": list(self.weight), "bias": self.bias}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +123,7 @@ class Description:
         temperature: what logits are divided by before the softmax.
         backbone: name of the network.
         parameters: how many numbers of it were trained.
+        speech: tells speech from other sound; None if that was not learnt.
         origin: JSON values on where it comes from: `weights`, `data`, `split`, `training`, `metrics`, `versions`.
     """
 
@@ -103,6 +132,7 @@ class Description:
     temperature: float = 1.0
     backbone: str = ""
     parameters: int = 0
+    speech: SpeechTeller | None = None
     origin: dict[str, Any] = field(default_factory=dict)
 
     def probabilities(self, logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
@@ -130,11 +160,16 @@ class Description:
                 "temperature": float(content["temperature"]),
                 "backbone": content["backbone"],
                 "parameters": content.get("parameters", 0),
+                "speech": _speech_teller(content.get("speech")),
             }
         except (ValueError, SpectroError) as error:
             raise misfit(folder, error) from error
         rest = {key: value for key, value in content.items() if key not in (*own, *OF_THE_NETWORK)}
         return cls(**own, origin=rest)
+
+
+def _speech_teller(told: dict[str, Any] | None) -> SpeechTeller | None:
+    return None if told is None else SpeechTeller(weight=tuple(map(float, told["weight"])), bias=float(told["bias"]))
 
 
 def misfit(folder: Path, error: Exception) -> CheckpointError:

@@ -73,8 +73,7 @@ def _finish(
     for place, (item, _future) in enumerate(drawn):
         outcome = found[place]
         if isinstance(outcome, np.ndarray):
-            one = slice(order[place], order[place] + 1)
-            yield item, Scores(scores.probabilities[one], scores.embeddings[one])
+            yield item, scores.at(order[place])
         else:
             yield item, outcome
 
@@ -108,5 +107,5 @@ def predict_rows(predictor: Draws, paths: Iterable[Path], *, batch_size: int = 3
             path=path_text(path),
             end_s=round(recording.duration_s(path), 3),
             embedding=outcome.embeddings[0],
-            **verdict(predictor, outcome.probabilities[0]),
+            **verdict(predictor, outcome),
         )

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO, Self, TypeAlias
 
@@ -19,7 +19,7 @@ from spectro.picture import png, spectrogram
 from spectro.picture.spec import Image
 from spectro.predict.batches import check_batch_size, predict_rows
 from spectro.predict.inputs import expand
-from spectro.predict.results import Row, verdict
+from spectro.predict.results import NO_SPEECH, Row, verdict
 from spectro.predict.timeline.segments import Segment, timeline
 from spectro.predict.timeline.windows import WindowSettings
 
@@ -36,16 +36,20 @@ class Prediction:
     """What the network makes of one clip.
 
     Args:
-        label: the most likely label, or `unsure` if the predictor was told a margin that the answer misses.
-        confidence: probability of the most likely label, 0 to 1, calibrated on validation speakers.
-        probabilities: probability of every label, in the checkpoint's order; they add up to 1.
+        label: the most likely label; `no speech` if nobody seems to speak; or `unsure` if the predictor was told a
+            margin that the answer misses.
+        confidence: probability of the most likely label, 0 to 1, calibrated on validation speakers; that of `no speech`
+            where that is the answer.
+        probabilities: probability of every label, if somebody speaks, in the checkpoint's order; they add up to 1.
         embedding: float32 of shape (features,): what the last layer of the network reads.
+        speech: probability that somebody speaks, 0 to 1; None where the checkpoint cannot tell.
     """
 
     label: str
     confidence: float
     probabilities: dict[str, float]
     embedding: Embedding = field(compare=False, repr=False)
+    speech: float | None = None
 
 
 class Predictor:
@@ -61,6 +65,7 @@ class Predictor:
             network is `checkpoint.spec.duration_s` long: the middle (or the start, as the spec says),
             or the part with the most speech where another part has more.
         min_margin: the answer is `unsure` where the two most likely labels' probabilities are nearer than this, 0 to 1.
+        min_speech: the answer is `no speech` where the probability of speech is below this, 0 to 1; 0 for never.
 
     Raises:
         CheckpointError: the folder holds no checkpoint that can be used.
@@ -81,13 +86,15 @@ class Predictor:
         precision: Precision = "float32",
         max_duration_s: float | None = recording.DEFAULT_MAX_DURATION_S,
         min_margin: float = 0.0,
+        min_speech: float = 0.5,
     ) -> None:
-        if not 0 <= min_margin <= 1:
-            raise PredictionError(f"min_margin is {min_margin}; it must lie between 0 and 1")
+        for name, value in (("min_margin", min_margin), ("min_speech", min_speech)):
+            if not 0 <= value <= 1:
+                raise PredictionError(f"{name} is {value}; it must lie between 0 and 1")
         self._source, self._device = checkpoint, device
         self.checkpoint, self.engine = engine_for(checkpoint, engine, device=device, precision=precision)
         self.max_duration_s = max_duration_s
-        self.min_margin = min_margin
+        self.min_margin, self.min_speech = min_margin, min_speech
 
     @property
     def labels(self) -> tuple[str, ...]:
@@ -168,8 +175,10 @@ class Predictor:
             CheckpointError: the network's answer is not finite.
         """
         found = self.scores(pictures)
-        pairs = zip(found.probabilities, found.embeddings, strict=True)
-        return [Prediction(**verdict(self, chances), embedding=embedding) for chances, embedding in pairs]
+        return [
+            Prediction(**verdict(self, found.at(place)), embedding=found.embeddings[place])
+            for place in range(len(pictures))
+        ]
 
     def scores(self, pictures: Sequence[Image]) -> Scores:
         """Return the probabilities and the embeddings of a batch of pictures.
@@ -191,7 +200,9 @@ class Predictor:
                 )
         if not len(pictures):
             return Scores(np.zeros((0, len(self.labels))), np.zeros((0, 0), np.float32))
-        return self.engine.scores(batch(pictures))
+        scores = self.engine.scores(batch(pictures))
+        teller = self.checkpoint.speech
+        return scores if teller is None else replace(scores, speech=teller.chances(scores.embeddings))
 
     @cached_property
     def torch_engine(self) -> TorchEngine:
@@ -218,8 +229,15 @@ class Predictor:
         other.min_margin = min_margin
         return other
 
-    def judge(self, chances: Chances) -> str:
-        """Return the label that probabilities (float64 of shape (labels,)) stand for, or `unsure`."""
+    def judge(self, chances: Chances, speech: float | None = None) -> str:
+        """Return the label that probabilities stand for, `unsure`, or `no speech`.
+
+        Args:
+            chances: float64 of shape (labels,).
+            speech: probability that somebody speaks; None if that is not known.
+        """
+        if speech is not None and speech < self.min_speech:
+            return NO_SPEECH
         second, first = np.sort(chances)[-2:] if len(chances) > 1 else (0.0, 1.0)
         return UNSURE if first - second < self.min_margin else self.labels[int(chances.argmax())]
 

@@ -4,9 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+
 from spectro.engines.base import Chances, Embedding, Scores
 from spectro.model.metadata import Description
 from spectro.picture.spec import Image
+
+NO_SPEECH = "no speech"
 
 
 class Scorer(Protocol):
@@ -17,7 +21,7 @@ class Scorer(Protocol):
     def scores(self, pictures: Sequence[Image]) -> Scores:
         """Score pictures."""
 
-    def judge(self, chances: Chances) -> str:
+    def judge(self, chances: Chances, speech: float | None) -> str:
         """Return the label that probabilities stand for."""
 
 
@@ -29,10 +33,11 @@ class Row:
         path: its path, as text that any file can hold.
         start_s: begin of what the row is about, in seconds.
         end_s: its end, in seconds.
-        label: the most likely label, `unsure`, or `silence`; empty if there is an error.
-        confidence: probability of the most likely label, 0 to 1; None if nothing was heard.
-        probabilities: probability of every label; empty if nothing was heard.
+        label: the most likely label, `unsure`, `no speech` or `silence`; empty if there is an error.
+        confidence: probability of the most likely label, or of `no speech`, 0 to 1; None if nothing was heard.
+        probabilities: probability of every label, if somebody speaks; empty if nothing was heard.
         error: why there is no label; empty if there is one.
+        speech: probability that somebody speaks, 0 to 1; None if nothing was heard, or the checkpoint cannot tell.
         embedding: float32 of shape (features,), what the last layer of the network reads; None if nothing was heard.
     """
 
@@ -43,6 +48,7 @@ class Row:
     confidence: float | None = None
     probabilities: dict[str, float] = field(default_factory=dict)
     error: str = ""
+    speech: float | None = None
     embedding: Embedding | None = field(default=None, compare=False, repr=False)
 
     def record(self, labels: Sequence[str], *, embeddings: bool = False) -> dict[str, Any]:
@@ -59,6 +65,7 @@ class Row:
             "end_s": self.end_s,
             "label": self.label,
             "confidence": self.confidence,
+            "p_speech": self.speech,
             **chances,
             "error": self.error,
         }
@@ -67,10 +74,31 @@ class Row:
         return record
 
 
-def verdict(scorer: Scorer, chances: Chances) -> dict[str, Any]:
-    """Return a row's `label`, `confidence` and `probabilities`."""
+def verdict(scorer: Scorer, scores: Scores, label: str | None = None) -> dict[str, Any]:
+    """Return a row's `label`, `confidence`, `probabilities` and `speech`.
+
+    Args:
+        scorer: a `Predictor`.
+        scores: of one picture, or a mean over several.
+        label: what is said; None for what the scores stand for.
+    """
+    chances = scores.probabilities[0]
+    speech = None if scores.speech is None else float(scores.speech[0])
+    said = scorer.judge(chances, speech) if label is None else label
     return {
-        "label": scorer.judge(chances),
-        "confidence": float(chances.max()),
+        "label": said,
+        "confidence": 1 - speech if said == NO_SPEECH and speech is not None else float(chances.max()),
         "probabilities": dict(zip(scorer.checkpoint.labels, chances.tolist(), strict=True)),
+        "speech": speech,
     }
+
+
+def mean_scores(chances: Chances, speech: float) -> Scores:
+    """Return means over windows as the scores of one picture.
+
+    Args:
+        chances: mean probabilities, float64 of shape (labels,).
+        speech: mean probability that somebody speaks; NaN where the checkpoint cannot tell.
+    """
+    known = None if np.isnan(speech) else np.array([speech])
+    return Scores(chances[None], np.zeros((1, 0), np.float32), known)

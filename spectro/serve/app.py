@@ -125,7 +125,7 @@ class Service:
         with _named(upload):
             picture = await asyncio.get_running_loop().run_in_executor(self._readers, draw, upload.file)
         found = await model.batcher.scores(picture)
-        said = verdict(model.predictor.with_margin(min_margin), found.probabilities[0])
+        said = verdict(model.predictor.with_margin(min_margin), found)
         self.metrics.labels.labels(said["label"]).inc()
         return PredictionAnswer(**said, embedding=found.embeddings[0].tolist() if embedding else None)
 
@@ -379,7 +379,7 @@ def _timeline(
 
 
 def _segment(segment: Segment) -> SegmentAnswer:
-    names = ("start_s", "end_s", "label", "confidence", "channel", "probabilities")
+    names = ("start_s", "end_s", "label", "confidence", "channel", "probabilities", "speech")
     return SegmentAnswer(**{name: getattr(segment, name) for name in names})
 
 

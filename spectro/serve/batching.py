@@ -62,5 +62,4 @@ class Batcher:
                 continue
             for place, (_, answer) in enumerate(batch):
                 if not answer.done():
-                    one = slice(place, place + 1)
-                    answer.set_result(Scores(found.probabilities[one], found.embeddings[one]))
+                    answer.set_result(found.at(place))

@@ -60,6 +60,7 @@ def answer(found: Explanation) -> ExplanationAnswer:
         label=said.label,
         confidence=said.confidence,
         probabilities=said.probabilities,
+        speech=said.speech,
         about=found.label,
         picture=_png(found.picture),
         heat=_png(np.rint(255 * found.heat).astype(np.uint8)),

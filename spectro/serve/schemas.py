@@ -10,9 +10,12 @@ ANGRY: Any = {"label": "angry", "confidence": 0.83, "probabilities": {"neutral":
 class PredictionAnswer(BaseModel):
     """What the network makes of one clip or picture."""
 
-    label: str = Field(description="the most likely label, or `unsure`")
-    confidence: float = Field(ge=0, le=1, description="probability of the most likely label")
-    probabilities: dict[str, float] = Field(description="probability of every label")
+    label: str = Field(description="the most likely label, `no speech`, or `unsure`")
+    confidence: float = Field(ge=0, le=1, description="probability of the most likely label, or of `no speech`")
+    probabilities: dict[str, float] = Field(description="probability of every label, if somebody speaks")
+    speech: float | None = Field(
+        None, description="probability that somebody speaks; null where the network cannot tell"
+    )
     embedding: list[float] | None = Field(None, description="what the network's last layer reads, on request")
 
     model_config = {"json_schema_extra": {"examples": [ANGRY]}}
@@ -28,9 +31,12 @@ class TickAnswer(BaseModel):
 class ExplanationAnswer(BaseModel):
     """What the network makes of a recording, and which places of its picture speak for a label (Grad-CAM)."""
 
-    label: str = Field(description="the most likely label, or `unsure`")
-    confidence: float = Field(ge=0, le=1, description="probability of the most likely label")
-    probabilities: dict[str, float] = Field(description="probability of every label")
+    label: str = Field(description="the most likely label, `no speech`, or `unsure`")
+    confidence: float = Field(ge=0, le=1, description="probability of the most likely label, or of `no speech`")
+    probabilities: dict[str, float] = Field(description="probability of every label, if somebody speaks")
+    speech: float | None = Field(
+        None, description="probability that somebody speaks; null where the network cannot tell"
+    )
     about: str = Field(description="the label that the map is about")
     picture: str = Field(description="the picture as the network sees it, a PNG in base64")
     heat: str = Field(description="the map over it, a gray PNG in base64; 255 is the place that speaks most for it")
@@ -47,10 +53,15 @@ class SegmentAnswer(BaseModel):
 
     start_s: float = Field(description="its begin, in seconds")
     end_s: float = Field(description="its end, in seconds")
-    label: str = Field(description="the most likely label, `unsure`, or `silence`")
-    confidence: float | None = Field(description="probability of the most likely label; null for silence")
+    label: str = Field(description="the most likely label, `unsure`, `no speech`, or `silence`")
+    confidence: float | None = Field(
+        description="probability of the most likely label, or of `no speech`; null for silence"
+    )
     channel: int | None = Field(description="the channel, from 0; null for the mean of all")
     probabilities: dict[str, float] = Field(description="probability of every label; empty for silence")
+    speech: float | None = Field(
+        None, description="probability that somebody speaks; null where the network cannot tell"
+    )
 
 
 class MomentAnswer(BaseModel):
@@ -70,7 +81,7 @@ class SummaryAnswer(BaseModel):
     duration_s: float
     sound_s: float = Field(description="time with sound, over all channels")
     silence_s: float
-    shares: dict[str, float] = Field(description="share of each label in the time with sound")
+    shares: dict[str, float] = Field(description="share of each label, and of `no speech`, in the time with sound")
     strongest: list[MomentAnswer]
 
 

@@ -18,7 +18,7 @@ from spectro.engines.base import Chances, EngineName, Precision
 from spectro.errors import PredictionError
 from spectro.model.locate import default_checkpoint
 from spectro.predict.predictor import Predictor
-from spectro.predict.results import Row, Scorer, verdict
+from spectro.predict.results import Row, Scorer, mean_scores, verdict
 from spectro.predict.timeline.segments import SILENCE
 from spectro.predict.timeline.windows import Cutter, WindowSettings, draw_samples
 
@@ -45,6 +45,7 @@ class ListenSettings:
         checkpoint: checkpoint folder; null for the shipped checkpoint.
         windows: how utterances are separated. smooth_s is the half-life of earlier sound in the same utterance.
         min_margin: answer `unsure` if the two most likely labels' probabilities are closer than this, 0 to 1.
+        min_speech: answer `no speech` if the probability that somebody speaks is below this, 0 to 1; 0 for never.
         device: cpu, cuda, ...; null uses a GPU if there is one.
         engine: what runs the network; auto uses the fastest engine that is installed (onnx and openvino are extras).
         precision: float32, or bfloat16 for more speed; close calls are computed in float32 either way (torch,
@@ -61,6 +62,7 @@ class ListenSettings:
     checkpoint: Path | None = None
     windows: WindowSettings = field(default_factory=WindowSettings)
     min_margin: float = 0.0
+    min_speech: float = 0.5
     device: str | None = None
     engine: EngineName = "auto"
     precision: Precision = "float32"
@@ -82,6 +84,7 @@ def run(settings: ListenSettings) -> int:
         engine=settings.engine,
         precision=settings.precision,
         min_margin=settings.min_margin,
+        min_speech=settings.min_speech,
     )
     blocks = _microphone(settings) if settings.source == "microphone" else _raw(sys.stdin.buffer, settings)
     try:
@@ -119,10 +122,16 @@ def listen(scorer: Scorer, blocks: Iterable[Block], settings: ListenSettings) ->
         if window is None:
             yield Row(path=settings.source, start_s=start_s, end_s=end_s, label=SILENCE)
             continue
-        chances = scorer.scores([draw_samples(window.samples, spec)]).probabilities[0]
-        average = chances if window.utterance != utterance else keep * average + (1 - keep) * chances
+        scores = scorer.scores([draw_samples(window.samples, spec)])
+        heard = np.append(scores.probabilities[0], np.nan if scores.speech is None else scores.speech[0])
+        average = heard if window.utterance != utterance else keep * average + (1 - keep) * heard
         utterance = window.utterance
-        yield Row(path=settings.source, start_s=start_s, end_s=end_s, **verdict(scorer, average))
+        yield Row(
+            path=settings.source,
+            start_s=start_s,
+            end_s=end_s,
+            **verdict(scorer, mean_scores(average[:-1], average[-1])),
+        )
 
 
 def _even(blocks: Iterable[Block], size: int) -> Iterator[Block]:

@@ -50,6 +50,7 @@ class PredictSettings:
             openvino).
         max_duration_s: recordings longer than this are refused, in seconds.
         min_margin: answer `unsure` if the two most likely labels' probabilities are closer than this, 0 to 1.
+        min_speech: answer `no speech` if the probability that somebody speaks is below this, 0 to 1; 0 for never.
         embeddings: add a column embedding, the input of the network's last layer; not for .csv.
         resume: keep the rows of an earlier run of the same command; false classifies everything again.
         follow: keep watching the folders until interrupted. Rows of recordings that disappear are kept. A recording
@@ -68,6 +69,7 @@ class PredictSettings:
     precision: Precision = "float32"
     max_duration_s: float = recording.DEFAULT_MAX_DURATION_S
     min_margin: float = 0.0
+    min_speech: float = 0.5
     embeddings: bool = False
     resume: bool = True
     follow: bool = False
@@ -111,6 +113,7 @@ def _run(settings: PredictSettings, paths: list[Path]) -> int:
         precision=settings.precision,
         max_duration_s=settings.max_duration_s,
         min_margin=settings.min_margin,
+        min_speech=settings.min_speech,
     )
     names = list(Row(path="").record(predictor.labels, embeddings=settings.embeddings))
     with ExitStack() as stack:
@@ -210,7 +213,9 @@ class Run:
 def _journal(settings: PredictSettings, folder: Path, paths: list[Path]) -> Journal:
     """Open the journal of a table; rows depend on the checkpoint and on the settings named here."""
     assert settings.out is not None
-    depends = [identity(folder), settings.max_duration_s, settings.min_margin, settings.embeddings, settings.precision]
+    own = ("max_duration_s", "min_margin", "min_speech", "embeddings", "precision")
+    columns = list(Row(path="").record(()))  # which grow from version to version
+    depends = [identity(folder), columns, *(getattr(settings, name) for name in own)]
     wanted = None if settings.follow else paths
     journal = Journal(beside(settings.out), fingerprint(depends), wanted, fresh=not settings.resume)
     if journal.dropped:

@@ -41,6 +41,7 @@ class TimelineSettings:
         split_channels: treat each channel as one party, as in stereo recordings of calls.
         windows: how recordings are cut into windows, and windows merged.
         min_margin: answer `unsure` if the two most likely labels' probabilities are closer than this, 0 to 1.
+        min_speech: answer `no speech` if the probability that somebody speaks is below this, 0 to 1; 0 for never.
         batch_size: pictures per batch.
         device: cpu, cuda, ...; null uses a GPU if there is one.
         engine: what runs the network; auto uses the fastest engine that is installed (onnx and openvino are extras).
@@ -55,6 +56,7 @@ class TimelineSettings:
     split_channels: bool = False
     windows: WindowSettings = field(default_factory=WindowSettings)
     min_margin: float = 0.0
+    min_speech: float = 0.5
     batch_size: int = 8
     device: str | None = None
     engine: EngineName = "auto"
@@ -97,6 +99,7 @@ def _run(settings: TimelineSettings, paths: list[Path], names: list[Path]) -> in
         engine=settings.engine,
         precision=settings.precision,
         min_margin=settings.min_margin,
+        min_speech=settings.min_speech,
     )
     lengths = [recording.duration_s(path) for path in paths]
     failed = rows = 0

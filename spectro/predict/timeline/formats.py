@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from spectro.files import printable
+from spectro.predict.results import NO_SPEECH
 from spectro.predict.timeline.segments import SILENCE, Segment
 
 STRONGEST = 5
@@ -30,7 +31,7 @@ class Summary:
         self._end_s = max(self._end_s, segment.end_s)
         lasts = segment.end_s - segment.start_s
         self._seconds[segment.label] = self._seconds.get(segment.label, 0.0) + lasts
-        if segment.confidence is not None:
+        if segment.confidence is not None and segment.label != NO_SPEECH:
             self._added += 1
             entry = (segment.confidence, -segment.start_s, -self._added, segment)  # no two are equal
             (heapq.heappush if len(self._strongest) < STRONGEST else heapq.heappushpop)(self._strongest, entry)
@@ -38,9 +39,9 @@ class Summary:
     def content(self) -> dict[str, Any]:
         """Return JSON values.
 
-        `duration_s`; `sound_s`, over all channels; `silence_s`; `shares`, of each label in the time with sound, most
-        frequent first; `strongest`, the moments with the highest confidence, with `start_s`, `end_s`, `label`,
-        `confidence` and `channel`.
+        `duration_s`; `sound_s`, over all channels; `silence_s`; `shares`, of each label, and of `no speech`, in the
+        time with sound, most frequent first; `strongest`, the moments with the highest confidence, with `start_s`,
+        `end_s`, `label`, `confidence` and `channel`.
         """
         heard = {label: seconds for label, seconds in self._seconds.items() if label != SILENCE}
         sound_s = sum(heard.values())
@@ -57,21 +58,25 @@ class Summary:
 
 
 def audacity(segments: Iterable[Segment]) -> str:
-    """Return segments as an Audacity label track: begin, end and text between tabs, silence left out."""
-    return "".join(f"{one.start_s:.6f}\t{one.end_s:.6f}\t{_caption(one)}\n" for one in segments if one.label != SILENCE)
+    """Return segments as an Audacity label track: begin, end and text between tabs, where somebody speaks."""
+    return "".join(f"{one.start_s:.6f}\t{one.end_s:.6f}\t{_caption(one)}\n" for one in segments if _speaks(one))
 
 
 def webvtt(segments: Iterable[Segment]) -> str:
-    """Return segments as WebVTT, which players and browsers show under a recording; silence is left out.
+    """Return segments as WebVTT, which players and browsers show under a recording, where somebody speaks.
 
     Source: W3C, WebVTT: The Web Video Text Tracks Format.
     """
     cues = (
         f"\n{_clock(one.start_s)} --> {_clock(one.end_s)}\n{html.escape(_caption(one), quote=False)}\n"
         for one in sorted(segments, key=lambda one: one.start_s)
-        if one.label != SILENCE
+        if _speaks(one)
     )
     return "WEBVTT\n" + "".join(cues)
+
+
+def _speaks(segment: Segment) -> bool:
+    return segment.label not in (SILENCE, NO_SPEECH)
 
 
 def _moment(segment: Segment) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from spectro.engines.base import Chances, Scores
 from spectro.errors import AudioError
 from spectro.picture.spec import Image
 from spectro.predict.batches import score_all
-from spectro.predict.results import Row, Scorer, verdict
+from spectro.predict.results import Row, Scorer, mean_scores, verdict
 from spectro.predict.timeline.windows import Cutter, Window, WindowSettings, draw_samples
 
 SILENCE = "silence"
@@ -80,12 +80,13 @@ def timeline(
 
 @dataclass(frozen=True)
 class _Scored:
-    """A window without its sound: what it says, and when."""
+    """A window without its sound: what it says, and when; `speech` is NaN where the checkpoint cannot tell."""
 
     utterance: int
     start: int
     stop: int
     chances: Chances
+    speech: float
 
     @property
     def middle(self) -> float:
@@ -142,7 +143,8 @@ class Timeline:
         for window, outcome in score_all(self._scorer, self._windows(blocks), self._draw, batch_size=self._batch_size):
             if not isinstance(outcome, Scores):
                 raise outcome
-            yield _Scored(window.utterance, window.start, window.stop, outcome.probabilities[0])
+            speech = np.nan if outcome.speech is None else float(outcome.speech[0])
+            yield _Scored(window.utterance, window.start, window.stop, outcome.probabilities[0], speech)
 
     def _draw(self, window: Window) -> Image:
         return draw_samples(window.samples, self._spec)
@@ -169,29 +171,30 @@ class Timeline:
     def _merged(self, scored: Iterable[_Scored]) -> Iterator[Segment]:
         """Join neighbours of one label; between two of an utterance the border lies half-way between their middles."""
         last: _Scored | None = None
-        begin, total, count = 0.0, np.zeros(len(self._scorer.checkpoint.labels)), 0
+        begin, count = 0.0, 0
+        chances, speech = np.zeros(len(self._scorer.checkpoint.labels)), 0.0
         for one in scored:
             if last is None:
                 begin = one.start
             elif last.utterance != one.utterance or self._label(last) != self._label(one):
                 same = last.utterance == one.utterance
                 border = (last.middle + one.middle) / 2 if same else last.stop
-                yield self._segment(self._label(last), total / count, begin, border)
-                begin, total, count = border if same else one.start, 0 * total, 0
-            last, total, count = one, total + one.chances, count + 1
+                yield self._segment(self._label(last), chances / count, speech / count, begin, border)
+                begin, count, chances, speech = border if same else one.start, 0, 0 * chances, 0.0
+            last, count, chances, speech = one, count + 1, chances + one.chances, speech + one.speech
         if last is not None:
-            yield self._segment(self._label(last), total / count, begin, last.stop)
+            yield self._segment(self._label(last), chances / count, speech / count, begin, last.stop)
 
     def _label(self, one: _Scored) -> str:
-        return self._scorer.judge(one.chances)
+        return self._scorer.judge(one.chances, None if np.isnan(one.speech) else one.speech)
 
-    def _segment(self, label: str, chances: Chances, begin: float, end: float) -> Segment:
+    def _segment(self, label: str, chances: Chances, speech: float, begin: float, end: float) -> Segment:
         return Segment(
             path=self._path,
             channel=self._channel,
             start_s=self._seconds(begin),
             end_s=self._seconds(end),
-            **(verdict(self._scorer, chances) | {"label": label}),
+            **verdict(self._scorer, mean_scores(chances, speech), label),
         )
 
     def _silence(self, start: int, stop: int) -> Segment:
@@ -210,7 +213,11 @@ class Timeline:
 def _average(around: Iterable[_Scored], one: _Scored, reach: float) -> _Scored:
     others = list(around)
     weights = [max(0.0, 1 - abs(other.middle - one.middle) / reach) for other in others]
-    return replace(one, chances=np.average([other.chances for other in others], axis=0, weights=weights))
+    return replace(
+        one,
+        chances=np.average([other.chances for other in others], axis=0, weights=weights),
+        speech=float(np.average([other.speech for other in others], weights=weights)),
+    )
 
 
 def _channels(source: Source) -> int:

@@ -1,6 +1,6 @@
 // The label with its bars, the table of stretches, and the card of the model.
 
-import { SILENCE, clock, make, percent } from "./words.js";
+import { NO_SPEECH, SILENCE, clock, make, percent } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 
@@ -23,11 +23,16 @@ export function verdict({ label, confidence, probabilities }, colour) {
   const [first, second] = Object.entries(probabilities).sort(([, one], [, other]) => other - one);
   $("asked").textContent = "Heard in this clip";
   $("label").textContent = label;
-  $("closeness").textContent =
-    label === first[0]
-      ? `${percent(confidence)} likely${second ? `, followed by ${second[0]} at ${percent(second[1])}` : ""}`
-      : `${first[0]} (${percent(first[1])}) and ${second[0]} (${percent(second[1])}) are too close to call`;
+  $("closeness").textContent = closeness(label, confidence, first, second);
   bars(probabilities, colour);
+}
+
+function closeness(label, confidence, first, second) {
+  if (label === NO_SPEECH) return `${percent(confidence)} likely that nobody speaks; if somebody does, then ${first[0]}`;
+  if (label === first[0]) {
+    return `${percent(confidence)} likely${second ? `, followed by ${second[0]} at ${percent(second[1])}` : ""}`;
+  }
+  return `${first[0]} (${percent(first[1])}) and ${second[0]} (${percent(second[1])}) are too close to call`;
 }
 
 /** Show what a long recording holds. */

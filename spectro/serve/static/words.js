@@ -5,6 +5,7 @@ const COLOURS = ["#77aadd", "#ee8866", "#eedd88", "#ffaabb", "#99ddff", "#44bb99
 const OTHER = "#dddddd";
 
 export const SILENCE = "silence";
+export const NO_SPEECH = "no speech";
 
 /** A function from labels to colours; a label has the same one whatever the order. */
 export function colours(labels) {
