@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -51,8 +51,8 @@ MODE = "spectro"
 """How options and configurations are read: YAML in which names stay as they are written."""
 NAMES = "valid_speakers"
 """The field whose values are names that can look like numbers, dates or switches, and stay as they are written."""
-SEVERAL = {"finetune": "index"}
-"""The field of a verb's settings that may be given several values, one after the other."""
+SEVERAL = {"finetune": ("--index", "--sounds")}
+"""The options of a verb that may be given several values, one after the other."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -136,7 +136,7 @@ def parse(verb: str, settings_class: type[Any], arguments: list[str]) -> Any:
     for one in reserved:  # words that Python keeps for itself, such as from
         text = " ".join(next(line.description or "" for line in told if line.arg_name == one.name).split())
         parser.add_argument(f"--{one.name[:-1]}", type=hints[one.name], default=one.default, help=text)
-    arguments = _gather(arguments, SEVERAL.get(verb))
+    arguments = _gather(arguments, SEVERAL.get(verb, ()))
     arguments = _take_spec_file(parser, _keep_names(arguments), {one.name for one in fields(settings_class)})
     try:
         chosen = parser.instantiate(parser.parse_args(arguments))
@@ -184,16 +184,16 @@ def _keep_names(arguments: list[str]) -> list[str]:
     return kept
 
 
-def _gather(arguments: list[str], several: str | None) -> list[str]:
-    """Make `--index A B` a single value, a list, where a field may have several."""
+def _gather(arguments: list[str], several: Collection[str]) -> list[str]:
+    """Make `--index A B` a single value, a list, where an option may have several."""
     gathered: list[str] = []
     rest = list(arguments)
     while rest:
         gathered.append(rest.pop(0))
-        if gathered[-1] == f"--{several}":
+        if gathered[-1] in several:
             count = next((place for place, one in enumerate(rest) if one.startswith("--")), len(rest))
             values, rest = rest[:count], rest[count:]
-            gathered += [json.dumps(values)] if len(values) > 1 else values
+            gathered += [json.dumps(values)] if values and not values[0].startswith("[") else values
     return gathered
 
 

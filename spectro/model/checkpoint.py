@@ -216,7 +216,7 @@ Starting weights: {weights}.
 {leak}
 {figures}
 
-## What it reads
+{_speech(description.get("sounds"))}## What it reads
 Pictures of {spec.width} x {spec.height} pixels: {spec.height} mel bands from {spec.fmin:g} to {spec.fmax:g} Hz,
 {spec.duration_s:g} s at {spec.sample_rate} Hz, spec `{spec.fingerprint}`. Longer recordings show their middle,
 or the part with the most speech where another part has more.
@@ -228,6 +228,24 @@ one's own. Acted emotion is not felt emotion: the figures hold for this corpus's
 language and recording, and fall on others. Not for decisions about people, such as hiring, credit, policing or
 health; in the European Union, emotion recognition at work and in education is prohibited with few exceptions
 (Regulation 2024/1689, article 5).
+"""
+
+
+def _speech(sounds: dict[str, Any] | None) -> str:
+    """Return what a card tells of sounds in which nobody speaks."""
+    if sounds is None:
+        return ""
+    refused = ", ".join(f"{share:.1%} of the {part} speakers' clips" for part, share in sounds["refused"].items())
+    sources = sounds["sources"].items()
+    rows = "\n".join(f"| {printable(name)} | {one['sounds']} | {one['answered']:.1%} |" for name, one in sources)
+    return f"""## No speech
+It says `no speech` where nobody seems to speak. It refuses so {refused or "0.3% of the clips that it was trained on"}.
+Of sounds without a voice this share gets an emotion all the same, each source measured without having been learnt from:
+
+| source | sounds | answered |
+| --- | --- | --- |
+{rows}
+
 """
 
 

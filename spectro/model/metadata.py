@@ -78,6 +78,12 @@ SCHEMA = record(
             )
         ),
         "heard_before": NAMES,
+        "sounds": record(
+            {
+                "sources": keyed(record({"sounds": whole(), "answered": number(0, 1)})),
+                "refused": keyed(number(0, 1)),
+            }
+        ),
         "speech": record({"weight": many(number(-1e6, 1e6), least=1, most=65_536), "bias": number(-1e6, 1e6)}),
         "versions": keyed(text()),
         "export": record({"of": text()}, {"compared": keyed(anything), "sha256": text()}),

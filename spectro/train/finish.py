@@ -23,6 +23,7 @@ from spectro.train.curves import plot_curves
 from spectro.train.data import PictureDataModule
 from spectro.train.module import Classifier, calibrate, freeze
 from spectro.train.settings import FinetuneSettings
+from spectro.train.speech import learn
 from spectro.train.state import read_state, unusable
 
 
@@ -102,7 +103,12 @@ def finish(
     told = {part: predict_part(net, loader, data.possible()) for part, loader in loaders.items() if len(loader)}
     origin["metrics"] = {part: measure_corpora(*found, data.corpora) for part, found in told.items()}
     temperature = fit_temperature(*told["valid"][:2]) if "valid" in told else settings.temperature
-    checkpoint = Checkpoint(net=net, labels=data.labels, spec=data.spec, temperature=temperature, origin=origin)
+    teller = None
+    if settings.sounds:
+        teller, origin["sounds"] = learn(net, data, settings.sounds, settings.seed)
+    checkpoint = Checkpoint(
+        net=net, labels=data.labels, spec=data.spec, temperature=temperature, speech=teller, origin=origin
+    )
     checkpoints.save(checkpoint, out, dtype=settings.dtype)
     plot_curves(curves, epoch, out / "curves.png")
     return checkpoint

@@ -26,6 +26,8 @@ class FinetuneSettings:
         weights: auto fetches the published ImageNet weights; mn04_as fetches weights trained on AudioSet (`spectro
             weights` lists such names); none starts from random weights; otherwise a file (.safetensors, or a state dict
             with timm's or torchvision's names) or a checkpoint folder.
+        sounds: folders of renderings of sounds in which nobody speaks, by the same spec, a class for each source; the
+            checkpoint then also tells speech from other sound.
         out: folder for the checkpoint; null for checkpoints/BACKBONE-NAME_OF_INDEX-foldN, or -all with train_on all.
         labels: label scheme: emotion, emotion5, valence, gender, emotion-gender, emotion5-gender.
         protocol: how speakers are split: luna-jimenez, emobox (both split RAVDESS; all other corpora train),
@@ -81,6 +83,7 @@ class FinetuneSettings:
     index: Path | list[Path] = Path("data/images/synthetic")
     backbone: str = "mobilenet"
     weights: str = "auto"
+    sounds: list[Path] = field(default_factory=list)
     out: Path | None = None
     labels: str = "emotion"
     protocol: str = "group-kfold"
