@@ -8,8 +8,8 @@ from pathlib import Path
 from spectro.cli import main
 
 STEPS = (
-    "render --copies 1 --out data/demo/images --spec checkpoints/mobilenet-ravdess/spectro.json",
-    "finetune --index data/demo/images --weights checkpoints/mobilenet-ravdess --train.epochs 6 --out checkpoints/demo",
+    "render --copies 1 --out data/demo/images --spec checkpoints/mn04-voices/spectro.json",
+    "finetune --index data/demo/images --weights checkpoints/mn04-voices --train.epochs 6 --out checkpoints/demo",
     "evaluate --checkpoint checkpoints/demo --index data/demo/images --out data/demo/report",
     "predict data/corpora/synthetic/speaker02 --checkpoint checkpoints/demo --out data/demo/predictions.csv",
 )

@@ -149,8 +149,7 @@ def _identity(settings: FinetuneSettings, data: PictureDataModule) -> dict[str, 
     """Return what a run's result depends on, as JSON values: a run is resumed if these are the same."""
     free = {
         *("out", "overwrite", "workers", "index", "devices", "accelerator", "strategy"),
-        *("estimate", "estimate_of", "test", "sounds"),
-        *(("temperature",) if settings.validates else ()),  # it is fitted
+        *("estimate", "estimate_of", "test", "sounds", "temperature"),  # told when the weights are there
     }
     told = identity_of(settings, free)
     if settings.valid_speakers:
@@ -171,7 +170,10 @@ def _check_folder(settings: FinetuneSettings) -> None:
 def _find_run(out: Path, identity: dict[str, Any], overwrite: bool) -> Path | None:
     """Return the state to resume from, if the folder holds one of this run; refuse to mix two runs."""
     path, last = out / TRAINING / RUN_FILE, out / TRAINING / LAST
-    if last.exists() and read_json(path) == identity:
+    before = read_json(path)
+    if isinstance(before, dict):
+        before.pop("temperature", None)  # which earlier versions told here
+    if last.exists() and before == identity:
         try:
             for name in (LAST, BEST):
                 read_state(out / TRAINING / name)
