@@ -206,8 +206,7 @@ fine-tuned to tell {len(description["labels"])} labels from log-mel spectrogram 
 {", ".join(description["labels"])}.
 
 ## Data
-Trained on {data.get("title", "unknown")} ({data.get("homepage") or "made by this project"}).
-Licence of the recordings: {data.get("licence", "unknown")}; it binds what may be done with this checkpoint too.
+{_sources(data)}
 Starting weights: {weights}.
 
 ## Figures
@@ -229,6 +228,22 @@ language and recording, and fall on others. Not for decisions about people, such
 health; in the European Union, emotion recognition at work and in education is prohibited with few exceptions
 (Regulation 2024/1689, article 5).
 """
+
+
+def _sources(data: dict[str, Any]) -> str:
+    """Return what a card tells of the recordings that a network was trained on."""
+    sources = data.get("sources", [])
+    if len(sources) > 1:
+        rows = [f"| {one['title']} | {one['licence']} | {one['homepage'] or 'none'} |" for one in sources]
+        told = ["Trained on several corpora; the licence of each binds what may be done with this checkpoint too.", ""]
+        told += ["| corpus | licence of the recordings | where it is described |", "| --- | --- | --- |", *rows, ""]
+    else:
+        told = [
+            f"Trained on {data.get('title', 'unknown')} ({data.get('homepage') or 'made by this project'}).",
+            f"Licence of the recordings: {data.get('licence', 'unknown')}; it binds what may be done with this checkpoint "
+            "too.",
+        ]
+    return "\n".join([*told, *filter(None, [data.get("note", "")])])
 
 
 def _speech(sounds: dict[str, Any] | None) -> str:

@@ -46,7 +46,11 @@ SCHEMA = record(
         "weights": text(),
         "data": record(
             {"corpora": NAMES, "labels": text()},
-            {"title": text(), "licence": text(), "homepage": text(), "training_pictures": whole()},
+            {
+                **dict.fromkeys(("title", "licence", "homepage", "note"), text()),
+                "training_pictures": whole(),
+                "sources": many(record({}, dict.fromkeys(("title", "licence", "homepage"), text()))),
+            },
         ),
         "split": record(
             {

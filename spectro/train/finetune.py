@@ -149,7 +149,7 @@ def _identity(settings: FinetuneSettings, data: PictureDataModule) -> dict[str, 
     """Return what a run's result depends on, as JSON values: a run is resumed if these are the same."""
     free = {
         *("out", "overwrite", "workers", "index", "devices", "accelerator", "strategy"),
-        *("estimate", "estimate_of", "test", "sounds", "temperature"),  # told when the weights are there
+        *("estimate", "estimate_of", "test", "sounds", "temperature", "note"),  # told when the weights are there
     }
     told = identity_of(settings, free)
     if settings.valid_speakers:

@@ -52,7 +52,11 @@ def describe(
             "title": ", ".join(corpus.title for corpus in corpora),
             "corpora": list(data.corpora),
             "licence": ", ".join(dict.fromkeys(corpus.licence for corpus in corpora)),
-            "homepage": ", ".join(corpus.homepage for corpus in corpora if corpus.homepage),
+            "homepage": ", ".join(dict.fromkeys(corpus.homepage for corpus in corpora if corpus.homepage)),
+            "sources": [
+                {"title": corpus.title, "licence": corpus.licence, "homepage": corpus.homepage} for corpus in corpora
+            ],
+            **({"note": settings.note} if settings.note else {}),
             "labels": settings.labels,
             "training_pictures": len(data.rows["train"]),
         },

@@ -61,6 +61,7 @@ class FinetuneSettings:
         estimate: table of a study that measured the same recipe on new speakers; the card reports its test figures as
             an estimate. For train_on all.
         estimate_of: name of the system in that table.
+        note: what the card must say of the recordings besides, in a sentence or two.
         test: measure the test speakers; false while designs are compared.
         seed: random seed.
         precision: auto uses bfloat16 if the processor or GPU supports it, otherwise float32.
@@ -107,6 +108,7 @@ class FinetuneSettings:
     temperature: float = 1.0
     estimate: Path | None = None
     estimate_of: str = ""
+    note: str = ""
     test: bool = True
     seed: int = 0
     precision: str = "auto"

@@ -135,7 +135,10 @@ def test_a_network_learns_from_several_and_is_measured_on_one_that_it_has_not_he
 
 
 def test_figures_of_several_corpora_are_means_over_them(world: World, savee: Path, tmp_path: Path) -> None:
-    trained = finetune(replace(finetune_settings(world.images, tmp_path / "out"), index=[world.images, savee]))
+    settings = finetune_settings(world.images, tmp_path / "out", note="The clips were made up.")
+    trained = finetune(replace(settings, index=[world.images, savee]))
+    card = (tmp_path / "out" / "card.md").read_text()
+    assert "\n| SAVEE | research use, on registration | http" in card and "\nThe clips were made up.\n" in card
     figures = trained.origin["metrics"]["test"]
     own = figures["corpora"]
     assert set(own) == {"savee", "synthetic"}
