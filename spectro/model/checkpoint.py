@@ -240,8 +240,8 @@ def _sources(data: dict[str, Any]) -> str:
     else:
         told = [
             f"Trained on {data.get('title', 'unknown')} ({data.get('homepage') or 'made by this project'}).",
-            f"Licence of the recordings: {data.get('licence', 'unknown')}; it binds what may be done with this checkpoint "
-            "too.",
+            f"Licence of the recordings: {data.get('licence', 'unknown')}; it binds what may be done with this "
+            "checkpoint too.",
         ]
     return "\n".join([*told, *filter(None, [data.get("note", "")])])
 
