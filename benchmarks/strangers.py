@@ -129,7 +129,17 @@ def main() -> None:
             clips = index[(index["corpus"] == fold) & index["emotion"].isin(checkpoint.labels)]
             for condition in CONDITIONS[len(known) :]:
                 known.append(
-                    {"fold": fold, "seed": seed, "condition": condition} | measure(predictor, clips, condition)
+                    {
+                        "system": given.config.stem + ("" if condition == CONDITIONS[0] else f", {condition}"),
+                        "config": given.config.stem,
+                        "corpus": "+".join(sorted(set(index["corpus"]))),
+                        "labels": "emotion",
+                        "protocol": "cross-corpus",
+                        "fold": fold,
+                        "seed": seed,
+                        "transductive": False,
+                        **measure(predictor, clips, condition),
+                    }
                 )
                 write_json(out / "strangers.json", known)
     rows = [row for path in sorted(given.out.glob("*/strangers.json")) for row in read_json(path)]
@@ -148,7 +158,7 @@ def main() -> None:
         "ece",
         "surer_half_wa",
     ]
-    print(table[shown].to_string(index=False))
+    print(table[[*shown, "temperature", "best_temperature"]].to_string(index=False))
     print(table.groupby("system", sort=False)[["test_uar", "wa", "ece", "surer_half_wa"]].mean().round(4).to_string())
 
 

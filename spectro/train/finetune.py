@@ -149,13 +149,19 @@ def _identity(settings: FinetuneSettings, data: PictureDataModule) -> dict[str, 
     """Return what a run's result depends on, as JSON values: a run is resumed if these are the same."""
     free = {
         *("out", "overwrite", "workers", "index", "devices", "accelerator", "strategy"),
-        *("estimate", "estimate_of", "test", "sounds", "temperature", "note"),  # told when the weights are there
+        *("estimate", "estimate_of", "test", "sounds", "note"),  # told when the weights are there
+        *(("temperature",) if settings.validates else ()),  # it is fitted
     }
     told = identity_of(settings, free)
     if settings.valid_speakers:
         told["valid_speakers"] = natural(map(str, settings.valid_speakers))
     told["weights"] = weights_identity(settings.weights)
     return told | {"spec": data.spec.fingerprint, "data": data.fingerprint}
+
+
+def _weights_of(identity: Any) -> Any:
+    """Return what of a run's identity its weights depend on: the temperature is chosen when they are there."""
+    return {k: v for k, v in identity.items() if k != "temperature"} if isinstance(identity, dict) else identity
 
 
 def _check_folder(settings: FinetuneSettings) -> None:
@@ -170,10 +176,7 @@ def _check_folder(settings: FinetuneSettings) -> None:
 def _find_run(out: Path, identity: dict[str, Any], overwrite: bool) -> Path | None:
     """Return the state to resume from, if the folder holds one of this run; refuse to mix two runs."""
     path, last = out / TRAINING / RUN_FILE, out / TRAINING / LAST
-    before = read_json(path)
-    if isinstance(before, dict):
-        before.pop("temperature", None)  # which earlier versions told here
-    if last.exists() and before == identity:
+    if last.exists() and _weights_of(read_json(path)) == _weights_of(identity):
         try:
             for name in (LAST, BEST):
                 read_state(out / TRAINING / name)
