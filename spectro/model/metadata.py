@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from spectro.errors import CheckpointError, SpectroError
 from spectro.files import fingerprint, printable, quoted, read_foreign_json
-from spectro.model.schema import anything, either, keyed, many, number, one_of, record, text, whole
+from spectro.model.schema import Check, anything, either, keyed, many, number, one_of, record, text, whole
 from spectro.picture.spec import SpectrogramSpec
 
 FORMAT = 1
@@ -27,6 +27,12 @@ LONGEST_LABEL = 100
 COLDEST, HOTTEST = 0.001, 1_000.0
 """The temperatures between which probabilities can be computed."""
 
+
+def a_channel_each(of: Check) -> Check:
+    """Take a list of one value or of three."""
+    return either(many(of, least=1, most=1), many(of, least=3, most=3))
+
+
 NAMES = many(text())
 FIGURES = record({"clips": whole(), "uar": number(0, 1), "wa": number(0, 1), "f1": number(0, 1)})
 SCHEMA = record(
@@ -35,9 +41,7 @@ SCHEMA = record(
         "hidden": whole(most=65_536),
         "labels": many(anything, least=1, most=10_000),  # `label_problem` says what they must be
         "spec": anything,  # `SpectrogramSpec` says what it must be
-        "normalisation": record(
-            {"mean": many(number(-100, 100), least=1, most=3), "std": many(number(1e-4, 100), least=1, most=3)}
-        ),
+        "normalisation": record({"mean": a_channel_each(number(-100, 100)), "std": a_channel_each(number(1e-4, 100))}),
         "temperature": number(COLDEST, HOTTEST),
     },
     {

@@ -64,7 +64,7 @@ def test_a_finished_run_learns_it_afterwards_and_tells_how_well(world: World, so
 def test_the_bias_is_chosen_where_few_clips_are_refused(world: World, sounds: Path) -> None:
     data = PictureDataModule(world.images, batch_size=8)
     found, told = learn(world.trained.net, data, [sounds], 0)
-    assert told["refused"]["valid"] <= 1 / len(data.rows["valid"])
+    assert told["refused"]["valid"] <= 1 / len(data.rows["valid"]) + 1e-4  # rounded
     assert all(np.isfinite([*found.weight, found.bias]))
 
 

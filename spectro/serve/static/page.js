@@ -84,7 +84,9 @@ async function showCourse(signal) {
   const { segments, summary } = await send("v1/timeline", {}, signal);
   player.setLength(summary.duration_s);
   if (summary.duration_s <= SEVERAL_PICTURES * model.duration_s) return false;
-  if (!summary.strongest.length) throw new Error(`${file.name}: contains no speech.`);
+  if (!summary.strongest.length) {
+    throw new Error(`${file.name}: contains ${summary.sound_s ? "no speech" : "nothing but silence"}.`);
+  }
   const colour = colours(model.labels);
   rows = segments;
   answer.course(summary, colour);
