@@ -250,11 +250,13 @@ def _speech(sounds: dict[str, Any] | None) -> str:
     """Return what a card tells of sounds in which nobody speaks."""
     if sounds is None:
         return ""
-    refused = ", ".join(f"{share:.1%} of the {part} speakers' clips" for part, share in sounds["refused"].items())
+    whose = {"train": "training", "valid": "validation", "test": "test"}
+    shares = ((share, whose.get(part, part)) for part, share in sounds["refused"].items())
+    refused = ", ".join(f"{share:.1%} of the {part} speakers' clips" for share, part in shares)
     sources = sounds["sources"].items()
     rows = "\n".join(f"| {printable(name)} | {one['sounds']} | {one['answered']:.1%} |" for name, one in sources)
     return f"""## No speech
-It says `no speech` where nobody seems to speak. It refuses so {refused or "0.3% of the clips that it was trained on"}.
+It says `no speech` where nobody seems to speak. It refuses so {refused}.
 Of sounds without a voice this share gets an emotion all the same, each source measured without having been learnt from:
 
 | source | sounds | answered |

@@ -22,7 +22,7 @@ def keep(name: str, original: Path | None = None) -> Path:
 
     Args:
         name: a name in `PRETRAINED`.
-        original: the original file; a converted one is taken, too, and None fetches it.
+        original: the original file; None fetches it.
 
     Returns:
         path of the converted weights.

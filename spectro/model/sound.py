@@ -7,14 +7,13 @@ backbone. `spectro.model.pretrained` says where their weights come from and whic
 from functools import partial
 from typing import Any
 
-import timm
 from timm.models import register_model
 from timm.models.mobilenetv3 import MobileNetV3, SqueezeExcite, decode_arch_def, round_channels
 from torch import nn
 
 from spectro.errors import WeightsError
 
-NAMES = ("mn04", "yamnet")
+NAMES = ("mn04",)
 
 WIDTH = 0.4
 STEM, LAST, HEAD = 16, 960, 1280
@@ -44,12 +43,12 @@ def _mn04(pretrained: bool = False, **options: Any) -> nn.Module:
     """EfficientAT's `mn04`: MobileNetV3-Large at width 0.4 with one input channel and a sigmoid in its excitations.
 
     Source: Schmid, Koutini and Widmer, Efficient large-scale audio tagging via transformer-to-CNN knowledge
-    distillation, ICASSP 2023; its squeeze-and-excitation reads channels.
+    distillation, ICASSP 2023.
     """
     if pretrained:
         raise WeightsError("mn04 starts from the weights mn04_as, not from auto: name them with --weights mn04_as")
     scaled = partial(round_channels, multiplier=WIDTH)
-    network: nn.Module = MobileNetV3(
+    network: Any = MobileNetV3(
         decode_arch_def(_definition(scaled)),
         in_chans=1,
         num_classes=options.get("num_classes", 0),
@@ -60,7 +59,9 @@ def _mn04(pretrained: bool = False, **options: Any) -> nn.Module:
         norm_layer=partial(nn.BatchNorm2d, eps=1e-3, momentum=0.01),
         se_layer=partial(SqueezeExcite, gate_layer="sigmoid", force_act_layer=nn.ReLU, rd_round_fn=round_channels),
     )
-    return _described(network, **_CONFIG)
+    network.pretrained_cfg = network.default_cfg = dict(_CONFIG)
+    described: nn.Module = network
+    return described
 
 
 def _definition(scaled: Any) -> list[list[str]]:
@@ -78,30 +79,10 @@ def _definition(scaled: Any) -> list[list[str]]:
     return [*stages, [f"cn_r1_k1_s1_c{scaled(LAST)}"]]
 
 
-def _yamnet(pretrained: bool = False, **options: Any) -> nn.Module:
-    """YAMNet's body: MobileNetV1 with one input channel and TensorFlow's padding.
-
-    Source: Plakal and Ellis, YAMNet, github.com/tensorflow/models (research/audioset/yamnet).
-    """
-    if pretrained:
-        raise WeightsError("yamnet starts from the weights yamnet, not from auto: name them with --weights yamnet")
-    network: nn.Module = timm.create_model(
-        "mobilenetv1_100", in_chans=1, pad_type="same", num_classes=options.get("num_classes", 0)
-    )
-    return _described(network, **{**_CONFIG, "input_size": (1, 64, 288)})
-
-
-def _described(network: Any, **config: Any) -> nn.Module:
-    """Return a network with what timm's tells of its input."""
-    network.pretrained_cfg = network.default_cfg = config
-    described: nn.Module = network
-    return described
-
-
 def _register(name: str, make: Any) -> None:
     make.__name__ = name
     register_model(make)
 
 
-for _name, _make in zip(NAMES, (_mn04, _yamnet), strict=True):
+for _name, _make in zip(NAMES, (_mn04,), strict=True):
     _register(_name, _make)

@@ -304,10 +304,8 @@ class PictureDataModule(pl.LightningDataModule):
         rows = self.rows["train"]
         counts = np.zeros(self.counts.shape)
         np.add.at(counts, (rows["group"], rows["target"]), 1)
-        counts = np.where(possible, np.maximum(counts, 1), 0)  # a label that never comes counts as one that came once
         total = np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        if len(self.corpora) == 1:
-            total = np.maximum(len(rows), 1)
+        counts = np.where(possible, np.maximum(counts, 1), 0)  # a label that never comes counts as one that came once
         return torch.tensor(counts / total, dtype=torch.float32)
 
     def _label_counts(self) -> npt.NDArray[np.int64]:

@@ -78,7 +78,8 @@ def learn(
         without = _fit(of_speech.all(), of_sounds.all(~own), choosing)
         passed = float((without.chances(of_sounds.plain[own]) >= 0.5).mean())
         answered[source] = {"sounds": int(own.sum()), "answered": round(passed, 4)}
-    refused = {part: round(float((found.chances(own) < 0.5).mean()), 4) for part, own in held.items()}
+    told = {"train": of_speech.plain} | held
+    refused = {part: round(float((found.chances(own) < 0.5).mean()), 4) for part, own in told.items()}
     return found, {"sources": answered, "refused": refused}
 
 

@@ -13,6 +13,7 @@ import torch
 
 from spectro.corpora.datasets import synthetic
 from spectro.errors import RenderError, TrainingError
+from spectro.evaluate.evaluate import EvaluateSettings, evaluate
 from spectro.model import checkpoint as checkpoints
 from spectro.model.backbones import SpectrogramNet
 from spectro.model.pretrained import SPECS
@@ -144,6 +145,31 @@ def test_figures_of_several_corpora_are_means_over_them(world: World, savee: Pat
     assert set(own) == {"savee", "synthetic"}
     assert figures["uar"] == pytest.approx(np.mean([one["uar"] for one in own.values()]), abs=1e-4)
     assert figures["clips"] == sum(one["clips"] for one in own.values())
+    for images, corpus in ((world.images, "synthetic"), (savee, "savee")):
+        report = evaluate(EvaluateSettings(checkpoint=tmp_path / "out", index=images, out=tmp_path / corpus, rounds=10))
+        assert sum(report["labels"][label]["clips"] for label in trained.labels) == own[corpus]["clips"]
+
+
+def test_answers_can_be_limited_to_the_labels_of_a_clips_corpus(world: World, savee: Path, tmp_path: Path) -> None:
+    for answers in ("any", "corpus"):
+        out = tmp_path / answers
+        settings = EvaluateSettings(
+            checkpoint=world.checkpoint, index=savee, part="all", out=out, rounds=10, answers=answers
+        )
+        assert evaluate(settings).get("answers", "any") == answers
+    every, limited = (pd.read_csv(tmp_path / answers / "predictions.csv") for answers in ("any", "corpus"))
+    assert every["p_calm"].min() > 0 and limited["p_calm"].max() == 0
+    np.testing.assert_allclose(limited["p_happy"] + limited["p_angry"], 1, atol=1e-4)
+    np.testing.assert_allclose(limited["p_happy"] / limited["p_angry"], every["p_happy"] / every["p_angry"], rtol=1e-2)
+
+
+def test_the_temperature_may_be_chosen_when_the_weights_are_there(world: World, tmp_path: Path) -> None:
+    settings = finetune_settings(world.images, tmp_path / "out", train_on="valid", temperature=0.8)
+    before, after = finetune(settings), finetune(replace(settings, temperature=1.2))
+    assert (before.temperature, after.temperature) == (0.8, 1.2)
+    pictures = torch.zeros(1, 1, SMALL.height, SMALL.width, dtype=torch.uint8)
+    assert torch.equal(before.net(pictures), after.net(pictures))
+    assert len(pd.read_csv(tmp_path / "out" / "curves.csv")) == 2
 
 
 def test_settings_of_several_corpora_are_checked() -> None:

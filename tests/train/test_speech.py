@@ -49,7 +49,7 @@ def test_a_finished_run_learns_it_afterwards_and_tells_how_well(world: World, so
     assert after.speech is not None and len(after.speech.weight) == after.net.features
     told = json.loads((tmp_path / "run" / "spectro.json").read_text())["sounds"]
     assert {name: one["sounds"] for name, one in told["sources"].items()} == {"clicks": 8, "noise": 8, "tones": 8}
-    assert set(told["refused"]) == {"valid", "test"}
+    assert set(told["refused"]) == {"train", "valid", "test"}
     card = (tmp_path / "run" / "card.md").read_text()
     assert "| noise | 8 |" in card and "of the test speakers' clips" in card
     predictor = Predictor(tmp_path / "run", engine="torch")
