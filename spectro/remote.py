@@ -31,7 +31,7 @@ class RemoteFile:
     Args:
         url: where it is.
         path: where it goes, below the folder that it is fetched into.
-        checksum: `md5:...` or `sha256:...`; None if `pointer` tells it.
+        checksum: `md5:...`, `sha256:...`, or `git:...` (the name of Git's blob); None if `pointer` tells it.
         pointer: address of a Git LFS pointer that tells the SHA-256.
     """
 
@@ -172,7 +172,10 @@ def get_json(session: requests.Session, url: str) -> dict[str, Any]:
 
 
 def matches(path: Path, checksum: str) -> bool:
-    """Tell whether a file has a checksum, `md5:...` or `sha256:...`."""
+    """Tell whether a file has a checksum, `md5:...`, `sha256:...` or `git:...`."""
     algorithm, _, expected = checksum.partition(":")
+    if algorithm == "git":
+        header = b"blob %d\0" % path.stat().st_size
+        return hashlib.sha1(header + path.read_bytes()).hexdigest() == expected
     with path.open("rb") as file:
         return hashlib.file_digest(file, algorithm).hexdigest() == expected.lower()

@@ -17,6 +17,10 @@ GITHUB_RAW = "https://raw.githubusercontent.com/CheyneyComputerScience/CREMA-D/m
 GITHUB_MEDIA = "https://media.githubusercontent.com/media/CheyneyComputerScience/CREMA-D/master"
 
 
+CREMA_D_TABLES = ("VideoDemographics.csv", "processedResults/tabulatedVotes.csv")
+"""Who the actors are, and what listeners heard."""
+
+
 def ravdess_files(_session: requests.Session) -> list[RemoteFile]:
     """RAVDESS speech, 208 MB; checksum as Zenodo states it."""
     name = "Audio_Speech_Actors_01-24.zip"
@@ -51,13 +55,18 @@ def tess_files(session: requests.Session, base: str = BOREALIS) -> list[RemoteFi
 def crema_d_files(
     session: requests.Session, api: str = GITHUB_API, raw: str = GITHUB_RAW, media: str = GITHUB_MEDIA
 ) -> list[RemoteFile]:
-    """CREMA-D, 7,442 clips from its Git LFS store, whose pointers tell the checksums."""
+    """CREMA-D: 7,442 clips from its Git LFS store, whose pointers tell the checksums, and two tables from Git."""
     listing = get_json(session, api)
     if listing.get("truncated"):
         raise DownloadError("GitHub lists a part of CREMA-D's files only; try again later, or clone the repository")
     tree = listing["tree"]
     names = [entry["path"] for entry in tree if entry["path"].startswith("AudioWAV/") and entry["path"].endswith("wav")]
-    return [
+    tables = [
+        RemoteFile(url=f"{raw}/{entry['path']}", path=PurePosixPath(entry["path"]), checksum=f"git:{entry['sha']}")
+        for entry in tree
+        if entry["path"] in CREMA_D_TABLES
+    ]
+    return tables + [
         RemoteFile(url=f"{media}/{name}", path=PurePosixPath(name), pointer=f"{raw}/{name}") for name in sorted(names)
     ]
 

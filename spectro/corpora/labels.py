@@ -7,11 +7,13 @@ class shifts no other.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from spectro.corpora.registry import find
 from spectro.corpora.splits import speaker_names
-from spectro.corpora.table import EMOTIONS
+from spectro.corpora.table import EMOTIONS, VOTES
 from spectro.errors import CorpusError
 from spectro.files import printable
 
@@ -68,6 +70,8 @@ SCHEMES = {
 def label_clips(clips: pd.DataFrame, scheme_name: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
     """Add a column `label` to clips, and leave out those that the scheme has no label for.
 
+    Listeners' votes become votes for labels: the columns `votes_<emotion>`, text, give way to `votes_<label>`, numbers.
+
     Args:
         clips: a clip table or image index.
         scheme_name: a name in `SCHEMES`.
@@ -76,7 +80,8 @@ def label_clips(clips: pd.DataFrame, scheme_name: str) -> tuple[pd.DataFrame, tu
         the table with its `label`, and all labels of the scheme for these corpora, in fixed order.
 
     Raises:
-        CorpusError: no such scheme; a gender is needed and missing; or fewer than two labels remain.
+        CorpusError: no such scheme; a gender is needed and missing; fewer than two labels remain; or votes are no
+            numbers.
     """
     if scheme_name not in SCHEMES:
         raise CorpusError(f"unknown label scheme {scheme_name!r}; there are {', '.join(SCHEMES)}")
@@ -88,8 +93,39 @@ def label_clips(clips: pd.DataFrame, scheme_name: str) -> tuple[pd.DataFrame, tu
         raise CorpusError(f"label scheme {scheme_name!r} has {len(labels)} label for these clips; two are needed")
     genders = clips["gender"].fillna("")
     given = [scheme.label(emotion, gender) for emotion, gender in zip(clips["emotion"], genders, strict=True)]
-    labelled = clips.assign(label=pd.array(given, dtype="string"))
+    labelled = _with_votes(clips, scheme, labels).assign(label=pd.array(given, dtype="string"))
     return labelled[labelled["label"].notna()].reset_index(drop=True), labels
+
+
+def votes_for(labelled: pd.DataFrame, labels: tuple[str, ...]) -> npt.NDArray[np.float64]:
+    """Return how many listeners chose each label, float64 of shape (clips, labels); zeros for clips without votes."""
+    columns = labelled.reindex(columns=[f"{VOTES}{label}" for label in labels])
+    return columns.fillna(0).to_numpy(np.float64)
+
+
+def _with_votes(clips: pd.DataFrame, scheme: LabelScheme, labels: tuple[str, ...]) -> pd.DataFrame:
+    """Return clips with votes for labels in place of votes for emotions; votes for what is no label are left out."""
+    columns = [column for column in map(str, clips) if column.startswith(VOTES)]
+    if not columns:
+        return clips
+    if scheme.needs_gender and len(labels) <= len(GENDERS):  # labels that say nothing of emotions
+        return clips.drop(columns=columns)
+    genders = clips["gender"].fillna("")
+    found: dict[str, pd.Series] = {}
+    for column in columns:
+        numbers = pd.to_numeric(clips[column], errors="coerce").astype("float64")
+        wrong = clips[column].notna() & ~(np.isfinite(numbers) & (numbers >= 0))
+        if wrong.any():
+            clip, value = clips.loc[wrong, ["clip_id", column]].iloc[0]
+            raise CorpusError(
+                f"{printable(clip)}: {column} is {printable(str(value))!r}; write the number of listeners"
+            )
+        chosen = np.array([scheme.label(column.removeprefix(VOTES), gender) for gender in genders])
+        for label in labels:
+            votes = numbers.where(chosen == label)
+            name = f"{VOTES}{label}"
+            found[name] = votes if name not in found else found[name].add(votes, fill_value=0)
+    return clips.drop(columns=columns).assign(**{name: own for name, own in found.items() if own.notna().any()})
 
 
 def tally(clips: pd.DataFrame, column: str = "label") -> str:

@@ -1,7 +1,8 @@
 """The clip table: one row a clip, the same columns for every corpus.
 
 Columns, all text: `clip_id` (unique, usable as a file name), `path`, `corpus`, `emotion`, `speaker`, `gender`
-(`female` or `male`), `language` (ISO 639-1), and what the corpus adds. What a corpus does not tell is missing.
+(`female` or `male`), `language` (ISO 639-1), and what the corpus adds: `votes_<emotion>`, how many listeners heard it;
+`age` in years, `race` and `ethnicity` of the speaker; and columns of its own. What a corpus does not tell is missing.
 """
 
 import hashlib
@@ -22,6 +23,8 @@ from spectro.files import path_text, printable
 COLUMNS = ("clip_id", "path", "corpus", "emotion", "speaker", "gender", "language")
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised", "bored")
 """The emotions of all corpora, in the order in which labels are numbered."""
+VOTES = "votes_"
+"""What the names of columns with listeners' votes begin with; an emotion, or a label, follows."""
 
 Fields: TypeAlias = dict[str, str | None]
 Parser: TypeAlias = Callable[[PurePath], Fields]

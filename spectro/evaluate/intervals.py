@@ -75,6 +75,7 @@ def summarise(
     genders: npt.NDArray[np.str_],
     labels: tuple[str, ...],
     *,
+    groups: dict[str, npt.NDArray[np.str_]] | None = None,
     rounds: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -86,6 +87,7 @@ def summarise(
         speakers: speaker of each clip.
         genders: gender of each clip; empty where it is not told.
         labels: names of the labels.
+        groups: further groups of speakers by what tells them apart (age, ...); empty where it is not told.
         rounds: samples of the bootstrap.
         seed: seed of the bootstrap.
     """
@@ -94,6 +96,14 @@ def summarise(
     of_speaker = by_group(targets, predicted, speakers, len(labels))
     of_gender = by_group(targets[genders != ""], predicted[genders != ""], genders[genders != ""], len(labels))
     samples = bootstrap(of_speaker, rounds=rounds, seed=seed)
+    told: dict[str, dict[str, Any]] = {}
+    for name, own in (groups or {}).items():
+        for group in sorted(set(own.tolist()) - {""}):
+            chosen = own == group
+            voices = by_group(targets[chosen], predicted[chosen], speakers[chosen], len(labels))
+            drawn = interval([one.uar for one in bootstrap(voices, rounds=rounds, seed=seed)])
+            short = _short(np.sum(list(voices.values()), axis=0))
+            told.setdefault(name, {})[group] = {"speakers": len(voices), **short, "uar_interval": drawn}
     return {
         "clips": len(targets),
         "interval": f"middle {LEVEL:.0%} of {rounds} samples of {len(of_speaker)} speakers, seed {seed}",
@@ -112,6 +122,7 @@ def summarise(
         },
         "speakers": {name: _short(one) for name, one in of_speaker.items()},
         "genders": {name: _short(one) for name, one in of_gender.items()},
+        **({"groups": told} if told else {}),
         "confusion": matrix.tolist(),
     }
 

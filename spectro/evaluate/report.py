@@ -7,13 +7,17 @@ from statistics import median
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy.special import softmax
 
+from spectro.corpora.labels import votes_for
 from spectro.corpora.splits import speaker_names
+from spectro.corpora.table import VOTES
 from spectro.errors import AudioError
 from spectro.evaluate import plots
 from spectro.evaluate.intervals import by_group, calibration, summarise
+from spectro.evaluate.listeners import listeners
 from spectro.files import read_json, write_bytes, write_json
 from spectro.metrics import Counts, Floats
 from spectro.outputs import table_bytes
@@ -32,11 +36,15 @@ REPORT_FILES = (
 """What a report may consist of."""
 TIMED = 20
 """Clips that are classified one by one to see how long it takes."""
+AGES = (30, 45, 60)
+"""The first ages, in years, of all groups of speakers but the youngest."""
 
 
 def told(clips: pd.DataFrame) -> pd.DataFrame:
-    """Return what a table of predictions tells of its clips."""
-    return clips[["clip_id", "path", "corpus", "speaker", "gender", "label"]].copy()
+    """Return what a table of predictions tells of its clips: listeners' votes, and who speaks, where that is known."""
+    columns = ["clip_id", "path", "corpus", "speaker", "gender", "label"]
+    further = [name for name in map(str, clips) if name in ("age", "race", "ethnicity") or name.startswith(VOTES)]
+    return clips[[*columns, *(name for name in further if clips[name].notna().any())]].copy()
 
 
 def write_report(
@@ -119,16 +127,21 @@ def with_chances(clips: pd.DataFrame, labels: tuple[str, ...], chances: Floats) 
 
 
 def figures_of(predicted: pd.DataFrame, labels: tuple[str, ...], rounds: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """Return `summarise` of a table of predictions."""
-    return summarise(
-        targets=_numbers(predicted["label"], labels),
-        predicted=_numbers(predicted["predicted"], labels),
-        speakers=speaker_names(predicted).fillna("unknown").to_numpy(str),
+    """Return `summarise` of a table of predictions, and in `listeners` how far those agree whose votes are told."""
+    targets, answers = (_numbers(predicted[name], labels) for name in ("label", "predicted"))
+    speakers = speaker_names(predicted).fillna("unknown").to_numpy(str)
+    found = summarise(
+        targets=targets,
+        predicted=answers,
+        speakers=speakers,
         genders=predicted["gender"].fillna("").to_numpy(str),
+        groups=_groups(predicted),
         labels=labels,
         rounds=rounds,
         seed=seed,
     )
+    heard = listeners(votes_for(predicted, labels), answers, targets, speakers, rounds=rounds, seed=seed)
+    return found | ({"listeners": heard} if heard else {})
 
 
 def matrices(predicted: pd.DataFrame, labels: tuple[str, ...]) -> dict[str, Counts]:
@@ -137,6 +150,23 @@ def matrices(predicted: pd.DataFrame, labels: tuple[str, ...]) -> dict[str, Coun
     return by_group(
         _numbers(predicted["label"], labels), _numbers(predicted["predicted"], labels), speakers, len(labels)
     )
+
+
+def _groups(predicted: pd.DataFrame) -> dict[str, npt.NDArray[np.str_]]:
+    """Return by what else than gender speakers are grouped, and the group of each clip; empty where it is not told."""
+    found = {name: predicted[name].fillna("").astype(str) for name in ("age", "race", "ethnicity") if name in predicted}
+    if "age" in found:
+        found["age"] = pd.to_numeric(found["age"], errors="coerce").map(_age_group, na_action="ignore").fillna("")
+    return {name: groups.to_numpy(str) for name, groups in found.items()}
+
+
+def _age_group(years: float) -> str:
+    """Return the group that an age belongs to: `under 30`, `30 to 44`, `45 to 59`, `60 and over`."""
+    edges = [edge for edge in AGES if edge <= years]
+    if not edges:
+        return f"under {AGES[0]}"
+    above = [edge for edge in AGES if edge > years]
+    return f"{edges[-1]} to {above[0] - 1}" if above else f"{edges[-1]} and over"
 
 
 def _numbers(named: pd.Series, labels: tuple[str, ...]) -> Counts:

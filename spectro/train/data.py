@@ -19,10 +19,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
-from spectro.corpora.labels import label_clips, tally
+from spectro.corpora.labels import label_clips, tally, votes_for
 from spectro.corpora.splits import CROSS_CORPUS, PARTS, Fold, Part, Split, TrainOn, data_fingerprint, everyone, split
 from spectro.errors import CorpusError, TrainingError
-from spectro.files import printable
+from spectro.files import fingerprint, printable
 from spectro.model.metadata import label_problem
 from spectro.picture import png
 from spectro.picture.spec import Image, SpectrogramSpec
@@ -46,7 +46,7 @@ class Draw(NamedTuple):
     seed: int
 
 
-class PictureDataset(Dataset[tuple[torch.Tensor | Activations, int, int]]):
+class PictureDataset(Dataset[tuple[torch.Tensor | Activations, int | npt.NDArray[np.float32], int]]):
     """Pictures of an index, read one by one.
 
     Args:
@@ -54,6 +54,8 @@ class PictureDataset(Dataset[tuple[torch.Tensor | Activations, int, int]]):
         spec: the spec that the pictures must have been drawn by.
         alter: alters pictures that are asked for with a seed; None leaves all as they are.
         known: what is returned in place of pictures, by the name of their image; None for pictures.
+        shares: what is returned in place of targets: how much of each label is wanted, float32 of shape (rows, labels);
+            None for targets.
     """
 
     def __init__(
@@ -62,8 +64,9 @@ class PictureDataset(Dataset[tuple[torch.Tensor | Activations, int, int]]):
         spec: SpectrogramSpec,
         alter: Callable[[Image, int], Image] | None = None,
         known: dict[str, Activations] | None = None,
+        shares: npt.NDArray[np.float32] | None = None,
     ) -> None:
-        self._spec = spec
+        self._spec, self._shares = spec, shares
         # An array of plain bytes: counting references to Python strings would copy them into every worker.
         self._images = rows["image"].to_numpy(dtype=bytes)
         self._targets = rows["target"].to_numpy(dtype=np.int64)
@@ -74,13 +77,15 @@ class PictureDataset(Dataset[tuple[torch.Tensor | Activations, int, int]]):
     def __len__(self) -> int:
         return len(self._images)
 
-    def __getitem__(self, draw: Draw | int) -> tuple[torch.Tensor | Activations, int, int]:
+    def __getitem__(self, draw: Draw | int) -> tuple[torch.Tensor | Activations, int | npt.NDArray[np.float32], int]:
         """Return a picture as uint8 of shape (channels, height, width), or what is known of it, its target and group.
 
-        The group is the number of its corpus among those of the data.
+        The target is a label's number, or float32 of shape (labels,): the share of each label. The group is the number
+        of its corpus among those of the data.
         """
         row, seed = draw if isinstance(draw, tuple) else (draw, None)
-        target, group = int(self._targets[row]), int(self._groups[row])
+        target = int(self._targets[row]) if self._shares is None else self._shares[row]
+        group = int(self._groups[row])
         if self._known is not None:
             return self._known[self._images[row].decode()], target, group
         pixels = self._pixels(row)
@@ -187,10 +192,11 @@ class PictureDataModule(pl.LightningDataModule):
             too; `all`, all speakers, whatever the protocol.
         temperature: corpora are drawn in proportion to their clips to this power; 1 takes every clip once.
         clips: training pictures an epoch; 0 for as many as there are clips (or copies).
+        votes: share of listeners' votes in the targets of training clips that have votes; their label is the rest.
 
     Raises:
         RenderError: a folder holds no complete rendering, or of another spec.
-        CorpusError: the labels or the split cannot be had from these clips.
+        CorpusError: the labels, the votes or the split cannot be had from these clips.
     """
 
     def __init__(
@@ -210,6 +216,7 @@ class PictureDataModule(pl.LightningDataModule):
         train_on: TrainOn = "train",
         temperature: float = 1.0,
         clips: int = 0,
+        votes: float = 0.0,
     ) -> None:
         super().__init__()
         index, self.spec = read_indexes(folders)
@@ -231,6 +238,15 @@ class PictureDataModule(pl.LightningDataModule):
         self.rows: dict[Part, pd.DataFrame] = {part: self._part(labelled, part, copies) for part in PARTS}
         self.tally = tally(labelled)
         self.fingerprint = data_fingerprint(labelled, self.split)
+        self._votes = votes
+        if votes:
+            told = votes_for(self.rows["train"], self.labels)
+            if not told.any():
+                raise CorpusError(
+                    f"{printable(folders[0])}: no training clip tells what listeners heard in it, in columns like "
+                    "votes_angry; set votes to 0"
+                )
+            self.fingerprint = fingerprint([self.fingerprint, told.tolist()])
         self._temperature, self._clips = temperature, clips
         self._batch_size = batch_size
         self._copies, self._balance = copies, balance
@@ -303,10 +319,20 @@ class PictureDataModule(pl.LightningDataModule):
             return possible.float() if len(self.corpora) > 1 else None
         rows = self.rows["train"]
         counts = np.zeros(self.counts.shape)
-        np.add.at(counts, (rows["group"], rows["target"]), 1)
+        np.add.at(counts, rows["group"].to_numpy(), self.shares())
         total = np.maximum(counts.sum(axis=1, keepdims=True), 1)
         counts = np.where(possible, np.maximum(counts, 1), 0)  # a label that never comes counts as one that came once
         return torch.tensor(counts / total, dtype=torch.float32)
+
+    def shares(self) -> npt.NDArray[np.float32]:
+        """Return how much of each label is wanted of the training clips, float32 of shape (rows, labels)."""
+        rows = self.rows["train"]
+        shares = np.eye(len(self.labels), dtype=np.float32)[rows["target"]]
+        heard = votes_for(rows, self.labels)
+        total = heard.sum(axis=1)
+        told = total > 0
+        shares[told] = (1 - self._votes) * shares[told] + self._votes * heard[told] / total[told, None]
+        return shares
 
     def _label_counts(self) -> npt.NDArray[np.int64]:
         return np.bincount(self.rows["train"]["target"], minlength=len(self.labels)).astype(np.int64)
@@ -320,7 +346,8 @@ class PictureDataModule(pl.LightningDataModule):
         """Return the training batches; a last batch that is not full is dropped."""
         rows = self.rows["train"]
         sampler = self._sampler()
-        dataset = PictureDataset(rows, self.spec, partial(_in_turn, self._alter), self._known)
+        shares = self.shares() if self._votes else None
+        dataset = PictureDataset(rows, self.spec, partial(_in_turn, self._alter), self._known, shares)
         return self._loader(dataset, sampler=sampler, drop_last=True)
 
     def calibration_dataloader(self, pictures: int | None = None) -> DataLoader[Any]:

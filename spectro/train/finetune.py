@@ -142,6 +142,7 @@ def _data(settings: FinetuneSettings) -> PictureDataModule:
         train_on=settings.train_on,
         temperature=settings.corpus_temperature,
         clips=settings.epoch_clips,
+        votes=settings.votes,
     )
 
 

@@ -201,8 +201,8 @@ class Classifier(pl.LightningModule):
         given, targets, groups = batch
         count = len(targets)
         if self.several:  # mixed alike
-            told = (targets, self.net.classes), (groups, len(self.possible))
-            targets = torch.cat([nn.functional.one_hot(*one) for one in told], dim=1).float()
+            wanted = targets if targets.is_floating_point() else nn.functional.one_hot(targets, self.net.classes)
+            targets = torch.cat([wanted, nn.functional.one_hot(groups, len(self.possible))], dim=1).float()
         if self.mixes and isinstance(given, torch.Tensor):
             chosen = int(torch.randint(len(self.mixes), ()))
             given, targets = self.mixes[chosen](given.float(), targets)

@@ -46,6 +46,8 @@ class FinetuneSettings:
             untouched clips only.
         balance: sampling draws labels equally often; loss weighs rare labels more; prior adjusts the loss for label
             frequencies, so that the network itself treats labels as equally likely; none does nothing.
+        votes: share of listeners' votes in a training clip's target, from 0 to 1; its label is the rest. For corpora
+            that tell votes (CREMA-D, or columns votes_EMOTION of a CSV); clips without votes keep their label.
         corpus_temperature: corpora are drawn in proportion to their clips to this power, so that a large one does not
             drown the others; 1 draws every clip once.
         epoch_clips: training pictures per epoch; 0 for one of each clip.
@@ -79,6 +81,7 @@ class FinetuneSettings:
         "conditions": ConditionSettings(),
         "corpus_temperature": 1.0,
         "epoch_clips": 0,
+        "votes": 0.0,
     }  # see `spectro.identity`
 
     index: Path | list[Path] = Path("data/images/synthetic")
@@ -97,6 +100,7 @@ class FinetuneSettings:
     batch_size: int = 32
     copies: Copies = "none"
     balance: Balance = "none"
+    votes: float = 0.0
     corpus_temperature: float = 1.0
     epoch_clips: int = 0
     hidden: int = 0
@@ -134,6 +138,8 @@ class FinetuneSettings:
             if not 0 <= getattr(self, name) < 1:
                 raise TrainingError(f"{name} is {getattr(self, name)}; it must lie between 0 and below 1")
 
+        if not 0 <= self.votes <= 1:
+            raise TrainingError(f"votes is {self.votes}; it must lie between 0 and 1")
         if not self.indexes:
             raise TrainingError("index names no rendering")
         if not 0 <= self.corpus_temperature <= 1:

@@ -3,6 +3,7 @@
 import os
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from spectro.corpora.registry import CORPORA, scan
@@ -78,6 +79,51 @@ def test_anad_takes_emotions_from_its_table_and_calls_as_speakers(tmp_path: Path
     (root / "ANAD.csv").unlink()
     with pytest.raises(CorpusError, match=r"holds no ANAD\.csv"):
         scan("anad", root)
+
+
+DEMOGRAPHICS = """"ActorID","Age","Sex","Race","Ethnicity"
+1001,51,"Male","Caucasian","Not Hispanic"
+"""
+TABULATED = """"","A","D","F","H","N","S","fileName","numResponses"
+"100062",6,2,0,0,1,0,"1001_DFA_ANG_XX",9
+"200062",0,9,0,0,0,0,"1001_DFA_ANG_XX",9
+"""
+VOICE_VOTES = """file,angry,disgust,fearful,happy,neutral,sad
+1001_DFA_ANG_XX,6,2,0,0,1,0
+"""
+HEARD = {"angry": "6", "disgust": "2", "fearful": "0", "happy": "0", "neutral": "1", "sad": "0"}
+
+
+@pytest.mark.parametrize(
+    ("name", "votes"), [("processedResults/tabulatedVotes.csv", TABULATED), ("voice_votes.csv", VOICE_VOTES)]
+)
+@pytest.mark.parametrize("named", [".", "AudioWAV"])
+def test_crema_d_tells_what_listeners_heard_from_the_voice_and_who_spoke(
+    tmp_path: Path, name: str, votes: str, named: str
+) -> None:
+    root = _tree(tmp_path, "AudioWAV/1001_DFA_ANG_XX.wav", "AudioWAV/1002_DFA_ANG_XX.wav")
+    (root / name).parent.mkdir(exist_ok=True)
+    (root / name).write_text(votes)
+    (root / "VideoDemographics.csv").write_text(DEMOGRAPHICS)
+    first, second = scan("crema-d", root / named).clips.to_dict("records")
+    assert {emotion: first[f"votes_{emotion}"] for emotion in HEARD} == HEARD
+    assert (first["age"], first["race"], first["ethnicity"]) == ("51", "Caucasian", "Not Hispanic")
+    assert pd.isna(second["votes_angry"]) and pd.isna(second["age"])
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("voice_votes.csv", "file,angry\n1,2\n", r"voice_votes\.csv: lacks the columns neutral, happy"),
+        ("voice_votes.csv", VOICE_VOTES.replace("6", "many"), "is no whole number"),
+        ("VideoDemographics.csv", '"', r"VideoDemographics\.csv: is not a readable CSV"),
+    ],
+)
+def test_a_damaged_table_of_crema_d_is_named(tmp_path: Path, name: str, text: str, message: str) -> None:
+    root = _tree(tmp_path, "AudioWAV/1001_DFA_ANG_XX.wav")
+    (root / name).write_text(text)
+    with pytest.raises(CorpusError, match=message):
+        scan("crema-d", root)
 
 
 def test_the_actors_of_crema_d_are_43_women_and_48_men(tmp_path: Path) -> None:

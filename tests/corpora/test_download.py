@@ -26,12 +26,21 @@ def test_crema_d_is_listed_from_its_tree_and_checked_by_its_pointers(server: Fil
     name = "AudioWAV/1001_DFA_ANG_XX.wav"
     digest = hashlib.sha256(CONTENT).hexdigest()
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {len(CONTENT)}\n"
-    tree = {"tree": [{"path": name}, {"path": "AudioMP3/1001_DFA_ANG_XX.mp3"}, {"path": "README.md"}]}
+    votes, table = "processedResults/tabulatedVotes.csv", b"hello\n"
+    blob = "ce013625030ba8dba906f756967f9e9ca394464a"  # what `git hash-object` says of it
+    others = [{"path": "AudioMP3/1001_DFA_ANG_XX.mp3"}, {"path": "README.md"}]
+    tree = {"tree": [{"path": name}, {"path": votes, "sha": blob}, *others]}
     server.files |= {"/api": json.dumps(tree).encode(), f"/raw/{name}": pointer.encode(), f"/media/{name}": CONTENT}
+    server.files[f"/raw/{votes}"] = table
     with new_session() as session:
         files = crema_d_files(session, server.url("/api"), server.url("/raw"), server.url("/media"))
         fetch_all(session, files, tmp_path)
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.wav")] == [name]
+    assert (tmp_path / votes).read_bytes() == table
+    server.files[f"/raw/{votes}"] = b"jello\n"
+    (tmp_path / votes).unlink()
+    with new_session() as session, pytest.raises(DownloadError, match="does not match its checksum"):
+        fetch_all(session, files, tmp_path)
 
 
 def test_tess_is_listed_by_its_repository(server: FileServer, tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from spectro.corpora.labels import SCHEMES, label_clips, tally
+from spectro.corpora.labels import SCHEMES, label_clips, tally, votes_for
 from spectro.corpora.table import EMOTIONS
 from spectro.errors import CorpusError
 
@@ -72,3 +72,39 @@ def test_labels_are_told_with_their_counts() -> None:
     assert tally(clips.assign(speaker=pd.NA)) == "labels: grief 1, joy 2; speakers: none is told"
     many = pd.DataFrame({"clip_id": range(40), "corpus": "folder", "speaker": "x"}).astype({"clip_id": "string"})
     assert tally(many.assign(label="label " + many["clip_id"])).endswith(", and 10 more labels; speakers: 1")
+
+
+VOTED = _clips(("angry", "female"), ("calm", "male"), ("sad", "male")).assign(
+    clip_id=["a", "b", "c"],
+    votes_angry=pd.array(["3", "0", None], dtype="string"),
+    votes_sad=pd.array(["1", "2", None], dtype="string"),
+    votes_calm=pd.array(["0", "4", None], dtype="string"),
+)
+
+
+def test_votes_for_emotions_become_votes_for_labels() -> None:
+    labelled, labels = label_clips(VOTED, "emotion")
+    assert dict(zip(labels, votes_for(labelled, labels).T.tolist(), strict=True)) == {
+        **{label: [0, 0, 0] for label in labels},
+        "angry": [3, 0, 0],
+        "sad": [1, 2, 0],
+        "calm": [0, 4, 0],
+    }
+    labelled, labels = label_clips(VOTED, "valence")
+    assert labels == ("negative", "neutral", "positive")
+    assert votes_for(labelled, labels).tolist() == [[4, 0, 0], [2, 4, 0], [0, 0, 0]]
+    labelled, labels = label_clips(VOTED, "emotion-gender")
+    heard = dict(zip(labels, votes_for(labelled, labels).T.tolist(), strict=True))
+    assert heard["female_angry"] == [3, 0, 0] and heard["male_sad"] == [0, 2, 0] and not any(heard["female_calm"])
+
+
+def test_votes_for_emotions_say_nothing_of_gender() -> None:
+    labelled, labels = label_clips(VOTED, "gender")
+    assert not votes_for(labelled, labels).any()
+
+
+@pytest.mark.parametrize("value", ["many", "-1", "inf"])
+def test_votes_that_are_no_numbers_are_named(value: str) -> None:
+    clips = VOTED.assign(votes_sad=pd.array(["1", value, None], dtype="string"))
+    with pytest.raises(CorpusError, match=f"b: votes_sad is '{value}'; write the number of listeners"):
+        label_clips(clips, "emotion")

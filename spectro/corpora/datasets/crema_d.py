@@ -2,16 +2,24 @@
 
 Names are `1001_DFA_ANG_XX.wav`: actor, sentence, emotion, level. One clip writes its level as a single X. Which actors
 are women is told by the corpus's own VideoDemographics.csv. Source: doi:10.1109/TAFFC.2014.2336244.
+
+Two tables of the corpus are read where they are there: VideoDemographics.csv tells the actors' age, race and ethnicity;
+processedResults/tabulatedVotes.csv, or voice_votes.csv, what listeners heard from the voice alone.
 """
 
 import re
-from pathlib import PurePath
+from pathlib import Path, PurePath
 
-from spectro.corpora.table import Corpus, Fields
+import pandas as pd
+
+from spectro.corpora.table import VOTES, Corpus, Fields, Parser
 from spectro.errors import CorpusError
+from spectro.files import printable
 
 NAME = re.compile(r"(\d{4})_([A-Z]{3})_([A-Z]{3})_(LO|MD|HI|XX?)")
 CODES = {"NEU": "neutral", "HAP": "happy", "SAD": "sad", "ANG": "angry", "FEA": "fearful", "DIS": "disgust"}
+VOICE_ALONE = 1
+"""What the first digit of a row's number in tabulatedVotes.csv says: listeners heard the voice, and saw nothing."""
 LEVELS = {"LO": "low", "MD": "medium", "HI": "high"}
 FIRST_ACTOR, LAST_ACTOR = 1001, 1091
 WOMEN = frozenset(
@@ -21,6 +29,21 @@ WOMEN = frozenset(
         *(60, 61, 63, 72, 73, 74, 75, 76, 78, 79, 82, 84, 89, 91),
     )
 )
+
+
+def open_corpus(root: Path) -> Parser:
+    """Return a parser of names that adds what the corpus's tables tell; they lie in `root` or beside it.
+
+    Raises:
+        CorpusError: a table cannot be read.
+    """
+    actors, votes = _read_actors(root), _read_votes(root)
+
+    def parse_all(path: PurePath) -> Fields:
+        fields = parse(path)
+        return fields | actors.get(str(fields["speaker"]), {}) | votes.get(path.stem, {})
+
+    return parse_all
 
 
 def parse(path: PurePath) -> Fields:
@@ -40,6 +63,52 @@ def parse(path: PurePath) -> Fields:
     }
 
 
+def _read_actors(root: Path) -> dict[str, Fields]:
+    """Return age (in years), race and ethnicity of each actor."""
+    _path, table = _table(root, "VideoDemographics.csv", ("ActorID", "Age", "Race", "Ethnicity"))
+    if table is None:
+        return {}
+    return {
+        actor: {"age": age, "race": race, "ethnicity": ethnicity}
+        for actor, age, race, ethnicity in table[["ActorID", "Age", "Race", "Ethnicity"]].itertuples(index=False)
+    }
+
+
+def _read_votes(root: Path) -> dict[str, Fields]:
+    """Return how many listeners heard which emotion in each clip, by the clip's name."""
+    names = {code[0]: emotion for code, emotion in CODES.items()}
+    path, table = _table(root, "voice_votes.csv", ("file", *CODES.values()))
+    if table is None:
+        path, table = _table(root, "processedResults/tabulatedVotes.csv", (*names, "fileName"))
+        if table is None:
+            return {}
+        queries = pd.to_numeric(table.iloc[:, 0], errors="coerce") // 100_000
+        table = table[queries == VOICE_ALONE].rename(columns=names | {"fileName": "file"})
+    emotions = list(CODES.values())
+    if not table[emotions].map(str.isdecimal).all(axis=None):
+        raise CorpusError(f"{printable(path)}: a number of votes is no whole number; fetch the table again")
+    return {
+        name: {f"{VOTES}{emotion}": votes for emotion, votes in zip(emotions, own, strict=True)}
+        for name, *own in table[["file", *emotions]].itertuples(index=False)
+    }
+
+
+def _table(root: Path, name: str, columns: tuple[str, ...]) -> tuple[Path, pd.DataFrame | None]:
+    """Return where a table of the corpus is, and its content as text; None where it is not there."""
+    path = next((folder / name for folder in (root, root.parent) if (folder / name).is_file()), root / name)
+    if not path.is_file():
+        return path, None
+    try:
+        table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    except (ValueError, OSError) as error:
+        raise CorpusError(
+            f"{printable(path)}: is not a readable CSV ({error}); fetch it again, or remove it"
+        ) from error
+    if missing := [column for column in columns if column not in table]:
+        raise CorpusError(f"{printable(path)}: lacks the columns {', '.join(missing)}; fetch it again, or remove it")
+    return path, table
+
+
 CREMA_D = Corpus(
     name="crema-d",
     title="CREMA-D",
@@ -47,5 +116,5 @@ CREMA_D = Corpus(
     language="en",
     licence="ODbL 1.0",
     homepage="https://github.com/CheyneyComputerScience/CREMA-D",
-    open=lambda _root: parse,
+    open=open_corpus,
 )

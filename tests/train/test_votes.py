@@ -1,0 +1,101 @@
+"""Listeners' votes as targets, and agreement with listeners in the report."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from spectro.errors import CorpusError, TrainingError
+from spectro.evaluate.evaluate import EvaluateSettings, evaluate
+from spectro.rendering.index import INDEX
+from spectro.rendering.render import RenderSettings, render
+from spectro.train.data import PictureDataModule
+from spectro.train.finetune import finetune
+from spectro.train.module import Classifier, TrainingSettings
+from tests.conftest import SMALL, World, finetune_settings
+
+
+@pytest.fixture(scope="module")
+def voted(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures of clips that listeners have heard: of ten, six hear what was meant and four hear it is calm."""
+    root = tmp_path_factory.mktemp("voted")
+    rows = pd.read_parquet(world.images / INDEX)
+    rows = rows[rows["copy"] == 0]
+    table = rows[["path", "emotion", "speaker", "gender"]].assign(age="44")
+    table["path"] = [str(Path(path).resolve()) for path in table["path"]]
+    for emotion in ("angry", "calm", "happy"):
+        votes = [6 * (meant == emotion) + 4 * (emotion == "calm") for meant in table["emotion"]]
+        table[f"votes_{emotion}"] = ["", *map(str, votes[1:])]
+    table.to_csv(root / "clips.csv", index=False)
+    render(RenderSettings(corpus="folder", source=root / "clips.csv", out=root / "images", spec=SMALL, workers=1))
+    return root / "images"
+
+
+def test_targets_are_mixed_of_label_and_votes(voted: Path) -> None:
+    data = PictureDataModule(voted, batch_size=8, votes=0.5, train_on="all")
+    rows, calm = data.rows["train"], data.labels.index("calm")
+    for own, target, votes in zip(data.shares(), rows["target"], rows["votes_calm"], strict=True):
+        expected = np.zeros(len(data.labels))
+        expected[target] += 1.0 if np.isnan(votes) else 0.5 + 0.5 * 0.6
+        expected[calm] += 0.0 if np.isnan(votes) else 0.5 * 0.4
+        assert own == pytest.approx(expected, abs=1e-6)
+    assert rows["votes_calm"].isna().sum() == 1
+    _pictures, targets, _groups = next(iter(data.train_dataloader()))
+    assert targets.shape == (8, len(data.labels)) and targets.dtype == torch.float32
+
+
+def test_the_prior_is_what_the_targets_say(voted: Path) -> None:
+    data = PictureDataModule(voted, batch_size=8, votes=1.0, balance="prior", train_on="all")
+    prior = data.prior()
+    assert prior is not None
+    assert prior[0].numpy() == pytest.approx(data.shares().mean(axis=0), abs=1e-6)
+    without = PictureDataModule(voted, batch_size=8, balance="prior", train_on="all").prior()
+    assert without is not None
+    assert prior[0, data.labels.index("calm")] > without[0, data.labels.index("calm")] + 0.1
+
+
+def test_the_loss_is_the_cross_entropy_of_shares(world: World) -> None:
+    model = Classifier(world.trained.net, TrainingSettings(label_smoothing=0.0, mixup=0.0))
+    logits = torch.randn(4, world.trained.net.classes)
+    shares = torch.softmax(torch.randn(4, world.trained.net.classes), dim=1)
+    expected = -(shares * torch.log_softmax(logits, dim=1)).sum(dim=1).mean()
+    assert float(model.loss(logits, shares)) == pytest.approx(float(expected), rel=1e-5)
+
+
+def test_training_on_votes_is_another_run_and_its_report_tells_agreement(voted: Path, tmp_path: Path) -> None:
+    settings = finetune_settings(voted, tmp_path / "run", votes=0.5, train=TrainingSettings(epochs=1))
+    checkpoint = finetune(settings)
+    assert checkpoint.origin["training"]["settings"]["votes"] == 0.5
+    with pytest.raises(TrainingError, match="holds a run with other settings"):
+        finetune(replace(settings, votes=0.0))
+    report = evaluate(EvaluateSettings(checkpoint=tmp_path / "run", index=voted, rounds=20))
+    rows = pd.read_csv(tmp_path / "run" / "evaluation-test" / "predictions.csv")
+    rows = rows[rows["votes_calm"].notna()]
+    shares = [1.0 if p == t == "calm" else 0.6 if p == t else 0.4 if p == "calm" else 0.0
+              for p, t in zip(rows["predicted"], rows["label"], strict=True)]  # fmt: skip
+    assert report["listeners"]["clips"] == len(rows)
+    assert report["listeners"]["agreement"]["value"] == pytest.approx(np.mean(shares), abs=1e-4)
+    assert list(report["groups"]["age"]) == ["30 to 44"]
+    assert report["groups"]["age"]["30 to 44"]["uar"] == report["uar"]["value"]
+
+
+def test_a_corpus_without_votes_trains_beside_one_that_has_them(voted: Path, world: World, tmp_path: Path) -> None:
+    data = PictureDataModule(voted, world.images, batch_size=8, votes=1.0, train_on="all")
+    alone = (data.rows["train"]["corpus"] == "synthetic").to_numpy()
+    assert set(data.shares()[alone].ravel()) == {0.0, 1.0}
+    assert set(data.shares()[~alone].ravel()) > {0.0, 1.0}
+    both = [voted, world.images]
+    checkpoint = finetune(
+        finetune_settings(voted, tmp_path, index=both, votes=1.0, train=TrainingSettings(epochs=1), train_on="all")
+    )
+    assert checkpoint.labels == data.labels
+
+
+def test_votes_are_needed_where_they_are_asked_for(world: World) -> None:
+    with pytest.raises(CorpusError, match="no training clip tells what listeners heard"):
+        PictureDataModule(world.images, batch_size=8, votes=0.5)
+    with pytest.raises(TrainingError, match=r"votes is 1\.5"):
+        finetune_settings(world.images, Path("x"), votes=1.5)
