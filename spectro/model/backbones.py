@@ -17,7 +17,7 @@ from timm.models import group_parameters
 from torch import nn
 
 from spectro.errors import TrainingError, WeightsError
-from spectro.model import convert, metadata, sequence, sound
+from spectro.model import convert, metadata, sequence, sound, whisper
 from spectro.model.metadata import DESCRIPTION_FILE, WEIGHTS_FILE
 from spectro.model.pretrained import PRETRAINED
 from spectro.picture.spec import SpectrogramSpec
@@ -25,7 +25,9 @@ from spectro.picture.spec import SpectrogramSpec
 StateDict: TypeAlias = dict[str, torch.Tensor]
 Plan: TypeAlias = Literal["head", "last-block", "all", "gradual"]
 
-OWN = (*sequence.NAMES, *sound.NAMES)
+LOWEST_BAND_FIRST = (*sound.NAMES, whisper.NAME)
+"""Networks that were shown the lowest band in row 0, where our pictures have the highest."""
+OWN = (*sequence.NAMES, *LOWEST_BAND_FIRST)
 SHORT_NAMES = {"mobilenet": "mobilenetv2_100", "inceptionv3": "inception_v3"}
 
 
@@ -60,6 +62,7 @@ class SpectrogramNet(nn.Module):
         self.backbone = timm.create_model(name, pretrained=False, num_classes=0)
         self.config: dict[str, Any] = timm.data.resolve_data_config({}, model=self.backbone)
         self.channels: int = self.config["input_size"][0]
+        self.turned = name in LOWEST_BAND_FIRST
         self.register_buffer("mean", torch.zeros(1, self.channels, 1, 1), persistent=False)
         self.register_buffer("std", torch.ones(1, self.channels, 1, 1), persistent=False)
         self.set_normalisation(self.config["mean"], self.config["std"])
@@ -70,8 +73,15 @@ class SpectrogramNet(nn.Module):
             layers += [nn.Linear(features, hidden), nn.ReLU(), nn.Dropout(dropout)]
         self.head = nn.Sequential(*layers, nn.Linear(self.features, classes))
 
-    def set_normalisation(self, mean: Sequence[float], std: Sequence[float]) -> None:
-        """Set mean and standard deviation of the input's channels, as shares of the gray scale."""
+    def set_normalisation(self, mean: Sequence[float], std: Sequence[float], turned: bool | None = None) -> None:
+        """Set mean and standard deviation of the input's channels, as shares of the gray scale.
+
+        Args:
+            mean: of each channel.
+            std: of each channel.
+            turned: whether the network reads pictures upside down, the lowest band in row 0; None leaves it so.
+        """
+        self.turned = self.turned if turned is None else turned
         self.mean.copy_(torch.tensor(mean).view(self.mean.shape) * 255)
         self.std.copy_(torch.tensor(std).view(self.std.shape) * 255)
 
@@ -82,6 +92,8 @@ class SpectrogramNet(nn.Module):
             pictures: of shape (batch, 1 or 3, height, width), values 0 to 255, uint8 or float; one channel for networks
                 of one.
         """
+        if self.turned:
+            pictures = pictures.flip(2)
         normalised = (pictures.to(self.mean.dtype) - self.mean) / self.std  # one channel becomes three if need be
         features: torch.Tensor = self.backbone(normalised.contiguous(memory_format=torch.channels_last))
         return features
@@ -161,7 +173,8 @@ def load_weights(net: SpectrogramNet, weights: str, spec: SpectrogramSpec) -> st
     told, path = f"file {Path(weights).name}", Path(weights)
     if weights in PRETRAINED:
         own = PRETRAINED[weights]
-        net.set_normalisation(**own.normalisation(spec))
+        seen = own.normalisation(spec)
+        net.set_normalisation(seen["mean"], seen["std"])
         told, path = f"{weights} ({own.title}; {own.licence}; {own.url})", convert.kept(weights)
     elif path.is_dir() and (path / DESCRIPTION_FILE).is_file():
         _take_normalisation(net, path)
@@ -185,7 +198,7 @@ def _take_normalisation(net: SpectrogramNet, folder: Path) -> None:
         raise WeightsError(
             f"{folder}: its network reads {len(told['mean'])} channels, {net.backbone_name} {net.channels}"
         )
-    net.set_normalisation(**told)
+    net.set_normalisation(told["mean"], told["std"], turned=told.get("turned", False))
 
 
 def weights_identity(weights: str) -> str:

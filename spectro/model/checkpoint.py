@@ -81,7 +81,11 @@ def save(checkpoint: Checkpoint, folder: Path, *, dtype: Literal["float32", "flo
         "hidden": net.hidden,
         "labels": list(checkpoint.labels),
         "spec": checkpoint.spec.to_dict(),
-        "normalisation": {"mean": _shares(net.mean), "std": _shares(net.std)},
+        "normalisation": {
+            "mean": _shares(net.mean),
+            "std": _shares(net.std),
+            **({"turned": True} if net.turned else {}),
+        },
         "temperature": checkpoint.temperature,
         "dtype": dtype,
         "parameters": checkpoint.parameters,
@@ -113,7 +117,8 @@ def load(folder: Path) -> Checkpoint:
         state = load_file(folder / WEIGHTS_FILE)
         net = _network(about, content)
         net.load_state_dict({name: _cast(value, "float32") for name, value in state.items()})
-        net.set_normalisation(**content["normalisation"])
+        seen = content["normalisation"]
+        net.set_normalisation(seen["mean"], seen["std"], turned=seen.get("turned", False))
         net.check_pictures(about.spec)
     except (OSError, ValueError, RuntimeError, SafetensorError, SpectroError) as error:
         raise descriptions.misfit(folder, error) from error

@@ -1,20 +1,21 @@
 """Published weights -> safetensors in timm's names, kept in the cache, for the networks of `spectro.model.sound`."""
 
 import hashlib
+import struct
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 
 import timm
 import torch
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import nn
 
 from spectro.errors import DownloadError, WeightsError
 from spectro.files import printable, write_bytes
-from spectro.model import sound
-from spectro.model.pretrained import PRETRAINED
+from spectro.model import folded, sound, whisper
+from spectro.model.pretrained import PRETRAINED, StartingWeights
 from spectro.remote import RemoteFile, fetch, matches, new_session
-
-StateDict = dict[str, torch.Tensor]
 
 
 def keep(name: str, original: Path | None = None) -> Path:
@@ -34,7 +35,9 @@ def keep(name: str, original: Path | None = None) -> Path:
     if name not in PRETRAINED:
         raise WeightsError(f"there are no starting weights {name!r}; there are {', '.join(PRETRAINED)}")
     weights = PRETRAINED[name]
-    if original is None:
+    if original is None and weights.hub:
+        original = _from_hub(weights)
+    elif original is None:
         file = RemoteFile(url=weights.url, path=PurePosixPath(weights.original), checksum=f"sha256:{weights.sha256}")
         with new_session() as session:
             try:
@@ -46,7 +49,7 @@ def keep(name: str, original: Path | None = None) -> Path:
                 ) from error
     elif not original.is_file():
         raise WeightsError(f"{printable(original)}: is not a file; name {weights.original} of {weights.url}")
-    elif not matches(original, f"sha256:{weights.sha256}"):
+    elif weights.sha256 and not matches(original, f"sha256:{weights.sha256}"):
         with original.open("rb") as content:
             found = hashlib.file_digest(content, "sha256").hexdigest()
         raise WeightsError(
@@ -55,6 +58,23 @@ def keep(name: str, original: Path | None = None) -> Path:
         )
     convert(name, original, weights.path)
     return weights.path
+
+
+def _from_hub(weights: StartingWeights) -> Path:
+    """Return a file of the Hugging Face hub, which its own client fetches, resumes, checks and keeps.
+
+    Raises:
+        DownloadError: it cannot be had.
+    """
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(weights.hub, weights.original))
+    except Exception as error:  # the hub's client raises errors of many libraries
+        raise DownloadError(
+            f"{weights.hub}: {weights.original} cannot be fetched ({type(error).__name__}); have it by other means, "
+            f"and name it: spectro weights {weights.name} --from {weights.original}"
+        ) from error
 
 
 def kept(name: str) -> Path:
@@ -78,29 +98,64 @@ def convert(name: str, original: Path, path: Path) -> None:
     Raises:
         WeightsError: the file does not hold what it should.
     """
-    expected = timm.create_model(PRETRAINED[name].network, num_classes=0).state_dict()
+    network = timm.create_model(PRETRAINED[name].network, num_classes=0)
     try:
-        state = READERS[name](original, expected)
-    except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
+        READERS[name](original, network)
+    except (OSError, RuntimeError, ValueError, KeyError, EOFError, struct.error, SafetensorError) as error:
         raise WeightsError(f"{printable(original)}: does not hold the weights {name} ({error})") from error
-    write_bytes(path, save({tensor: value.contiguous() for tensor, value in state.items()}))
+    write_bytes(path, save({tensor: value.contiguous() for tensor, value in network.state_dict().items()}))
 
 
-def read_efficientat(path: Path, expected: StateDict) -> StateDict:
+def read_efficientat(path: Path, network: nn.Module) -> None:
     """Read a network of EfficientAT: torchvision's order is timm's, dense layers are convolutions of 1 x 1 there.
 
     Args:
         path: a PyTorch state dict of tensors alone, whose last two tensors are AudioSet's output layer.
-        expected: the network's own tensors, by timm's names.
+        network: timm's network, which gets the weights.
     """
+    expected = network.state_dict()
     content = torch.load(path, map_location="cpu", weights_only=True)
     body = list(content.values())[:-2]
     if len(body) != len(expected):
         raise ValueError(f"it has {len(body)} tensors, not {len(expected)}")
-    return {name: value.reshape(own.shape) for (name, own), value in zip(expected.items(), body, strict=True)}
+    pairs = zip(expected.items(), body, strict=True)
+    network.load_state_dict({name: value.reshape(own.shape) for (name, own), value in pairs})
 
 
-READERS: dict[str, Callable[[Path, StateDict], StateDict]] = {"mn04_as": read_efficientat}
-"""How the original file of starting weights is read, by their name."""
+def read_yamnet(path: Path, network: nn.Module) -> None:
+    """Read YAMNet from TensorFlow Lite's file, which shows frames as rows and bands as columns."""
+    folded.fill(network, folded.read(path), transposed=True)
 
-assert set(READERS) == set(PRETRAINED) and {one.network for one in PRETRAINED.values()} <= set(sound.NAMES)
+
+def read_mobilenetv2(path: Path, network: nn.Module) -> None:
+    """Read MobileNetV2 from TensorFlow Lite's file.
+
+    TensorFlow pads a picture of even size at its end alone, timm's network at both ends: features lie a pixel aside.
+    """
+    folded.fill(network, folded.read(path))
+
+
+def read_whisper(path: Path, network: nn.Module) -> None:
+    """Read the encoder of a Whisper from safetensors with transformers' names; the pooling behind it starts plain.
+
+    Positions of the encoder are constants there, and a parameter here.
+    """
+    given = {name.removeprefix("model."): value.float() for name, value in load_file(path).items()}
+    pooling = [value for name, value in network.named_parameters() if name.startswith("attention.")]
+    generator = torch.Generator().manual_seed(0)
+    for value in pooling:
+        nn.init.normal_(value, std=0.02, generator=generator)
+    own = network.state_dict()
+    network.load_state_dict(own | {name: given[theirs] for name, theirs in whisper.transformers_names().items()})
+
+
+READERS: dict[str, Callable[[Path, nn.Module], None]] = {
+    "mn04_as": read_efficientat,
+    "yamnet": read_yamnet,
+    "whisper_tiny_en": read_whisper,
+    "mobilenetv2_tflite": read_mobilenetv2,
+}
+"""How the original file of starting weights is read into a network, by their name."""
+
+assert set(READERS) == set(PRETRAINED)
+assert {one.network for one in PRETRAINED.values() if one.levels} == {*sound.NAMES, whisper.NAME}

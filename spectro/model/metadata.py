@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from spectro.errors import CheckpointError, SpectroError
 from spectro.files import fingerprint, printable, quoted, read_foreign_json
-from spectro.model.schema import Check, anything, either, keyed, many, number, one_of, record, text, whole
+from spectro.model.schema import Check, anything, either, flag, keyed, many, number, one_of, record, text, whole
 from spectro.picture.spec import SpectrogramSpec
 
 FORMAT = 1
@@ -41,7 +41,10 @@ SCHEMA = record(
         "hidden": whole(most=65_536),
         "labels": many(anything, least=1, most=10_000),  # `label_problem` says what they must be
         "spec": anything,  # `SpectrogramSpec` says what it must be
-        "normalisation": record({"mean": a_channel_each(number(-100, 100)), "std": a_channel_each(number(1e-4, 100))}),
+        "normalisation": record(
+            {"mean": a_channel_each(number(-100, 100)), "std": a_channel_each(number(1e-4, 100))},
+            {"turned": flag},
+        ),
         "temperature": number(COLDEST, HOTTEST),
     },
     {

@@ -16,14 +16,34 @@ from spectro.picture.spec import SpectrogramSpec
 
 DB_OF_LN = 10 / math.log(10)
 """Decibels of power in one unit of the natural logarithm."""
-PEAK_DB, MEAN_DB, DEVIATION_DB = 10.0, -31.0, 12.0
-"""Loudest value, mean and deviation of a clip of speech in the log-mel of `mn04_as`, in dB: medians over corpora."""
 WIDTH = 288
 FRONT = (
     *("sample_rate", "n_fft", "win_length", "hop_length", "height", "fmin", "fmax", "channels"),
     *("preemphasis", "window", "spectrum", "mel"),
 )
 """The fields of a spec that decide what a row and a column of a picture stand for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Levels:
+    """How the input of a network that was trained on sound shows levels, in dB: 10 log10 of the log-mel's values.
+
+    Args:
+        zero_db: the level that is shown as 0.
+        unit_db: the distance that is shown as 1.
+        log_offset: what was added to mel values before the logarithm; a level of the clip that is taken away makes it
+            another amount for each, so it is asked for of pictures in `full_scale` alone.
+        peak_db: loudest value of a clip of speech, a median over corpora.
+        mean_db: mean of a clip of speech, likewise.
+        deviation_db: standard deviation within a clip of speech, likewise.
+    """
+
+    zero_db: float
+    unit_db: float
+    log_offset: float
+    peak_db: float
+    mean_db: float
+    deviation_db: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +55,13 @@ class StartingWeights:
         title: what they are, in a line.
         network: name of the backbone that they are of.
         families: other backbone names that stand for it where these weights are named.
-        specs: the specs of pictures that they read, by name; the first is the one that they were trained on.
-        zero_db: the level, in dB of the log-mel of the first spec, that the network's input shows as 0.
-        unit_db: the distance, in dB, that it shows as 1.
-        log_offset: what was added to mel values before the logarithm; a level of the clip that is taken away makes it
-            another amount for each, so it is asked for of pictures in `full_scale` alone.
-        url: where the original file is.
-        sha256: SHA-256 of the original file.
+        specs: the specs of pictures that they read, by name; the first is the one that they were trained on. Those of
+            networks that were trained on photographs have none, and read all pictures.
+        levels: how the network's input shows levels in the first spec; None for photographs, from -1 for black to 1.
+        folded: whether batch norms add a bias and do nothing else, so that they need statistics before training.
+        url: where the original file is, or is told of.
+        sha256: SHA-256 of the original file; empty for a file of a hub, which checks its own.
+        hub: name on the Hugging Face hub, for weights that are fetched from there.
         licence: its licence.
         parameters: how many numbers the network has.
     """
@@ -51,13 +71,13 @@ class StartingWeights:
     network: str
     families: tuple[str, ...]
     specs: Mapping[str, SpectrogramSpec]
-    zero_db: float
-    unit_db: float
-    log_offset: float
+    levels: Levels | None = None
+    folded: bool = False
     url: str
     sha256: str
     licence: str
     parameters: int
+    hub: str = ""
 
     @property
     def path(self) -> Path:
@@ -76,7 +96,10 @@ class StartingWeights:
             WeightsError: pictures of this spec are not what the weights read; the text names the command that renders
                 those.
         """
-        differences = {name: self._wrong(spec, own) for name, own in self.specs.items()}
+        levels = self.levels
+        if levels is None:
+            return {"mean": [0.5] * 3, "std": [0.5] * 3}
+        differences = {name: self._wrong(spec, own, levels) for name, own in self.specs.items()}
         if all(differences.values()):
             nearest = min(differences, key=lambda name: len(differences[name]))
             raise WeightsError(
@@ -86,17 +109,18 @@ class StartingWeights:
         span = spec.high - spec.low
         if spec.scale == "clip_norm":
             return {
-                "mean": [((self.zero_db - MEAN_DB) / DEVIATION_DB - spec.low) / span],
-                "std": [self.unit_db / DEVIATION_DB / span],
+                "mean": [((levels.zero_db - levels.mean_db) / levels.deviation_db - spec.low) / span],
+                "std": [levels.unit_db / levels.deviation_db / span],
             }
-        zero = self.zero_db - PEAK_DB if spec.scale == "clip_peak" else self.zero_db
-        return {"mean": [(zero - spec.low) / span], "std": [self.unit_db / span]}
+        zero = levels.zero_db - levels.peak_db if spec.scale == "clip_peak" else levels.zero_db
+        return {"mean": [(zero - spec.low) / span], "std": [levels.unit_db / span]}
 
-    def _wrong(self, spec: SpectrogramSpec, own: SpectrogramSpec) -> list[str]:
+    @staticmethod
+    def _wrong(spec: SpectrogramSpec, own: SpectrogramSpec, levels: Levels) -> list[str]:
         """Return what of a spec is not as in one of `specs`."""
         wanted = {name: getattr(own, name) for name in FRONT}
         if spec.scale == "full_scale":
-            wanted["log_offset"] = self.log_offset
+            wanted["log_offset"] = levels.log_offset
         return [
             f"{name} is {getattr(spec, name)!r} instead of {value!r}"
             for name, value in wanted.items()
@@ -133,6 +157,42 @@ def _mn04_as_specs() -> dict[str, SpectrogramSpec]:
     }
 
 
+def _yamnet_spec() -> SpectrogramSpec:
+    """Return the log-mel that YAMNet was trained on: magnitudes, so that 1 dB here is 2 dB of power."""
+    return SpectrogramSpec(
+        sample_rate=16_000,
+        n_fft=512,
+        win_length=400,
+        hop_length=160,
+        height=64,
+        width=WIDTH,
+        fmin=125.0,
+        fmax=7_500.0,
+        spectrum="magnitude",
+        mel="kaldi",
+        scale="clip_peak",
+        low=-40.0,
+        high=0.0,
+    )
+
+
+def _whisper_spec() -> SpectrogramSpec:
+    """Return the log-mel that Whisper was trained on, whose range is 80 dB below a clip's loudest value."""
+    return SpectrogramSpec(
+        sample_rate=16_000,
+        n_fft=400,
+        win_length=400,
+        hop_length=160,
+        height=80,
+        width=300,
+        fmin=0.0,
+        fmax=8_000.0,
+        scale="clip_peak",
+        low=-80.0,
+        high=0.0,
+    )
+
+
 PRETRAINED = {
     one.name: one
     for one in (
@@ -142,13 +202,58 @@ PRETRAINED = {
             network="mn04",
             families=("mobilenet",),
             specs=_mn04_as_specs(),
-            zero_db=-4.5 * DB_OF_LN,
-            unit_db=5 * DB_OF_LN,
-            log_offset=1e-5,
+            levels=Levels(
+                zero_db=-4.5 * DB_OF_LN,
+                unit_db=5 * DB_OF_LN,
+                log_offset=1e-5,
+                peak_db=10.0,
+                mean_db=-31.0,
+                deviation_db=12.0,
+            ),
             url="https://github.com/fschmid56/EfficientAT/releases/download/v0.0.1/mn04_as_mAP_432.pt",
             sha256="899a8c6217063f6941793102a2780b3dd788ab11fce468d9cf5f0577c453321c",
             licence="MIT",
             parameters=713_248,
+        ),
+        StartingWeights(
+            name="yamnet",
+            title="Google's YAMNet, a MobileNetV1 trained on AudioSet (mAP 0.306), from 8-bit integers",
+            network="yamnet",
+            families=("mobilenet",),
+            specs={"yamnet": _yamnet_spec()},
+            levels=Levels(
+                zero_db=0.0, unit_db=DB_OF_LN, log_offset=1e-3, peak_db=10.6, mean_db=-10.9, deviation_db=6.8
+            ),
+            folded=True,
+            url="https://storage.googleapis.com/tfhub-lite-models/google/lite-model/yamnet/classification/tflite/1.tflite",
+            sha256="10c95ea3eb9a7bb4cb8bddf6feb023250381008177ac162ce169694d05c317de",
+            licence="Apache-2.0",
+            parameters=3_206_400,
+        ),
+        StartingWeights(
+            name="whisper_tiny_en",
+            title="the encoder of OpenAI's Whisper tiny.en, trained to write down English speech",
+            network="whisper_tiny",
+            families=(),
+            specs={"whisper": _whisper_spec()},
+            levels=Levels(zero_db=-40.0, unit_db=40.0, log_offset=0.0, peak_db=3.0, mean_db=-46.0, deviation_db=16.0),
+            url="https://huggingface.co/openai/whisper-tiny.en/resolve/main/model.safetensors",
+            sha256="",
+            licence="MIT",
+            parameters=8_257_798,
+            hub="openai/whisper-tiny.en",
+        ),
+        StartingWeights(
+            name="mobilenetv2_tflite",
+            title="Google's MobileNetV2, trained on ImageNet's photographs, from 8-bit integers",
+            network="mobilenetv2_100",
+            families=("mobilenet",),
+            specs={},
+            folded=True,
+            url="https://github.com/google-coral/test_data/raw/master/tf2_mobilenet_v2_1.0_224_ptq.tflite",
+            sha256="5d3137241276e79c86d14a74fe43581398ae0e815191d3dba45495b810840e8c",
+            licence="Apache-2.0",
+            parameters=2_223_872,
         ),
     )
 }

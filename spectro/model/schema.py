@@ -48,6 +48,12 @@ def one_of(*allowed: str) -> Check:
     return check
 
 
+def flag(value: Any, name: str) -> None:
+    """Take true or false."""
+    if type(value) is not bool:
+        raise _wrong(value, name, "true or false")
+
+
 def whole(least: int = 0, most: int = LARGEST) -> Check:
     """Take a whole number between two others; 1.0 and true are none."""
 

@@ -1,19 +1,20 @@
 """Networks whose published weights were trained on sound, in timm's shape: one channel, pictures of any size.
 
-They are registered with timm under the names in `NAMES`, and trained, resumed, measured and served like any other
-backbone. `spectro.model.pretrained` says where their weights come from and which pictures they read.
+They were shown the lowest band in the first row, where our pictures have the highest: `SpectrogramNet` turns pictures
+over for them. They are registered with timm under the names in `NAMES`, and trained, resumed, measured and served like
+any other backbone. `spectro.model.pretrained` says where their weights come from and which pictures they read.
 """
 
 from functools import partial
 from typing import Any
 
-from timm.models import register_model
+from timm.models import mobilenetv1_100, register_model
 from timm.models.mobilenetv3 import MobileNetV3, SqueezeExcite, decode_arch_def, round_channels
 from torch import nn
 
 from spectro.errors import WeightsError
 
-NAMES = ("mn04",)
+NAMES = ("mn04", "yamnet")
 
 WIDTH = 0.4
 STEM, LAST, HEAD = 16, 960, 1280
@@ -64,6 +65,19 @@ def _mn04(pretrained: bool = False, **options: Any) -> nn.Module:
     return described
 
 
+def _yamnet(pretrained: bool = False, **options: Any) -> nn.Module:
+    """Google's YAMNet: MobileNetV1 with one input channel, padded as TensorFlow does.
+
+    Source: Howard et al., MobileNets, arXiv:1704.04861; Plakal and Ellis, YAMNet, github.com/tensorflow/models.
+    """
+    if pretrained:
+        raise WeightsError("yamnet starts from the weights yamnet, not from auto: name them with --weights yamnet")
+    network: Any = mobilenetv1_100(in_chans=1, num_classes=options.get("num_classes", 0), pad_type="same")
+    network.pretrained_cfg = network.default_cfg = {**_CONFIG, "input_size": (1, 64, 288)}
+    described: nn.Module = network
+    return described
+
+
 def _definition(scaled: Any) -> list[list[str]]:
     """Return timm's strings for the blocks; the widths are rounded as torchvision rounds them, expansion by itself."""
     stages, before = [], scaled(STEM)
@@ -84,5 +98,5 @@ def _register(name: str, make: Any) -> None:
     register_model(make)
 
 
-for _name, _make in zip(NAMES, (_mn04,), strict=True):
+for _name, _make in zip(NAMES, (_mn04, _yamnet), strict=True):
     _register(_name, _make)

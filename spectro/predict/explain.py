@@ -162,6 +162,8 @@ def _heat(predictor: Predictor, picture: Image, target: int) -> Heat:
         )
     height, width = predictor.checkpoint.spec.height, predictor.checkpoint.spec.width
     values = LayerAttribution.interpolate(attribution.detach().float(), (height, width), "bilinear")[0, 0].cpu()
+    if net.turned:
+        values = values.flip(0)
     heat: Heat = (values / values.max().clamp(min=1e-12)).numpy()
     return heat
 

@@ -111,7 +111,7 @@ def _run(
         labels=labels,
         seed=seed,
         settings=chosen,
-        config=fingerprint({**identity, "images": settings.images[images]}),
+        config=fingerprint({**identity, "images": settings.rendering(images)}),
     )
 
 

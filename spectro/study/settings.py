@@ -7,6 +7,7 @@ from typing import Any
 
 from spectro.corpora.splits import Part
 from spectro.errors import EvaluationError
+from spectro.model.pretrained import SPECS
 
 VERBS = ("finetune", "classical", "speech")
 """The verbs that a system can be trained by."""
@@ -30,7 +31,7 @@ class StudySettings:
             source.
         source: folder of the corpus, for renderings that name none; null for data/corpora/CORPUS.
         weights: starting weights of fine-tuned systems that name none: auto, none, or a file.
-        images: renderings by name: options of `spectro render`.
+        images: renderings by name: options of `spectro render`; `spec` may be the name of a spec.
         base: by verb (finetune, classical, speech): options of all its runs.
         systems: systems by name: the `verb` that trains it (default finetune), and options beyond `base`. `images`,
             `protocols` and `seeds` name its renderings, protocols and seeds (default: the study's). `augmented` holds
@@ -72,6 +73,9 @@ class StudySettings:
                 raise EvaluationError(f"the study names no {name}")
         if empty := [name for name, folds in self.protocols.items() if not folds]:
             raise EvaluationError(f"the study names no fold of {', '.join(empty)}")
+        for name, own in self.images.items():
+            if isinstance(own, dict) and isinstance(spec := own.get("spec"), str) and spec not in SPECS:
+                raise EvaluationError(f"the images {name} name the spec {spec}; there are {', '.join(SPECS)}")
         for name, own in [*self.images.items(), *self.chosen_systems()]:
             if Path(str(name)).name != str(name):
                 raise EvaluationError(f"{name!r} cannot be the name of a folder; choose another")
@@ -108,6 +112,12 @@ class StudySettings:
             raise EvaluationError(f"system {name} sets {', '.join(taken)}, which the study chooses")
         if {**system, **augmented}.get("train_on") == "all" or "estimate" in {**system, **augmented}:
             raise EvaluationError(f"system {name} trains on all speakers; a study measures on those that it holds out")
+
+    def rendering(self, name: str) -> dict[str, Any]:
+        """Return the options of a rendering, with the fields of a spec in place of its name."""
+        options = self.images[name]
+        spec = options.get("spec")
+        return options | {"spec": SPECS[spec].to_dict()} if isinstance(spec, str) else options
 
     def chosen_systems(self) -> list[tuple[str, dict[str, Any]]]:
         """Return the systems that are not set to null."""

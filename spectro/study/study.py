@@ -184,7 +184,7 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _render(settings: StudySettings, name: str) -> None:
-    given = {**settings.images[name], "out": str(settings.runs / "images" / name)}
+    given = {**settings.rendering(name), "out": str(settings.runs / "images" / name)}
     if settings.source is not None:
         given.setdefault("source", str(settings.source))
     folder = settings.runs / "images"

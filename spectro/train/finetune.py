@@ -25,7 +25,9 @@ from spectro.files import held, printable, read_json, remove_leftovers, write_js
 from spectro.identity import identity_of
 from spectro.model.backbones import SpectrogramNet, load_weights, network_of, weights_identity
 from spectro.model.checkpoint import Checkpoint
+from spectro.model.folded import unfold
 from spectro.model.metadata import CARD_FILE, DESCRIPTION_FILE, WEIGHTS_FILE
+from spectro.model.pretrained import PRETRAINED
 from spectro.outputs import check_ours
 from spectro.train.curves import Curves
 from spectro.train.data import PictureDataModule
@@ -36,6 +38,7 @@ from spectro.train.state import read_state, rows_of, unusable
 from spectro.train.trainer import BEST, LAST, TRAINING, make_trainer, silence
 
 RUN_FILE, LOCK = "settings.json", ".lock"
+UNFOLDING_PICTURES = 128
 
 
 def finetune(settings: FinetuneSettings) -> Checkpoint:
@@ -65,6 +68,8 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
             resume = _find_run(out, identity, settings.overwrite)
             _check_folder(settings)
             weights = load_weights(net, settings.weights, data.spec)
+            if settings.weights in PRETRAINED and PRETRAINED[settings.weights].folded:
+                unfold(net, torch.cat([one for one, *_ in data.calibration_dataloader(UNFOLDING_PICTURES)]))
             origin = describe(settings, data, weights, identity)
             net.to(memory_format=torch.channels_last)
             model = Classifier(

@@ -22,7 +22,7 @@ class FinetuneSettings:
     Args:
         index: folders of renderings: one, or one for each of several corpora, by the same spec. A corpus says nothing
             of labels that it does not have.
-        backbone: mobilenet, vgg16, vgg19, inceptionv3, mn04, cnn1d, lstm, gru, or any timm name.
+        backbone: mobilenet, vgg16, vgg19, inceptionv3, mn04, yamnet, whisper_tiny, cnn1d, lstm, gru, or any timm name.
         weights: auto fetches the published ImageNet weights; mn04_as fetches weights trained on AudioSet (`spectro
             weights` lists such names); none starts from random weights; otherwise a file (.safetensors, or a state dict
             with timm's or torchvision's names) or a checkpoint folder.

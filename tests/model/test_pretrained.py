@@ -14,10 +14,13 @@ from safetensors.torch import load_file
 from torch import nn
 from torchvision.models.mobilenetv3 import InvertedResidual, MobileNetV3, _mobilenet_v3_conf
 
-from spectro.errors import DownloadError, TrainingError, WeightsError
-from spectro.model import convert, pretrained
+from spectro.errors import CheckpointError, DownloadError, TrainingError, WeightsError
+from spectro.model import checkpoint as checkpoints
+from spectro.model import convert
 from spectro.model.backbones import SpectrogramNet, load_weights, network_of, weights_identity
+from spectro.model.metadata import DESCRIPTION_FILE
 from spectro.model.pretrained import PRETRAINED, SPECS
+from spectro.picture import spectrogram
 from spectro.picture.frontend import log_mel
 from spectro.picture.spec import SpectrogramSpec
 from spectro.verbs.weights import WeightsSettings, run
@@ -25,6 +28,10 @@ from tests.servers import serving
 
 ORIGINAL = os.environ.get("SPECTRO_TEST_MN04_AS")
 """The published file, where it is at hand."""
+
+
+LEVELS = PRETRAINED["mn04_as"].levels
+assert LEVELS is not None
 
 
 def _published() -> nn.Module:
@@ -94,7 +101,8 @@ def _compare(original: Path, cache: Path) -> None:
     told = load_weights(net, "mn04_as", SPECS["mn04_as"])
     assert "MIT" in told and "EfficientAT" in told
     pictures = _inputs()
-    expected = network.classifier[:2](network.features((pictures - net.mean) / net.std).mean((2, 3)))
+    turned = pictures.flip(2)  # it was shown the lowest band first
+    expected = network.classifier[:2](network.features((turned - net.mean) / net.std).mean((2, 3)))
     difference = (net.embed(pictures) - expected).abs().max() / expected.abs().max()
     assert difference < 1e-5
     assert sum(value.numel() for value in net.backbone.parameters()) == PRETRAINED["mn04_as"].parameters
@@ -107,6 +115,48 @@ def test_converted_weights_compute_what_the_published_network_computes(original:
 @pytest.mark.skipif(ORIGINAL is None, reason="SPECTRO_TEST_MN04_AS names no mn04_as_mAP_432.pt")
 def test_the_published_file_computes_what_the_published_network_computes(cache: Path) -> None:
     _compare(Path(str(ORIGINAL)), cache)
+
+
+@torch.inference_mode()
+def test_a_picture_is_read_as_the_sound_was_lowest_band_first() -> None:
+    """From a waveform: our picture by our network, and the log-mel as EfficientAT shows it by the published network."""
+    spec = replace(SPECS["mn04_as"], scale="full_scale", low=-50.0, high=25.0, log_offset=1e-5, trim_db=None)
+    seconds = np.arange(spec.width * spec.hop_length) / spec.sample_rate
+    rising = 0.3 * np.sin(2 * np.pi * (200 + 300 * seconds) * seconds)
+    noise = np.random.default_rng(1).normal(0, 0.02, len(seconds))
+    samples = (rising + noise).astype(np.float32)
+    shown = torch.from_numpy((log_mel(samples, spec)[:, : spec.width] * np.log(10) / 10 + 4.5) / 5).float()
+    torch.manual_seed(0)
+    network, net = _published(), SpectrogramNet("mn04", 8).eval()
+    net.set_normalisation(**PRETRAINED["mn04_as"].normalisation(spec))
+    own, body = net.backbone.state_dict(), list(network.state_dict().values())[:-2]
+    net.backbone.load_state_dict(
+        {name: body[place].reshape(one.shape) for place, (name, one) in enumerate(own.items())}
+    )
+    expected = network.classifier[:2](network.features(shown[None, None]).mean((2, 3)))
+    picture = torch.from_numpy(spectrogram.render(samples, spec))[None, None]
+    right, upside_down = ((net.embed(one) - expected).norm() for one in (picture, picture.flip(2)))
+    assert right < 0.2 * upside_down
+
+
+@torch.inference_mode()
+def test_a_checkpoint_tells_which_side_up_its_network_reads_pictures(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    spec, pictures = SPECS["mn04_as-16k"], _inputs()[:, :, :103]
+    net = SpectrogramNet("mn04", 2).eval()
+    checkpoints.save(checkpoints.Checkpoint(net=net, labels=("a", "b"), spec=spec), tmp_path)
+    again = checkpoints.load(tmp_path).net
+    torch.testing.assert_close(again(pictures), net(pictures))
+    following = SpectrogramNet("mn04", 3)
+    following.turned = False
+    load_weights(following, str(tmp_path), spec)
+    assert following.turned
+    path = tmp_path / DESCRIPTION_FILE
+    path.write_text(path.read_text().replace('"turned": true', '"turned": false'))
+    torch.testing.assert_close(checkpoints.load(tmp_path).net(pictures.flip(2)), net(pictures))
+    path.write_text(path.read_text().replace('"turned": false', '"turned": 1'))
+    with pytest.raises(CheckpointError, match=r"normalisation\.turned is 1; it must be true or false"):
+        checkpoints.load(tmp_path)
 
 
 def test_weights_are_fetched_once_checked_and_go_on_where_they_were_cut_off(
@@ -166,7 +216,7 @@ def test_a_pixel_becomes_the_input_that_the_network_was_trained_on(scale: str) -
     expected = (decibels * np.log(10) / 10 + 4.5) / 5
     if scale == "clip_peak":
         spec = SPECS["mn04_as"]
-        expected = expected + (pretrained.PEAK_DB - decibels.max()) * np.log(10) / 10 / 5
+        expected = expected + (LEVELS.peak_db - decibels.max()) * np.log(10) / 10 / 5
         decibels = decibels - decibels.max()
     pixels = (decibels - spec.low) / (spec.high - spec.low)
     told = PRETRAINED["mn04_as"].normalisation(spec)

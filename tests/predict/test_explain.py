@@ -56,6 +56,20 @@ def test_every_backbone_with_a_map_is_explained(backbone: str) -> None:
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
+def test_the_map_of_a_network_that_reads_pictures_upside_down_lies_on_the_picture() -> None:
+    spec = SpectrogramSpec(height=128, width=128)
+    torch.manual_seed(0)
+    net = SpectrogramNet("mn04", 3).eval()
+    predictor = Predictor(Checkpoint(net=net, labels=("a", "b", "c"), spec=spec), device="cpu")
+    picture = np.random.default_rng(0).integers(0, 256, spec.shape).astype(np.uint8)
+    assert net.turned
+    heats = [explain_picture(predictor, picture, label=label).heat for label in "abc"]
+    net.turned = False
+    turned = [explain_picture(predictor, picture[::-1], label=label).heat for label in "abc"]
+    assert any(heat.any() for heat in heats)
+    np.testing.assert_allclose([heat[::-1] for heat in heats], turned, atol=1e-5)
+
+
 @pytest.mark.parametrize("backbone", ["mixer_s32_224", "swin_tiny_patch4_window7_224"])
 def test_a_backbone_without_a_map_says_so(backbone: str) -> None:
     net = SpectrogramNet(backbone, 2).eval()

@@ -1,0 +1,131 @@
+"""Networks that TensorFlow Lite keeps in 8 bits, with batch norms folded into convolutions: read, and given life again.
+
+A convolution there has integers for weights, one scale for each output channel, and a bias. `fill` writes them into a
+network of convolutions that are each followed by a batch norm, so that the norm adds the bias and does nothing else.
+Such a norm has no statistics of its own to train with; `unfold` gives it those of pictures, and weights that take them
+back: the network computes what it did, and can be trained like any other.
+
+Source of the format: Jacob et al., Quantization and training of neural networks for efficient integer-arithmetic-only
+inference, CVPR 2018, and TensorFlow Lite's 8-bit quantisation specification.
+"""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from spectro.errors import WeightsError
+
+CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+
+
+class Convolution(NamedTuple):
+    """A convolution of a file, in PyTorch's layout.
+
+    Args:
+        weight: float32 of shape (outputs, inputs of a group, height, width).
+        bias: float32 of shape (outputs,).
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor
+
+
+def read(path: Path) -> list[Convolution]:
+    """Read the convolutions of a TensorFlow Lite file whose weights are 8-bit integers, in the order of running.
+
+    Raises:
+        WeightsError: the package `tflite`, which reads the file, is not installed.
+        ValueError: the file is of another kind.
+    """
+    try:
+        import tflite
+    except ImportError as error:
+        raise WeightsError(f"{path}: needs the package tflite to be read: pip install 'spectro[weights]'") from error
+    content = path.read_bytes()
+    if not tflite.Model.ModelBufferHasIdentifier(content, 0):
+        raise ValueError("it is no TensorFlow Lite file")
+    model = tflite.Model.GetRootAs(content, 0)
+    graph = model.Subgraphs(0)
+    found = []
+    for place in range(graph.OperatorsLength()):
+        operator = graph.Operators(place)
+        code = model.OperatorCodes(operator.OpcodeIndex())
+        kind = tflite.opcode2name(code.BuiltinCode())
+        if kind in CONVOLUTIONS:
+            given, weight, bias = (graph.Tensors(operator.Inputs(number)) for number in range(3))
+            integers, scales = _integers(model, weight, np.int8), weight.Quantization().ScaleAsNumpy()
+            axes = (0, 3, 1, 2) if kind == CONVOLUTIONS[0] else (3, 0, 1, 2)
+            values = integers.transpose(axes).astype(np.float32) * scales[:, None, None, None]
+            step = given.Quantization().ScaleAsNumpy()[0] * scales
+            biases = _integers(model, bias, np.int32).astype(np.float32) * step
+            found.append(Convolution(torch.from_numpy(values), torch.from_numpy(biases.astype(np.float32))))
+    return found
+
+
+def _integers(model: Any, tensor: Any, kind: type[np.integer[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
+    """Return the integers of a tensor of the file, of its shape."""
+    values = model.Buffers(tensor.Buffer()).DataAsNumpy()
+    return np.asarray(values).view(kind).reshape(tensor.ShapeAsNumpy())
+
+
+@torch.no_grad()
+def fill(network: nn.Module, convolutions: list[Convolution], *, transposed: bool = False) -> None:
+    """Write folded convolutions into a network's convolutions, and their biases into the batch norms that follow.
+
+    Args:
+        network: each of its convolutions is followed by a batch norm.
+        convolutions: as many as the network has at least; what comes after them is another head.
+        transposed: whether they were shown pictures whose rows are ours' columns.
+
+    Raises:
+        ValueError: they do not fit.
+    """
+    own = [module for module in network.modules() if isinstance(module, nn.Conv2d | nn.BatchNorm2d)]
+    pairs = list(zip(own[::2], own[1::2], strict=True))
+    if len(convolutions) < len(pairs):
+        raise ValueError(f"it has {len(convolutions)} convolutions, not {len(pairs)}")
+    for (layer, norm), folded in zip(pairs, convolutions, strict=False):
+        weight = folded.weight.transpose(2, 3) if transposed else folded.weight
+        if (
+            not isinstance(layer, nn.Conv2d)
+            or not isinstance(norm, nn.BatchNorm2d)
+            or weight.shape != layer.weight.shape
+        ):
+            raise ValueError(f"a convolution is {tuple(weight.shape)} instead of {tuple(layer.weight.shape)}")
+        assert norm.running_mean is not None and norm.running_var is not None
+        layer.weight.copy_(weight)
+        norm.weight.fill_(1.0)
+        norm.bias.copy_(folded.bias)
+        norm.running_mean.zero_()
+        norm.running_var.fill_(1.0 - norm.eps)
+
+
+@torch.no_grad()
+def unfold(net: nn.Module, pictures: torch.Tensor) -> None:
+    """Give batch norms that only add a bias the statistics of pictures, and weights that leave all outputs as they are.
+
+    Args:
+        net: the network; it is left in evaluation mode.
+        pictures: what it reads, of shape (batch, channels, height, width).
+    """
+    net.eval()
+
+    def give(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        assert isinstance(module, nn.BatchNorm2d)
+        assert module.running_mean is not None and module.running_var is not None
+        variance, mean = torch.var_mean(inputs[0], dim=(0, 2, 3), correction=0)
+        gain = module.weight / (module.running_var + module.eps).sqrt()
+        module.bias.add_((mean - module.running_mean) * gain)
+        module.weight.copy_((variance + module.eps).sqrt() * gain)
+        module.running_mean.copy_(mean)
+        module.running_var.copy_(variance)
+
+    hooks = [one.register_forward_pre_hook(give) for one in net.modules() if isinstance(one, nn.BatchNorm2d)]
+    try:
+        net(pictures)
+    finally:
+        for hook in hooks:
+            hook.remove()
