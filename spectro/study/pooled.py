@@ -1,14 +1,15 @@
 """What a study's systems say of all clips: single runs, seeds averaged, and networks that adapted to a voice.
 
 Each kind of answer is told apart: `single` is what one network says of a voice that is new to it, the figures of all
-seeds together; `ensemble` averages the probabilities of a fold's seeds; `transductive` is said after the batch norms
-have seen all clips of a speaker without their labels.
+seeds together; `ensemble` averages the probabilities of a fold's seeds; `average` averages those of several systems,
+all seeds of each; `transductive` is said after the batch norms have seen all clips of a speaker without their labels.
 
 Systems are compared with the study's first one on the same speakers, by a bootstrap that draws speakers for both at
 once: what all systems find hard in a voice falls out of the difference.
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,7 +30,7 @@ from spectro.evaluate.report import (
     without_temperature,
     write_report,
 )
-from spectro.files import printable, read_json, write_bytes
+from spectro.files import fingerprint, printable, read_json, write_bytes
 from spectro.metrics import Floats, figures
 from spectro.rendering.index import read_index
 from spectro.study.results import Entry, read_predictions, report_folder
@@ -72,7 +73,7 @@ class Answers(NamedTuple):
     """What a system's runs said of all clips, in one way.
 
     Args:
-        kind: `single`, `ensemble`, `transductive` or `transductive ensemble`.
+        kind: `single`, `ensemble`, `average`, `transductive` or `transductive ensemble`.
         predicted: predictions, with the columns `fold` and `seed`, which is empty where seeds were averaged.
         labels: names of the labels.
         untempered: what the probabilities would be without their temperature, float64 of shape (clips, labels), or
@@ -125,6 +126,11 @@ def write_pooled(settings: StudySettings, found: list[Entry]) -> pd.DataFrame:
             if base is not None and entry.complete:
                 row |= _gain(base, one)
             rows.append(row)
+    averages = [entry for name in settings.averages for entry in _averages(name, settings, found)]
+    for entry, one in averages:
+        base = first.get((entry.corpus, entry.labels, entry.protocol, "single"))
+        rows.append(_row(settings, entry, one) | (_gain(base, one) if base is not None else {}))
+    found = [*found, *(entry for entry, _answers in averages)]
     table = _with_kept(settings, found, pd.DataFrame(rows, columns=list(COLUMNS)))
     if len(table):
         write_bytes(settings.pooled, table.to_csv(index=False, float_format="%.4f").encode())
@@ -152,28 +158,93 @@ def _with_kept(settings: StudySettings, found: list[Entry], table: pd.DataFrame)
     return pd.concat([kept, table], ignore_index=True) if len(kept) and len(table) else kept if len(kept) else table
 
 
-def answers(entry: Entry) -> Iterator[Answers]:
-    """Yield what a system's runs said, by kind; nothing if predictions are gone, or have no probabilities."""
+def _averages(name: str, settings: StudySettings, found: list[Entry]) -> Iterator[tuple[Entry, Answers]]:
+    """Yield what the average of several systems said, on each corpus, label scheme and protocol that all have done.
+
+    Raises:
+        EvaluationError: they were measured on different clips.
+    """
+    wanted = settings.averages[name]
+    places: dict[tuple[str, ...], list[Entry]] = {}
+    for entry in found:
+        if entry.system in wanted and entry.complete:
+            places.setdefault((entry.corpus, entry.labels, entry.protocol), []).append(entry)
+    for members in places.values():
+        told = [_tables(entry, PREDICTIONS_FILE) for entry in members]
+        if {entry.system for entry in members} != set(wanted) or None in told:
+            continue
+        config = fingerprint(sorted(str(entry.rows["config"].iloc[0]) for entry in members))
+        whole = replace(
+            members[0],
+            system=name,
+            augmented=None,
+            images="+".join(dict.fromkeys(entry.images for entry in members)),
+            rows=pd.concat([entry.rows for entry in members], ignore_index=True).assign(config=config),
+            folders=tuple(folder for entry in members for folder in entry.folders),
+            report=None,
+            asked=sum(entry.asked for entry in members),
+        )
+        labels, tables, before, raw = _joined([one for one in told if one is not None])
+        mean, raw_mean = _averaged(whole, tables, before, labels)
+        yield whole, Answers("average", mean, labels, raw_mean if raw else None)
+
+
+class _Told(NamedTuple):
+    """What a system's runs said, run by run.
+
+    Args:
+        labels: names of the labels.
+        tables: predictions, with the columns `fold` and `seed`.
+        before: probabilities without their temperature, float64 of shape (clips, labels), of each run.
+        tempered: whether every run tells its temperature.
+    """
+
+    labels: tuple[str, ...]
+    tables: list[pd.DataFrame]
+    before: list[Floats]
+    tempered: bool
+
+
+def _joined(told: list[_Told]) -> _Told:
+    if len({one.labels for one in told}) > 1:
+        raise EvaluationError("systems with different labels cannot be averaged")
+    return _Told(
+        told[0].labels,
+        [table for one in told for table in one.tables],
+        [before for one in told for before in one.before],
+        all(one.tempered for one in told),
+    )
+
+
+def _tables(entry: Entry, file: str) -> _Told | None:
+    """Return what a system's runs said; None if any of it is gone, or has no probabilities."""
     places = list(zip(entry.rows["fold"], entry.rows["seed"], entry.folders, strict=True))
     reports = [read_json(report_folder(folder, entry.part) / METRICS_FILE) for _fold, _seed, folder in places]
     if entry.report is None or "calibration" not in reports[0]:
-        return
+        return None
+    if not all((report_folder(folder, entry.part) / file).exists() for _fold, _seed, folder in places):
+        return None
     labels, temperatures = tuple(reports[0]["labels"]), [one.get("temperature") for one in reports]
-    several = {fold: [s for f, s, _folder in places if f == fold] for fold, _seed, _folder in places}
-    averaged = entry.complete and all(len(seeds) > 1 for seeds in several.values())
+    tables = [read_predictions(folder, file, entry.part).assign(fold=f, seed=str(s)) for f, s, folder in places]
+    before = [
+        without_temperature(chances_in(table, labels), temperature or 1.0)
+        for table, temperature in zip(tables, temperatures, strict=True)
+    ]
+    return _Told(labels, tables, before, None not in temperatures)
+
+
+def answers(entry: Entry) -> Iterator[Answers]:
+    """Yield what a system's runs said, by kind; nothing if predictions are gone, or have no probabilities."""
+    folds = list(entry.rows["fold"])
+    averaged = entry.complete and all(folds.count(fold) > 1 for fold in folds)
     for name, file in (("", PREDICTIONS_FILE), ("transductive", ADAPTED_FILE)):
-        if not all((report_folder(folder, entry.part) / file).exists() for _fold, _seed, folder in places):
+        if (told := _tables(entry, file)) is None:
             continue
-        tables = [read_predictions(folder, file, entry.part).assign(fold=f, seed=str(s)) for f, s, folder in places]
-        before = [
-            without_temperature(chances_in(table, labels), temperature or 1.0)
-            for table, temperature in zip(tables, temperatures, strict=True)
-        ]
-        raw = None if None in temperatures else np.concatenate(before)
-        yield Answers(name or "single", pd.concat(tables, ignore_index=True), labels, raw)
+        raw = np.concatenate(told.before) if told.tempered else None
+        yield Answers(name or "single", pd.concat(told.tables, ignore_index=True), told.labels, raw)
         if averaged:
-            mean, raw_mean = _averaged(entry, tables, before, labels)
-            yield Answers(f"{name} ensemble".strip(), mean, labels, None if raw is None else raw_mean)
+            mean, raw_mean = _averaged(entry, told.tables, told.before, told.labels)
+            yield Answers(f"{name} ensemble".strip(), mean, told.labels, raw_mean if told.tempered else None)
 
 
 def _averaged(

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from spectro.corpora.splits import Part
+from spectro.corpora.table import VOTES
 from spectro.evaluate.report import METRICS_FILE, PREDICTIONS_FILE, figures_of
 from spectro.files import read_json
 from spectro.study.grid import Run, grid
@@ -140,4 +141,5 @@ def read_predictions(folder: Path, file: str = PREDICTIONS_FILE, part: Part = "t
     """Return what a run said of a part's clips: probabilities, and text, as names may look like numbers or nothing."""
     table = pd.read_csv(report_folder(folder, part) / file, dtype=str, keep_default_na=False)
     chances = {name: float for name in table.columns if name == "confidence" or name.startswith("p_")}
-    return table.assign(speaker=table["speaker"].replace("", "unknown")).astype(chances)
+    votes = {name: pd.to_numeric(table[name], errors="coerce") for name in table.columns if name.startswith(VOTES)}
+    return table.assign(speaker=table["speaker"].replace("", "unknown"), **votes).astype(chances)

@@ -36,6 +36,7 @@ class StudySettings:
         systems: systems by name: the `verb` that trains it (default finetune), and options beyond `base`. `images`,
             `protocols` and `seeds` name its renderings, protocols and seeds (default: the study's). `augmented` holds
             the options for runs with augmentation.
+        averages: averages of systems' probabilities by name: the systems, each with all its seeds.
         augmentation: for systems with `augmented`: run without, with, or both.
         protocols: folds by protocol.
         labels: label schemes.
@@ -57,6 +58,7 @@ class StudySettings:
     images: dict[str, dict[str, Any]] = field(default_factory=dict)
     base: dict[str, dict[str, Any]] = field(default_factory=dict)
     systems: dict[str, dict[str, Any] | None] = field(default_factory=dict)
+    averages: dict[str, list[str]] = field(default_factory=dict)
     augmentation: list[bool] = field(default_factory=lambda: [False, True])
     protocols: dict[str, list[int]] = field(default_factory=dict)
     labels: list[str] = field(default_factory=lambda: ["emotion"])
@@ -86,6 +88,13 @@ class StudySettings:
         for name in [*self.base, *(system.get("verb", VERBS[0]) for _, system in self.chosen_systems())]:
             if name not in VERBS:
                 raise EvaluationError(f"the study names the verb {name}; systems are trained by {', '.join(VERBS)}")
+        names = [name for name, _system in self.chosen_systems()]
+        for name, averaged in self.averages.items():
+            if name in names or len(set(averaged)) < 2 or not set(averaged) <= set(names):
+                raise EvaluationError(
+                    f"the average {name} is of {', '.join(averaged) or 'nothing'}; it needs a name of its own, and two "
+                    f"or more of the systems {', '.join(names)}"
+                )
         for name, system in self.chosen_systems():
             self._check(name, merged(self.base.get(system.get("verb", VERBS[0]), {}), system))
 

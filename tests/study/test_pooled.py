@@ -117,6 +117,26 @@ def test_kinds_of_answers_are_told_apart(world: World, tmp_path: Path, monkeypat
     )
 
 
+def test_an_average_is_of_all_networks_of_its_systems(world: World, tmp_path: Path) -> None:
+    settings, table, folders = _study(world, tmp_path, ("net", "other"))
+    settings = replace(settings, averages={"both": ["net", "other"]})
+    found = write_pooled(settings, list(entries(settings, table, folders)))
+    row = found[found["system"] == "both"].iloc[0]
+    read = {place: pd.read_csv(folder / "evaluation-test" / "predictions.csv") for place, folder in folders.items()}
+    clips = pd.concat([own for (_config, fold, _seed), own in read.items()]).drop_duplicates("clip_id")
+    columns = [f"p_{label}" for label in EMOTIONS]
+    chances = pd.concat(read.values()).groupby("clip_id")[columns].mean().loc[clips["clip_id"]].to_numpy()
+    named = np.array(EMOTIONS)[chances.argmax(axis=1)]
+    assert row["uar"] == pytest.approx(recall_score(clips["label"], named, average="macro"), abs=1e-4)
+    assert (row["kind"], row["runs"], row["clips"], row["folds"]) == ("average", 8, len(clips), 2)
+    single = found[(found["system"] == "net") & (found["kind"] == "single")].iloc[0]
+    assert row["gain"] == pytest.approx(row["uar"] - single["uar"], abs=1e-3)
+    again = write_pooled(settings, list(entries(settings, table, folders)))
+    pd.testing.assert_frame_equal(again, found)
+    some = write_pooled(settings, list(entries(settings, table[table["config"] == single["config"]], folders)))
+    assert "both" not in set(some["system"])
+
+
 def test_each_form_of_the_first_system_is_compared_with_its_first_by_kind(world: World, tmp_path: Path) -> None:
     settings, table, folders = _study(world, tmp_path)
     (entry,) = entries(settings, table, folders)

@@ -309,6 +309,8 @@ def test_published_figures_are_read_before_anything_is_trained(tmp_path: Path) -
     [
         ({"systems": {}}, "names no systems"),
         ({"systems": {"a": {"seed": 3}}}, "system a sets seed, which the study chooses"),
+        ({"averages": {"both": ["a"]}}, "the average both is of a; it needs a name of its own, and two or more"),
+        ({"averages": {"both": ["a", "z"]}}, "of the systems too large, small"),
         ({"images": {"a": {"spec": "nope"}}}, "the images a name the spec nope; there are mn04_as, mn04_as-16k"),
         ({"systems": {"a": {"images": "large"}}}, "reads the images large, which the study lacks"),
         ({"systems": {"a": {"train_on": "all"}}}, "system a trains on all speakers"),
