@@ -35,6 +35,11 @@ def keep(name: str, original: Path | None = None) -> Path:
     if name not in PRETRAINED:
         raise WeightsError(f"there are no starting weights {name!r}; there are {', '.join(PRETRAINED)}")
     weights = PRETRAINED[name]
+    if original is None and weights.script:
+        raise WeightsError(
+            f"{name} are not published as a file of their own: make it of {weights.url} by scripts/{weights.script}, "
+            f"and name it: spectro weights {name} --from FILE"
+        )
     if original is None and weights.hub:
         original = _from_hub(weights)
     elif original is None:
@@ -149,11 +154,20 @@ def read_whisper(path: Path, network: nn.Module) -> None:
     network.load_state_dict(own | {name: given[theirs] for name, theirs in whisper.transformers_names().items()})
 
 
+def read_inceptionv3(path: Path, network: nn.Module) -> None:
+    """Read an InceptionV3 from safetensors with torchvision's names, which are timm's.
+
+    TensorFlow's average pooling leaves the padding out, timm's counts it, so that features at the edges differ.
+    """
+    network.load_state_dict(network.state_dict() | load_file(path))
+
+
 READERS: dict[str, Callable[[Path, nn.Module], None]] = {
     "mn04_as": read_efficientat,
     "yamnet": read_yamnet,
     "whisper_tiny_en": read_whisper,
     "mobilenetv2_tflite": read_mobilenetv2,
+    "inceptionv3_tfjs": read_inceptionv3,
 }
 """How the original file of starting weights is read into a network, by their name."""
 

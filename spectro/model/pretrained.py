@@ -57,11 +57,13 @@ class StartingWeights:
         families: other backbone names that stand for it where these weights are named.
         specs: the specs of pictures that they read, by name; the first is the one that they were trained on. Those of
             networks that were trained on photographs have none, and read all pictures.
-        levels: how the network's input shows levels in the first spec; None for photographs, from -1 for black to 1.
+        levels: how the network's input shows levels in the first spec; None for photographs.
+        photographs: mean and standard deviation of the network's input, as shares of the gray scale, for photographs.
         folded: whether batch norms add a bias and do nothing else, so that they need statistics before training.
         url: where the original file is, or is told of.
         sha256: SHA-256 of the original file; empty for a file of a hub, which checks its own.
         hub: name on the Hugging Face hub, for weights that are fetched from there.
+        script: script that makes the file of a published package, for weights that are not fetched by themselves.
         licence: its licence.
         parameters: how many numbers the network has.
     """
@@ -72,12 +74,14 @@ class StartingWeights:
     families: tuple[str, ...]
     specs: Mapping[str, SpectrogramSpec]
     levels: Levels | None = None
+    photographs: tuple[float, float] = (0.5, 0.5)
     folded: bool = False
     url: str
     sha256: str
     licence: str
     parameters: int
     hub: str = ""
+    script: str = ""
 
     @property
     def path(self) -> Path:
@@ -98,7 +102,8 @@ class StartingWeights:
         """
         levels = self.levels
         if levels is None:
-            return {"mean": [0.5] * 3, "std": [0.5] * 3}
+            mean, deviation = self.photographs
+            return {"mean": [mean] * 3, "std": [deviation] * 3}
         differences = {name: self._wrong(spec, own, levels) for name, own in self.specs.items()}
         if all(differences.values()):
             nearest = min(differences, key=lambda name: len(differences[name]))
@@ -254,6 +259,22 @@ PRETRAINED = {
             sha256="5d3137241276e79c86d14a74fe43581398ae0e815191d3dba45495b810840e8c",
             licence="Apache-2.0",
             parameters=2_223_872,
+        ),
+        StartingWeights(
+            name="inceptionv3_tfjs",
+            title=(
+                "an InceptionV3 from 8-bit integers: 51 of its 94 convolutions are ImageNet's, the rest was fine-tuned "
+                "on photographs of another task"
+            ),
+            network="inception_v3",
+            families=("inceptionv3",),
+            specs={},
+            photographs=(0.0, 1.0),
+            url="https://github.com/infinitered/nsfwjs",
+            sha256="",
+            licence="MIT",
+            parameters=21_785_568,
+            script="inceptionv3_from_tfjs.py",
         ),
     )
 }
