@@ -1,6 +1,7 @@
 """What may people expect whom a network never met, in a corpus that it never heard, and over a telephone?
 
     python benchmarks/strangers.py CONFIG RENDERING... --out FOLDER [--folds CORPUS...] [--seeds 0 ...]
+        [--sounds RENDERING...]
 
 For each corpus of the renderings (or those of --folds) a network is trained on all others by CONFIG, a file of
 settings of `spectro finetune`, and measured on every clip of that corpus whose label the others have: as it is, and as
@@ -9,7 +10,8 @@ resumed, and what was measured is not measured again. FOLDER/strangers.csv has a
 condition: UAR with its interval over speakers, accuracy, expected calibration error, and the accuracy of the half of
 the answers that are surest; and the temperature that would have suited these strangers best. A corpus that serves to
 choose designs may choose the temperature, too: give it to the other folds with --temperature, in place of what suits
-the validation speakers of heard corpora.
+the validation speakers of heard corpora. With --sounds, renderings of sounds in which nobody speaks, `refused` is the
+share of a corpus's clips that a network which has never heard it takes for no speech.
 
 The recordings are read where the renderings say that they lie.
 """
@@ -69,11 +71,12 @@ def measure(predictor: Predictor, clips: pd.DataFrame, condition: str) -> dict[s
                 kept.append(place)
             except AudioError as error:
                 tqdm.write(str(error))
-    chances = np.concatenate(
-        [predictor.scores(pictures[at : at + 64]).probabilities for at in range(0, len(pictures), 64)]
-    )
+    scores = [predictor.scores(pictures[at : at + 64]) for at in range(0, len(pictures), 64)]
+    chances = np.concatenate([one.probabilities for one in scores])
     chances = chances * possible / (chances * possible).sum(axis=1, keepdims=True)
     own, temperature = clips.iloc[kept], predictor.checkpoint.temperature
+    speech = [one.speech for one in scores if one.speech is not None]
+    refused = {"refused": round(float((np.concatenate(speech) < predictor.min_speech).mean()), 4)} if speech else {}
     with np.errstate(divide="ignore"):
         logs = np.log(chances)
     targets = np.array([labels.index(label) for label in own["emotion"]])
@@ -95,6 +98,7 @@ def measure(predictor: Predictor, clips: pd.DataFrame, condition: str) -> dict[s
         "nll": calibration(chances, targets)["nll"],
         "temperature": temperature,
         "best_temperature": round(temperature * fit_temperature(torch.tensor(logs), torch.tensor(targets)), 3),
+        **refused,
         "surer_half_wa": round(float((chances.argmax(1) == targets)[surest].mean()), 4),
         "recalls": json.dumps({one: round(float(r), 3) for one, r in zip(labels, found.recall, strict=True) if r == r}),
     }
@@ -108,6 +112,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--folds", nargs="+", help="corpora to test; all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--sounds", type=Path, nargs="+", default=[], help="renderings of sounds without a voice")
     parser.add_argument("--temperature", type=float, help="of the probabilities; what suits the validation speakers")
     given = parser.parse_args()
     index, _spec = read_indexes(given.renderings)
@@ -117,7 +122,14 @@ def main() -> None:
         for fold in given.folds or sorted(set(index["corpus"])):
             out = given.out / f"{fold}-{seed}"
             settings = replace(
-                base, index=list(given.renderings), protocol="cross-corpus", fold=fold, seed=seed, out=out, test=False
+                base,
+                index=list(given.renderings),
+                sounds=given.sounds,
+                protocol="cross-corpus",
+                fold=fold,
+                seed=seed,
+                out=out,
+                test=False,
             )
             known = read_json(out / "strangers.json") or []
             if len(known) == len(CONDITIONS):
@@ -158,6 +170,7 @@ def main() -> None:
         "ece",
         "surer_half_wa",
     ]
+    shown += ["refused"] * ("refused" in table)
     print(table[[*shown, "temperature", "best_temperature"]].to_string(index=False))
     print(table.groupby("system", sort=False)[["test_uar", "wa", "ece", "surer_half_wa"]].mean().round(4).to_string())
 
