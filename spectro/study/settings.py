@@ -26,7 +26,7 @@ class StudySettings:
     Args:
         table: CSV to add rows to.
         runs: folder for the runs' checkpoints, logs and renderings.
-        report: page to write, one self-contained HTML file; null for the table's name with .html.
+        report: page to write, one self-contained HTML file; null for the table's name in `runs`.
         published: CSV of published figures to show next to ours: system, corpus, labels, protocol, figure, measure,
             source.
         source: folder of the corpus, for renderings that name none; null for data/corpora/CORPUS.
@@ -153,7 +153,7 @@ class StudySettings:
     @property
     def page(self) -> Path:
         """Where the page goes."""
-        return self.report or self.table.with_suffix(".html")
+        return self.report or self.runs / f"{self.table.stem}.html"
 
     @property
     def part(self) -> Part:
@@ -163,7 +163,7 @@ class StudySettings:
     @property
     def pooled(self) -> Path:
         """Where the table of pooled figures goes."""
-        return self.page.with_name(f"{self.page.stem}-pooled.csv")
+        return self.table.with_name(f"{self.page.stem}-pooled.csv")
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

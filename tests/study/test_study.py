@@ -243,7 +243,7 @@ def test_a_quick_study_is_the_study_with_its_changes(tmp_path: Path) -> None:
     assert settings.shortened() is settings
     quick = replace(settings, quick=True).shortened()
     assert [(run.system, run.fold) for run in grid(quick)] == [("too large", 1), ("new", 1)]
-    assert (quick.table, quick.page) == (Path("quick.csv"), Path("quick.html"))
+    assert (quick.table, quick.page) == (Path("quick.csv"), settings.runs / "quick.html")
     with pytest.raises(EvaluationError, match="shorter sets folds, which a study does not know"):
         replace(settings, quick=True, shorter={"folds": [0]}).shortened()
 
@@ -385,4 +385,4 @@ def test_a_study_that_is_killed_goes_on_to_the_same_table(
     kept = right.merge(before, on=["config", "fold", "seed"], suffixes=("", "_before"))
     assert len(kept) == len(before) and (kept["train_s"] == kept["train_s_before"]).all()
     assert len(cut) == 3
-    assert "svm, augmented" in (tmp_path / "cut" / "results.html").read_text()
+    assert "svm, augmented" in (tmp_path / "cut" / "runs" / "results.html").read_text()
