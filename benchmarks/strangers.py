@@ -132,6 +132,8 @@ def main() -> None:
                 test=False,
             )
             known = read_json(out / "strangers.json") or []
+            if given.sounds and not all("refused" in one for one in known):
+                known = []  # it was measured before sounds were given
             if len(known) == len(CONDITIONS):
                 continue
             checkpoint = finetune(settings)

@@ -71,6 +71,7 @@ def label_clips(clips: pd.DataFrame, scheme_name: str) -> tuple[pd.DataFrame, tu
     """Add a column `label` to clips, and leave out those that the scheme has no label for.
 
     Listeners' votes become votes for labels: the columns `votes_<emotion>`, text, give way to `votes_<label>`, numbers.
+    Votes for emotions that the scheme has no label for are left out.
 
     Args:
         clips: a clip table or image index.
@@ -105,7 +106,8 @@ def votes_for(labelled: pd.DataFrame, labels: tuple[str, ...]) -> npt.NDArray[np
 
 def _with_votes(clips: pd.DataFrame, scheme: LabelScheme, labels: tuple[str, ...]) -> pd.DataFrame:
     """Return clips with votes for labels in place of votes for emotions; votes for what is no label are left out."""
-    columns = [column for column in map(str, clips) if column.startswith(VOTES)]
+    known = {*EMOTIONS, *clips["emotion"].dropna()}
+    columns = [name for name in map(str, clips) if name.startswith(VOTES) and name.removeprefix(VOTES) in known]
     if not columns:
         return clips
     if scheme.needs_gender and len(labels) <= len(GENDERS):  # labels that say nothing of emotions
@@ -114,11 +116,11 @@ def _with_votes(clips: pd.DataFrame, scheme: LabelScheme, labels: tuple[str, ...
     found: dict[str, pd.Series] = {}
     for column in columns:
         numbers = pd.to_numeric(clips[column], errors="coerce").astype("float64")
-        wrong = clips[column].notna() & ~(np.isfinite(numbers) & (numbers >= 0))
+        wrong = clips[column].notna() & ~(np.isfinite(numbers) & (numbers >= 0) & (numbers % 1 == 0))
         if wrong.any():
             clip, value = clips.loc[wrong, ["clip_id", column]].iloc[0]
             raise CorpusError(
-                f"{printable(clip)}: {column} is {printable(str(value))!r}; write the number of listeners"
+                f"{printable(clip)}: {column} is {printable(str(value))!r}; write how many listeners heard it"
             )
         chosen = np.array([scheme.label(column.removeprefix(VOTES), gender) for gender in genders])
         for label in labels:

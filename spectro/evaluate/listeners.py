@@ -1,7 +1,8 @@
 """Agreement with listeners: an actor was asked for one emotion, and people often hear another.
 
 Of votes for a clip, a listener's answer is one that is drawn at random. Agreement is then the share of the votes that
-an answer has, a mean over clips: so that a system, the label and another listener are told on one scale.
+an answer has, a mean over clips: so that a system, the label and another listener are told on one scale. Listeners who
+chose none of the labels do not count.
 """
 
 from typing import Any

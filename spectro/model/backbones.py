@@ -1,7 +1,7 @@
 """Networks that read pictures: made, given weights, and divided into layers for training.
 
 ImageNet networks, their input normalisation and their published weights are timm's. `mobilenet`, `vgg16`, `vgg19` and
-`inceptionv3` are short names; any other timm name works, and so do the names of `sequence` and `sound`.
+`inceptionv3` are short names; any other timm name works, and so do the names of `sequence`, `sound` and `whisper`.
 """
 
 import hashlib
@@ -118,6 +118,11 @@ class SpectrogramNet(nn.Module):
                 f"{spec.width} x {spec.height}: render with --spec.height {height} --spec.width {width} "
                 f"(and --spec.n_fft 2048)"
             )
+        if self.backbone_name == whisper.NAME and (spec.height != whisper.BANDS or spec.width > whisper.MOST_COLUMNS):
+            raise TrainingError(
+                f"{self.backbone_name} takes pictures of {whisper.BANDS} bands and {whisper.MOST_COLUMNS} columns at "
+                f"most, these have {spec.height} and {spec.width}: render with --spec whisper"
+            )
         if self.channels == 1 and spec.channels != "gray":
             raise TrainingError(
                 f"{self.backbone_name} takes gray pictures only, these have colours: render with --spec.channels gray"
@@ -143,8 +148,8 @@ def network_of(backbone: str, weights: str) -> str:
                 "or other --weights"
             )
         return network
-    if (Path(weights) / DESCRIPTION_FILE).is_file():
-        network = metadata.Description.from_dict(metadata.read(Path(weights)), Path(weights)).backbone
+    if (folder := _checkpoint_of(Path(weights))) is not None:
+        network = metadata.Description.from_dict(metadata.read(folder), folder).backbone
         if any(one.network == network and backbone in one.families for one in PRETRAINED.values()):
             return network
     return backbone
@@ -176,12 +181,18 @@ def load_weights(net: SpectrogramNet, weights: str, spec: SpectrogramSpec) -> st
         seen = own.normalisation(spec)
         net.set_normalisation(seen["mean"], seen["std"])
         told, path = f"{weights} ({own.title}; {own.licence}; {own.url})", convert.kept(weights)
-    elif path.is_dir() and (path / DESCRIPTION_FILE).is_file():
-        _take_normalisation(net, path)
+    elif (folder := _checkpoint_of(path)) is not None:
+        _take_normalisation(net, folder)
     given = _read_state(path / WEIGHTS_FILE if path.is_dir() else path)
     expected = net.backbone.state_dict()
     _fit(expected, _to_timm_names(given, net.backbone), f"{weights} for {net.backbone_name}")
     return told
+
+
+def _checkpoint_of(weights: Path) -> Path | None:
+    """Return the folder of the checkpoint that weights, a folder or the file in it, are of; None if there is none."""
+    folder = weights.parent if weights.name == WEIGHTS_FILE else weights
+    return folder if (folder / DESCRIPTION_FILE).is_file() else None
 
 
 def _take_normalisation(net: SpectrogramNet, folder: Path) -> None:
@@ -203,9 +214,11 @@ def _take_normalisation(net: SpectrogramNet, folder: Path) -> None:
 
 def weights_identity(weights: str) -> str:
     """Return `auto`, `none`, or a file's name with its SHA-256, which tells one start of a run from another."""
-    if weights in PRETRAINED:
+    if weights in PRETRAINED and PRETRAINED[weights].sha256:
         return f"{weights} sha256:{PRETRAINED[weights].sha256}"
     path = Path(weights) / WEIGHTS_FILE if Path(weights).is_dir() else Path(weights)
+    if weights in PRETRAINED:  # no file of its own is published: what was made of what there is
+        path = convert.kept(weights)
     if weights in ("auto", "none") or not path.is_file():
         return Path(weights).name
     with path.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Published weights -> safetensors in timm's names, kept in the cache, for the networks of `spectro.model.sound`."""
+"""Published weights with a name -> safetensors in timm's names, kept in the cache."""
 
 import hashlib
 import struct
@@ -37,8 +37,8 @@ def keep(name: str, original: Path | None = None) -> Path:
     weights = PRETRAINED[name]
     if original is None and weights.script:
         raise WeightsError(
-            f"{name} are not published as a file of their own: make it of {weights.url} by scripts/{weights.script}, "
-            f"and name it: spectro weights {name} --from FILE"
+            f"{name} is not published as a file: make one from {weights.url} with scripts/{weights.script} of "
+            f"spectro's repository, then run: spectro weights {name} --from FILE"
         )
     if original is None and weights.hub:
         original = _from_hub(weights)
@@ -53,7 +53,12 @@ def keep(name: str, original: Path | None = None) -> Path:
                     f"spectro weights {name} --from {weights.original}"
                 ) from error
     elif not original.is_file():
-        raise WeightsError(f"{printable(original)}: is not a file; name {weights.original} of {weights.url}")
+        wanted = (
+            f"the file that scripts/{weights.script} makes"
+            if weights.script
+            else f"{weights.original} of {weights.url}"
+        )
+        raise WeightsError(f"{printable(original)}: is not a file; name {wanted}")
     elif weights.sha256 and not matches(original, f"sha256:{weights.sha256}"):
         with original.open("rb") as content:
             found = hashlib.file_digest(content, "sha256").hexdigest()
@@ -159,7 +164,9 @@ def read_inceptionv3(path: Path, network: nn.Module) -> None:
 
     TensorFlow's average pooling leaves the padding out, timm's counts it, so that features at the edges differ.
     """
-    network.load_state_dict(network.state_dict() | load_file(path))
+    missing, unknown = network.load_state_dict(load_file(path), strict=False)
+    if wrong := [*unknown, *(name for name in missing if not name.endswith("num_batches_tracked"))]:
+        raise ValueError(f"{len(wrong)} tensors are missing or unknown, such as {wrong[0]}")
 
 
 READERS: dict[str, Callable[[Path, nn.Module], None]] = {

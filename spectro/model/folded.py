@@ -1,9 +1,9 @@
-"""Networks that TensorFlow Lite keeps in 8 bits, with batch norms folded into convolutions: read, and given life again.
+"""Networks that TensorFlow Lite keeps in 8 bits, with batch norms folded into convolutions: read, and made trainable.
 
 A convolution there has integers for weights, one scale for each output channel, and a bias. `fill` writes them into a
 network of convolutions that are each followed by a batch norm, so that the norm adds the bias and does nothing else.
-Such a norm has no statistics of its own to train with; `unfold` gives it those of pictures, and weights that take them
-back: the network computes what it did, and can be trained like any other.
+Such a norm has no statistics of its own to train with; `unfold` gives it those of pictures, and a scale and a bias that
+undo them: the network computes what it did, and can be trained like any other.
 
 Source of the format: Jacob et al., Quantization and training of neural networks for efficient integer-arithmetic-only
 inference, CVPR 2018, and TensorFlow Lite's 8-bit quantisation specification.

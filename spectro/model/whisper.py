@@ -19,6 +19,7 @@ from spectro.errors import WeightsError
 
 NAME = "whisper_tiny"
 BANDS, STATES, HEADS, INNER, LAYERS, POSITIONS, ATTENTION = 80, 384, 6, 1536, 4, 1500, 128
+MOST_COLUMNS = 2 * POSITIONS
 LEAST_VARIANCE = 1e-6
 _CONFIG = {
     "input_size": (1, BANDS, 300),
@@ -54,6 +55,19 @@ class Block(nn.Module):
         return added
 
 
+class Mixture(nn.Module):
+    """A mean of the states of several layers, with weights that are learnt."""
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.shares = nn.Parameter(torch.zeros(layers))
+
+    def forward(self, states: list[torch.Tensor]) -> torch.Tensor:
+        """Return states of the shape that those of each layer have."""
+        mixed: torch.Tensor = torch.einsum("l,l...->...", torch.softmax(self.shares, dim=0), torch.stack(states))
+        return mixed
+
+
 class WhisperEncoder(nn.Module):
     """The encoder of Whisper's tiny networks, with the attributes by which timm's networks are described.
 
@@ -67,7 +81,7 @@ class WhisperEncoder(nn.Module):
         self.positions = nn.Parameter(torch.zeros(POSITIONS, STATES))
         self.blocks = nn.Sequential(*(Block() for _ in range(LAYERS)))
         self.norm = nn.LayerNorm(STATES)
-        self.mixture = nn.Parameter(torch.zeros(LAYERS + 1))
+        self.mixture = Mixture(LAYERS + 1)
         self.attention = nn.Sequential(nn.Linear(STATES, ATTENTION), nn.Tanh(), nn.Linear(ATTENTION, 1))
         self.num_features = self.head_hidden_size = 2 * STATES
         self.pretrained_cfg = self.default_cfg = dict(_CONFIG)
@@ -82,7 +96,9 @@ class WhisperEncoder(nn.Module):
         return {"stem": r"^conv|^positions", "blocks": [(r"^blocks\.(\d+)", None), (r"^", (99,))]}
 
     def states(self, pictures: torch.Tensor) -> list[torch.Tensor]:
-        """Return the states before the first layer and after each, (batch, width // 2, states), the last normalised.
+        """Return the states before the first layer and after each, the last normalised.
+
+        Their shape is (batch, half of the width, rounded up, states).
 
         Args:
             pictures: normalised pictures of shape (batch, 1, 80, width).
@@ -97,8 +113,7 @@ class WhisperEncoder(nn.Module):
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
         """Return features of shape (batch, `num_features`) of normalised pictures (batch, 1, 80, width)."""
-        shares = torch.softmax(self.mixture, dim=0)
-        mixed = (torch.stack(self.states(pictures)) * shares[:, None, None, None]).sum(0)
+        mixed = self.mixture(self.states(pictures))
         weights = torch.softmax(self.attention(mixed), dim=1)
         mean = (weights * mixed).sum(1)
         variance = (weights * (mixed - mean[:, None]).square()).sum(1)

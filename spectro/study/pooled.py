@@ -87,7 +87,7 @@ class Answers(NamedTuple):
 
 
 def write_pooled(settings: StudySettings, found: list[Entry]) -> pd.DataFrame:
-    """Write the pooled table beside the study's page, and a report of each kind of answer into `RUNS/pooled`.
+    """Write the pooled table beside the study's table, and a report of each kind of answer into `RUNS/pooled`.
 
     `mean_uar` is the mean over folds, then seeds; `uar` that of all clips together, with `low` and `high` by the
     bootstrap over speakers. `gain` is what a system's UAR is more than that of the study's first system, by the same
@@ -105,7 +105,7 @@ def write_pooled(settings: StudySettings, found: list[Entry]) -> pd.DataFrame:
         the rows of these systems, with the columns of `COLUMNS`.
 
     Raises:
-        EvaluationError: the seeds of a fold were measured on different clips.
+        EvaluationError: the networks of a fold that are averaged were measured on different clips.
     """
     rows: list[dict[str, Any]] = []
     first: dict[tuple[str, ...], Answers] = {}
@@ -126,10 +126,11 @@ def write_pooled(settings: StudySettings, found: list[Entry]) -> pd.DataFrame:
             if base is not None and entry.complete:
                 row |= _gain(base, one)
             rows.append(row)
-    averages = [entry for name in settings.averages for entry in _averages(name, settings, found)]
-    for entry, one in averages:
+    averages = [entry for name, systems in settings.chosen_averages() for entry in _averages(name, systems, found)]
+    for entry, average in averages:
         base = first.get((entry.corpus, entry.labels, entry.protocol, "single"))
-        rows.append(_row(settings, entry, one) | (_gain(base, one) if base is not None else {}))
+        if average is not None:
+            rows.append(_row(settings, entry, average) | (_gain(base, average) if base is not None else {}))
     found = [*found, *(entry for entry, _answers in averages)]
     table = _with_kept(settings, found, pd.DataFrame(rows, columns=list(COLUMNS)))
     if len(table):
@@ -158,20 +159,26 @@ def _with_kept(settings: StudySettings, found: list[Entry], table: pd.DataFrame)
     return pd.concat([kept, table], ignore_index=True) if len(kept) and len(table) else kept if len(kept) else table
 
 
-def _averages(name: str, settings: StudySettings, found: list[Entry]) -> Iterator[tuple[Entry, Answers]]:
+def _averages(name: str, wanted: list[str], found: list[Entry]) -> Iterator[tuple[Entry, Answers | None]]:
     """Yield what the average of several systems said, on each corpus, label scheme and protocol that all have done.
+
+    Args:
+        name: name of the average.
+        wanted: its systems.
+        found: the study's systems.
+
+    Yields:
+        an entry for the average, and what it said; None in its place if predictions are gone.
 
     Raises:
         EvaluationError: they were measured on different clips.
     """
-    wanted = settings.averages[name]
     places: dict[tuple[str, ...], list[Entry]] = {}
     for entry in found:
         if entry.system in wanted and entry.complete:
             places.setdefault((entry.corpus, entry.labels, entry.protocol), []).append(entry)
     for members in places.values():
-        told = [_tables(entry, PREDICTIONS_FILE) for entry in members]
-        if {entry.system for entry in members} != set(wanted) or None in told:
+        if {entry.system for entry in members} != set(wanted):
             continue
         config = fingerprint(sorted(str(entry.rows["config"].iloc[0]) for entry in members))
         whole = replace(
@@ -184,9 +191,13 @@ def _averages(name: str, settings: StudySettings, found: list[Entry]) -> Iterato
             report=None,
             asked=sum(entry.asked for entry in members),
         )
-        labels, tables, before, raw = _joined([one for one in told if one is not None])
-        mean, raw_mean = _averaged(whole, tables, before, labels)
-        yield whole, Answers("average", mean, labels, raw_mean if raw else None)
+        told = [one for entry in members if (one := _tables(entry, PREDICTIONS_FILE)) is not None]
+        if len(told) < len(members):
+            yield whole, None
+            continue
+        joined = _joined(told)
+        mean, raw_mean = _averaged(whole, joined.tables, joined.before, joined.labels)
+        yield whole, Answers("average", mean, joined.labels, raw_mean if joined.tempered else None)
 
 
 class _Told(NamedTuple):
@@ -256,7 +267,7 @@ def _averaged(
         own = [(table, raw) for table, raw in zip(tables, before, strict=True) if int(table["fold"].iloc[0]) == fold]
         first = own[0][0]
         if any(list(table["clip_id"]) != list(first["clip_id"]) for table, _raw in own):
-            raise EvaluationError(f"{entry.name}: the seeds of fold {fold} were measured on different clips")
+            raise EvaluationError(f"{entry.name}: the networks of fold {fold} were measured on different clips")
         means.append(with_chances(first.assign(seed=""), labels, np.mean([chances_in(t, labels) for t, _ in own], 0)))
         raws.append(np.mean([raw for _table, raw in own], axis=0))
     return pd.concat(means, ignore_index=True), np.concatenate(raws)

@@ -36,7 +36,8 @@ class StudySettings:
         systems: systems by name: the `verb` that trains it (default finetune), and options beyond `base`. `images`,
             `protocols` and `seeds` name its renderings, protocols and seeds (default: the study's). `augmented` holds
             the options for runs with augmentation.
-        averages: averages of systems' probabilities by name: the systems, each with all its seeds.
+        averages: averages of systems' probabilities by name: the systems, each with all its seeds, on one rendering and
+            with or without augmentation. Of a system that is left out, or set to null, the average is left out.
         augmentation: for systems with `augmented`: run without, with, or both.
         protocols: folds by protocol.
         labels: label schemes.
@@ -58,7 +59,7 @@ class StudySettings:
     images: dict[str, dict[str, Any]] = field(default_factory=dict)
     base: dict[str, dict[str, Any]] = field(default_factory=dict)
     systems: dict[str, dict[str, Any] | None] = field(default_factory=dict)
-    averages: dict[str, list[str]] = field(default_factory=dict)
+    averages: dict[str, list[str] | None] = field(default_factory=dict)
     augmentation: list[bool] = field(default_factory=lambda: [False, True])
     protocols: dict[str, list[int]] = field(default_factory=dict)
     labels: list[str] = field(default_factory=lambda: ["emotion"])
@@ -76,9 +77,12 @@ class StudySettings:
         if empty := [name for name, folds in self.protocols.items() if not folds]:
             raise EvaluationError(f"the study names no fold of {', '.join(empty)}")
         for name, own in self.images.items():
-            if isinstance(own, dict) and isinstance(spec := own.get("spec"), str) and spec not in SPECS:
-                raise EvaluationError(f"the images {name} name the spec {spec}; there are {', '.join(SPECS)}")
-        for name, own in [*self.images.items(), *self.chosen_systems()]:
+            spec = own.get("spec") if isinstance(own, dict) else None
+            if isinstance(spec, str) and spec not in SPECS and not Path(spec).is_file():
+                raise EvaluationError(
+                    f"the images {name} name the spec {spec}, which is no file; there are {', '.join(SPECS)}"
+                )
+        for name, own in [*self.images.items(), *self.chosen_systems(), *((name, {}) for name in self.averages)]:
             if Path(str(name)).name != str(name):
                 raise EvaluationError(f"{name!r} cannot be the name of a folder; choose another")
             if not isinstance(own, dict):
@@ -88,15 +92,28 @@ class StudySettings:
         for name in [*self.base, *(system.get("verb", VERBS[0]) for _, system in self.chosen_systems())]:
             if name not in VERBS:
                 raise EvaluationError(f"the study names the verb {name}; systems are trained by {', '.join(VERBS)}")
-        names = [name for name, _system in self.chosen_systems()]
         for name, averaged in self.averages.items():
-            if name in names or len(set(averaged)) < 2 or not set(averaged) <= set(names):
-                raise EvaluationError(
-                    f"the average {name} is of {', '.join(averaged) or 'nothing'}; it needs a name of its own, and two "
-                    f"or more of the systems {', '.join(names)}"
-                )
+            if averaged is not None:
+                self._check_average(name, averaged)
         for name, system in self.chosen_systems():
             self._check(name, merged(self.base.get(system.get("verb", VERBS[0]), {}), system))
+
+    def _check_average(self, name: str, averaged: list[str]) -> None:
+        if name in self.systems or len(set(averaged)) < 2 or not set(averaged) <= set(self.systems):
+            raise EvaluationError(
+                f"the average {name} is of {', '.join(averaged) or 'nothing'}; it needs a name of its own, and two or "
+                f"more of the systems {', '.join(self.systems)}"
+            )
+        for one in averaged:
+            system = self.systems[one] or {}
+            whole = merged(self.base.get(system.get("verb", VERBS[0]), {}), system)
+            if len(listed(whole.get("images", list(self.images)))) > 1 or (
+                "augmented" in system and len(self.augmentation) > 1
+            ):
+                raise EvaluationError(
+                    f"the average {name} is of {one}, which has several forms; give it one rendering, and no runs "
+                    "with and without augmentation"
+                )
 
     def _check(self, name: str, system: dict[str, Any]) -> None:
         for key, known, does in (
@@ -126,7 +143,12 @@ class StudySettings:
         """Return the options of a rendering, with the fields of a spec in place of its name."""
         options = self.images[name]
         spec = options.get("spec")
-        return options | {"spec": SPECS[spec].to_dict()} if isinstance(spec, str) else options
+        return options | {"spec": SPECS[spec].to_dict()} if isinstance(spec, str) and spec in SPECS else options
+
+    def chosen_averages(self) -> list[tuple[str, list[str]]]:
+        """Return the averages that are not set to null, and of no system that is."""
+        chosen = {name for name, _system in self.chosen_systems()}
+        return [(name, own) for name, own in self.averages.items() if own is not None and set(own) <= chosen]
 
     def chosen_systems(self) -> list[tuple[str, dict[str, Any]]]:
         """Return the systems that are not set to null."""

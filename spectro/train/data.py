@@ -328,7 +328,7 @@ class PictureDataModule(pl.LightningDataModule):
         """Return how much of each label is wanted of the training clips, float32 of shape (rows, labels)."""
         rows = self.rows["train"]
         shares = np.eye(len(self.labels), dtype=np.float32)[rows["target"]]
-        heard = votes_for(rows, self.labels)
+        heard = votes_for(rows, self.labels) * self.possible().numpy()[rows["group"]]  # of labels that a corpus has
         total = heard.sum(axis=1)
         told = total > 0
         shares[told] = (1 - self._votes) * shares[told] + self._votes * heard[told] / total[told, None]

@@ -59,15 +59,15 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
     backbone = network_of(settings.backbone, settings.weights)
     net = SpectrogramNet(backbone, len(data.labels), hidden=settings.hidden, dropout=settings.dropout)
     net.check_pictures(data.spec)
-    identity = _identity(settings, data)
     with warnings.catch_warnings():
         silence()
         curves = Curves(out)
         trainer = make_trainer(settings, out, curves)
         with _alone(out, first=trainer.is_global_zero):  # before what lies there is looked at
+            weights = load_weights(net, settings.weights, data.spec)
+            identity = _identity(settings, data, net)
             resume = _find_run(out, identity, settings.overwrite)
             _check_folder(settings)
-            weights = load_weights(net, settings.weights, data.spec)
             if settings.weights in PRETRAINED and PRETRAINED[settings.weights].folded:
                 unfold(net, torch.cat([one for one, *_ in data.calibration_dataloader(UNFOLDING_PICTURES)]))
             origin = describe(settings, data, weights, identity)
@@ -151,8 +151,14 @@ def _data(settings: FinetuneSettings) -> PictureDataModule:
     )
 
 
-def _identity(settings: FinetuneSettings, data: PictureDataModule) -> dict[str, Any]:
-    """Return what a run's result depends on, as JSON values: a run is resumed if these are the same."""
+def _identity(settings: FinetuneSettings, data: PictureDataModule, net: SpectrogramNet) -> dict[str, Any]:
+    """Return what a run's result depends on, as JSON values: a run is resumed if these are the same.
+
+    Args:
+        settings: the run's.
+        data: its pictures.
+        net: its network, with its starting weights; networks of before read no picture upside down.
+    """
     free = {
         *("out", "overwrite", "workers", "index", "devices", "accelerator", "strategy"),
         *("estimate", "estimate_of", "test", "sounds", "note"),  # told when the weights are there
@@ -162,6 +168,7 @@ def _identity(settings: FinetuneSettings, data: PictureDataModule) -> dict[str, 
     if settings.valid_speakers:
         told["valid_speakers"] = natural(map(str, settings.valid_speakers))
     told["weights"] = weights_identity(settings.weights)
+    told |= {"turned": True} if net.turned else {}
     return told | {"spec": data.spec.fingerprint, "data": data.fingerprint}
 
 

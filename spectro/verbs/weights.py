@@ -41,7 +41,8 @@ def run(settings: WeightsSettings) -> int:
         path = keep(name, settings.from_)
         weights = PRETRAINED[name]
         print(f"{name} is kept in {printable(path)}; its licence: {weights.licence}")
-        print(f"render for it with `spectro render --spec {' or '.join(weights.specs)}`,")
+        if weights.specs:
+            print(f"render for it with `spectro render --spec {' or '.join(weights.specs)}`,")
         print(f"start from it with `spectro finetune --backbone {weights.network} --weights {name}`")
     return 0
 
@@ -52,7 +53,7 @@ def _told(weights: StartingWeights) -> str:
     return (
         f"{weights.name}: {weights.title}\n"
         f"  network {weights.network}, {weights.parameters / 1e6:.2f} million parameters; licence {weights.licence}\n"
-        f"  reads pictures of the specs {', '.join(weights.specs)}\n"
+        f"  reads pictures of {'the specs ' + ', '.join(weights.specs) if weights.specs else 'any spec'}\n"
         f"  {weights.url}\n"
         f"  {there}\n"
     )

@@ -115,7 +115,7 @@ def test_crema_d_tells_what_listeners_heard_from_the_voice_and_who_spoke(
     ("name", "text", "message"),
     [
         ("voice_votes.csv", "file,angry\n1,2\n", r"voice_votes\.csv: lacks the columns neutral, happy"),
-        ("voice_votes.csv", VOICE_VOTES.replace("6", "many"), "is no whole number"),
+        ("voice_votes.csv", VOICE_VOTES.replace("6", "many"), "a vote count is not a whole number"),
         ("VideoDemographics.csv", '"', r"VideoDemographics\.csv: is not a readable CSV"),
     ],
 )

@@ -103,8 +103,15 @@ def test_votes_for_emotions_say_nothing_of_gender() -> None:
     assert not votes_for(labelled, labels).any()
 
 
-@pytest.mark.parametrize("value", ["many", "-1", "inf"])
+@pytest.mark.parametrize("value", ["many", "-1", "inf", "0.5"])
 def test_votes_that_are_no_numbers_are_named(value: str) -> None:
     clips = VOTED.assign(votes_sad=pd.array(["1", value, None], dtype="string"))
-    with pytest.raises(CorpusError, match=f"b: votes_sad is '{value}'; write the number of listeners"):
+    with pytest.raises(CorpusError, match=f"b: votes_sad is '{value}'; write how many listeners heard it"):
         label_clips(clips, "emotion")
+
+
+def test_columns_that_only_look_like_votes_stay_as_they_are() -> None:
+    clips = VOTED.assign(votes_total=pd.array(["n/a", "6", None], dtype="string"))
+    labelled, labels = label_clips(clips, "emotion")
+    assert labelled["votes_total"][0] == "n/a"
+    assert votes_for(labelled, labels)[0].sum() == 4

@@ -80,5 +80,12 @@ def test_layers_come_in_torchvisions_order(script: ModuleType, tmp_path: Path, m
 
 
 def test_weights_that_a_script_makes_say_so() -> None:
-    with pytest.raises(WeightsError, match=r"by scripts/inceptionv3_from_tfjs\.py, and name it: spectro weights"):
+    with pytest.raises(WeightsError, match=r"with scripts/inceptionv3_from_tfjs\.py of spectro's repository, then run"):
         convert.keep("inceptionv3_tfjs")
+
+
+def test_a_file_with_some_of_the_tensors_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    save_file({"Conv2d_1a_3x3.conv.weight": torch.zeros(32, 3, 3, 3)}, tmp_path / "some.safetensors")
+    with pytest.raises(WeightsError, match=r"does not hold the weights inceptionv3_tfjs \(\d+ tensors are missing"):
+        convert.keep("inceptionv3_tfjs", tmp_path / "some.safetensors")

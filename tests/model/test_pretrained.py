@@ -18,7 +18,7 @@ from spectro.errors import CheckpointError, DownloadError, TrainingError, Weight
 from spectro.model import checkpoint as checkpoints
 from spectro.model import convert
 from spectro.model.backbones import SpectrogramNet, load_weights, network_of, weights_identity
-from spectro.model.metadata import DESCRIPTION_FILE
+from spectro.model.metadata import DESCRIPTION_FILE, WEIGHTS_FILE
 from spectro.model.pretrained import PRETRAINED, SPECS
 from spectro.picture import spectrogram
 from spectro.picture.frontend import log_mel
@@ -147,10 +147,11 @@ def test_a_checkpoint_tells_which_side_up_its_network_reads_pictures(tmp_path: P
     checkpoints.save(checkpoints.Checkpoint(net=net, labels=("a", "b"), spec=spec), tmp_path)
     again = checkpoints.load(tmp_path).net
     torch.testing.assert_close(again(pictures), net(pictures))
-    following = SpectrogramNet("mn04", 3)
-    following.turned = False
-    load_weights(following, str(tmp_path), spec)
-    assert following.turned
+    for start in (tmp_path, tmp_path / WEIGHTS_FILE):
+        following = SpectrogramNet("mn04", 3)
+        following.turned = False
+        load_weights(following, str(start), spec)
+        assert following.turned
     path = tmp_path / DESCRIPTION_FILE
     path.write_text(path.read_text().replace('"turned": true', '"turned": false'))
     torch.testing.assert_close(checkpoints.load(tmp_path).net(pictures.flip(2)), net(pictures))

@@ -2,6 +2,7 @@
 
 import importlib.util
 import struct
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -10,9 +11,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from spectro.errors import DownloadError, WeightsError
+from spectro.errors import DownloadError, TrainingError, WeightsError
 from spectro.model import convert
-from spectro.model.backbones import SpectrogramNet, layers, load_weights, trainable
+from spectro.model.backbones import SpectrogramNet, layers, load_weights, trainable, weights_identity
 from spectro.model.pretrained import SPECS
 from spectro.model.whisper import WhisperEncoder
 
@@ -43,6 +44,7 @@ def test_the_encoder_computes_what_transformers_computes(tmp_path: Path, cache: 
     net = SpectrogramNet("whisper_tiny", 3).eval()
     told = load_weights(net, "whisper_tiny_en", SPECS["whisper"])
     assert "Whisper" in told and isinstance(net.backbone, WhisperEncoder)
+    assert weights_identity("whisper_tiny_en").startswith("whisper_tiny_en.safetensors sha256:")
     shown = torch.randn(1, 80, 3000)
     expected = theirs.encoder(shown).last_hidden_state
     torch.testing.assert_close(net.backbone.states(shown[:, None])[-1], expected, atol=1e-4, rtol=1e-4)
@@ -59,6 +61,11 @@ def test_pictures_become_features_and_layers_are_known() -> None:
     assert sorted(names) == sorted(name for name, _ in net.named_parameters())
     last = trainable(net, "last-block")
     assert "backbone.blocks.3.key.weight" in last and "backbone.blocks.2.key.weight" not in last
+    assert "backbone.mixture.shares" in last
+    for change in ({"height": 64}, {"width": 3002}):
+        with pytest.raises(TrainingError, match=r"80 bands and 3000 columns at most.*--spec whisper"):
+            net.check_pictures(replace(SPECS["whisper"], **change))
+    net.check_pictures(SPECS["whisper"])
 
 
 def test_weights_are_asked_of_the_hub_and_their_lack_names_the_way_out(

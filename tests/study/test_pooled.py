@@ -133,6 +133,9 @@ def test_an_average_is_of_all_networks_of_its_systems(world: World, tmp_path: Pa
     assert row["gain"] == pytest.approx(row["uar"] - single["uar"], abs=1e-3)
     again = write_pooled(settings, list(entries(settings, table, folders)))
     pd.testing.assert_frame_equal(again, found)
+    gone = dict.fromkeys(folders, tmp_path / "gone")
+    kept = write_pooled(settings, list(entries(settings, table, gone)))
+    pd.testing.assert_frame_equal(kept, found, check_dtype=False, atol=1e-4)
     some = write_pooled(settings, list(entries(settings, table[table["config"] == single["config"]], folders)))
     assert "both" not in set(some["system"])
 
@@ -200,5 +203,5 @@ def test_seeds_of_different_clips_make_no_ensemble(world: World, tmp_path: Path)
     settings, table, folders = _study(world, tmp_path)
     path = next(iter(folders.values())) / "evaluation-test" / "predictions.csv"
     pd.read_csv(path)[1:].to_csv(path, index=False)
-    with pytest.raises(EvaluationError, match="net: the seeds of fold 0 were measured on different clips"):
+    with pytest.raises(EvaluationError, match="net: the networks of fold 0 were measured on different clips"):
         write_pooled(settings, list(entries(settings, table, folders)))

@@ -1,3 +1,4 @@
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ import yaml
 from spectro.cli import run_verb
 from spectro.errors import EvaluationError
 from spectro.files import held, read_json, write_bytes
+from spectro.model.pretrained import SPECS
 from spectro.study import study as module
 from spectro.study.grid import grid
 from spectro.study.settings import StudySettings
@@ -237,6 +239,21 @@ def test_a_table_that_is_no_csv_is_refused(tmp_path: Path) -> None:
         study(settings)
 
 
+def test_a_quick_study_leaves_out_averages_of_what_it_leaves_out(tmp_path: Path) -> None:
+    settings = _settings(tmp_path, tmp_path, averages={"both": ["too large", "small"]})
+    assert settings.chosen_averages() == [("both", ["too large", "small"])]
+    for shorter in ({"systems": {"small": None}}, {"averages": {"both": None}}):
+        assert replace(settings, quick=True, shorter=shorter).shortened().chosen_averages() == []
+
+
+def test_a_rendering_may_name_a_spec_or_its_file(tmp_path: Path) -> None:
+    spec = tmp_path / "spec.json"
+    spec.write_text(json.dumps(SPECS["yamnet"].to_dict()))
+    settings = _settings(tmp_path, tmp_path, images={"named": {"spec": "yamnet"}, "file": {"spec": str(spec)}})
+    assert settings.rendering("named") == {"spec": SPECS["yamnet"].to_dict()}
+    assert settings.rendering("file") == {"spec": str(spec)}
+
+
 def test_a_quick_study_is_the_study_with_its_changes(tmp_path: Path) -> None:
     shorter = {"table": "quick.csv", "protocols": {"group-kfold": [1]}, "systems": {"small": None, "new": {}}}
     settings = _settings(tmp_path, tmp_path, shorter=shorter)
@@ -311,7 +328,12 @@ def test_published_figures_are_read_before_anything_is_trained(tmp_path: Path) -
         ({"systems": {"a": {"seed": 3}}}, "system a sets seed, which the study chooses"),
         ({"averages": {"both": ["a"]}}, "the average both is of a; it needs a name of its own, and two or more"),
         ({"averages": {"both": ["a", "z"]}}, "of the systems too large, small"),
-        ({"images": {"a": {"spec": "nope"}}}, "the images a name the spec nope; there are mn04_as, mn04_as-16k"),
+        ({"averages": {"a/b": ["too large", "small"]}}, "'a/b' cannot be the name of a folder"),
+        (
+            {"averages": {"both": ["too large", "small"]}, "images": {"a": {}, "b": {}}},
+            "the average both is of too large, which has several forms; give it one rendering",
+        ),
+        ({"images": {"a": {"spec": "nope"}}}, "the images a name the spec nope, which is no file; there are mn04_as"),
         ({"systems": {"a": {"images": "large"}}}, "reads the images large, which the study lacks"),
         ({"systems": {"a": {"train_on": "all"}}}, "system a trains on all speakers"),
         ({"systems": {"a": {"protocols": {"group-kfold": [0]}}}}, "system a sets protocols to .*lists several"),

@@ -82,6 +82,19 @@ def test_training_on_votes_is_another_run_and_its_report_tells_agreement(voted: 
     assert report["groups"]["age"]["30 to 44"]["uar"] == report["uar"]["value"]
 
 
+def test_votes_for_a_label_that_the_corpus_lacks_do_not_count(voted: Path, world: World, tmp_path: Path) -> None:
+    """Nobody in it is labelled calm, though listeners hear it; the other corpus has the label."""
+    index = pd.read_parquet(voted / INDEX)
+    (tmp_path / "spec.json").write_bytes((voted / "spec.json").read_bytes())
+    (tmp_path / "images").symlink_to(voted / "images")
+    index[index["emotion"] != "calm"].to_parquet(tmp_path / INDEX)
+    data = PictureDataModule(tmp_path, world.images, batch_size=8, votes=0.5, train_on="all")
+    own = (data.rows["train"]["corpus"] == "folder").to_numpy()
+    shares = data.shares()
+    assert own.any() and not shares[own][:, data.labels.index("calm")].any()
+    assert shares.sum(axis=1) == pytest.approx(1.0)
+
+
 def test_a_corpus_without_votes_trains_beside_one_that_has_them(voted: Path, world: World, tmp_path: Path) -> None:
     data = PictureDataModule(voted, world.images, batch_size=8, votes=1.0, train_on="all")
     alone = (data.rows["train"]["corpus"] == "synthetic").to_numpy()

@@ -86,7 +86,7 @@ def _read_votes(root: Path) -> dict[str, Fields]:
         table = table[queries == VOICE_ALONE].rename(columns=names | {"fileName": "file"})
     emotions = list(CODES.values())
     if not table[emotions].map(str.isdecimal).all(axis=None):
-        raise CorpusError(f"{printable(path)}: a number of votes is no whole number; fetch the table again")
+        raise CorpusError(f"{printable(path)}: a vote count is not a whole number; fetch the table again")
     return {
         name: {f"{VOTES}{emotion}": votes for emotion, votes in zip(emotions, own, strict=True)}
         for name, *own in table[["file", *emotions]].itertuples(index=False)
