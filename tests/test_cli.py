@@ -63,7 +63,7 @@ def test_every_config_is_read_by_its_verb(path: Path) -> None:
 def test_every_study_sets_what_its_verbs_take(path: Path, tmp_path: Path) -> None:
     whole = parse("study", StudySettings, ["--config", str(path)])
     studies = [whole, *([replace(whole, quick=True).shortened()] if whole.shorter else [])]
-    given = [("render", one) for settings in studies for one in settings.images.values()]
+    given = [("render", settings.rendering(name)) for settings in studies for name in settings.images]
     given += [(one.verb, one.settings) for settings in studies for one in grid(settings)]
     for verb, text in sorted({(verb, yaml.safe_dump(one)) for verb, one in given}):
         (tmp_path / "config.yaml").write_text(text)

@@ -85,7 +85,9 @@ def test_renderings_keep_theirs() -> None:
 def test_runs_are_resumed_by_the_settings_that_they_began_with(changes: dict[str, Any], expected: str) -> None:
     data: Any = SimpleNamespace(spec=SimpleNamespace(fingerprint="spec"), fingerprint="data")
     settings = FinetuneSettings(weights="none", **changes)
-    assert fingerprint(finetune._identity(settings, data)) == expected
+    unturned, turned = (SimpleNamespace(turned=turned) for turned in (False, True))
+    assert fingerprint(finetune._identity(settings, data, unturned)) == expected
+    assert fingerprint(finetune._identity(settings, data, turned)) != expected
 
 
 def test_classical_systems_and_their_features_keep_theirs() -> None:
