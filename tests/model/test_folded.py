@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
 import torch
+from sklearn.datasets import load_sample_images
 from torch import nn
 
 from spectro.errors import WeightsError
@@ -21,6 +23,8 @@ flatbuffers = pytest.importorskip("flatbuffers")
 
 ORIGINAL = os.environ.get("SPECTRO_TEST_YAMNET")
 """Google's yamnet.tflite, where it is at hand; the comparison with its own outputs needs the package ai-edge-litert."""
+PHOTOGRAPHS = os.environ.get("SPECTRO_TEST_MOBILENETV2")
+"""Google's tf2_mobilenet_v2_1.0_224_ptq.tflite, likewise."""
 YAMNET = [(32, 1, 2), *((64, 32, 1), (128, 64, 2), (128, 128, 1), (256, 128, 2), (256, 256, 1), (512, 256, 2)),
           *([(512, 512, 1)] * 5), (1024, 512, 2), (1024, 1024, 1)]  # fmt: skip
 """YAMNet's layers: outputs, inputs, stride; all but the first are a depthwise and a pointwise convolution."""
@@ -237,3 +241,27 @@ def test_the_published_file_gives_the_interpreters_own_chances(cache: Path) -> N
             features = net.backbone(torch.from_numpy(shown.astype(np.float32))[None, None])
             found = torch.sigmoid(features @ classes.T + offsets)[0].numpy()
         assert np.corrcoef(found, expected)[0, 1] > 0.99
+
+
+@pytest.mark.skipif(PHOTOGRAPHS is None, reason="SPECTRO_TEST_MOBILENETV2 names no tf2_mobilenet_v2_1.0_224_ptq.tflite")
+def test_the_published_network_of_photographs_gives_the_interpreters_own_chances() -> None:
+    """With TensorFlow's padding, which timm's network that training starts from has not."""
+    litert = pytest.importorskip("ai_edge_litert.interpreter")
+    path = Path(str(PHOTOGRAPHS))
+    interpreter = litert.Interpreter(str(path))
+    interpreter.allocate_tensors()
+    given, gives = interpreter.get_input_details()[0], interpreter.get_output_details()[0]
+    scale, zero = given["quantization"]
+    convolutions = folded.read(path)
+    network = timm.create_model("mobilenetv2_100", num_classes=0, pad_type="same").eval()
+    folded.fill(network, convolutions)
+    classes = convolutions[-1]
+    for photograph in load_sample_images().images:
+        pixels = np.ascontiguousarray(photograph[100:324, 100:324])
+        interpreter.set_tensor(given["index"], pixels[None])
+        interpreter.invoke()
+        expected = interpreter.get_tensor(gives["index"])[0].astype(np.float64)
+        shown = torch.from_numpy((pixels.astype(np.float32) - zero) * scale).permute(2, 0, 1)[None]
+        with torch.inference_mode():
+            logits = network(shown) @ classes.weight.flatten(1).T + classes.bias
+        assert np.corrcoef(torch.softmax(logits, dim=1)[0].numpy(), expected)[0, 1] > 0.99
