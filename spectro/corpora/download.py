@@ -15,8 +15,6 @@ TESS_DOI = "doi:10.5683/SP2/E8H2MF"
 GITHUB_API = "https://api.github.com/repos/CheyneyComputerScience/CREMA-D/git/trees/master?recursive=1"
 GITHUB_RAW = "https://raw.githubusercontent.com/CheyneyComputerScience/CREMA-D/master"
 GITHUB_MEDIA = "https://media.githubusercontent.com/media/CheyneyComputerScience/CREMA-D/master"
-
-
 CREMA_D_TABLES = ("VideoDemographics.csv", "processedResults/tabulatedVotes.csv")
 """Who the actors are, and what listeners heard."""
 

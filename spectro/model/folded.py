@@ -78,7 +78,7 @@ def fill(network: nn.Module, convolutions: list[Convolution], *, transposed: boo
     Args:
         network: each of its convolutions is followed by a batch norm.
         convolutions: as many as the network has at least; what comes after them is another head.
-        transposed: whether they were shown pictures whose rows are ours' columns.
+        transposed: whether the rows of the pictures that they were shown are the columns of ours.
 
     Raises:
         ValueError: they do not fit.
@@ -108,9 +108,10 @@ def unfold(net: nn.Module, pictures: torch.Tensor) -> None:
     """Give batch norms that only add a bias the statistics of pictures, and weights that leave all outputs as they are.
 
     Args:
-        net: the network; it is left in evaluation mode.
+        net: the network; it is left in the mode, training or not, that it was in.
         pictures: what it reads, of shape (batch, channels, height, width).
     """
+    training = net.training
     net.eval()
 
     def give(module: nn.Module, inputs: tuple[torch.Tensor]) -> None:
@@ -129,3 +130,4 @@ def unfold(net: nn.Module, pictures: torch.Tensor) -> None:
     finally:
         for hook in hooks:
             hook.remove()
+        net.train(training)

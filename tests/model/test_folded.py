@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import timm
 import torch
+from safetensors.torch import save_file
 from sklearn.datasets import load_sample_images
 from torch import nn
 
@@ -17,6 +18,9 @@ from spectro.model import convert, folded
 from spectro.model.backbones import SpectrogramNet, load_weights, network_of
 from spectro.model.pretrained import PRETRAINED, SPECS
 from spectro.picture.frontend import log_mel
+from spectro.train.finetune import finetune
+from spectro.train.module import TrainingSettings
+from tests.conftest import World, finetune_settings
 
 tflite = pytest.importorskip("tflite", reason="the extra weights is not installed")
 flatbuffers = pytest.importorskip("flatbuffers")
@@ -183,6 +187,24 @@ def test_a_network_that_is_given_life_computes_what_it_did_also_in_training(tmp_
     assert first.running_mean is not None and first.running_mean.abs().max() > 0.01
     for found in (after, training):
         torch.testing.assert_close(found, before, atol=1e-4, rtol=1e-3)
+
+
+def test_training_gives_folded_norms_the_statistics_of_its_pictures(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A network that never trains its norms keeps what they begin with: the statistics of training pictures."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    network = timm.create_model("mobilenetv2_100", num_classes=0)
+    path = PRETRAINED["mobilenetv2_tflite"].path
+    path.parent.mkdir(parents=True)
+    save_file({name: value.contiguous() for name, value in network.state_dict().items()}, path)
+    head = TrainingSettings(epochs=1, plan="head")
+    changes = {"backbone": "mobilenet", "weights": "mobilenetv2_tflite", "train": head, "test": False}
+    net = finetune(finetune_settings(world.images, tmp_path / "run", **changes)).net
+    first = next(module for module in net.modules() if isinstance(module, nn.BatchNorm2d))
+    assert first.running_var is not None
+    assert first.running_var.min() != 1.0
+    torch.testing.assert_close(first.weight, (first.running_var + first.eps).sqrt() / (1 + first.eps) ** 0.5)
 
 
 def test_files_of_another_kind_are_refused(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

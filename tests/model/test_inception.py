@@ -1,7 +1,6 @@
 """InceptionV3 from TensorFlow.js's modules, by a script outside the package."""
 
 import base64
-import importlib.util
 from pathlib import Path
 from types import ModuleType
 
@@ -14,17 +13,12 @@ from spectro.errors import WeightsError
 from spectro.model import convert
 from spectro.model.backbones import SpectrogramNet, load_weights, network_of
 from spectro.picture.spec import SpectrogramSpec
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "inceptionv3_from_tfjs.py"
+from tests import scripts
 
 
 @pytest.fixture(scope="module")
 def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("inceptionv3_from_tfjs", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return scripts.load("inceptionv3_from_tfjs")
 
 
 def _module(content: str) -> str:

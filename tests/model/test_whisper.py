@@ -1,10 +1,8 @@
 """Whisper's encoder: equal to transformers' own, read from its file, and from CTranslate2's by a script."""
 
-import importlib.util
 import struct
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
@@ -16,8 +14,7 @@ from spectro.model import convert
 from spectro.model.backbones import SpectrogramNet, layers, load_weights, trainable, weights_identity
 from spectro.model.pretrained import SPECS
 from spectro.model.whisper import WhisperEncoder
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "whisper_from_ctranslate2.py"
+from tests import scripts
 
 
 @pytest.fixture
@@ -86,14 +83,6 @@ def test_weights_are_asked_of_the_hub_and_their_lack_names_the_way_out(
         convert.keep("whisper_tiny_en", tmp_path / "other.safetensors")
 
 
-def _script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("whisper_from_ctranslate2", SCRIPT)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def _text(text: str) -> bytes:
     return struct.pack("<H", len(text) + 1) + text.encode() + b"\0"
 
@@ -114,7 +103,7 @@ def test_a_file_of_ctranslate2_is_taken_apart(tmp_path: Path) -> None:
         content += _text(name) + struct.pack(f"<B{value.ndim}I", value.ndim, *value.shape)
         content += struct.pack("<BI", 4 if value.dtype == np.float16 else 0, value.nbytes) + value.tobytes()
     (tmp_path / "model.bin").write_bytes(content)
-    script = _script()
+    script = scripts.load("whisper_from_ctranslate2")
     found = script.encoder(script.variables(tmp_path / "model.bin"))
     attention = "encoder.layers.0.self_attn"
     assert {name: tuple(value.shape) for name, value in found.items()} == {
