@@ -68,7 +68,7 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
             identity = _identity(settings, data, net)
             resume = _find_run(out, identity, settings.overwrite)
             _check_folder(settings)
-            if settings.weights in PRETRAINED and PRETRAINED[settings.weights].folded:
+            if resume is None and settings.weights in PRETRAINED and PRETRAINED[settings.weights].folded:
                 unfold(net, torch.cat([one for one, *_ in data.calibration_dataloader(UNFOLDING_PICTURES)]))
             origin = describe(settings, data, weights, identity)
             net.to(memory_format=torch.channels_last)
