@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from spectro import __version__
+from spectro.addresses import Address, Place, is_address, place
 from spectro.errors import SpectroError
 from spectro.files import MESSAGE, printable
 
@@ -120,7 +121,9 @@ def parse(verb: str, settings_class: type[Any], arguments: list[str]) -> Any:
     import docstring_parser
     import yaml
     from jsonargparse import ArgumentParser, get_loader, set_loader
+    from jsonargparse.typing import register_type
 
+    register_type(Address, str, _address, deserializer_exceptions=ValueError, fail_already_registered=False)
     read = get_loader("yaml")
     set_loader(MODE, lambda text: read(_quote_names(text)), (yaml.YAMLError,))
     summary = (settings_class.__doc__ or "").partition("\n    Args:")[0]
@@ -144,6 +147,13 @@ def parse(verb: str, settings_class: type[Any], arguments: list[str]) -> Any:
         raise _root_cause(error) from error
     given = {one.name: chosen[one.name.rstrip("_")] for one in fields(settings_class)}
     return settings_class(**{name: value if name == NAMES else _at_home(value) for name, value in given.items()})
+
+
+def _address(text: str) -> Place:
+    """Return the address that a text is; a path is none."""
+    if not is_address(text):
+        raise ValueError(f"{text} is no address")
+    return place(text)
 
 
 def _at_home(value: Any) -> Any:

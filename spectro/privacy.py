@@ -10,6 +10,7 @@ import sys
 REPORTS = {
     "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime: events with paths to Microsoft, and an identity in the user's cache
     "HF_HUB_DISABLE_TELEMETRY": "1",  # transformers, timm and all that fetch from a hub: what is loaded, in requests
+    "RAY_USAGE_STATS_ENABLED": "0",  # Ray: versions, sizes and libraries of a cluster to its makers
     "NO_ALBUMENTATIONS_UPDATE": "1",  # asks for a newer version at every start
     "DO_NOT_TRACK": "1",  # what everybody else has agreed on, https://consoledonottrack.com
 }

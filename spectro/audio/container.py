@@ -10,14 +10,15 @@ import os
 import re
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 import soundfile
 
+from spectro.addresses import Address
 from spectro.audio.mpeg import xing_frame
-from spectro.audio.source import Source, check_file, name_of, what_it_is
+from spectro.audio.source import Source, check_file, fetched, name_of, what_it_is
 from spectro.errors import AudioError, AudioFormatError, AudioLengthError
 
 MIN_RATE, MAX_RATE = 4_000, 768_000  # Hz; outside of these a header is wrong rather than exotic
@@ -100,13 +101,19 @@ def opened(source: Source, *, max_duration_s: float | None) -> Iterator[soundfil
     """Open a recording whose header has been checked; what libsndfile says while it is read becomes an AudioError.
 
     Args:
-        source: a path, or a seekable binary file, which is read from its begin.
+        source: a path, an address, or a seekable binary file, which is read from its begin.
         max_duration_s: longest duration accepted, in seconds; None for no limit.
 
     Raises:
         AudioError: the recording cannot be opened or read, or its header contradicts itself.
     """
-    name = name_of(source)
+    with ExitStack() as stack:
+        stream = stack.enter_context(fetched(source)) if isinstance(source, Address) else source
+        yield stack.enter_context(_checked(stream, name_of(source), max_duration_s))
+
+
+@contextmanager
+def _checked(source: Source, name: str, max_duration_s: float | None) -> Iterator[soundfile.SoundFile]:
     path = Path(source) if isinstance(source, str | os.PathLike) else None
     if path is not None:
         check_file(path, name)

@@ -207,7 +207,7 @@ def recordings(root: Path) -> Iterator[Path]:
     yield from closed
 
 
-def duration_s(source: str | os.PathLike[str]) -> float:
+def duration_s(source: Source) -> float:
     """Return how long a recording is, in seconds; 0 if it is none.
 
     Its header says so; where it does not, the recording is read to its end.

@@ -3,9 +3,12 @@
 import os
 import re
 import stat
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
+from spectro.addresses import Address
 from spectro.errors import AudioError
 from spectro.files import printable
 
@@ -31,6 +34,22 @@ def name_of(source: Source) -> str:
     if isinstance(source, str | os.PathLike):
         return printable(source)
     return printable(str(getattr(source, "name", "audio")))
+
+
+@contextmanager
+def fetched(address: Address) -> Iterator[BinaryIO]:
+    """Have what lies at an address as a binary file, which is called after it.
+
+    Raises:
+        AudioError: it cannot be had.
+    """
+    with ExitStack() as stack:
+        try:
+            stream = stack.enter_context(address.opened())
+        except OSError as error:
+            reason = printable(error.strerror or str(error))
+            raise AudioError(f"{name_of(address)}: cannot be opened ({reason})") from error
+        yield stream
 
 
 def check_file(path: Path, name: str, *, opens: bool = False) -> None:

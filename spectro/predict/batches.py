@@ -4,13 +4,17 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import BinaryIO, Protocol, TypeVar
 
 import numpy as np
 
+from spectro.addresses import Address, Place
 from spectro.audio import recording
+from spectro.audio.source import fetched
 from spectro.engines.base import Scores
 from spectro.errors import AudioError, ImageError, PredictionError
 from spectro.files import path_text
@@ -78,34 +82,51 @@ def _finish(
             yield item, outcome
 
 
+@dataclass
+class _Clip:
+    """A recording on its way to a row.
+
+    Args:
+        path: where it is.
+        lasts_s: how long it is, in seconds, once it has been drawn.
+    """
+
+    path: Place
+    lasts_s: float = 0.0
+
+
 class Draws(Scorer, Protocol):
     """What rows of recordings are made with: a `Predictor`."""
 
-    def draw(self, source: Path) -> Image:
+    def draw(self, source: Path | BinaryIO) -> Image:
         """Draw the picture of a recording."""
 
 
-def predict_rows(predictor: Draws, paths: Iterable[Path], *, batch_size: int = 32) -> Iterator[Row]:
+def predict_rows(predictor: Draws, paths: Iterable[Place], *, batch_size: int = 32) -> Iterator[Row]:
     """Yield a row for each path, in order; at most two batches are in memory.
 
     Args:
         predictor: draws pictures and tells probabilities.
-        paths: recordings, or pictures (.png).
+        paths: recordings, or pictures (.png), or addresses of such.
         batch_size: pictures that the network takes at a time.
     """
 
-    def draw(path: Path) -> Image:
-        if path.suffix.lower() == ".png":
-            return png.read(path, predictor.checkpoint.spec).pixels
-        return predictor.draw(path)
+    def draw(clip: _Clip) -> Image:
+        with fetched(clip.path) if isinstance(clip.path, Address) else nullcontext(clip.path) as source:
+            if clip.path.suffix.lower() == ".png":
+                return png.read(source, predictor.checkpoint.spec).pixels
+            pixels = predictor.draw(source)
+            clip.lasts_s = round(recording.duration_s(source), 3)
+            return pixels
 
-    for path, outcome in score_all(predictor, paths, draw, batch_size=batch_size):
+    for clip, outcome in score_all(predictor, map(_Clip, paths), draw, batch_size=batch_size):
+        path = clip.path
         if not isinstance(outcome, Scores):
             yield Row(path=path_text(path), error=reason_of(outcome, path))
             continue
         yield Row(
             path=path_text(path),
-            end_s=round(recording.duration_s(path), 3),
+            end_s=clip.lasts_s,
             embedding=outcome.embeddings[0],
             **verdict(predictor, outcome),
         )

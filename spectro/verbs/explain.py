@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from spectro.addresses import Place
 from spectro.errors import AudioError, ImageError, PredictionError
 from spectro.files import MESSAGE, printable, write_bytes
 from spectro.model.locate import default_checkpoint
 from spectro.outputs import LOCK, claimed
 from spectro.predict.explain import draw, explain
-from spectro.predict.inputs import expand, stems
+from spectro.predict.inputs import expand, local, stems
 from spectro.predict.predictor import Predictor
 
 
@@ -45,18 +46,17 @@ def run(settings: ExplainSettings) -> int:
     paths = list(dict.fromkeys(expand(settings.inputs)))
     if not paths:
         raise PredictionError(f"no recording in {', '.join(map(printable, settings.inputs))}")
-    places = [settings.out / name for name in stems(paths)]
-    files = [place.with_name(place.name + ending) for place in places for ending in (".png", ".npy")]
-    read = [*map(Path, settings.inputs), *paths]
-    with claimed(files, lock=settings.out / LOCK, error=PredictionError, inputs=read):
-        return _run(settings, paths, places)
+    outs = [settings.out / name for name in stems(paths)]
+    files = [one.with_name(one.name + ending) for one in outs for ending in (".png", ".npy")]
+    with claimed(files, lock=settings.out / LOCK, error=PredictionError, inputs=local([*settings.inputs, *paths])):
+        return _run(settings, paths, outs)
 
 
-def _run(settings: ExplainSettings, paths: list[Path], places: list[Path]) -> int:
+def _run(settings: ExplainSettings, paths: list[Place], outs: list[Path]) -> int:
     """Explain recordings in files that no other run writes; returns the exit code."""
     predictor = Predictor(settings.checkpoint or default_checkpoint(), device=settings.device, engine="torch")
     failed = 0
-    for path, stem in zip(tqdm(paths, desc="explaining", unit="clip", file=sys.stderr), places, strict=True):
+    for path, stem in zip(tqdm(paths, desc="explaining", unit="clip", file=sys.stderr), outs, strict=True):
         try:
             found = explain(predictor, path, label=settings.label)
         except (AudioError, ImageError) as error:

@@ -4,27 +4,30 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import FrameType
 
 from tqdm import tqdm
 
+from spectro.addresses import Address, Place, sign_at
 from spectro.audio import recording
 from spectro.engines.base import EngineName, Precision
 from spectro.errors import PredictionError
-from spectro.files import Signature, fingerprint, printable, sign
+from spectro.files import Signature, fingerprint, printable
 from spectro.model.locate import default_checkpoint
 from spectro.model.metadata import identity
 from spectro.predict.batches import predict_rows
-from spectro.predict.inputs import expand
+from spectro.predict.inputs import expand, local
 from spectro.predict.output.journal import Journal, beside, is_journal
 from spectro.predict.output.tables import SHARD_ROWS, Record, Table, check_name, claimed_table, open_table
 from spectro.predict.predictor import Predictor
 from spectro.predict.results import Row
+from spectro.predict.spread import PART_ROWS, Network, Spread, cluster_of, spread
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,17 +35,19 @@ class PredictSettings:
     """Classify recordings: one row each, with the probability of every label or the reason for a failure.
 
     A run with --out can be killed at any moment: the same command continues where it stopped, and classifies
-    changed and failed recordings again. A table that spectro did not make is never replaced. A recording longer
+    changed and failed recordings again. Recordings and tables may lie elsewhere, at addresses such as s3://bucket/calls
+    that fsspec knows. With --cluster, or where the table lies elsewhere, recordings are answered in parts: a kill costs
+    the parts that were being made. A table that spectro did not make is never replaced. A recording longer
     than the picture is judged by its middle, or by the part with the most speech; `spectro timeline` follows long
     recordings. Exit code 1 means that some recordings failed; their rows give the reason, and all others are
     complete.
 
     Args:
         inputs: recordings, rendered pictures (.png), folders (searched recursively), or lists: a .txt with one path per
-            line, or a .csv with a column path.
+            line, or a .csv with a column path; each may be an address.
         checkpoint: checkpoint folder; null for the shipped checkpoint.
         out: table to write: .csv or .jsonl (which grow row by row), .parquet, .json, or a folder for sharded Parquet.
-            null prints CSV and keeps no journal.
+            null prints CSV and keeps no journal. It may be an address.
         batch_size: pictures per batch.
         device: cpu, cuda, ...; null uses a GPU if there is one.
         engine: what runs the network; auto uses the fastest engine that is installed (onnx and openvino are extras).
@@ -58,11 +63,16 @@ class PredictSettings:
             ends or the next one begins.
         settle_s: with follow, wait until a recording has not changed for this long, in seconds.
         shard_rows: rows per Parquet file if out is a folder.
+        cluster: spread the work with Ray: auto over the cluster that this machine belongs to, HOST:6379 or
+            ray://HOST:10001 over another, local over a cluster that is started here. All its machines must see the
+            recordings and the table where this one does, and have the same spectro. null works here alone.
+        cluster_cpus: processors of each network in a cluster.
+        cluster_gpus: GPUs of each network in a cluster, if device is cuda; 0.25 lets four share one.
     """
 
     inputs: list[str] = field(default_factory=list)
     checkpoint: Path | None = None
-    out: Path | None = None
+    out: Address | Path | None = None
     batch_size: int = 32
     device: str | None = None
     engine: EngineName = "auto"
@@ -75,6 +85,9 @@ class PredictSettings:
     follow: bool = False
     settle_s: float = 2.0
     shard_rows: int = SHARD_ROWS
+    cluster: str | None = None
+    cluster_cpus: float = 1.0
+    cluster_gpus: float = 1.0
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "shard_rows"):
@@ -85,39 +98,83 @@ class PredictSettings:
         check_name(self.out)
         if self.embeddings and (self.out is None or self.out.suffix == ".csv"):
             raise PredictionError("embeddings do not go into CSV; name a .parquet, .jsonl or .json with --out")
+        if self.cluster is not None and self.out is None:
+            raise PredictionError("a cluster's rows go into a table: name one with --out")
+        if self.follow and self.in_parts:
+            raise PredictionError("follow writes a table on this machine, without a cluster")
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether recordings are answered in parts, which may be made elsewhere."""
+        return self.cluster is not None or isinstance(self.out, Address)
+
+    @property
+    def network(self) -> Network:
+        """What predictors are made of."""
+        return Network(
+            self.checkpoint or default_checkpoint(),
+            device=self.device,
+            engine=self.engine,
+            precision=self.precision,
+            max_duration_s=self.max_duration_s,
+            min_margin=self.min_margin,
+            min_speech=self.min_speech,
+        )
 
 
 def run(settings: PredictSettings) -> int:
     """Run the verb; returns its exit code."""
+    if settings.in_parts:
+        return _spread(settings)
     paths = list(dict.fromkeys(expand(settings.inputs)))
     if not paths and not settings.follow:
         raise PredictionError(f"no recording in {', '.join(map(printable, settings.inputs))}")
     if settings.out is None:
         return _run(settings, paths)
+    assert isinstance(settings.out, Path)
     journal = beside(settings.out)
     if journal.exists() and not is_journal(journal):
         raise PredictionError(
             f"{printable(journal)}: is no journal of spectro's; choose another --out, or move it away"
         )
-    with claimed_table(settings.out, [*map(Path, settings.inputs), *paths], journal):
+    with claimed_table(settings.out, local([*settings.inputs, *paths]), journal):
         return _run(settings, paths)
 
 
-def _run(settings: PredictSettings, paths: list[Path]) -> int:
-    """Classify recordings into an output that no other run writes; returns the exit code."""
-    out, folder = settings.out, settings.checkpoint or default_checkpoint()
-    predictor = Predictor(
-        folder,
-        device=settings.device,
-        engine=settings.engine,
-        precision=settings.precision,
-        max_duration_s=settings.max_duration_s,
-        min_margin=settings.min_margin,
-        min_speech=settings.min_speech,
+def _spread(settings: PredictSettings) -> int:
+    """Classify recordings in parts; returns the exit code."""
+    assert settings.out is not None
+    network = settings.network
+    return spread(
+        Spread(
+            what="predicting",
+            inputs=local(settings.inputs),
+            network=network,
+            answer=partial(_answer, batch_size=settings.batch_size),
+            out=settings.out,
+            columns=tuple(Row(path="").record(network.labels(), embeddings=settings.embeddings)),
+            identity=_depends(settings),
+            embeddings=settings.embeddings,
+            resume=settings.resume,
+            part_rows=min(settings.shard_rows, PART_ROWS),
+            cluster=cluster_of(settings.cluster, settings.device, settings.cluster_cpus, settings.cluster_gpus),
+        ),
+        expand(settings.inputs),
     )
+
+
+def _answer(predictor: Predictor, places: Sequence[Place], batch_size: int) -> Iterator[list[Row]]:
+    """Yield the row of each recording."""
+    return ([row] for row in predict_rows(predictor, places, batch_size=batch_size))
+
+
+def _run(settings: PredictSettings, paths: list[Place]) -> int:
+    """Classify recordings into an output that no other run writes; returns the exit code."""
+    out, predictor = settings.out, settings.network.predictor()
+    assert not isinstance(out, Address)
     names = list(Row(path="").record(predictor.labels, embeddings=settings.embeddings))
     with ExitStack() as stack:
-        journal = stack.enter_context(_journal(settings, folder, paths)) if out else None
+        journal = stack.enter_context(_journal(settings, out, paths)) if out else None
         run = stack.enter_context(Run(settings, predictor, journal, len(paths)))
         todo = [path for path in paths if not journal or str(path) not in journal.done]
         with open_table(out, names, run.earlier(), shard_rows=settings.shard_rows) as table:
@@ -173,13 +230,13 @@ class Run:
         self._kept = self.total
         self._bar.initial = self._bar.n  # the rate is that of this run
 
-    def classify(self, paths: Iterable[Path], table: Table) -> None:
+    def classify(self, paths: Iterable[Place], table: Table) -> None:
         """Classify recordings; each row is in the journal before it is in the table."""
-        signed: deque[tuple[Path, Signature | None]] = deque()
+        signed: deque[tuple[Place, Signature | None]] = deque()
 
-        def sign_each() -> Iterator[Path]:
+        def sign_each() -> Iterator[Place]:
             for path in paths:
-                signed.append((path, sign(path)))
+                signed.append((path, sign_at(path)))
                 yield path
 
         rows = predict_rows(self._predictor, sign_each(), batch_size=self._settings.batch_size)
@@ -210,36 +267,40 @@ class Run:
         self._bar.update(self.total - self._bar.n)
 
 
-def _journal(settings: PredictSettings, folder: Path, paths: list[Path]) -> Journal:
-    """Open the journal of a table; rows depend on the checkpoint and on the settings named here."""
-    assert settings.out is not None
+def _depends(settings: PredictSettings) -> str:
+    """Return what tells rows of this checkpoint and of the settings named here from others."""
     own = ("max_duration_s", "min_margin", "min_speech", "embeddings", "precision")
     columns = list(Row(path="").record(()))  # which grow from version to version
-    depends = [identity(folder), columns, *(getattr(settings, name) for name in own)]
+    folder = settings.checkpoint or default_checkpoint()
+    return fingerprint([identity(folder), columns, *(getattr(settings, name) for name in own)])
+
+
+def _journal(settings: PredictSettings, out: Path, paths: list[Place]) -> Journal:
+    """Open the journal of a table."""
     wanted = None if settings.follow else paths
-    journal = Journal(beside(settings.out), fingerprint(depends), wanted, fresh=not settings.resume)
+    journal = Journal(beside(out), _depends(settings), wanted, fresh=not settings.resume)
     if journal.dropped:
         print(
-            f"{printable(settings.out)}: {journal.dropped} rows of another checkpoint, other settings or an earlier "
+            f"{printable(out)}: {journal.dropped} rows of another checkpoint, other settings or an earlier "
             "version are made again",
             file=sys.stderr,
         )
     return journal
 
 
-def _arrivals(settings: PredictSettings, taken: dict[str, Signature | None]) -> Iterator[list[Path]]:
+def _arrivals(settings: PredictSettings, taken: dict[str, Signature | None]) -> Iterator[list[Place]]:
     """Yield recordings that have arrived or changed, some at a time, for ever; each when it is still.
 
     Args:
         settings: the verb's settings.
         taken: the signatures of recordings that have a row; brought up to date here.
     """
-    waiting: dict[Path, tuple[Signature | None, float]] = {}
+    waiting: dict[Place, tuple[Signature | None, float]] = {}
     while True:
         now = time.monotonic()
         arrived = []
         for path in dict.fromkeys(expand(settings.inputs)):
-            signature, name = sign(path), str(path)
+            signature, name = sign_at(path), str(path)
             if name in taken and signature in (None, taken[name]):  # what cannot be looked at now keeps its row
                 waiting.pop(path, None)
             elif path not in waiting or waiting[path][0] != signature:
@@ -258,6 +319,8 @@ def _is_still(signature: Signature | None, settle_s: float) -> bool:
     if signature is None:
         return True
     _size, modified, changed, _number = signature
+    if not changed:
+        return True  # at an address, a file is there whole or not at all
     return all(not 0 <= time.time() - one / 1e9 < settle_s for one in (modified, changed))
 
 

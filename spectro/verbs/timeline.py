@@ -4,40 +4,51 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
+from spectro.addresses import Address, Place
 from spectro.audio import recording
 from spectro.engines.base import EngineName, Precision
 from spectro.errors import AudioError, PredictionError
-from spectro.files import path_text, printable, write_bytes, write_json
+from spectro.files import fingerprint, path_text, printable, write_bytes, write_json
+from spectro.identity import identity_of
 from spectro.model.locate import default_checkpoint
+from spectro.model.metadata import identity
 from spectro.outputs import LOCK, claimed
-from spectro.predict.inputs import expand, reason_of, stems
+from spectro.predict.inputs import expand, local, reason_of, stems
 from spectro.predict.output.tables import check_name, claimed_table, open_table
 from spectro.predict.predictor import Predictor
+from spectro.predict.spread import Network, Spread, cluster_of, spread
 from spectro.predict.timeline.formats import Summary, audacity, webvtt
 from spectro.predict.timeline.segments import Segment, timeline
 from spectro.predict.timeline.windows import WindowSettings
 
 ENDINGS = (".txt", ".vtt", ".json")
 """Of a recording's tracks: Audacity labels, WebVTT, summary."""
+RECORDINGS = 8
+"""That are followed together in a cluster: long ones cost minutes each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimelineSettings:
     """Follow recordings of any length: one row for each stretch of one emotion or of silence.
 
-    Memory does not grow with a recording's length. Exit code 1 means that some recordings failed, or failed before
+    Memory does not grow with a recording's length. Recordings and tables may lie elsewhere, at addresses such as
+    s3://bucket/calls that fsspec knows. With --cluster, or where the table lies elsewhere, the same command goes on
+    where it was killed. Exit code 1 means that some recordings failed, or failed before
     their end; a row gives the reason.
 
     Args:
         inputs: recordings, folders (searched recursively), or lists: a .txt with one path per line, or a .csv with a
-            column path.
+            column path; each may be an address.
         checkpoint: checkpoint folder; null for the shipped checkpoint.
-        out: table to write: .csv, .jsonl, .parquet, .json, or a folder for sharded Parquet; null prints CSV.
-        tracks: folder for each recording's Audacity labels (.txt), WebVTT (.vtt) and summary (.json).
+        out: table to write: .csv, .jsonl, .parquet, .json, or a folder for sharded Parquet; null prints CSV. It may be
+            an address.
+        tracks: folder for each recording's Audacity labels (.txt), WebVTT (.vtt) and summary (.json); not with a
+            cluster.
         split_channels: treat each channel as one party, as in stereo recordings of calls.
         windows: how recordings are cut into windows, and windows merged.
         min_margin: answer `unsure` if the two most likely labels' probabilities are closer than this, 0 to 1.
@@ -47,11 +58,16 @@ class TimelineSettings:
         engine: what runs the network; auto uses the fastest engine that is installed (onnx and openvino are extras).
         precision: float32, or bfloat16 for more speed; close calls are computed in float32 either way (torch,
             openvino).
+        resume: with a cluster, or a table elsewhere: keep the rows of an earlier run of the same command.
+        cluster: spread the work with Ray: auto over the cluster that this machine belongs to, HOST:6379 or
+            ray://HOST:10001 over another, local over a cluster that is started here. null works here alone.
+        cluster_cpus: processors of each network in a cluster.
+        cluster_gpus: GPUs of each network in a cluster, if device is cuda; 0.25 lets four share one.
     """
 
     inputs: list[str] = field(default_factory=list)
     checkpoint: Path | None = None
-    out: Path | None = None
+    out: Address | Path | None = None
     tracks: Path | None = None
     split_channels: bool = False
     windows: WindowSettings = field(default_factory=WindowSettings)
@@ -61,21 +77,50 @@ class TimelineSettings:
     device: str | None = None
     engine: EngineName = "auto"
     precision: Precision = "float32"
+    resume: bool = True
+    cluster: str | None = None
+    cluster_cpus: float = 1.0
+    cluster_gpus: float = 1.0
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise PredictionError(f"batch_size is {self.batch_size}; at least 1 is needed")
         check_name(self.out)
+        if self.cluster is not None and self.out is None:
+            raise PredictionError("a cluster's rows go into a table: name one with --out")
+        if self.tracks is not None and self.in_parts:
+            raise PredictionError(
+                "tracks are written on this machine, beside a table on this machine, without a cluster"
+            )
+
+    @property
+    def in_parts(self) -> bool:
+        """Whether recordings are followed in parts, which may be made elsewhere."""
+        return self.cluster is not None or isinstance(self.out, Address)
+
+    @property
+    def network(self) -> Network:
+        """What predictors are made of."""
+        return Network(
+            self.checkpoint or default_checkpoint(),
+            device=self.device,
+            engine=self.engine,
+            precision=self.precision,
+            min_margin=self.min_margin,
+            min_speech=self.min_speech,
+        )
 
 
 def run(settings: TimelineSettings) -> int:
     """Run the verb; returns its exit code."""
+    if settings.in_parts:
+        return _spread(settings)
     paths = list(dict.fromkeys(expand(settings.inputs)))
     if not paths:
         raise PredictionError(f"no recording in {', '.join(map(printable, settings.inputs))}")
-    names, read = stems(paths), [*map(Path, settings.inputs), *paths]
+    names, read = stems(paths), local([*settings.inputs, *paths])
     with ExitStack() as stack:
-        if settings.out:
+        if isinstance(settings.out, Path):
             stack.enter_context(claimed_table(settings.out, read))
         if settings.tracks:
             files = [_track(settings.tracks / name, ending) for name in names for ending in ENDINGS]
@@ -91,16 +136,44 @@ def run(settings: TimelineSettings) -> int:
         return _run(settings, paths, names)
 
 
-def _run(settings: TimelineSettings, paths: list[Path], names: list[Path]) -> int:
-    """Listen to recordings, and write outputs that no other run writes; returns the exit code."""
-    predictor = Predictor(
-        settings.checkpoint or default_checkpoint(),
-        device=settings.device,
-        engine=settings.engine,
-        precision=settings.precision,
-        min_margin=settings.min_margin,
-        min_speech=settings.min_speech,
+def _spread(settings: TimelineSettings) -> int:
+    """Follow recordings in parts; returns the exit code."""
+    assert settings.out is not None
+    network = settings.network
+    columns = tuple(Segment(path="").record(network.labels()))
+    own = [
+        settings.split_channels,
+        identity_of(settings.windows),
+        settings.min_margin,
+        settings.min_speech,
+        settings.precision,
+    ]
+    return spread(
+        Spread(
+            what="listening",
+            inputs=local(settings.inputs),
+            network=network,
+            answer=partial(_answer, settings=settings),
+            out=settings.out,
+            columns=columns,
+            identity=fingerprint([identity(settings.checkpoint or default_checkpoint()), columns, *own]),
+            resume=settings.resume,
+            part_rows=RECORDINGS,
+            cluster=cluster_of(settings.cluster, settings.device, settings.cluster_cpus, settings.cluster_gpus),
+        ),
+        expand(settings.inputs),
     )
+
+
+def _answer(predictor: Predictor, places: Sequence[Place], settings: TimelineSettings) -> Iterator[list[Segment]]:
+    """Yield the segments of each recording."""
+    return (list(_segments(predictor, one, settings)) for one in places)
+
+
+def _run(settings: TimelineSettings, paths: list[Place], names: list[Path]) -> int:
+    """Listen to recordings, and write outputs that no other run writes; returns the exit code."""
+    predictor = settings.network.predictor()
+    assert not isinstance(settings.out, Address)
     lengths = [recording.duration_s(path) for path in paths]
     failed = rows = 0
     with (
@@ -126,7 +199,7 @@ def _run(settings: TimelineSettings, paths: list[Path], names: list[Path]) -> in
     return 0 if not failed else 1 if rows else 2
 
 
-def _segments(predictor: Predictor, path: Path, settings: TimelineSettings) -> Iterator[Segment]:
+def _segments(predictor: Predictor, path: Place, settings: TimelineSettings) -> Iterator[Segment]:
     """Yield the segments of a recording; where it cannot be used any further, the last one has the error."""
     end_s = 0.0
     try:

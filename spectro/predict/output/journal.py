@@ -23,14 +23,15 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Self
 
-from spectro.files import Appended, Signature, replacing, sign
+from spectro.addresses import Place, place, sign_at
+from spectro.files import Appended, Signature, replacing
 from spectro.predict.output.tables import Record
 
 
 def beside(out: Path) -> Path:
     """Return where the journal of a table lies."""
-    place = out.resolve()
-    return place.with_name(f".{place.name}.journal")
+    whole = out.resolve()
+    return whole.with_name(f".{whole.name}.journal")
 
 
 def is_journal(path: Path) -> bool:
@@ -57,12 +58,12 @@ class Journal:
         superseded: a recording was entered again.
     """
 
-    def __init__(self, path: Path, identity: str, wanted: Iterable[Path] | None, *, fresh: bool = False) -> None:
+    def __init__(self, path: Path, identity: str, wanted: Iterable[Place] | None, *, fresh: bool = False) -> None:
         self._path = path
         self.done: dict[str, Signature | None] = {}
         self.dropped = 0
         self.superseded = False
-        names = None if wanted is None else {os.fspath(one) for one in wanted}
+        names = None if wanted is None else {os.fspath(one): one for one in wanted}
         with replacing(path) as temporary:
             kept = Appended(path, temporary)
             try:
@@ -77,17 +78,20 @@ class Journal:
                 kept.close()
         self._stream = Appended(path)
 
-    def _stands(self, entry: dict[str, Any], names: set[str] | None) -> bool:
+    def _stands(self, entry: dict[str, Any], names: dict[str, Place] | None) -> bool:
         """Tell whether a row is still that of its recording; with all wanted, one that has gone keeps its row.
 
         What could not be used is tried again: what stood in the way, such as a permission, may not show in the file.
         """
-        if entry["row"].get("error") and Path(entry["path"]).exists():
+        where = place(entry["path"]) if names is None else names.get(entry["path"])
+        if where is None:
             return False
-        signature = sign(Path(entry["path"]))
+        signature = sign_at(where)
+        if entry["row"].get("error") and signature is not None:
+            return False
         if signature is None:
             return names is None
-        return (names is None or entry["path"] in names) and signature == _signature(entry)
+        return signature == _signature(entry)
 
     def __enter__(self) -> Self:
         return self
@@ -95,7 +99,7 @@ class Journal:
     def __exit__(self, *_: object) -> None:
         self._stream.close()
 
-    def add(self, entries: Iterable[tuple[Path, Signature | None, Record]]) -> None:
+    def add(self, entries: Iterable[tuple[Place, Signature | None, Record]]) -> None:
         """Enter recordings, how they were signed before they were read, and their rows; on the disk on return.
 
         A recording that could not even be looked at is not entered, so that the next run tries it again.

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from spectro.addresses import Place
 from spectro.errors import PredictionError
 from spectro.files import MESSAGE, Appended, json_text, printable, remove_leftovers, replacing
 from spectro.outputs import cell, claimed, lock_of, rows_text
@@ -103,7 +104,7 @@ class ParquetTable:
     def __init__(self, path: Path, names: Sequence[str]) -> None:
         import pyarrow.parquet as pq  # a CSV does without its half a second
 
-        self._schema = _schema(names)
+        self._schema = arrow_schema(names)
         self._writer = pq.ParquetWriter(path, self._schema)
         self._waiting: list[Record] = []
 
@@ -137,7 +138,7 @@ class ShardedTable:
         for stale in shards(folder):
             stale.unlink()
         remove_leftovers(folder)
-        self._folder, self._schema, self._shard_rows = folder, _schema(names), shard_rows
+        self._folder, self._schema, self._shard_rows = folder, arrow_schema(names), shard_rows
         self._waiting: list[Record] = []
         self._written = 0
 
@@ -161,7 +162,7 @@ class ShardedTable:
         self._written += 1
 
 
-def check_name(out: Path | None) -> None:
+def check_name(out: Place | None) -> None:
     """Raise PredictionError if no kind of table has this ending."""
     if out is not None and out.suffix not in ENDINGS:
         raise PredictionError(
@@ -171,7 +172,7 @@ def check_name(out: Path | None) -> None:
 
 def shards(folder: Path) -> list[Path]:
     """Return the parts of a table that a folder holds."""
-    return sorted(folder.glob("part-[0-9][0-9][0-9][0-9][0-9].parquet"))
+    return sorted(folder.glob("part-*.parquet"))
 
 
 @contextmanager
@@ -260,7 +261,8 @@ def _print(text: str) -> None:
     sys.stdout.flush()
 
 
-def _schema(names: Sequence[str]) -> "pa.Schema":
+def arrow_schema(names: Sequence[str]) -> "pa.Schema":
+    """Return the types of a table's columns."""
     import pyarrow as pa
 
     text = dict.fromkeys(("path", "label", "error"), pa.string())

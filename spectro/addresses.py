@@ -1,0 +1,246 @@
+"""Files that lie elsewhere: addresses such as s3://bucket/calls/a.wav, read and written through fsspec.
+
+An address stands where a path could: it has a name and an ending, and is text to whoever asks. What it costs to reach
+the place (keys, regions, another server) is told to fsspec by its own variables and files of configuration, such as
+`FSSPEC_S3_ENDPOINT_URL` (https://filesystem-spec.readthedocs.io, Configuration). Whatever the service behind an address
+raises comes as an `OSError` that names it.
+"""
+
+import hashlib
+import io
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO, Literal, TypeAlias
+
+from spectro.errors import SpectroError
+from spectro.files import Signature, printable, sign
+
+_SCHEME = re.compile(r"(?P<name>[a-z][a-z0-9+.-]+)://", re.IGNORECASE)  # of two letters at least: C: is a drive
+EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "abfs": "abfs", "abfss": "abfs", "az": "abfs"}
+"""By scheme, the extra of spectro that installs what fsspec needs for it."""
+CHANGES = (
+    "ETag",
+    "etag",
+    "LastModified",
+    "last_modified",
+    "mtime",
+    "modified",
+    "created",
+    "generation",
+    "md5Hash",
+    "content_md5",
+)
+"""What services tell of a file that changes when it is written anew; the first that is told counts."""
+AT_ONCE = 2**24
+"""Bytes of a file up to which it is fetched whole; longer ones are read in pieces of half as many, when needed."""
+
+
+@dataclass(frozen=True)
+class Address(os.PathLike[str]):
+    """An address that fsspec knows.
+
+    Args:
+        url: as it is given, with its scheme.
+        signature: what a list said of it, see `sign`; None if it was not taken from one.
+    """
+
+    url: str
+    signature: Signature | None = field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        return self.url
+
+    def __fspath__(self) -> str:
+        return self.url
+
+    def __truediv__(self, name: str) -> "Address":
+        return Address(f"{self.url.rstrip('/')}/{name}")
+
+    @property
+    def _path(self) -> PurePosixPath:
+        return PurePosixPath(_SCHEME.sub("", self.url))
+
+    @property
+    def name(self) -> str:
+        """The last part."""
+        return self._path.name
+
+    @property
+    def suffix(self) -> str:
+        """The ending of the last part, with its dot."""
+        return self._path.suffix
+
+    @property
+    def parent(self) -> "Address":
+        """The address of the folder."""
+        return Address(self.url.rstrip("/").rpartition("/")[0])
+
+    def kind(self) -> Literal["file", "folder"] | None:
+        """Tell what lies there; None for nothing."""
+        with _told(self.url):
+            system, path = _system(self.url)
+            system.invalidate_cache()
+            if not system.exists(path):
+                return None
+            return "folder" if system.isdir(path) else "file"
+
+    def files(self) -> Iterator["Address"]:
+        """Yield all files below, with what their list says of them, folder by folder, in the order of their names."""
+        with _told(self.url):
+            system, path = _system(self.url)
+            system.invalidate_cache()
+            scheme = self.url.partition("://")[0]
+            for _folder, folders, files in system.walk(path, detail=True):
+                for name in sorted(folders):
+                    folders[name] = folders.pop(name)  # the next ones are searched in this order
+                for name in sorted(files):
+                    told = files[name]
+                    place = str(told["name"])
+                    url = place if _SCHEME.match(place) else f"{scheme}://{place.lstrip('/')}"
+                    yield Address(url, _signature(told))
+
+    def sign(self) -> Signature | None:
+        """Return what changes when the file is written anew; None if it cannot be looked at."""
+        if self.signature is not None:
+            return self.signature
+        try:
+            with _told(self.url):
+                system, path = _system(self.url)
+                return _signature(system.info(path))
+        except OSError:
+            return None
+
+    @contextmanager
+    def opened(self) -> Iterator[BinaryIO]:
+        """Open the file for reading, so that it can be sought in.
+
+        Raises:
+            OSError: it cannot be opened.
+        """
+        with _told(self.url):
+            system, path = _system(self.url)
+            size = system.info(path).get("size")
+            whole = io.BytesIO(system.cat_file(path)) if size is not None and size <= AT_ONCE else None
+            stream: BinaryIO = whole or system.open(path, "rb", block_size=AT_ONCE // 2)
+            stream.name = self.url  # type: ignore[misc]  # what errors call it
+        with stream:
+            yield stream
+
+    def read_bytes(self) -> bytes:
+        """Return what the file holds.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        with _told(self.url):
+            system, path = _system(self.url)
+            content: bytes = system.cat_file(path)
+            return content
+
+    def write_bytes(self, content: bytes) -> None:
+        """Write the file anew; object stores do it as a whole or not at all.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        with _told(self.url):
+            system, path = _system(self.url)
+            if not system.exists(parent := path.rpartition("/")[0]) and parent:
+                system.makedirs(parent, exist_ok=True)
+            system.pipe_file(path, content)
+
+    def upload(self, file: Path) -> None:
+        """Write a local file there.
+
+        Raises:
+            OSError: it cannot be read or written.
+        """
+        with _told(self.url):
+            system, path = _system(self.url)
+            system.put_file(str(file), path)
+
+    def remove(self) -> None:
+        """Remove the file.
+
+        Raises:
+            OSError: it cannot be removed.
+        """
+        with _told(self.url):
+            system, path = _system(self.url)
+            system.rm_file(path)
+
+
+Place: TypeAlias = Path | Address
+
+
+def is_address(text: str | os.PathLike[str]) -> bool:
+    """Tell whether a text names a scheme, as in s3://bucket/calls."""
+    return bool(_SCHEME.match(os.fspath(text)))
+
+
+def place(given: str | os.PathLike[str]) -> Place:
+    """Return what a text names: an address, or a path."""
+    if isinstance(given, Address):
+        return given
+    text = os.fspath(given)
+    found = _SCHEME.match(text)
+    if not found:
+        return Path(text)
+    if found["name"].lower() in ("file", "local"):
+        return Path(text[found.end() :])
+    return Address(text)
+
+
+def sign_at(where: Place) -> Signature | None:
+    """Return what changes when a file is written anew, see `files.sign`; None if it cannot be looked at."""
+    return where.sign() if isinstance(where, Address) else sign(where)
+
+
+def _system(url: str) -> tuple[Any, str]:
+    """Return fsspec's file system of an address, and what the address is called in it.
+
+    Raises:
+        SpectroError: fsspec does not know the scheme, or what it needs for it is not installed.
+    """
+    import fsspec
+
+    try:
+        found: tuple[Any, str] = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        scheme = url.partition("://")[0].lower()
+        way = f"install spectro[{EXTRAS[scheme]}]" if scheme in EXTRAS else str(error)
+        raise SpectroError(f"{printable(url)}: cannot be reached: {way}") from error
+    except ValueError as error:
+        raise SpectroError(
+            f"{printable(url)}: {printable(str(error))}; name a path, or an address such as s3://..."
+        ) from error
+    return found
+
+
+@contextmanager
+def _told(url: str) -> Iterator[None]:
+    """Let whatever a service raises be an OSError that names the address."""
+    try:
+        yield
+    except SpectroError:
+        raise
+    except FileNotFoundError as error:
+        raise FileNotFoundError(error.errno, "is not there", url) from error
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error) or type(error).__name__, url) from error
+    except Exception as error:  # of many kinds: each service has its own
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise OSError(None, text, url) from error
+
+
+def _signature(told: dict[str, Any]) -> Signature:
+    """Return size, and a number that changes with what a service says of a file's version."""
+    value = next((told[name] for name in CHANGES if told.get(name) is not None), "")
+    version = str(value.timestamp() if isinstance(value, datetime) else value)
+    number = int.from_bytes(hashlib.blake2b(version.encode(), digest_size=7).digest())
+    return int(told.get("size") or 0), number, 0, 0

@@ -1,0 +1,243 @@
+"""A table in parts that many write: Parquet files in a folder, or at an address, that need no other journal.
+
+Each file is whole when it is there. Its metadata tell which recordings it answers for: a key of 64 bits for each, made
+of its path and its signature; how many rows it has; and whether it could be used. A row stands as long as a recording
+of the run has this key (see `journal`, whose rules these are); what could not be used is tried again. So a run that was
+killed, on whatever machine, goes on from the files that are there. That two recordings of ten million have the same key
+has a chance of three in a million; the second of them would get no row.
+"""
+
+import base64
+import hashlib
+import io
+import json
+import os
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any, NamedTuple, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from spectro.addresses import Address, Place, sign_at
+from spectro.errors import PredictionError
+from spectro.files import Signature, printable, remove_leftovers, write_bytes
+from spectro.predict.output.tables import Record, arrow_schema
+
+Keys: TypeAlias = npt.NDArray[np.uint64]
+
+METADATA = b"spectro"
+TOGETHER = 64  # files that are read at a time when a run begins or ends
+
+
+class Answered(NamedTuple):
+    """A recording, and all its rows."""
+
+    key: int
+    records: list[Record]
+
+
+def key_of(path: str, signature: Signature | None) -> int:
+    """Return what tells a recording, as it was listed, from any other: an integer of 64 bits."""
+    text = json.dumps([path, signature])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+
+
+class Listing:
+    """The recordings of a run, on the disk, so that memory does not grow with their number; use it as a context.
+
+    Args:
+        places: the recordings; one that comes again counts once.
+
+    Attributes:
+        keys: their keys, ascending, uint64 of shape (recordings,).
+    """
+
+    def __init__(self, places: Iterable[Place]) -> None:
+        self._lines = TemporaryFile("w+", encoding="ascii")  # noqa: SIM115  it is closed with the list
+        keys = array("Q")
+        for one in places:
+            path = os.fspath(one)
+            keys.append(key_of(path, sign_at(one)))
+            self._lines.write(json.dumps([path, keys[-1]]) + "\n")
+        self.keys: Keys = np.unique(np.frombuffer(keys, np.uint64)) if keys else np.zeros(0, np.uint64)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lines.close()
+
+    def without(self, done: npt.NDArray[np.bool_]) -> Iterator[tuple[str, int]]:
+        """Yield path and key of each recording that has no row yet, in the order of the list.
+
+        Args:
+            done: whether the recording of each key has one.
+        """
+        given = done.copy()
+        self._lines.seek(0)
+        for line in self._lines:
+            path, key = json.loads(line)
+            at = np.searchsorted(self.keys, np.uint64(key))
+            if not given[at]:
+                given[at] = True
+                yield path, key
+
+
+class Parts:
+    """The files of a table.
+
+    Args:
+        folder: where they lie.
+        identity: what rows depend on; files of another identity are removed.
+        fresh: remove all of them.
+
+    Attributes:
+        dropped: rows of another identity that were removed.
+
+    Raises:
+        PredictionError: a file in the folder is named like a part, and spectro did not make it so.
+        OSError: the place cannot be read.
+    """
+
+    def __init__(self, folder: Place, identity: str, *, fresh: bool = False) -> None:
+        self.folder, self._identity = folder, identity
+        self.dropped = 0
+        if isinstance(folder, Path):
+            folder.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(folder)
+        for part, told in self._told():
+            if told["identity"] != identity or fresh:
+                self.dropped += int(told["rows"].sum()) * (told["identity"] != identity)
+                _remove(part)
+
+    def next_number(self) -> int:
+        """Return the number of the next file."""
+        return 1 + max((int(part.name.split("-")[1].split(".")[0]) for part in parts_in(self.folder)), default=-1)
+
+    def keep(self, wanted: Keys, *, failed: bool) -> npt.NDArray[np.bool_]:
+        """Remove the rows of recordings that are not wanted, or have rows already; files are written anew for that.
+
+        Args:
+            wanted: keys of recordings, ascending.
+            failed: keep the rows of recordings that could not be used, too.
+
+        Returns:
+            whether the recording of each key has its rows.
+        """
+        seen = np.zeros(len(wanted), np.bool_)
+        for part, told in self._told():
+            keys = told["keys"]
+            at = np.minimum(np.searchsorted(wanted, keys), max(0, len(wanted) - 1))
+            stands = (wanted[at] == keys) & ~seen[at] if len(wanted) else np.zeros(len(keys), np.bool_)
+            first = np.zeros(len(keys), np.bool_)
+            first[np.unique(keys, return_index=True)[1]] = True
+            stands &= first if failed else first & ~told["failed"]
+            seen[at[stands]] = True
+            if not stands.all():
+                self._rewrite(part, told, stands)
+        return seen
+
+    def failed(self) -> int:
+        """Return how many recordings have rows that say why they could not be used, or not to their end."""
+        return sum(int(told["failed"].sum()) for _part, told in self._told())
+
+    def records(self, size: int = 1000) -> Iterator[list[Record]]:
+        """Yield all rows, in the order in which the recordings were handed out, some at a time."""
+        for part in parts_in(self.folder):
+            for rows in pq.ParquetFile(_content(part)).iter_batches(size):
+                yield rows.to_pylist()
+
+    def _told(self) -> Iterator[tuple[Place, dict[str, Any]]]:
+        """Yield the files with what their metadata say, some read at a time."""
+        remaining = iter(parts_in(self.folder))
+        with ThreadPoolExecutor(TOGETHER) as pool:
+            while some := list(islice(remaining, TOGETHER)):
+                yield from zip(some, pool.map(_metadata, some), strict=True)
+
+    def _rewrite(self, part: Place, told: dict[str, Any], stands: npt.NDArray[np.bool_]) -> None:
+        if not stands.any():
+            _remove(part)
+            return
+        table = pq.read_table(_content(part)).filter(pa.array(np.repeat(stands, told["rows"])))
+        _put(part, _with_metadata(table, self._identity, *(told[name][stands] for name in ("keys", "rows", "failed"))))
+
+
+def parts_in(folder: Place) -> list[Place]:
+    """Return the files of a table in parts, in their order."""
+    if isinstance(folder, Path):
+        return [*sorted(folder.glob("part-*.parquet"))]
+    if folder.kind() is None:
+        return []
+    names = (one for one in folder.files() if one.name.startswith("part-") and one.suffix == ".parquet")
+    return sorted(names, key=str)
+
+
+def write_part(folder: Place, name: str, answered: Sequence[Answered], columns: Sequence[str], identity: str) -> None:
+    """Write the rows of some recordings as one file.
+
+    Args:
+        folder: where to.
+        name: its name.
+        answered: the recordings.
+        columns: of the table.
+        identity: what rows depend on.
+    """
+    table = pa.Table.from_pylist([record for one in answered for record in one.records], schema=arrow_schema(columns))
+    keys = np.array([one.key for one in answered], np.uint64)
+    rows = np.array([len(one.records) for one in answered], np.int64)
+    failed = np.array([any(record["error"] for record in one.records) for one in answered], np.bool_)
+    _put(folder / name, _with_metadata(table, identity, keys, rows, failed))
+
+
+def _with_metadata(
+    table: pa.Table, identity: str, keys: Keys, rows: npt.NDArray[np.int64], failed: npt.NDArray[np.bool_]
+) -> pa.Table:
+    told = {
+        "identity": identity,
+        "keys": base64.b64encode(keys.astype("<u8").tobytes()).decode(),
+        "rows": rows.tolist(),
+        "failed": np.flatnonzero(failed).tolist(),
+    }
+    return table.replace_schema_metadata({METADATA: json.dumps(told).encode()})
+
+
+def _metadata(part: Place) -> dict[str, Any]:
+    """Return what a file tells of itself; a file that is not whole tells of no recording, and of no identity."""
+    try:
+        found = pq.read_schema(_content(part)).metadata or {}
+    except (pa.ArrowInvalid, EOFError):
+        return {"identity": None, "rows": np.zeros(0, np.int64)}
+    if METADATA not in found:
+        raise PredictionError(
+            f"{printable(part)}: is there already, and this kind of run did not make it; choose another --out, or move "
+            "it away"
+        )
+    told = json.loads(found[METADATA])
+    keys = np.frombuffer(base64.b64decode(told["keys"]), "<u8").astype(np.uint64)
+    failed = np.zeros(len(keys), np.bool_)
+    failed[told["failed"]] = True
+    return {"identity": told["identity"], "keys": keys, "rows": np.array(told["rows"], np.int64), "failed": failed}
+
+
+def _content(part: Place) -> Any:
+    return io.BytesIO(part.read_bytes()) if isinstance(part, Address) else part
+
+
+def _put(part: Place, table: pa.Table) -> None:
+    content = io.BytesIO()
+    pq.write_table(table, content)
+    if isinstance(part, Address):
+        part.write_bytes(content.getvalue())
+    else:
+        write_bytes(part, content.getvalue())
+
+
+def _remove(part: Place) -> None:
+    part.remove() if isinstance(part, Address) else part.unlink()

@@ -1,0 +1,280 @@
+"""A run over recordings in parts, which processes on this machine or on many work on; its tables are `output.parts`.
+
+What runs here and what runs elsewhere is the same function: it answers for some recordings, and writes a file of rows.
+"""
+
+import hashlib
+import secrets
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, TypeAlias
+
+from tqdm import tqdm
+
+from spectro.addresses import Address, Place, place
+from spectro.cluster import Cluster, check_installed, on_cluster
+from spectro.errors import PredictionError
+from spectro.files import cache_folder, fingerprint, printable, write_bytes
+from spectro.model.metadata import DESCRIPTION_FILE, EXPORT_FILE, WEIGHTS_FILE, Description, read
+from spectro.outputs import claimed, lock_of
+from spectro.predict.output.parts import Answered, Listing, Parts, parts_in, write_part
+from spectro.predict.output.tables import open_table
+from spectro.predict.predictor import Predictor
+from spectro.predict.results import Row
+from spectro.processes import in_processes
+
+PART_ROWS = 1000
+"""Recordings that are handed out at a time at most, and what a kill can cost."""
+FEWEST, PARTS = 50, 64
+"""Recordings that are handed out at a time at least; and jobs that there are, as far as they are no smaller."""
+
+Answer: TypeAlias = Callable[[Predictor, Sequence[Place]], Iterator[Sequence[Row]]]
+"""What makes all rows of each of some recordings, in their order."""
+
+
+class Network:
+    """What any process makes its predictor of.
+
+    Args:
+        checkpoint: a checkpoint's folder; or its files, by name, for a machine that does not have it.
+        options: of the `Predictor`.
+    """
+
+    def __init__(self, checkpoint: Path | Mapping[str, bytes], **options: Any) -> None:
+        self._checkpoint, self._options = checkpoint, options
+
+    def shipped(self) -> "Network":
+        """Return the same with the checkpoint's files in it."""
+        if not isinstance(self._checkpoint, Path):
+            return self
+        found = [self._checkpoint / name for name in (DESCRIPTION_FILE, WEIGHTS_FILE, EXPORT_FILE)]
+        return Network({one.name: one.read_bytes() for one in found if one.exists()}, **self._options)
+
+    def labels(self) -> tuple[str, ...]:
+        """Return the checkpoint's labels, without loading its network."""
+        folder = self._folder()
+        return Description.from_dict(read(folder), folder).labels
+
+    def predictor(self) -> Predictor:
+        """Return the predictor of this process, made when it is first asked for."""
+        return _predictor(self._folder(), tuple(sorted(self._options.items())))
+
+    def _folder(self) -> Path:
+        if isinstance(self._checkpoint, Path):
+            return self._checkpoint
+        digests = {name: hashlib.sha256(content).hexdigest() for name, content in self._checkpoint.items()}
+        folder = cache_folder() / f"shipped-{fingerprint(digests)}"
+        for name, content in self._checkpoint.items():
+            if not (folder / name).exists():
+                write_bytes(folder / name, content)
+        return folder
+
+
+@lru_cache(1)
+def _predictor(folder: Path, options: tuple[tuple[str, Any], ...]) -> Predictor:
+    return Predictor(folder, **dict(options))
+
+
+def cluster_of(address: str | None, device: str | None, cpus: float, gpus: float) -> Cluster | None:
+    """Return the cluster that settings name; processes take GPUs of it if the device is one."""
+    if address is None:
+        return None
+    check_installed()
+    return Cluster(address=address, cpus=cpus, gpus=gpus if (device or "").startswith("cuda") else 0.0)
+
+
+@dataclass(frozen=True)
+class Job:
+    """Recordings that are worked on together.
+
+    Args:
+        number: of the file that their rows are written to.
+        recordings: paths and keys.
+    """
+
+    number: int
+    recordings: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What became of a job.
+
+    Args:
+        recordings: how many there were.
+        failed: how many of them could not be used, or not to their end.
+        heard_s: how long the others are together, in seconds.
+        engine: what computed the network.
+    """
+
+    recordings: int
+    failed: int
+    heard_s: float
+    engine: str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How jobs are done.
+
+    Args:
+        network: what the predictor is made of.
+        answer: makes the rows; a function that can be imported, or a `functools.partial` of one.
+        folder: where files of rows are written.
+        run: tells this run's files from those of another.
+        columns: of the table.
+        identity: what rows depend on.
+        embeddings: whether rows have embeddings.
+    """
+
+    network: Network
+    answer: Answer
+    folder: Place
+    run: str
+    columns: tuple[str, ...]
+    identity: str
+    embeddings: bool
+
+
+def work(job: Job, recipe: Recipe) -> Done:
+    """Answer for some recordings, and write their rows; doing it again writes the same file again."""
+    predictor = recipe.network.predictor()
+    places = [place(path) for path, _key in job.recordings]
+    answered, heard_s, failed = [], 0.0, 0
+    for (_path, key), rows in zip(job.recordings, recipe.answer(predictor, places), strict=True):
+        answered.append(Answered(key, [row.record(predictor.labels, embeddings=recipe.embeddings) for row in rows]))
+        failed += any(row.error for row in rows)
+        heard_s += max((row.end_s for row in rows if not row.error), default=0.0)
+    write_part(recipe.folder, f"part-{job.number:05}-{recipe.run}.parquet", answered, recipe.columns, recipe.identity)
+    return Done(len(answered), failed, heard_s, predictor.engine.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """A run in parts.
+
+    Args:
+        what: what the progress bar says.
+        inputs: what is not to be written over.
+        network: what predictors are made of.
+        answer: makes the rows; see `Recipe`.
+        out: the table: a folder for its parts, or a file that is made of them in the end; a path, or an address.
+        columns: of the table.
+        identity: what rows depend on.
+        embeddings: whether rows have embeddings.
+        resume: keep what an earlier run has done.
+        part_rows: recordings of a part, at most.
+        cluster: where it is done; None for this machine.
+        workers: processes on this machine.
+    """
+
+    what: str
+    inputs: Sequence[Path]
+    network: Network
+    answer: Answer
+    out: Place
+    columns: tuple[str, ...]
+    identity: str
+    embeddings: bool = False
+    resume: bool = True
+    part_rows: int = PART_ROWS
+    cluster: Cluster | None = None
+    workers: int = 1
+
+
+def spread(run: Spread, places: Iterable[Place]) -> int:
+    """Answer for recordings; returns the exit code.
+
+    Args:
+        run: how.
+        places: the recordings; they are listed first, onto the disk.
+
+    Raises:
+        PredictionError: there is no recording, or the output is not ours to write.
+        SpectroError: there is no such cluster.
+    """
+    folder = run.out if run.out.suffix == "" else run.out.parent / f".{run.out.name}.parts"
+    with ExitStack() as stack:
+        if isinstance(run.out, Path) and isinstance(folder, Path):
+            out, folder = run.out.resolve(), folder.resolve()
+            known = folder.is_dir() and (folder != out or not parts_in(folder))
+            wanted = dict.fromkeys([out, folder])
+            stack.enter_context(
+                claimed(wanted, lock=lock_of(out), error=PredictionError, inputs=run.inputs, known=known)
+            )
+        listing = stack.enter_context(Listing(tqdm(places, desc="listing", unit="clip", file=sys.stderr, leave=False)))
+        count = len(listing.keys)
+        if not count:
+            raise PredictionError("there is no recording in what is named")
+        parts = Parts(folder, run.identity, fresh=not run.resume)
+        if parts.dropped:
+            print(
+                f"{printable(run.out)}: {parts.dropped} rows of another checkpoint, other settings or an earlier "
+                "version are made again",
+                file=sys.stderr,
+            )
+        done = parts.keep(listing.keys, failed=False)
+        kept = int(done.sum())
+        recipe = Recipe(
+            run.network if run.cluster is None else run.network.shipped(),
+            run.answer,
+            folder,
+            secrets.token_hex(4),
+            run.columns,
+            run.identity,
+            run.embeddings,
+        )
+        size = max(1, min(run.part_rows, max(FEWEST, (count - kept) // PARTS)))
+        jobs = _jobs(listing.without(done), size, parts.next_number())
+        engines: set[str] = set()
+        with tqdm(total=count, initial=kept, desc=run.what, unit="clip", file=sys.stderr) as bar:
+            failed, heard_s = 0, 0.0
+            for one in _rounds(partial(work, recipe=recipe), jobs, run):
+                engines.add(one.engine)
+                failed += one.failed
+                heard_s += one.heard_s
+                seconds = bar.format_dict["elapsed"]
+                bar.set_postfix(failed=failed, speed=f"{heard_s / max(seconds, 1e-9):.0f}x real time", refresh=False)
+                bar.update(one.recordings)
+        parts.keep(listing.keys, failed=True)  # a process that was thought lost may have written a file, too
+        if run.out.suffix:
+            _merge(parts, run)
+    failed = parts.failed()
+    told = f" ({kept} kept from an earlier run)" if kept else ""
+    by = f" by {', '.join(sorted(engines))}" if engines else ""
+    bad = f"; {failed} could not be used, see the column error" if failed else ""
+    print(f"{count - failed} of {count} recordings{told} in {printable(run.out)}{by}{bad}", file=sys.stderr)
+    return 0 if not failed else 2 if failed == count else 1
+
+
+def _jobs(recordings: Iterator[tuple[str, int]], size: int, first: int) -> Iterator[Job]:
+    number = first
+    while some := tuple(islice(recordings, size)):
+        yield Job(number, some)
+        number += 1
+
+
+def _rounds(function: Callable[[Job], Done], jobs: Iterator[Job], run: Spread) -> Iterator[Done]:
+    if run.cluster is None:
+        return in_processes(function, jobs, run.workers)
+    return on_cluster(function, jobs, run.cluster)
+
+
+def _merge(parts: Parts, run: Spread) -> None:
+    """Make the table that was asked for of its parts."""
+    with ExitStack() as stack:
+        if isinstance(run.out, Address):
+            out = Path(stack.enter_context(TemporaryDirectory())) / run.out.name
+        else:
+            out = run.out
+        with open_table(out, run.columns) as table:
+            for records in parts.records():
+                table.add(records)
+        if isinstance(run.out, Address):
+            run.out.upload(out)

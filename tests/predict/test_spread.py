@@ -1,0 +1,290 @@
+import io
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pandas as pd
+import pytest
+
+from spectro.addresses import Address, place
+from spectro.errors import PredictionError
+from spectro.predict import spread
+from spectro.predict.output.parts import Answered, Listing, Parts, key_of, parts_in, write_part
+from spectro.verbs import predict, timeline
+from spectro.verbs.predict import PredictSettings
+from spectro.verbs.timeline import TimelineSettings
+from tests.conftest import REPOSITORY, World, WriteWav, voice
+
+COLUMNS = ("path", "label", "error")
+
+
+@pytest.fixture
+def calls(tmp_path: Path, wav: WriteWav) -> Path:
+    """Six recordings, and one that is none."""
+    for number in range(6):
+        wav(f"calls/{number}.wav", voice(pitch=120 + 20 * number))
+    (tmp_path / "calls" / "broken.wav").write_bytes(b"RIFF no recording")
+    return tmp_path / "calls"
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spread, "FEWEST", 2)
+
+
+@pytest.fixture(params=["folder", "address"])
+def out(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path | Address]:
+    if request.param == "folder":
+        yield tmp_path / "table"
+        return
+    yield Address("memory://results/table")
+    fsspec.filesystem("memory").store.clear()
+
+
+def run_in_parts(world: World, calls: Path, out: Path | Address, **changes: object) -> int:
+    """Run as a cluster would, in this process."""
+    settings = PredictSettings(inputs=[str(calls)], out=out, checkpoint=world.checkpoint, device="cpu", **changes)  # type: ignore[arg-type]
+    return predict._spread(settings)
+
+
+def rows(out: Path | Address) -> pd.DataFrame:
+    found = [pd.read_parquet(io.BytesIO(one.read_bytes())) for one in parts_in(out)]
+    return pd.concat(found, ignore_index=True)
+
+
+def local_rows(world: World, calls: Path, folder: Path) -> pd.DataFrame:
+    settings = PredictSettings(inputs=[str(calls)], out=folder, checkpoint=world.checkpoint, device="cpu")
+    predict.run(settings)
+    return rows(folder)
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The recordings that have been drawn."""
+    names: list[str] = []
+    before = predict.Predictor.draw
+
+    def draw(self: predict.Predictor, source: object) -> object:
+        names.append(Path(str(getattr(source, "name", source))).name)
+        return before(self, source)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(predict.Predictor, "draw", draw)
+    return names
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_rows_are_those_of_a_run_without_parts(
+    world: World, calls: Path, out: Path | Address, tmp_path: Path, drawn: list[str]
+) -> None:
+    expected = local_rows(world, calls, tmp_path / "local")
+    drawn.clear()
+    assert run_in_parts(world, calls, out) == 1
+    assert len(parts_in(out)) == 4
+    pd.testing.assert_frame_equal(rows(out), expected)
+    assert len(drawn) == 7
+    drawn.clear()
+    assert run_in_parts(world, calls, out) == 1
+    assert drawn == ["broken.wav"]  # what could not be used is tried again
+    pd.testing.assert_frame_equal(rows(out).sort_values("path", ignore_index=True), expected)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_killed_run_goes_on(
+    world: World, calls: Path, out: Path | Address, tmp_path: Path, drawn: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = local_rows(world, calls, tmp_path / "local")
+    before = spread.work
+
+    def dying(job: spread.Job, recipe: spread.Recipe) -> spread.Done:
+        if job.number == 2:
+            raise KeyboardInterrupt
+        return before(job, recipe)
+
+    monkeypatch.setattr(spread, "work", dying)
+    with pytest.raises(KeyboardInterrupt):
+        run_in_parts(world, calls, out)
+    assert len(rows(out)) == 4
+    monkeypatch.setattr(spread, "work", before)
+    drawn.clear()
+    assert run_in_parts(world, calls, out) == 1
+    assert len(drawn) == 3
+    pd.testing.assert_frame_equal(rows(out), expected)
+
+
+@pytest.mark.usefixtures("small_parts")
+def test_a_recording_that_changes_or_goes_is_not_told_of_twice(
+    world: World, calls: Path, out: Path | Address, wav: WriteWav, drawn: list[str]
+) -> None:
+    run_in_parts(world, calls, out)
+    wav("calls/1.wav", voice(3.0))
+    (calls / "4.wav").unlink()
+    (calls / "broken.wav").unlink()
+    drawn.clear()
+    assert run_in_parts(world, calls, out) == 0
+    assert drawn == ["1.wav"]
+    found = rows(out)
+    assert sorted(Path(path).name for path in found["path"]) == ["0.wav", "1.wav", "2.wav", "3.wav", "5.wav"]
+    assert found.set_index("path")["end_s"][str(calls / "1.wav")] == 3.0
+
+
+def test_other_settings_make_all_rows_again(
+    world: World, calls: Path, out: Path | Address, capsys: pytest.CaptureFixture[str], drawn: list[str]
+) -> None:
+    run_in_parts(world, calls, out)
+    drawn.clear()
+    run_in_parts(world, calls, out, min_margin=0.5)
+    assert "7 rows of another checkpoint, other settings" in capsys.readouterr().err
+    assert len(drawn) == len(rows(out)) == 7
+
+
+@pytest.mark.parametrize("name", ["table.csv", "table.jsonl", "table.parquet", "table.json"])
+@pytest.mark.parametrize("where", ["", "memory://results/"])
+def test_other_tables_are_made_of_the_parts(world: World, calls: Path, tmp_path: Path, where: str, name: str) -> None:
+    plain = tmp_path / f"local-{name}"
+    predict.run(PredictSettings(inputs=[str(calls)], out=plain, checkpoint=world.checkpoint, device="cpu"))
+    out = place(f"{where}{name}") if where else tmp_path / name
+    assert run_in_parts(world, calls, out) == 1
+    assert out.read_bytes() == plain.read_bytes() or name.endswith("parquet")
+    if name.endswith("parquet"):
+        pd.testing.assert_frame_equal(pd.read_parquet(io.BytesIO(out.read_bytes())), pd.read_parquet(plain))
+    fsspec.filesystem("memory").store.clear()
+
+
+def test_a_file_of_others_is_not_taken_for_a_part(world: World, calls: Path, out: Path | Address) -> None:
+    foreign = io.BytesIO()
+    pd.DataFrame({"a": [1]}).to_parquet(foreign)
+    if isinstance(out, Path):
+        out.mkdir()
+    (out / "part-00000.parquet").write_bytes(foreign.getvalue())
+    with pytest.raises(PredictionError, match="is there already"):
+        run_in_parts(world, calls, out)
+    assert (out / "part-00000.parquet").read_bytes() == foreign.getvalue()
+
+
+def test_a_part_that_breaks_off_is_made_again(world: World, calls: Path, out: Path | Address) -> None:
+    run_in_parts(world, calls, out)
+    expected = rows(out)
+    (part,) = parts_in(out)
+    part.write_bytes(part.read_bytes()[:-20])
+    assert run_in_parts(world, calls, out) == 1
+    pd.testing.assert_frame_equal(rows(out), expected)
+
+
+def test_rows_that_two_processes_wrote_count_once(out: Path | Address) -> None:
+    def record(path: str) -> dict[str, str]:
+        return {"path": path, "label": "happy", "error": ""}
+
+    answered = [Answered(key_of(path, None), [record(path)]) for path in "abc"]
+    Parts(out, "one")
+    write_part(out, "part-00000-x.parquet", answered, COLUMNS, "one")
+    write_part(out, "part-00000-y.parquet", answered[1:], COLUMNS, "one")
+    parts = Parts(out, "one")
+    wanted = np.sort(np.array([one.key for one in answered], np.uint64))
+    assert parts.keep(wanted, failed=True).all()
+    assert [row["path"] for rows in parts.records() for row in rows] == ["a", "b", "c"]
+
+
+def test_a_list_is_kept_off_memory_and_names_each_recording_once(tmp_path: Path) -> None:
+    places = [tmp_path / name for name in ("b\n.wav", "a.wav", "b\n.wav", os.fsdecode(b"\xff.wav"))]
+    with Listing(places) as listing:
+        assert len(listing.keys) == 3
+        done = listing.keys == key_of(str(places[1]), None)
+        assert [path for path, _key in listing.without(done)] == [str(places[0]), str(places[3])]
+
+
+def test_timelines_are_made_in_parts_too(world: World, calls: Path, out: Path | Address, tmp_path: Path) -> None:
+    def settings(where: Path | Address) -> TimelineSettings:
+        return TimelineSettings(inputs=[str(calls)], out=where, checkpoint=world.checkpoint, device="cpu")
+
+    assert timeline.run(settings(tmp_path / "local")) == 1
+    assert timeline._spread(settings(out)) == 1
+    pd.testing.assert_frame_equal(rows(out), rows(tmp_path / "local"))
+    assert timeline._spread(settings(out)) == 1
+    assert len(rows(out)) == len(rows(tmp_path / "local"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"cluster": "local"}, "name one with --out"),
+        ({"cluster": "local", "out": Path("table"), "follow": True}, "follow writes a table on this machine"),
+    ],
+)
+def test_what_a_cluster_cannot_do_is_refused(changes: dict[str, object], told: str) -> None:
+    with pytest.raises(PredictionError, match=told):
+        PredictSettings(inputs=["x"], **changes)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A bucket on a server of this machine."""
+    pytest.importorskip("s3fs", reason="spectro[s3] is not installed")
+    server_of = pytest.importorskip("moto.server", reason="moto is not installed")
+    server = server_of.ThreadedMotoServer("127.0.0.1", 0)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+    }.items():
+        monkeypatch.setenv(name, value)
+    system = fsspec.filesystem("s3", skip_instance_cache=True)
+    system.mkdir("bucket")
+    yield "s3://bucket"
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    server.stop()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("small_parts")
+def test_recordings_and_tables_lie_in_s3(
+    world: World, calls: Path, s3: str, tmp_path: Path, drawn: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = local_rows(world, calls, tmp_path / "local")
+    expected["path"] = [f"{s3}/calls/{Path(path).name}" for path in expected["path"]]
+    for one in calls.iterdir():
+        Address(f"{s3}/calls/{one.name}").write_bytes(one.read_bytes())
+    out = f"{s3}/results/table"
+
+    def run(where: str) -> int:
+        return predict.run(
+            PredictSettings(inputs=[f"{s3}/calls"], out=place(where), checkpoint=world.checkpoint, device="cpu")
+        )
+
+    drawn.clear()
+    assert run(out) == 1
+    pd.testing.assert_frame_equal(rows(Address(out)), expected)
+    for part in parts_in(Address(out))[2:]:
+        part.remove()
+    drawn.clear()
+    assert run(out) == 1
+    assert len(drawn) == 3
+    pd.testing.assert_frame_equal(rows(Address(out)), expected)
+    assert run(f"{s3}/results/table.csv") == 1
+    assert len(Address(f"{s3}/results/table.csv").read_bytes().splitlines()) == 8
+    drawn.clear()
+    assert run(str(tmp_path / "here.csv")) == 1  # recordings there, the table here
+    assert run(str(tmp_path / "here.csv")) == 1
+    assert drawn == [*sorted(one.name for one in calls.iterdir()), "broken.wav"]
+
+
+def test_a_cluster_answers_as_this_machine_does(world: World, calls: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray.data", reason="spectro[ray] is not installed")
+    expected = local_rows(world, calls, tmp_path / "local")
+
+    def spectro(verb: str, out: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "spectro", verb, str(calls), "--checkpoint", str(world.checkpoint)]
+        command += ["--device", "cpu", "--out", str(tmp_path / out), "--cluster", "local", "--cluster_cpus", "1"]
+        return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+
+    done = spectro("predict", "table")
+    assert done.returncode == 1, done.stderr
+    pd.testing.assert_frame_equal(rows(tmp_path / "table"), expected)
+    assert "6 of 7 recordings" in done.stderr and "1 could not be used" in done.stderr
+    assert "Ray" not in done.stderr and "Traceback" not in done.stderr

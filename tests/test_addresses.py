@@ -1,0 +1,125 @@
+import io
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pytest
+import soundfile
+
+from spectro.addresses import AT_ONCE, Address, is_address, place, sign_at
+from spectro.audio import recording
+from spectro.errors import AudioError, PredictionError, SpectroError
+from spectro.predict.inputs import expand, stems
+from tests.conftest import voice
+
+
+@pytest.fixture
+def memory() -> Iterator[fsspec.AbstractFileSystem]:
+    system = fsspec.filesystem("memory")
+    yield system
+    system.store.clear()
+    system.pseudo_dirs[:] = [""]
+
+
+def sound(seconds: float = 2.0) -> bytes:
+    stream = io.BytesIO()
+    soundfile.write(stream, voice(seconds), 16_000, format="WAV")
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("s3://bucket/a.wav", Address("s3://bucket/a.wav")),
+        ("/tmp/a.wav", Path("/tmp/a.wav")),
+        ("C://a.wav", Path("C://a.wav")),
+        ("file:///tmp/a.wav", Path("/tmp/a.wav")),
+        ("a://b", Path("a://b")),
+    ],
+)
+def test_addresses_are_told_from_paths(text: str, expected: object) -> None:
+    assert place(text) == expected
+    assert place(expected) == expected  # type: ignore[arg-type]
+    assert is_address("file:///tmp/a.wav") and not is_address("/tmp/a.wav")
+
+
+def test_an_address_has_the_parts_of_a_path() -> None:
+    one = Address("s3://bucket/calls/a b#1.WAV")
+    assert (one.name, one.suffix, str(one.parent)) == ("a b#1.WAV", ".WAV", "s3://bucket/calls")
+    assert str(one.parent / "x") == "s3://bucket/calls/x"
+    assert Address("s3://bucket").suffix == "" and Address("s3://bucket/table").suffix == ""
+
+
+def test_folders_are_searched_in_order(memory: fsspec.AbstractFileSystem) -> None:
+    for name in ("/calls/b/x.wav", "/calls/a/y.WAV", "/calls/z.flac", "/calls/note.txt", "/calls/.hidden.wav"):
+        memory.pipe(name, b"content")
+    found = list(expand(["memory://calls"]))
+    assert [str(one) for one in found] == [
+        "memory://calls/z.flac",
+        "memory://calls/a/y.WAV",
+        "memory://calls/b/x.wav",
+    ]
+    assert [one.signature for one in found] == [Address(str(one)).sign() for one in found]
+    assert [str(one) for one in stems(found)] == ["z", "a/y", "b/x"]
+
+
+def test_lists_name_addresses_and_lie_at_addresses(memory: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
+    memory.pipe("/calls/list.txt", b"a.wav\r\n\nmemory://other/b.wav\n")
+    (tmp_path / "list.csv").write_text("path,who\nmemory://calls/c.wav,me\nd.wav,you\n")
+    found = expand(["memory://calls/list.txt", tmp_path / "list.csv"])
+    assert list(map(str, found)) == [
+        "memory://calls/a.wav",
+        "memory://other/b.wav",
+        "memory://calls/c.wav",
+        str(tmp_path / "d.wav"),
+    ]
+
+
+def test_what_is_not_there_is_told(memory: fsspec.AbstractFileSystem) -> None:
+    with pytest.raises(PredictionError, match=r"memory://nothing: is not there"):
+        list(expand(["memory://nothing"]))
+    with pytest.raises(AudioError, match=r"memory://gone\.wav: cannot be opened \(is not there\)"):
+        recording.read(Address("memory://gone.wav"), sample_rate=16_000)
+    assert sign_at(Address("memory://gone.wav")) is None
+    with pytest.raises(SpectroError, match=r"nosuch://x: Protocol not known: nosuch"):
+        list(expand(["nosuch://x"]))
+
+
+def test_a_service_that_fails_is_named(memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("no credentials\nat all")
+
+    monkeypatch.setattr(type(memory), "exists", refuse)
+    with pytest.raises(OSError, match="no credentials") as told:
+        list(expand(["memory://calls"]))
+    assert (told.value.filename, told.value.strerror) == ("memory://calls", "no credentials")
+
+
+def test_a_recording_is_the_same_from_a_disk_and_from_an_address(
+    memory: fsspec.AbstractFileSystem, tmp_path: Path
+) -> None:
+    memory.pipe("/a.wav", sound())
+    (tmp_path / "a.wav").write_bytes(sound())
+    there = recording.read(Address("memory://a.wav"), sample_rate=16_000)
+    np.testing.assert_array_equal(there, recording.read(tmp_path / "a.wav", sample_rate=16_000))
+    assert recording.duration_s(Address("memory://a.wav")) == 2.0
+
+
+def test_a_long_file_is_not_fetched_whole(memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory.pipe("/long.wav", b"x" * (AT_ONCE + 1))
+    fetched: list[str] = []
+    monkeypatch.setattr(type(memory), "cat_file", lambda *_, **__: fetched.append("whole"))
+    with Address("memory://long.wav").opened() as stream:
+        assert stream.read(3) == b"xxx" and not fetched
+
+
+def test_a_file_written_anew_has_another_signature(memory: fsspec.AbstractFileSystem) -> None:
+    one = Address("memory://folder/one")
+    one.write_bytes(b"first")
+    before = one.sign()
+    assert one.read_bytes() == b"first" and one.kind() == "file" and one.parent.kind() == "folder"
+    one.write_bytes(b"other")
+    assert one.sign() != before
+    one.remove()
+    assert one.kind() is None
