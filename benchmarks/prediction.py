@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 from clips import spread
 
-from spectro.engines.base import batch
+from spectro.engines.base import batch, threads
 from spectro.engines.export import export
 from spectro.model import checkpoint as checkpoints
 from spectro.model.backbones import SpectrogramNet
 from spectro.model.checkpoint import Checkpoint
 from spectro.model.locate import default_checkpoint
 from spectro.picture.spec import SpectrogramSpec
-from spectro.predict.batches import READERS, score_all
+from spectro.predict.batches import score_all
 from spectro.predict.predictor import Predictor
 
 KINDS = [
@@ -245,7 +245,7 @@ def main() -> None:
         export(folder, exported, [drawer.draw(clip) for clip in clips[:32]])
         found: dict[str, Any] = {
             "threads": os.environ.get("OMP_NUM_THREADS", f"{os.cpu_count()} cores"),
-            "reading_threads": READERS,
+            "reading_threads": threads(),
         }
         if given.cold:
             found["cold"] = measure_cold(folder, exported, clips[0], given.rounds)

@@ -21,8 +21,10 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def in_processes(work: Callable[[Item], Result], items: Iterable[Item], count: int) -> Iterator[Result]:
-    """Yield what `work` makes of each item, in the order in which it comes.
+def in_processes(
+    work: Callable[[Item], Result], items: Iterable[Item], count: int, *, ordered: bool = False
+) -> Iterator[Result]:
+    """Yield what `work` makes of each item, in the order in which it comes, or `ordered` as the items are.
 
     An interrupt of the whole group of processes (Ctrl-C) reaches this one alone. Whenever the iterator is left, what
     has been begun is finished, and the processes end.
@@ -31,6 +33,7 @@ def in_processes(work: Callable[[Item], Result], items: Iterable[Item], count: i
         work: a function that can be imported, or a `functools.partial` of one.
         items: taken as they are needed.
         count: processes; 1 works in this one.
+        ordered: keep the order of the items.
 
     Raises:
         TerminatedWorkerError: a process was killed.
@@ -41,16 +44,17 @@ def in_processes(work: Callable[[Item], Result], items: Iterable[Item], count: i
     threads = str(max(1, (os.cpu_count() or 1) // count))
     own = {name: os.environ.get(name, threads) for name in THREADS}
     pool = ProcessPoolExecutor(count, timeout=IDLE_S, initializer=_ignore_interrupts, env=own)
-    remaining, waiting, started = iter(items), set[Future[Result]](), False
+    remaining, waiting, started = iter(items), list[Future[Result]](), False
     try:
         while True:
             for item in islice(remaining, AHEAD * count - len(waiting)):
                 with _born_deaf() if not started else nullcontext():
-                    waiting.add(pool.submit(work, item))
+                    waiting.append(pool.submit(work, item))
                 started = True
             if not waiting:
                 return
-            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            done = wait(waiting[:1] if ordered else waiting, return_when=FIRST_COMPLETED).done
+            waiting = [future for future in waiting if future not in done]
             for future in done:
                 yield future.result()
     finally:

@@ -1,12 +1,11 @@
 """Recordings and pictures -> rows, in batches; the next batch is drawn while the network runs."""
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import BinaryIO, Protocol, TypeVar
 
@@ -15,7 +14,7 @@ import numpy as np
 from spectro.addresses import Address, Place
 from spectro.audio import recording
 from spectro.audio.source import fetched
-from spectro.engines.base import Scores
+from spectro.engines.base import Scores, threads
 from spectro.errors import AudioError, ImageError, PredictionError
 from spectro.files import path_text
 from spectro.picture import png
@@ -23,13 +22,15 @@ from spectro.picture.spec import Image
 from spectro.predict.inputs import reason_of
 from spectro.predict.results import Row, Scorer, verdict
 
-READERS = max(2, min(8, os.cpu_count() or 2))  # threads that draw; decoding keeps them from being more use
+MOST_READERS = 8  # threads that draw; decoding keeps more of them from being of use
+FETCHERS = 16
+"""Threads that draw what has to be fetched first, which they wait for most of the time."""
 
 Item = TypeVar("Item")
 
 
 def score_all(
-    scorer: Scorer, items: Iterable[Item], draw: Callable[[Item], Image], *, batch_size: int = 32
+    scorer: Scorer, items: Iterable[Item], draw: Callable[[Item], Image], *, batch_size: int = 32, readers: int = 0
 ) -> Iterator[tuple[Item, Scores | AudioError | ImageError]]:
     """Yield each item with its scores (of one picture), in order; at most two batches are in memory.
 
@@ -40,6 +41,7 @@ def score_all(
         items: what pictures are drawn of.
         draw: draws one picture; an `AudioError` or `ImageError` that it raises stands in place of the item's scores.
         batch_size: pictures that the network takes at a time.
+        readers: threads that draw; 0 for as many as there are cores for this process.
 
     Raises:
         PredictionError: the batch size is not positive.
@@ -47,7 +49,7 @@ def score_all(
     check_batch_size(batch_size)
     waiting: deque[list[tuple[Item, Future[Image]]]] = deque()
     remaining = iter(items)
-    with ThreadPoolExecutor(READERS) as pool:
+    with ThreadPoolExecutor(readers or min(MOST_READERS, threads())) as pool:
         while chunk := list(islice(remaining, batch_size)):
             waiting.append([(item, pool.submit(draw, item)) for item in chunk])
             if len(waiting) > 1:
@@ -119,7 +121,11 @@ def predict_rows(predictor: Draws, paths: Iterable[Place], *, batch_size: int = 
             clip.lasts_s = round(recording.duration_s(source), 3)
             return pixels
 
-    for clip, outcome in score_all(predictor, map(_Clip, paths), draw, batch_size=batch_size):
+    remaining = iter(paths)
+    first = list(islice(remaining, 1))
+    clips = map(_Clip, chain(first, remaining))
+    readers = FETCHERS if isinstance(first[0] if first else None, Address) else 0
+    for clip, outcome in score_all(predictor, clips, draw, batch_size=batch_size, readers=readers):
         path = clip.path
         if not isinstance(outcome, Scores):
             yield Row(path=path_text(path), error=reason_of(outcome, path))

@@ -12,8 +12,8 @@ rendered, with the reason) and `rejected.csv` (recordings that are not of the co
 
 import os
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from spectro.audio import recording
 from spectro.audio.augment import AugmentSettings
+from spectro.cluster import Cluster, check_installed, on_cluster
 from spectro.corpora import splits
 from spectro.corpora.datasets import synthetic
 from spectro.corpora.labels import label_clips, tally
@@ -69,6 +70,9 @@ class RenderSettings:
             uses those of its own clips.
         fold: fold of that protocol.
         workers: number of processes; 0 for one per core.
+        cluster: spread the work with Ray: auto over the cluster that this machine belongs to, HOST:6379 or
+            ray://HOST:10001 over another, local over a cluster that is started here. All its machines must see source
+            and out where this one does, and have the same spectro. null works here alone.
         max_duration_s: recordings longer than this fail, in seconds.
         overwrite: render again over pictures with other settings, instead of refusing.
     """
@@ -82,6 +86,7 @@ class RenderSettings:
     protocol: str | None = None
     fold: int = 0
     workers: int = 0
+    cluster: str | None = None
     max_duration_s: float = recording.DEFAULT_MAX_DURATION_S
     overwrite: bool = False
 
@@ -117,6 +122,8 @@ def render(settings: RenderSettings) -> Rendering:
         CorpusError: the corpus cannot be read.
         SpecError: the spec contradicts itself.
     """
+    if settings.cluster is not None:
+        check_installed()
     if settings.copies < 0:
         raise RenderError(f"copies is {settings.copies}; it must be 0 or more")
     source = settings.source or Path("data/corpora") / settings.corpus
@@ -192,10 +199,14 @@ def _work(jobs: list[Job], settings: RenderSettings, out: Path) -> Iterator[Outc
     (out / IMAGES).mkdir(parents=True, exist_ok=True)
     remove_leftovers(out / IMAGES)
     mark = fingerprint(_settings_dict(settings))
-    recipe = Recipe(out, settings.spec, settings.augment, settings.max_duration_s, mark)
+    recipe = Recipe(out.absolute(), settings.spec, settings.augment, settings.max_duration_s, mark)
     some = max(1, TOGETHER // (1 + settings.copies))
     chunks = (jobs[start : start + some] for start in range(0, len(jobs), some))
-    rounds = in_processes(partial(draw_clips, recipe=recipe), chunks, settings.workers or os.cpu_count() or 1)
+    work = partial(draw_clips, recipe=recipe)
+    if settings.cluster is None:
+        rounds = in_processes(work, chunks, settings.workers or os.cpu_count() or 1)
+    else:
+        rounds = on_cluster(work, _absolute(chunks), Cluster(address=settings.cluster))
     failed = 0
     with tqdm(total=len(jobs), desc="rendering", unit="clip") as progress:
         try:
@@ -209,6 +220,12 @@ def _work(jobs: list[Job], settings: RenderSettings, out: Path) -> Iterator[Outc
                 "a worker process was killed, most likely for want of memory; "
                 "run the same command again to go on (with fewer --workers)"
             ) from error
+
+
+def _absolute(chunks: Iterable[list[Job]]) -> Iterator[list[Job]]:
+    """Yield jobs with paths that are the same on all machines."""
+    for jobs in chunks:
+        yield [replace(job, path=str(Path(job.path).absolute())) for job in jobs]
 
 
 def _write_index(

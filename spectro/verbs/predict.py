@@ -6,7 +6,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,7 +16,8 @@ from tqdm import tqdm
 
 from spectro.addresses import Address, Place, sign_at
 from spectro.audio import recording
-from spectro.engines.base import EngineName, Precision
+from spectro.engines.base import EngineName, Precision, threads
+from spectro.engines.pytorch import TorchEngine
 from spectro.errors import PredictionError
 from spectro.files import Signature, fingerprint, printable
 from spectro.model.locate import default_checkpoint
@@ -28,6 +29,10 @@ from spectro.predict.output.tables import SHARD_ROWS, Record, Table, check_name,
 from spectro.predict.predictor import Predictor
 from spectro.predict.results import Row
 from spectro.predict.spread import PART_ROWS, Network, Spread, cluster_of, spread
+from spectro.processes import in_processes
+
+FEW, FEW_FOR_TORCH = 500, 3000
+"""Recordings from which on several processes are faster than one, which starts sooner; PyTorch's start takes longer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +58,8 @@ class PredictSettings:
         engine: what runs the network; auto uses the fastest engine that is installed (onnx and openvino are extras).
         precision: float32, or bfloat16 for more speed; close calls are computed in float32 either way (torch,
             openvino).
+        workers: processes that draw and compute; 0 for one per core where there are recordings enough to make up for
+            their start. Each has a network of its own, on one thread. On a GPU there is one.
         max_duration_s: recordings longer than this are refused, in seconds.
         min_margin: answer `unsure` if the two most likely labels' probabilities are closer than this, 0 to 1.
         min_speech: answer `no speech` if the probability that somebody speaks is below this, 0 to 1; 0 for never.
@@ -77,6 +84,7 @@ class PredictSettings:
     device: str | None = None
     engine: EngineName = "auto"
     precision: Precision = "float32"
+    workers: int = 0
     max_duration_s: float = recording.DEFAULT_MAX_DURATION_S
     min_margin: float = 0.0
     min_speech: float = 0.5
@@ -93,6 +101,8 @@ class PredictSettings:
         for name in ("batch_size", "shard_rows"):
             if getattr(self, name) < 1:
                 raise PredictionError(f"{name} is {getattr(self, name)}; at least 1 is needed")
+        if self.workers < 0:
+            raise PredictionError(f"workers is {self.workers}; it must be 0 or more")
         if not self.settle_s > 0:
             raise PredictionError(f"settle_s is {self.settle_s}; it must be positive")
         check_name(self.out)
@@ -208,6 +218,7 @@ class Run:
         self._settings, self._predictor, self._journal = settings, predictor, journal
         self._bar = tqdm(total=expected, desc="predicting", unit="clip", file=sys.stderr)
         self._started, self._heard_s = time.perf_counter(), 0.0
+        self._left = expected
         self._bad: dict[str, bool] = {}
         self._kept = self.failed = 0
 
@@ -228,6 +239,7 @@ class Run:
             yield records
             self._count(records)
         self._kept = self.total
+        self._left -= self._kept
         self._bar.initial = self._bar.n  # the rate is that of this run
 
     def classify(self, paths: Iterable[Place], table: Table) -> None:
@@ -239,7 +251,7 @@ class Run:
                 signed.append((path, sign_at(path)))
                 yield path
 
-        rows = predict_rows(self._predictor, sign_each(), batch_size=self._settings.batch_size)
+        rows = self._rows(sign_each())
         while batch := list(islice(rows, self._settings.batch_size)):
             records = [row.record(self._predictor.labels, embeddings=self._settings.embeddings) for row in batch]
             if self._journal:
@@ -247,6 +259,18 @@ class Run:
             table.add(records)
             self._heard_s += sum(row.end_s for row in batch if not row.error)
             self._count(records)
+
+    def _rows(self, paths: Iterable[Place]) -> Iterator[Row]:
+        """Yield the row of each recording, in order; by processes where there are many."""
+        size, count = self._settings.batch_size, _processes(self._settings, self._predictor, self._left)
+        if count == 1:
+            yield from predict_rows(self._predictor, paths, batch_size=size)
+            return
+        remaining = iter(paths)
+        batches = iter(lambda: list(islice(remaining, size)), [])
+        work = partial(_rows_of, network=self._settings.network, embeddings=self._settings.embeddings)
+        for rows in in_processes(work, batches, count, ordered=True):
+            yield from rows
 
     def summary(self) -> str:
         """Return a line about all rows."""
@@ -265,6 +289,22 @@ class Run:
         speed = self._heard_s / (time.perf_counter() - self._started)
         self._bar.set_postfix(failed=self.failed, speed=f"{speed:.0f}x real time", refresh=False)
         self._bar.update(self.total - self._bar.n)
+
+
+def _processes(settings: PredictSettings, predictor: Predictor, recordings: int) -> int:
+    """Return how many processes answer for so many recordings."""
+    if settings.workers:
+        return settings.workers
+    engine = predictor.engine
+    on_gpu = isinstance(engine, TorchEngine) and engine.device.type != "cpu"
+    enough = FEW_FOR_TORCH if isinstance(engine, TorchEngine) else FEW
+    return 1 if on_gpu or settings.follow or recordings < enough else threads()
+
+
+def _rows_of(paths: list[Place], network: Network, embeddings: bool) -> list[Row]:
+    """Return the rows of some recordings; in a process of its own."""
+    rows = predict_rows(network.predictor(), paths, batch_size=len(paths))
+    return [row if embeddings else replace(row, embedding=None) for row in rows]
 
 
 def _depends(settings: PredictSettings) -> str:

@@ -180,8 +180,8 @@ def test_rows_that_two_processes_wrote_count_once(out: Path | Address) -> None:
 
     answered = [Answered(key_of(path, None), [record(path)]) for path in "abc"]
     Parts(out, "one")
-    write_part(out, "part-00000-x.parquet", answered, COLUMNS, "one")
-    write_part(out, "part-00000-y.parquet", answered[1:], COLUMNS, "one")
+    write_part(out, f"part-00000-{8 * 'a'}.parquet", answered, COLUMNS, "one")
+    write_part(out, f"part-00000-{8 * 'b'}.parquet", answered[1:], COLUMNS, "one")
     parts = Parts(out, "one")
     wanted = np.sort(np.array([one.key for one in answered], np.uint64))
     assert parts.keep(wanted, failed=True).all()

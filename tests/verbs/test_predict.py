@@ -228,6 +228,18 @@ def test_a_followed_folder_keeps_rows_of_what_has_gone(tmp_path: Path) -> None:
         assert list(journal.records()) == [[{"path": "a"}, {"path": "c"}]]
 
 
+@pytest.mark.parametrize("embeddings", [False, True])
+def test_processes_answer_as_one_does(world: World, tmp_path: Path, embeddings: bool) -> None:
+    tables = []
+    for workers in (1, 2):
+        out = tmp_path / f"{workers}.parquet"
+        assert run(settings(world, out, world.corpus, workers=workers, engine="onnx", embeddings=embeddings)) == 0
+        tables.append(pd.read_parquet(out))
+    one, two = tables
+    assert len(one) == 48 and list(two["path"]) == sorted(two["path"])
+    pd.testing.assert_frame_equal(one, two)
+
+
 def test_shards_leave_what_is_not_theirs(world: World, tmp_path: Path, wav: WriteWav) -> None:
     out = tmp_path / "shards"
     out.mkdir()

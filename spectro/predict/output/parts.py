@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from spectro.addresses import Address, Place, sign_at
 from spectro.errors import PredictionError
 from spectro.files import Signature, printable, remove_leftovers, write_bytes
-from spectro.predict.output.tables import Record, arrow_schema
+from spectro.predict.output.tables import PART, Record, arrow_schema, shards
 
 Keys: TypeAlias = npt.NDArray[np.uint64]
 
@@ -119,7 +119,8 @@ class Parts:
 
     def next_number(self) -> int:
         """Return the number of the next file."""
-        return 1 + max((int(part.name.split("-")[1].split(".")[0]) for part in parts_in(self.folder)), default=-1)
+        names = [PART.fullmatch(part.name) for part in parts_in(self.folder)]
+        return 1 + max((int(name["number"]) for name in names if name), default=-1)
 
     def keep(self, wanted: Keys, *, failed: bool) -> npt.NDArray[np.bool_]:
         """Remove the rows of recordings that are not wanted, or have rows already; files are written anew for that.
@@ -172,11 +173,10 @@ class Parts:
 def parts_in(folder: Place) -> list[Place]:
     """Return the files of a table in parts, in their order."""
     if isinstance(folder, Path):
-        return [*sorted(folder.glob("part-*.parquet"))]
+        return [*shards(folder)]
     if folder.kind() is None:
         return []
-    names = (one for one in folder.files() if one.name.startswith("part-") and one.suffix == ".parquet")
-    return sorted(names, key=str)
+    return sorted((one for one in folder.files() if PART.fullmatch(one.name)), key=str)
 
 
 def write_part(folder: Place, name: str, answered: Sequence[Answered], columns: Sequence[str], identity: str) -> None:

@@ -7,6 +7,7 @@ terminal, where what a terminal would obey is shown as escapes. Other text is wh
 cell of a CSV is a formula to a spreadsheet (see `outputs`).
 """
 
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -25,6 +26,8 @@ Record: TypeAlias = dict[str, Any]
 
 ENDINGS = (".csv", ".parquet", ".json", ".jsonl", "")
 SHARD_ROWS = ROWS_IN_GROUP = 10_000
+PART = re.compile(r"part-(?P<number>\d{5,})(-[0-9a-f]{8})?\.parquet")
+"""How the files of a table in parts are called: by a number, and, where several write, by the run."""
 
 
 class Table(Protocol):
@@ -172,7 +175,7 @@ def check_name(out: Place | None) -> None:
 
 def shards(folder: Path) -> list[Path]:
     """Return the parts of a table that a folder holds."""
-    return sorted(folder.glob("part-*.parquet"))
+    return sorted(one for one in folder.glob("part-*.parquet") if PART.fullmatch(one.name))
 
 
 @contextmanager

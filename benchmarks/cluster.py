@@ -1,0 +1,222 @@
+"""What does it cost to spread a folder run over a cluster, and what is lost when a part of the cluster is?
+
+python benchmarks/cluster.py FOLDER... --overhead [--recordings 20000] [--nodes 2 4] [--rounds 3]
+python benchmarks/cluster.py FOLDER... --kills [--recordings 6000]     # of a node, then of the run itself, half-way
+python benchmarks/cluster.py FOLDER... --memory 1000 200000            # the most that run and workers take
+python benchmarks/cluster.py FOLDER... --costs                         # what the model of ten million is made of
+
+The cluster is Ray's own for tests: nodes of one processor each, on this machine, so that a cluster of two nodes has the
+cores that the local run has. It is started before the clock is. Recordings are those below FOLDER, repeated as links.
+"""
+
+import argparse
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import psutil
+from clips import spread
+
+from spectro.addresses import place
+from spectro.predict.output.parts import Listing, parts_in
+
+POLL_S = 0.2
+
+
+def links(clips: list[Path], count: int, folder: Path) -> Path:
+    """Return a folder of so many links to recordings, a thousand in each folder below."""
+    for number in range(count):
+        clip = clips[number % len(clips)].resolve()
+        one = folder / f"{number // 1000:04}" / f"{number:07}{clip.suffix}"
+        one.parent.mkdir(parents=True, exist_ok=True)
+        one.symlink_to(clip)
+    return folder
+
+
+def command(folder: Path, out: Path, *more: str) -> list[str]:
+    """Return the command that classifies a folder."""
+    return [sys.executable, "-m", "spectro", "predict", str(folder), "--out", str(out), *more]
+
+
+def run(folder: Path, out: Path, *more: str) -> float:
+    """Classify a folder; returns how long that takes, in seconds."""
+    started = time.perf_counter()
+    done = subprocess.run(command(folder, out, *more), stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return time.perf_counter() - started
+
+
+@contextmanager
+def cluster(nodes: int) -> Iterator[Any]:
+    """Have a cluster of nodes of one processor, beside a head that has none."""
+    from ray.cluster_utils import Cluster
+
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    try:
+        for _ in range(nodes):
+            made.add_node(num_cpus=1)
+        yield made
+    finally:
+        made.shutdown()
+
+
+def rows(out: Path) -> pd.DataFrame:
+    """Return the rows of a table in parts, in the order of the paths."""
+    found = pd.concat([pd.read_parquet(part) for part in parts_in(out)], ignore_index=True)
+    return found.sort_values("path", ignore_index=True)
+
+
+def measure_overhead(folder: Path, work: Path, nodes: list[int], rounds: int) -> dict[str, Any]:
+    """Time the local run and clusters in turns."""
+    taken: dict[str, list[float]] = {}
+    equal: dict[str, bool] = {}
+    for turn in range(rounds):
+        alone = work / f"alone-{turn}"
+        taken.setdefault("alone", []).append(run(folder, alone))
+        for count in nodes:
+            name, out = f"{count} nodes", work / f"{count}-{turn}"
+            with cluster(count) as made:
+                taken.setdefault(name, []).append(run(folder, out, "--cluster", made.address))
+            equal[name] = equal.get(name, True) and rows(out).equals(rows(alone))
+            print(json.dumps({"turn": turn, "seconds": taken, "equal": equal}), file=sys.stderr)
+    against = {
+        name: [one / alone for one, alone in zip(seconds, taken["alone"], strict=True)]
+        for name, seconds in taken.items()
+        if name != "alone"
+    }
+    return {
+        "seconds": {name: [round(one, 1) for one in values] for name, values in taken.items()},
+        "against alone": {
+            name: {"median": round(statistics.median(values), 3), "rounds": [round(one, 3) for one in values]}
+            for name, values in against.items()
+        },
+        "rows equal": equal,
+    }
+
+
+def measure_kills(folder: Path, work: Path, count: int) -> dict[str, Any]:
+    """Kill a node half-way, and in another run the run itself; count what is missing and what is there twice."""
+    whole, found = work / "whole", {}
+    run(folder, whole)
+    expected = rows(whole)
+    for kind in ("node", "run"):
+        out = work / kind
+        with cluster(2) as made:
+            child = subprocess.Popen(
+                command(folder, out, "--cluster", made.address),
+                stderr=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+            )
+            while len(parts_in(out)) < 0.4 * count / max(50, count // 64) and child.poll() is None:
+                time.sleep(POLL_S)
+            there = len(rows(out))
+            if kind == "node":
+                made.remove_node(next(iter(made.worker_nodes)), allow_graceful=False)
+                made.add_node(num_cpus=1)
+                _out, told = child.communicate()
+                again = None
+            else:
+                os.kill(child.pid, signal.SIGKILL)
+                child.communicate()
+                done = subprocess.run(
+                    command(folder, out, "--cluster", made.address), stderr=subprocess.PIPE, text=True, check=False
+                )
+                told, again = done.stderr, done.returncode
+        table = rows(out)
+        found[kind] = {
+            "rows when it was killed": there,
+            "exit code": child.returncode if again is None else again,
+            "lost": len(set(expected["path"]) - set(table["path"])),
+            "twice": int(table["path"].duplicated().sum()),
+            "equal": bool(table.equals(expected)),
+            "last line": told.strip().splitlines()[-1],
+        }
+        print(json.dumps(found), file=sys.stderr)
+    return found
+
+
+def measure_memory(clips: list[Path], counts: list[int], work: Path) -> dict[str, Any]:
+    """Return the most that the run, and the largest of its workers, hold in memory, in MiB."""
+    found: dict[str, Any] = {}
+    for count in counts:
+        folder = links(clips, count, work / f"links-{count}")
+        with cluster(2) as made:
+            child = subprocess.Popen(
+                command(folder, work / f"memory-{count}", "--cluster", made.address), stderr=subprocess.DEVNULL
+            )
+            most, ended = {"run": 0, "worker": 0}, threading.Event()
+            while child.poll() is None:
+                for process in psutil.process_iter(["cmdline", "memory_full_info"]):
+                    line = " ".join(process.info["cmdline"] or [])
+                    kind = "run" if process.pid == child.pid else "worker" if "MapWorker" in line else None
+                    if kind and process.info["memory_full_info"]:
+                        most[kind] = max(most[kind], process.info["memory_full_info"].uss)
+                ended.wait(POLL_S)
+        found[str(count)] = {kind: round(value / 2**20) for kind, value in most.items()}
+        print(json.dumps(found), file=sys.stderr)
+    return found
+
+
+def measure_costs(clips: list[Path], work: Path) -> dict[str, Any]:
+    """Return what a model of larger runs is made of."""
+    few, many = links(clips, 100, work / "few"), links(clips, 6000, work / "many")
+    started = time.perf_counter()
+    with Listing(place(one) for one in sorted(many.rglob("*.*"))) as listing:
+        listed_s = (time.perf_counter() - started) / len(listing.keys)
+    with cluster(2) as made:
+        start_s = run(few, work / "few-out", "--cluster", made.address)
+        many_s = run(many, work / "many-out", "--cluster", made.address)
+    size = sum(part.stat().st_size for part in parts_in(work / "many-out"))
+    return {
+        "start of a run, s": round(start_s, 1),
+        "of a processor, ms a recording": round(2 * (many_s - start_s) / 5900 * 1000, 2),
+        "listing, ms a recording": round(listed_s * 1000, 4),
+        "bytes of a row": round(size / 6000),
+        "bytes of a recording": round(statistics.mean(one.stat().st_size for one in clips)),
+    }
+
+
+def main() -> None:
+    """Measure, and print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("sources", type=Path, nargs="+", help="folders of recordings")
+    parser.add_argument("--overhead", action="store_true")
+    parser.add_argument("--kills", action="store_true")
+    parser.add_argument("--memory", type=int, nargs="+")
+    parser.add_argument("--costs", action="store_true")
+    parser.add_argument("--recordings", type=int, default=20_000)
+    parser.add_argument("--nodes", type=int, nargs="+", default=[2, 4])
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    clips = [clip for source in given.sources for clip in spread(parser, source)]
+    found: dict[str, Any] = {"recordings": given.recordings, "cores": len(os.sched_getaffinity(0))}
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        if given.overhead or given.kills:
+            folder = links(clips, given.recordings, work / "links")
+        if given.overhead:
+            found["overhead"] = measure_overhead(folder, work, given.nodes, given.rounds)
+        if given.kills:
+            found["kills"] = measure_kills(folder, work, given.recordings)
+        if given.memory:
+            found["memory, MiB"] = measure_memory(clips, given.memory, work)
+        if given.costs:
+            found["costs"] = measure_costs(clips, work)
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
