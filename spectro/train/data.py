@@ -179,7 +179,7 @@ class PictureDataModule(pl.LightningDataModule):
         protocol: a name in `corpora.splits.PROTOCOLS`, `cross-corpus` or `random-leaky`.
         fold: fold of the protocol.
         valid_speakers: speakers that validate, in place of the protocol's.
-        batch_size: pictures a batch.
+        batch_size: pictures a batch, over all devices.
         copies: `one`: an epoch sees every training clip once, as one of its copies drawn anew; `all`: every copy;
             `none`: untouched clips only.
         balance: `sampling`: labels are drawn equally often; `loss`: rare labels weigh more in the loss; `prior`: the
@@ -339,16 +339,16 @@ class PictureDataModule(pl.LightningDataModule):
 
     @property
     def batches_per_epoch(self) -> int:
-        """Training batches an epoch, on each device."""
-        return len(self._sampler()) // self._batch_size
+        """Training batches an epoch; each device has its share of each."""
+        return len(self._sampler()) // self._own_batch
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Return the training batches; a last batch that is not full is dropped."""
+        """Return this device's share of the training batches; a last batch that is not full is dropped."""
         rows = self.rows["train"]
         sampler = self._sampler()
         shares = self.shares() if self._votes else None
         dataset = PictureDataset(rows, self.spec, partial(_in_turn, self._alter), self._known, shares)
-        return self._loader(dataset, sampler=sampler, drop_last=True)
+        return self._loader(dataset, sampler=sampler, drop_last=True, batch_size=self._own_batch)
 
     def calibration_dataloader(self, pictures: int | None = None) -> DataLoader[Any]:
         """Return batches of untouched training clips, in an order that is always the same.
@@ -362,12 +362,29 @@ class PictureDataModule(pl.LightningDataModule):
         return self._loader(dataset, num_workers=0, persistent_workers=False)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Return the validation batches, in the order of `rows["valid"]`."""
-        return self._loader(PictureDataset(self.rows["valid"], self.spec, known=self._known))
+        """Return this device's share of the validation batches; of one device all, in the order of `rows["valid"]`."""
+        own = self.rows["valid"].iloc[_rank() :: _world_size()]
+        return self._loader(PictureDataset(own, self.spec, known=self._known))
+
+    def whole(self, part: Part) -> DataLoader[Any]:
+        """Return all batches of a part, on whatever device, in the order of `rows[part]`."""
+        return self._loader(PictureDataset(self.rows[part], self.spec, known=self._known if part == "valid" else None))
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Return the test batches, in the order of `rows["test"]`."""
-        return self._loader(PictureDataset(self.rows["test"], self.spec))
+        return self.whole("test")
+
+    @property
+    def _own_batch(self) -> int:
+        """Pictures of a batch that are this device's.
+
+        Raises:
+            TrainingError: a batch cannot be shared out.
+        """
+        own, rest = divmod(self._batch_size, _world_size())
+        if rest:
+            raise TrainingError(f"batch_size is {self._batch_size}; {_world_size()} devices need a multiple of as many")
+        return own
 
     def _sampler(self) -> ClipSampler:
         balanced = self._balance == "sampling"

@@ -160,7 +160,7 @@ def _identity(settings: FinetuneSettings, data: PictureDataModule, net: Spectrog
         net: its network, with its starting weights; networks of before read no picture upside down.
     """
     free = {
-        *("out", "overwrite", "workers", "index", "devices", "accelerator", "strategy"),
+        *("out", "overwrite", "workers", "index", "devices", "nodes", "accelerator", "strategy"),
         *("estimate", "estimate_of", "test", "sounds", "note"),  # told when the weights are there
         *(("temperature",) if settings.validates else ()),  # it is fitted
     }

@@ -10,7 +10,7 @@ import scipy.optimize
 import torch
 
 from spectro.corpora.registry import find
-from spectro.corpora.splits import CROSS_CORPUS, LEAKS, full_names, heard
+from spectro.corpora.splits import CROSS_CORPUS, LEAKS, Part, full_names, heard
 from spectro.errors import TrainingError
 from spectro.files import printable
 from spectro.metrics import confusion, figures
@@ -103,8 +103,9 @@ def finish(
     net.eval()
     curves, epoch = pd.read_csv(out / "curves.csv"), int(state["epoch"])
     origin["training"] |= {"epoch": epoch, "seconds": round(float(curves["seconds"].sum()), 1)}
-    loaders = {"valid": data.val_dataloader()} | ({"test": data.test_dataloader()} if settings.test else {})
-    told = {part: predict_part(net, loader, data.possible()) for part, loader in loaders.items() if len(loader)}
+    measured: tuple[Part, ...] = ("valid", "test") if settings.test else ("valid",)
+    loaders = {part: data.whole(part) for part in measured if len(data.rows[part])}
+    told = {part: predict_part(net, loader, data.possible()) for part, loader in loaders.items()}
     origin["metrics"] = {part: measure_corpora(*found, data.corpora) for part, found in told.items()}
     temperature = fit_temperature(*told["valid"][:2]) if "valid" in told else settings.temperature
     teller = None

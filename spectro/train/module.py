@@ -207,7 +207,7 @@ class Classifier(pl.LightningModule):
             chosen = int(torch.randint(len(self.mixes), ()))
             given, targets = self.mixes[chosen](given.float(), targets)
         loss = self.loss(self.logits(given), targets)
-        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=count)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
         return loss
 
     def loss(self, logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -254,7 +254,8 @@ class Classifier(pl.LightningModule):
         self.valid_confusion.reset()
         blocks = [whole[first : first + labels, first : first + labels] for first in range(0, len(whole), labels)]
         found = [figures(block) for block in blocks if block.sum()]
-        self.log_dict({f"valid_{name}": sum(getattr(one, name) for one in found) / len(found) for name in FIGURES})
+        told = {f"valid_{name}": sum(getattr(one, name) for one in found) / len(found) for name in FIGURES}
+        self.log_dict(told, sync_dist=True)  # they are those of all devices already, and equal
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return AdamW with a rate for each layer, and its one-cycle schedule."""

@@ -41,7 +41,7 @@ class FinetuneSettings:
         mask: mask and warp training pictures at all.
         conditions: recording conditions that training pictures get: microphone, line, noise, room. Off unless
             conditions.probability is above 0.
-        batch_size: pictures per batch.
+        batch_size: pictures per batch; several devices share each batch.
         copies: one: each epoch uses every training clip once, as one of its rendered copies; all: every copy; none:
             untouched clips only.
         balance: sampling draws labels equally often; loss weighs rare labels more; prior adjusts the loss for label
@@ -69,7 +69,9 @@ class FinetuneSettings:
         precision: auto uses bfloat16 if the processor or GPU supports it, otherwise float32.
         dtype: number format of the stored weights; figures are measured with the stored weights.
         accelerator: as in Lightning: auto, cpu, gpu, ...
-        devices: number of devices; auto for all.
+        devices: number of devices on each machine; auto for all. On a processor, a device is a process.
+        nodes: number of machines. Start the same command on each, with MASTER_ADDR, MASTER_PORT and NODE_RANK set as
+            Lightning wants them.
         strategy: how devices share the work, as in Lightning: auto, ddp, fsdp, ...
         workers: processes that read pictures; -1 for as many as help.
         overwrite: start again over a run with other settings, instead of refusing.
@@ -119,6 +121,7 @@ class FinetuneSettings:
     dtype: Literal["float32", "float16"] = "float32"
     accelerator: str = "auto"
     devices: str = "auto"
+    nodes: int = 1
     strategy: str = "auto"
     workers: int = -1
     overwrite: bool = False
@@ -131,6 +134,7 @@ class FinetuneSettings:
             ("seed", 0),
             ("workers", -1),
             ("epoch_clips", 0),
+            ("nodes", 1),
         ):
             if getattr(self, name) < low:
                 raise TrainingError(f"{name} is {getattr(self, name)}; it must be {low} or more")

@@ -52,6 +52,7 @@ def make_trainer(settings: FinetuneSettings, out: Path, curves: Curves) -> pl.Tr
             limit_val_batches=1.0 if settings.validates else 0,
             accelerator=settings.accelerator,
             devices=settings.devices,
+            num_nodes=settings.nodes,
             strategy=settings.strategy,
             precision=_precision(settings),
             callbacks=callbacks,

@@ -1,0 +1,96 @@
+"""Training on several devices; here, processes of this machine."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from spectro.errors import TrainingError
+from spectro.train.data import PictureDataModule
+from tests.conftest import REPOSITORY, World
+
+# A network without batch norms, whose statistics would be those of each device's share of a batch.
+PLAIN = {"backbone": "test_convnext", "weights": "none", "precision": "32-true", "accelerator": "cpu", "workers": "0"}
+SAME = {"dropout": "0", "train.mixup": "0", "train.epochs": "3", "batch_size": "8"}
+
+
+def start(world: World, out: Path, environment: dict[str, str] | None = None, **more: str) -> subprocess.Popen[str]:
+    options = {"index": str(world.images), "out": str(out), **PLAIN, **SAME, **more}
+    command = [sys.executable, "-m", "spectro", "finetune", *(f"--{name}={value}" for name, value in options.items())]
+    told = {**os.environ, "OMP_NUM_THREADS": "1", **(environment or {})}
+    return subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        env=told,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+
+
+def ended(*running: subprocess.Popen[str]) -> None:
+    for one in running:
+        told, _ = one.communicate(timeout=200)
+        assert one.returncode == 0, told
+
+
+def largest_difference(one: Path, other: Path) -> float:
+    first, second = load_file(one / "model.safetensors"), load_file(other / "model.safetensors")
+    return max(float(np.abs(first[name] - second[name]).max()) for name in first)
+
+
+@pytest.mark.slow
+def test_two_devices_train_as_one_does_killed_or_not(world: World, tmp_path: Path) -> None:
+    one, two, killed, nodes = (tmp_path / name for name in ("one", "two", "killed", "nodes"))
+    ended(start(world, one, devices="1"))
+    ended(start(world, two, devices="2", strategy="ddp"))
+    assert largest_difference(one, two) < 1e-5
+    assert (one / "card.md").read_text().count("6 clips") == (two / "card.md").read_text().count("6 clips")
+
+    begun = start(world, killed, devices="2", strategy="ddp", **{"train.epochs": "3"})
+    while not (killed / "training" / "last.ckpt").exists() and begun.poll() is None:
+        time.sleep(0.01)
+    os.killpg(begun.pid, signal.SIGKILL)
+    begun.communicate()
+    ended(start(world, killed, devices="2", strategy="ddp"))
+    assert largest_difference(two, killed) < 1e-6
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ended(
+        *(
+            start(world, nodes, meeting | {"NODE_RANK": str(rank)}, devices="1", nodes="2", strategy="ddp")
+            for rank in range(2)
+        )
+    )
+    assert largest_difference(two, nodes) < 1e-6
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = PictureDataModule(world.images, batch_size=8)
+    monkeypatch.setattr("spectro.train.data._world_size", lambda: 3)
+    with pytest.raises(TrainingError, match="batch_size is 8; 3 devices need a multiple of as many"):
+        data.train_dataloader()
+
+
+def test_devices_share_batches_and_validation(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = PictureDataModule(world.images, batch_size=8)
+    alone, batches = len(data.rows["valid"]), data.batches_per_epoch
+    shares = []
+    monkeypatch.setattr("spectro.train.data._world_size", lambda: 2)
+    for rank in range(2):
+        monkeypatch.setattr("spectro.train.data._rank", lambda rank=rank: rank)
+        assert data.train_dataloader().batch_size == 4 and data.batches_per_epoch == batches
+        shares.append(sum(len(targets) for _pictures, targets, _groups in data.val_dataloader()))
+        assert sum(len(targets) for _pictures, targets, _groups in data.whole("valid")) == alone
+    assert sum(shares) == alone
