@@ -1,10 +1,11 @@
 """The service under load: are all answers there and right, how long do they take, and what do batches bring?
 
-    python benchmarks/service.py RAVDESS_FOLDER [--requests 1000] [--at_a_time 32] [--rounds 5]
+    python benchmarks/service.py RAVDESS_FOLDER [--requests 1000] [--at_a_time 32] [--rounds 5] [--against CHECKOUT]
 
 Two services, one with batches of up to 32 and one without batches, are asked in turns; each round asks each of them for
 1,000 predictions, 32 at a time over connections that are kept. Every answer is compared with the Python API's. The
-asking process shares the machine's cores with the services.
+asking process shares the machine's cores with the services. With --against, the second service is that of another
+version, from its own checkout and with its own default checkpoint, and its answers are not compared.
 """
 
 import argparse
@@ -70,17 +71,21 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--at_a_time", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--against", type=Path, help="a checkout of another version, in place of one by one")
     given = parser.parse_args()
+    other = "one by one" if given.against is None else "before"
     paths = spread(parser, given.source, 200)
     predictor = spectro.load()
     expected = [predictor.predict_wav(path) for path in paths]
     uploads = [body(path.read_bytes()) for path in paths]
-    rates: dict[str, list[float]] = {"batches": [], "one by one": []}
-    latencies: dict[str, list[float]] = {"batches": [], "one by one": []}
+    rates: dict[str, list[float]] = {"batches": [], other: []}
+    latencies: dict[str, list[float]] = {"batches": [], other: []}
     counts = {"asked": 0, "lost": 0, "wrong": 0}
-    with running("--max_batch", "32") as batched, running("--max_batch", "1") as single:
+    there = {} if given.against is None else {"PYTHONPATH": str(given.against.resolve())}
+    single_batch = "1" if given.against is None else "32"
+    with running("--max_batch", "32") as batched, running("--max_batch", single_batch, **there) as single:
         for turn in range(given.rounds + 1):  # the first warms up
-            for name, server in (("batches", batched), ("one by one", single)):
+            for name, server in (("batches", batched), (other, single)):
                 client = Client(server)
                 order = [number % len(paths) for number in range(given.requests)]
                 started = time.perf_counter()
@@ -90,7 +95,7 @@ def main() -> None:
                 counts["asked"] += given.requests
                 counts["lost"] += given.requests - len(answers)
                 counts["wrong"] += sum(
-                    wrong(status, content, expected[place])
+                    wrong(status, content, expected[place]) if name != "before" else status != 200
                     for place, (status, content, _) in zip(order, answers, strict=True)
                 )
                 if turn:
@@ -99,7 +104,7 @@ def main() -> None:
     content = {
         **counts,
         "requests a second": {name: round(float(np.median(values)), 1) for name, values in rates.items()},
-        "ratio of the medians": round(float(np.median(rates["batches"]) / np.median(rates["one by one"])), 2),
+        "ratio of the medians": round(float(np.median(rates["batches"]) / np.median(rates[other])), 2),
         "ratio of each round": [round(a / b, 2) for a, b in zip(*rates.values(), strict=True)],
         "ms, p50 p95 p99": {
             name: [round(1000 * float(value), 1) for value in np.quantile(values, (0.5, 0.95, 0.99))]

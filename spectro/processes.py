@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from joblib.externals.loky.process_executor import ProcessPoolExecutor, TerminatedWorkerError
 
-__all__ = ["TerminatedWorkerError", "in_processes"]
+__all__ = ["TerminatedWorkerError", "in_processes", "pool_of"]
 
 AHEAD = 4  # items a process that are handed out before they are needed
 IDLE_S = 300.0  # after which a process that has nothing to do ends, as when the one that asked was killed
@@ -41,9 +41,7 @@ def in_processes(
     if count == 1:
         yield from map(work, items)
         return
-    threads = str(max(1, (os.cpu_count() or 1) // count))
-    own = {name: os.environ.get(name, threads) for name in THREADS}
-    pool = ProcessPoolExecutor(count, timeout=IDLE_S, initializer=_ignore_interrupts, env=own)
+    pool = pool_of(count)
     remaining, waiting, started = iter(items), list[Future[Result]](), False
     try:
         while True:
@@ -61,6 +59,13 @@ def in_processes(
         for future in waiting:
             future.cancel()
         pool.shutdown(wait=True)
+
+
+def pool_of(count: int) -> ProcessPoolExecutor:
+    """Return a pool of processes that share the cores, hear of no interrupt, and end when they were idle for long."""
+    threads = str(max(1, (os.cpu_count() or 1) // count))
+    own = {name: os.environ.get(name, threads) for name in THREADS}
+    return ProcessPoolExecutor(count, timeout=IDLE_S, initializer=_ignore_interrupts, env=own)
 
 
 @contextmanager

@@ -18,6 +18,8 @@ class OnnxEngine(ExportEngine):
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads()
+        # threads that spin while they wait take the cores from those that draw
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(folder / EXPORT_FILE, options, ["CPUExecutionProvider"])
         self.name = f"onnxruntime {onnxruntime.__version__}, {precision}"
         super().__init__(folder, precision, [self._session])

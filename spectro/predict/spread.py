@@ -3,26 +3,25 @@
 What runs here and what runs elsewhere is the same function: it answers for some recordings, and writes a file of rows.
 """
 
-import hashlib
 import secrets
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from tqdm import tqdm
 
 from spectro.addresses import Address, Place, place
 from spectro.cluster import Cluster, check_installed, on_cluster
 from spectro.errors import PredictionError
-from spectro.files import cache_folder, fingerprint, printable, write_bytes
-from spectro.model.metadata import DESCRIPTION_FILE, EXPORT_FILE, WEIGHTS_FILE, Description, read
+from spectro.files import printable
 from spectro.outputs import claimed, lock_of
+from spectro.predict.network import Network
 from spectro.predict.output.parts import Answered, Listing, Parts, parts_in, write_part
 from spectro.predict.output.tables import open_table
 from spectro.predict.predictor import Predictor
@@ -36,49 +35,6 @@ FEWEST, PARTS = 50, 64
 
 Answer: TypeAlias = Callable[[Predictor, Sequence[Place]], Iterator[Sequence[Row]]]
 """What makes all rows of each of some recordings, in their order."""
-
-
-class Network:
-    """What any process makes its predictor of.
-
-    Args:
-        checkpoint: a checkpoint's folder; or its files, by name, for a machine that does not have it.
-        options: of the `Predictor`.
-    """
-
-    def __init__(self, checkpoint: Path | Mapping[str, bytes], **options: Any) -> None:
-        self._checkpoint, self._options = checkpoint, options
-
-    def shipped(self) -> "Network":
-        """Return the same with the checkpoint's files in it."""
-        if not isinstance(self._checkpoint, Path):
-            return self
-        found = [self._checkpoint / name for name in (DESCRIPTION_FILE, WEIGHTS_FILE, EXPORT_FILE)]
-        return Network({one.name: one.read_bytes() for one in found if one.exists()}, **self._options)
-
-    def labels(self) -> tuple[str, ...]:
-        """Return the checkpoint's labels, without loading its network."""
-        folder = self._folder()
-        return Description.from_dict(read(folder), folder).labels
-
-    def predictor(self) -> Predictor:
-        """Return the predictor of this process, made when it is first asked for."""
-        return _predictor(self._folder(), tuple(sorted(self._options.items())))
-
-    def _folder(self) -> Path:
-        if isinstance(self._checkpoint, Path):
-            return self._checkpoint
-        digests = {name: hashlib.sha256(content).hexdigest() for name, content in self._checkpoint.items()}
-        folder = cache_folder() / f"shipped-{fingerprint(digests)}"
-        for name, content in self._checkpoint.items():
-            if not (folder / name).exists():
-                write_bytes(folder / name, content)
-        return folder
-
-
-@lru_cache(1)
-def _predictor(folder: Path, options: tuple[tuple[str, Any], ...]) -> Predictor:
-    return Predictor(folder, **dict(options))
 
 
 def cluster_of(address: str | None, device: str | None, cpus: float, gpus: float) -> Cluster | None:

@@ -17,7 +17,6 @@ from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 import spectro
-from spectro.audio.container import known_frames, opened
 from spectro.audio.source import name_of
 from spectro.errors import (
     AudioError,
@@ -37,6 +36,7 @@ from spectro.predict.timeline.segments import Segment, timeline
 from spectro.predict.timeline.windows import WindowSettings
 from spectro.serve import explanation
 from spectro.serve.callers import Names
+from spectro.serve.drawing import Drawers, check_samples
 from spectro.serve.guard import Guard
 from spectro.serve.limits import Limits
 from spectro.serve.metrics import Counting, Metrics
@@ -52,10 +52,11 @@ from spectro.serve.schemas import (
     TimelineAnswer,
 )
 from spectro.serve.turns import FairThreads
-from spectro.serve.upload import UploadRoute
+from spectro.serve.upload import InMemory, UploadRoute
 from spectro.serve.words import add_words, said
 
 READERS = 2
+"""Uploads that are drawn at a time, where no process does it."""
 LOG = logging.getLogger("uvicorn.error")
 STATUS = {AudioFormatError: 415, ImageFormatError: 415, AudioLengthError: 413}
 """Status of errors that are not the content's fault to be understood (422)."""
@@ -93,11 +94,13 @@ class Service:
         models: the checkpoints.
         limits: what is taken.
         metrics: where it is counted.
+        drawers: processes that draw uploads; 0 for threads.
     """
 
-    def __init__(self, models: Models, limits: Limits, metrics: Metrics) -> None:
+    def __init__(self, models: Models, limits: Limits, metrics: Metrics, drawers: int = 0) -> None:
         self.models, self.limits, self.metrics = models, limits, metrics
-        self._readers = FairThreads(READERS, "reading")
+        self._drawers = Drawers(drawers)
+        self._readers = FairThreads(max(READERS, 2 * drawers), "reading")
         self._explanations = FairThreads(1, "explaining")
         self._timelines = FairThreads(1, "timelines")
 
@@ -105,6 +108,7 @@ class Service:
         """Stop the threads."""
         await self.models.close()
         self._readers.shutdown()
+        self._drawers.shutdown()
         self._explanations.shutdown()
         self._timelines.shutdown()
 
@@ -131,8 +135,8 @@ class Service:
 
     def draw(self, model: Model, source: BinaryIO) -> Image:
         """Draw a recording, if it does not hold too many samples."""
-        check_samples(source, self.limits.max_samples, self.limits.max_duration_s)
-        return model.predictor.draw(source)
+        assert isinstance(source, InMemory)
+        return self._drawers.draw(source, model.predictor, self.limits)
 
     async def explain(self, model: Model, upload: UploadFile, *, min_margin: float, **what: Any) -> ExplanationAnswer:
         """Explain what a model makes of an upload, or of a stretch of it."""
@@ -179,25 +183,6 @@ class Service:
             gone.set()
 
 
-def check_samples(source: BinaryIO, max_samples: int, max_duration_s: float) -> None:
-    """Refuse a recording that is short, but holds many channels or samples a second, before it is decoded.
-
-    Raises:
-        AudioError: it holds too many, or cannot be opened.
-    """
-    with opened(source, max_duration_s=None) as file:
-        # one that does not tell its length is read no further than the longest that is allowed
-        most = int(max_duration_s * file.samplerate)
-        samples = min(known_frames(file) or most, most) * file.channels
-        if samples > max_samples:
-            raise AudioLengthError(
-                f"{name_of(source)}: holds {samples / 1e6:.0f} million samples ({file.channels} channels at "
-                f"{file.samplerate} Hz), more than the limit of {max_samples / 1e6:g} million; "
-                "convert it to one channel at 16000 Hz"
-            )
-    source.seek(0)
-
-
 @contextmanager
 def _named(upload: UploadFile) -> Iterator[None]:
     """Call the recording by the upload's name in what is raised, and answer with the error's status."""
@@ -210,7 +195,13 @@ def _named(upload: UploadFile) -> Iterator[None]:
 
 
 def make_app(
-    models: Models, limits: Limits, metrics: Metrics, *, keys: tuple[str, ...] = (), names: Names | None = None
+    models: Models,
+    limits: Limits,
+    metrics: Metrics,
+    *,
+    keys: tuple[str, ...] = (),
+    names: Names | None = None,
+    drawers: int = 0,
 ) -> FastAPI:
     """Return the application.
 
@@ -220,8 +211,9 @@ def make_app(
         metrics: where it is counted.
         keys: API keys; none for an open service.
         names: what the service is called; None for a service on this machine alone.
+        drawers: processes that draw uploads; 0 for threads.
     """
-    service = Service(models, limits, metrics)
+    service = Service(models, limits, metrics, drawers)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:

@@ -24,11 +24,11 @@ from spectro.model.locate import default_checkpoint
 from spectro.model.metadata import identity
 from spectro.predict.batches import predict_rows
 from spectro.predict.inputs import expand, local
+from spectro.predict.network import Network
 from spectro.predict.output.journal import Journal, beside, is_journal
 from spectro.predict.output.tables import SHARD_ROWS, Record, Table, check_name, claimed_table, open_table
 from spectro.predict.predictor import Predictor
 from spectro.predict.results import Row
-from spectro.predict.spread import PART_ROWS, Network, Spread, cluster_of, spread
 from spectro.processes import in_processes
 
 FEW, FEW_FOR_TORCH = 500, 3000
@@ -153,6 +153,8 @@ def run(settings: PredictSettings) -> int:
 
 def _spread(settings: PredictSettings) -> int:
     """Classify recordings in parts; returns the exit code."""
+    from spectro.predict.spread import PART_ROWS, Spread, cluster_of, spread
+
     assert settings.out is not None
     network = settings.network
     return spread(

@@ -10,7 +10,7 @@ from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
-from spectro.engines.base import EngineName, Precision
+from spectro.engines.base import EngineName, Precision, threads
 from spectro.errors import PredictionError
 from spectro.model.locate import default_checkpoint
 from spectro.predict.predictor import Predictor
@@ -45,6 +45,8 @@ class ServeSettings:
             [emotion.example.org]. Pages from these names may use the service. [*] allows any.
         proxies: addresses or networks of proxies. Only their X-Forwarded-For and X-Forwarded-Proto are believed.
         max_batch: pictures per batch.
+        drawers: processes that draw uploads while there are several; -1 for one per core but one, 0 for none but this
+            one.
         limits: what is accepted.
         stop_s: time that running requests get when the service stops, in seconds.
         device: cpu, cuda, ...; null uses a GPU if there is one.
@@ -61,6 +63,7 @@ class ServeSettings:
     allowed_hosts: list[str] = field(default_factory=list)
     proxies: list[str] = field(default_factory=list)
     max_batch: int = 32
+    drawers: int = -1
     limits: Limits = field(default_factory=Limits)
     stop_s: int = 8
     device: str | None = None
@@ -119,7 +122,8 @@ def _serve(settings: ServeSettings, listener: socket.socket) -> int:
     )
     keys = tuple(key.strip() for key in os.environ.get(KEYS, "").split(",") if key.strip())
     names = Names(settings.host, settings.allowed_hosts)
-    app = make_app(models, limits, metrics, keys=keys, names=names)
+    drawers = threads() - 1 if settings.drawers < 0 else settings.drawers
+    app = make_app(models, limits, metrics, keys=keys, names=names, drawers=drawers)
     if settings.page:
         add_page(app)
     host, port = listener.getsockname()[:2]

@@ -19,9 +19,9 @@ from spectro.model.locate import default_checkpoint
 from spectro.model.metadata import identity
 from spectro.outputs import LOCK, claimed
 from spectro.predict.inputs import expand, local, reason_of, stems
+from spectro.predict.network import Network
 from spectro.predict.output.tables import check_name, claimed_table, open_table
 from spectro.predict.predictor import Predictor
-from spectro.predict.spread import Network, Spread, cluster_of, spread
 from spectro.predict.timeline.formats import Summary, audacity, webvtt
 from spectro.predict.timeline.segments import Segment, timeline
 from spectro.predict.timeline.windows import WindowSettings
@@ -138,6 +138,8 @@ def run(settings: TimelineSettings) -> int:
 
 def _spread(settings: TimelineSettings) -> int:
     """Follow recordings in parts; returns the exit code."""
+    from spectro.predict.spread import Spread, cluster_of, spread
+
     assert settings.out is not None
     network = settings.network
     columns = tuple(Segment(path="").record(network.labels()))
