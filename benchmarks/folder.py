@@ -1,0 +1,176 @@
+"""How fast is a folder classified: against a version before, and against what people would use instead?
+
+python benchmarks/folder.py FOLDER --against CHECKOUT [--recordings 6000] [--rounds 3]   # the command, start included
+python benchmarks/folder.py FOLDER --instead [--clips 24] [--rounds 3]                   # from recordings to labels
+
+--against runs `spectro predict` of this version and of another, from its checkout and with its own default checkpoint,
+and this version with `--workers 1` and with other checkpoints (`--checkpoints`), in turns.
+
+--instead: the same clips, in one process each, once all is loaded, in turns. The Audio Spectrogram Transformer in
+Hugging Face's audio-classification pipeline, as it is published but for its weights, which are random; and
+DeepSpectrum's way: a matplotlib picture of a mel spectrogram, read by an ImageNet network (VGG16's shape, random
+weights). Random weights compute as long as others.
+"""
+
+import argparse
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from clips import spread
+from cluster import links
+
+import spectro
+
+
+def command(folder: Path, out: Path, *more: str, **environment: str) -> float:
+    """Classify a folder; returns how long that takes, in seconds."""
+    arguments = [sys.executable, "-m", "spectro", "predict", str(folder), "--out", str(out), *more]
+    started = time.perf_counter()
+    done = subprocess.run(arguments, env=os.environ | environment, stderr=subprocess.PIPE, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return time.perf_counter() - started
+
+
+def measure_versions(clips: list[Path], given: argparse.Namespace) -> dict[str, Any]:
+    """Time this version and another in turns."""
+    taken: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory() as name:
+        work = Path(name)
+        folder = links(clips, given.recordings, work / "links")
+        ways: dict[str, Callable[[Path], float]] = {
+            "before": lambda out: command(folder, out, PYTHONPATH=str(given.against.resolve())),
+            "now": lambda out: command(folder, out),
+            "now, one process": lambda out: command(folder, out, "--workers", "1"),
+        }
+        for one in given.checkpoints:
+            ways[f"now, {one.name}"] = lambda out, one=one: command(folder, out, "--checkpoint", str(one))
+        some = links(clips, 3, work / "some")
+        for place, more in enumerate(([], *(["--checkpoint", str(one)] for one in given.checkpoints))):
+            command(some, work / f"warm-{place}.csv", *more)  # exports are made once
+        command(some, work / "warm.csv", PYTHONPATH=str(given.against.resolve()))
+        for turn in range(given.rounds):
+            for way, run in ways.items():
+                taken.setdefault(way, []).append(run(work / f"{turn}-{len(way)}-{way[-3:]}.csv"))
+            print(json.dumps(taken), file=sys.stderr)
+    return {
+        "recordings": given.recordings,
+        "seconds": {way: [round(one, 1) for one in values] for way, values in taken.items()},
+        "faster than before": against(taken, "before"),
+    }
+
+
+def against(taken: dict[str, list[float]], name: str) -> dict[str, Any]:
+    """Return by how much each way is faster than one of them: the median of the rounds, and the rounds."""
+    found = {}
+    for way, values in taken.items():
+        rounds = [theirs / ours for theirs, ours in zip(taken[name], values, strict=True)]
+        found[way] = {"median": round(statistics.median(rounds), 2), "rounds": [round(one, 2) for one in rounds]}
+    return {way: value for way, value in found.items() if way != name}
+
+
+def by_transformers() -> Callable[[list[Path]], object]:
+    """Return the Audio Spectrogram Transformer in a pipeline."""
+    from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification, pipeline
+
+    network = ASTForAudioClassification(ASTConfig(num_labels=8)).eval()
+    classify = pipeline("audio-classification", model=network, feature_extractor=ASTFeatureExtractor(), device="cpu")
+
+    def run(clips: list[Path]) -> object:
+        import librosa
+
+        return [classify(librosa.load(clip, sr=16_000)[0]) for clip in clips]
+
+    return run
+
+
+def by_pictures() -> Callable[[list[Path]], object]:
+    """Return a network that reads matplotlib's pictures."""
+    import librosa
+    import matplotlib
+    import timm
+    import torch
+    from matplotlib import pyplot
+    from PIL import Image
+
+    matplotlib.use("agg")
+    network = timm.create_model("vgg16", num_classes=8).eval()
+
+    def run(clips: list[Path]) -> object:
+        found = []
+        for clip in clips:
+            samples, rate = librosa.load(clip, sr=None)
+            mel = librosa.power_to_db(librosa.feature.melspectrogram(y=samples, sr=rate), ref=np.max)
+            figure = pyplot.figure(figsize=(2.24, 2.24), dpi=100)
+            axes = figure.add_axes((0, 0, 1, 1))
+            axes.axis("off")
+            librosa.display.specshow(mel, sr=rate, ax=axes, cmap="viridis")
+            stream = io.BytesIO()
+            figure.savefig(stream)
+            pyplot.close(figure)
+            pixels = np.asarray(Image.open(stream).convert("RGB"), np.float32).transpose(2, 0, 1) / 255
+            with torch.inference_mode():
+                found.append(network(torch.from_numpy(pixels)[None]).argmax())
+        return found
+
+    return run
+
+
+def measure_instead(clips: list[Path], rounds: int) -> dict[str, Any]:
+    """Time what people would use instead, in turns."""
+    predictor = spectro.load()
+    ways: dict[str, Callable[[list[Path]], object]] = {
+        "spectro": lambda some: list(predictor.predict_folder(*some)),
+        "transformers' pipeline, AST": by_transformers(),
+        "matplotlib and VGG16": by_pictures(),
+    }
+    taken: dict[str, list[float]] = {way: [] for way in ways}
+    for run in ways.values():
+        run(clips[:2])
+    for _turn in range(rounds):
+        for way, run in ways.items():
+            started = time.perf_counter()
+            run(clips)
+            taken[way].append(time.perf_counter() - started)
+    return {
+        "clips": len(clips),
+        "clips a second": {way: round(len(clips) / statistics.median(values), 1) for way, values in taken.items()},
+        "spectro is faster by": {
+            way: round(statistics.median(b / a for a, b in zip(taken["spectro"], values, strict=True)), 1)
+            for way, values in taken.items()
+            if way != "spectro"
+        },
+    }
+
+
+def main() -> None:
+    """Measure, and print JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", type=Path, help="a folder of recordings")
+    parser.add_argument("--against", type=Path, help="a checkout of another version")
+    parser.add_argument("--checkpoints", type=Path, nargs="*", default=[])
+    parser.add_argument("--instead", action="store_true")
+    parser.add_argument("--recordings", type=int, default=6000)
+    parser.add_argument("--clips", type=int, default=24)
+    parser.add_argument("--rounds", type=int, default=3)
+    given = parser.parse_args()
+    found: dict[str, Any] = {}
+    if given.against:
+        found["versions"] = measure_versions(spread(parser, given.source), given)
+    if given.instead:
+        found["instead"] = measure_instead(spread(parser, given.source, given.clips), given.rounds)
+    print(json.dumps(found, indent=2))
+
+
+if __name__ == "__main__":
+    main()
