@@ -15,7 +15,6 @@ weights). Random weights compute as long as others.
 import argparse
 import io
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -31,12 +30,15 @@ from cluster import links
 
 import spectro
 
+HERE = Path(__file__).resolve().parents[1]
+"""`python -m` imports what lies in the working folder first."""
 
-def command(folder: Path, out: Path, *more: str, **environment: str) -> float:
-    """Classify a folder; returns how long that takes, in seconds."""
+
+def command(folder: Path, out: Path, *more: str, checkout: Path = HERE) -> float:
+    """Classify a folder by the version in a checkout; returns how long that takes, in seconds."""
     arguments = [sys.executable, "-m", "spectro", "predict", str(folder), "--out", str(out), *more]
     started = time.perf_counter()
-    done = subprocess.run(arguments, env=os.environ | environment, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(arguments, cwd=checkout, stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stderr)
     return time.perf_counter() - started
@@ -49,16 +51,16 @@ def measure_versions(clips: list[Path], given: argparse.Namespace) -> dict[str, 
         work = Path(name)
         folder = links(clips, given.recordings, work / "links")
         ways: dict[str, Callable[[Path], float]] = {
-            "before": lambda out: command(folder, out, PYTHONPATH=str(given.against.resolve())),
+            "before": lambda out: command(folder, out, checkout=given.against),
             "now": lambda out: command(folder, out),
             "now, one process": lambda out: command(folder, out, "--workers", "1"),
         }
         for one in given.checkpoints:
-            ways[f"now, {one.name}"] = lambda out, one=one: command(folder, out, "--checkpoint", str(one))
+            ways[f"now, {one.name}"] = lambda out, one=one: command(folder, out, "--checkpoint", str(one.resolve()))
         some = links(clips, 3, work / "some")
-        for place, more in enumerate(([], *(["--checkpoint", str(one)] for one in given.checkpoints))):
+        for place, more in enumerate(([], *(["--checkpoint", str(one.resolve())] for one in given.checkpoints))):
             command(some, work / f"warm-{place}.csv", *more)  # exports are made once
-        command(some, work / "warm.csv", PYTHONPATH=str(given.against.resolve()))
+        command(some, work / "warm.csv", checkout=given.against)
         for turn in range(given.rounds):
             for way, run in ways.items():
                 taken.setdefault(way, []).append(run(work / f"{turn}-{len(way)}-{way[-3:]}.csv"))

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+HERE = Path(__file__).resolve().parents[1]
+
 
 @dataclass(frozen=True)
 class Server:
@@ -37,10 +39,16 @@ class Server:
 
 
 @contextmanager
-def running(*options: str, **environment: str) -> Iterator[Server]:
-    """Start `spectro serve` with options on a free port, in an environment; stop it when the block ends."""
+def running(*options: str, checkout: Path = HERE, **environment: str) -> Iterator[Server]:
+    """Start `spectro serve` with options on a free port, in an environment; stop it when the block ends.
+
+    Args:
+        options: of the command.
+        checkout: the version that is started: `python -m` imports what lies in the working folder first.
+        environment: what is set besides.
+    """
     command = [sys.executable, "-m", "spectro", "serve", "--port", "0", "--page", "false", *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment, cwd=checkout)
     assert process.stderr is not None
     line = process.stderr.readline()
     if "://" not in line:

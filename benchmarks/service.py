@@ -81,7 +81,7 @@ def main() -> None:
     rates: dict[str, list[float]] = {"batches": [], other: []}
     latencies: dict[str, list[float]] = {"batches": [], other: []}
     counts = {"asked": 0, "lost": 0, "wrong": 0}
-    there = {} if given.against is None else {"PYTHONPATH": str(given.against.resolve())}
+    there = {} if given.against is None else {"checkout": given.against}
     single_batch = "1" if given.against is None else "32"
     with running("--max_batch", "32") as batched, running("--max_batch", single_batch, **there) as single:
         for turn in range(given.rounds + 1):  # the first warms up

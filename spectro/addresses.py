@@ -59,7 +59,7 @@ class Address(os.PathLike[str]):
         return self.url
 
     def __truediv__(self, name: str) -> "Address":
-        return Address(f"{self.url.rstrip('/')}/{name}")
+        return Address(f"{self.url}{name}" if self.url.endswith("/") else f"{self.url}/{name}")
 
     @property
     def _path(self) -> PurePosixPath:
@@ -78,7 +78,8 @@ class Address(os.PathLike[str]):
     @property
     def parent(self) -> "Address":
         """The address of the folder."""
-        return Address(self.url.rstrip("/").rpartition("/")[0])
+        above = self.url.rstrip("/").rpartition("/")[0]
+        return Address(f"{above}/" if above.endswith("/") else above)
 
     def kind(self) -> Literal["file", "folder"] | None:
         """Tell what lies there; None for nothing."""
@@ -89,20 +90,42 @@ class Address(os.PathLike[str]):
                 return None
             return "folder" if system.isdir(path) else "file"
 
-    def files(self) -> Iterator["Address"]:
-        """Yield all files below, with what their list says of them, folder by folder, in the order of their names."""
+    def files(self, *, below: bool = True) -> Iterator["Address"]:
+        """Yield all files, with what their list says of them, folder by folder, in the order of their names.
+
+        Args:
+            below: those of the folders below, too.
+
+        Raises:
+            OSError: a folder cannot be listed.
+        """
         with _told(self.url):
             system, path = _system(self.url)
             system.invalidate_cache()
-            scheme = self.url.partition("://")[0]
-            for _folder, folders, files in system.walk(path, detail=True):
-                for name in sorted(folders):
-                    folders[name] = folders.pop(name)  # the next ones are searched in this order
-                for name in sorted(files):
-                    told = files[name]
-                    place = str(told["name"])
-                    url = place if _SCHEME.match(place) else f"{scheme}://{place.lstrip('/')}"
-                    yield Address(url, _signature(told))
+        folders = [path]
+        while folders:
+            here = folders.pop()
+            with _told(self._called(here, path)):
+                entries = sorted(system.ls(here, detail=True), key=lambda one: str(one["name"]))
+                system.invalidate_cache()  # which would keep the lists of all folders in memory
+            inner = []
+            for told in entries:
+                name = str(told["name"])
+                if name.rstrip("/") == here.rstrip("/"):
+                    continue  # object stores have files that stand for folders
+                if told["type"] == "directory":
+                    inner.append(name)
+                else:
+                    yield Address(self._called(name, path), _signature(told))
+            folders += reversed(inner) if below else []
+
+    def _called(self, name: str, path: str) -> str:
+        """Return the address of what is called `name` by the file system that calls this address `path`."""
+        if _SCHEME.match(name):
+            return name
+        if name.startswith(path):
+            return f"{self.url.rstrip('/')}/{name[len(path) :].lstrip('/')}".rstrip("/")
+        return f"{self.url.partition('://')[0]}://{name.lstrip('/')}"
 
     def sign(self) -> Signature | None:
         """Return what changes when the file is written anew; None if it cannot be looked at."""

@@ -5,8 +5,10 @@ items of a process or a machine that is lost to another. Nothing is told to anyb
 """
 
 import logging
+import os
 import pickle
 import platform
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -24,7 +26,7 @@ class Cluster:
 
     Args:
         address: `auto` for the one that this machine belongs to, `local` for one that is started here and ends with the
-            work, or its address: HOST:6379, or ray://HOST:10001 from outside.
+            work, or the address of its head, HOST:6379, for a machine that belongs to it.
         cpus: processors of each process, a share of one or several.
         gpus: GPUs of each process, a share of one or several.
     """
@@ -32,6 +34,17 @@ class Cluster:
     address: str
     cpus: float = 1.0
     gpus: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not self.cpus > 0 or self.gpus < 0:
+            raise SpectroError(
+                f"a process takes {self.cpus:g} processors and {self.gpus:g} GPUs; more than 0 are needed"
+            )
+        if self.address.startswith("ray://"):
+            raise SpectroError(
+                f"{self.address}: a run needs to be on a machine of the cluster; submit it there by `ray job submit`, "
+                "with --cluster auto"
+            )
 
 
 def check_installed() -> None:
@@ -53,7 +66,9 @@ def on_cluster(work: Callable[[Item], Result], items: Iterable[Item], cluster: C
         cluster: where it is done.
 
     Raises:
-        SpectroError: Ray is not installed, or there is no such cluster.
+        SpectroError: Ray is not installed, there is no such cluster, it has been lost, or a machine of it has another
+            version of spectro; or whatever error of ours `work` raises.
+        OSError: `work` raises one.
     """
     check_installed()
     import ray
@@ -63,6 +78,10 @@ def on_cluster(work: Callable[[Item], Result], items: Iterable[Item], cluster: C
         _connect(cluster)
     try:
         yield from _rounds(work, items, cluster)
+    except ray.exceptions.RayError as error:
+        raise SpectroError(
+            f"the cluster's work has failed ({_last_line(error)}); run the same command again to go on"
+        ) from error
     finally:
         if own:
             ray.shutdown()
@@ -72,16 +91,23 @@ def _connect(cluster: Cluster) -> None:
     import ray
 
     quiet: dict[str, Any] = {"logging_level": logging.ERROR, "log_to_driver": False}
+    if cluster.address == "local":
+        quiet["include_dashboard"] = False
     try:
-        if cluster.address == "local":
-            ray.init(include_dashboard=False, **quiet)
-        else:
-            ray.init(address=cluster.address, **quiet)
+        ray.init(address=cluster.address, **quiet)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
-        text = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise SpectroError(
-            f"there is no Ray cluster at {cluster.address!r} ({text}); start one by `ray start --head`, or name local"
+            f"there is no Ray cluster at {cluster.address!r} ({_first_line(error)}); start one by `ray start --head`, "
+            "or name local"
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _last_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[-1]
 
 
 class Worker:
@@ -90,22 +116,55 @@ class Worker:
     Args:
         work: pickled.
         wanted: the version of spectro by which it was pickled.
-
-    Raises:
-        SpectroError: this machine has another version.
     """
 
     def __init__(self, work: bytes, wanted: str) -> None:
-        if wanted != (found := version("spectro")):
-            raise SpectroError(f"{platform.node()} has spectro {found}, others {wanted}; install the same everywhere")
-        self._work: Callable[[Any], Any] = pickle.loads(work)
+        self._wanted, self._pickled = wanted, work
+        self._work: Callable[[Any], Any] | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
-        """Return what is made of items; each is a reference to what was put into the cluster's store."""
+        """Return what is made of items; each is a reference to what was put into the cluster's store.
+
+        An error of ours, or of a disk, is a result, too: Ray would try again, and tell of it in a trace.
+        """
         import ray
 
         items = (pickle.loads(ray.get(ray.cloudpickle.loads(one))) for one in batch["item"])
-        return {"result": [pickle.dumps(self._work(item)) for item in items]}
+        return {"result": [pickle.dumps(self._made_of(item)) for item in items]}
+
+    def _made_of(self, item: Any) -> Any:
+        try:
+            if self._wanted != (found := version("spectro")):
+                raise SpectroError(
+                    f"{platform.node()} has spectro {found}, others {self._wanted}; install the same everywhere"
+                )
+            self._work = self._work or pickle.loads(self._pickled)
+            return self._work(item)
+        except SpectroError as error:
+            return Failure(str(error))
+        except OSError as error:
+            return Failure(error.strerror or str(error), error.errno, os.fsdecode(error.filename or ""))
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An error in another process.
+
+    Args:
+        text: what it says.
+        number: of the system's error; None for an error of ours.
+        place: the file that it is about.
+    """
+
+    text: str
+    number: int | None = None
+    place: str = ""
+
+    def error(self) -> Exception:
+        """Return it as it was."""
+        if self.number is None and not self.place:
+            return SpectroError(self.text)
+        return OSError(self.number, self.text, self.place or None)
 
 
 def _rounds(work: Callable[[Item], Result], items: Iterable[Item], cluster: Cluster) -> Iterator[Result]:
@@ -120,17 +179,29 @@ def _rounds(work: Callable[[Item], Result], items: Iterable[Item], cluster: Clus
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     rows = [{"item": ray.cloudpickle.dumps(one)} for one in references]
     data = ray.data.from_items(rows, override_num_blocks=len(rows))
-    there = ray.cluster_resources()
-    room = [there.get(kind, 0.0) / each for kind, each in (("CPU", cluster.cpus), ("GPU", cluster.gpus)) if each]
-    count = max(1, min(len(rows), *(int(one) for one in room)) if room else 1)
+    room = sum(_room(node["Resources"], cluster) for node in ray.nodes() if node["Alive"])
+    if not room:
+        gpus = f" and {cluster.gpus:g} GPUs" if cluster.gpus else ""
+        print(f"no machine of the cluster has {cluster.cpus:g} processors{gpus}; waiting for one", file=sys.stderr)
     done = data.map_batches(
         Worker,
         fn_constructor_args=(pickle.dumps(work), version("spectro")),
-        batch_size=None,
-        compute=ray.data.ActorPoolStrategy(min_size=count, max_size=len(rows), max_tasks_in_flight_per_actor=2),
+        batch_size=1,
+        compute=ray.data.ActorPoolStrategy(
+            min_size=max(1, min(room, len(rows))), max_size=len(rows), max_tasks_in_flight_per_actor=2
+        ),
         num_cpus=cluster.cpus,
         num_gpus=cluster.gpus,
     )
     for block in done.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         for one in block["result"]:
-            yield pickle.loads(one.as_py())
+            result = pickle.loads(one.as_py())
+            if isinstance(result, Failure):
+                raise result.error()
+            yield result
+
+
+def _room(resources: dict[str, float], cluster: Cluster) -> int:
+    """Return how many processes a machine has room for."""
+    wanted = {"CPU": cluster.cpus, "GPU": cluster.gpus}
+    return min(int(resources.get(kind, 0.0) / each) for kind, each in wanted.items() if each)

@@ -64,6 +64,18 @@ def test_folders_are_searched_in_order(memory: fsspec.AbstractFileSystem) -> Non
     assert [str(one) for one in stems(found)] == ["z", "a/y", "b/x"]
 
 
+def test_names_made_of_addresses_stay_below_the_folder() -> None:
+    found = stems([Address("https://h/calls/a.wav"), Address("https://h/calls/../../../tmp/evil.wav")])
+    assert not any(".." in one.parts or one.is_absolute() for one in found)
+
+
+def test_a_host_is_kept_where_files_are_told_without_it(memory: fsspec.AbstractFileSystem) -> None:
+    assert Address("hdfs://host/calls")._called("/calls/a.wav", "/calls") == "hdfs://host/calls/a.wav"
+    assert Address("s3://b/calls/")._called("b/calls/a.wav", "b/calls") == "s3://b/calls/a.wav"
+    assert Address("https://h/calls")._called("https://h/calls/a.wav", "https://h/calls") == "https://h/calls/a.wav"
+    assert str(Address("hdfs:///a.csv").parent / "x") == "hdfs:///x"
+
+
 def test_lists_name_addresses_and_lie_at_addresses(memory: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
     memory.pipe("/calls/list.txt", b"a.wav\r\n\nmemory://other/b.wav\n")
     (tmp_path / "list.csv").write_text("path,who\nmemory://calls/c.wav,me\nd.wav,you\n")

@@ -3,6 +3,7 @@
 import csv
 import io
 import os
+import posixpath
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -71,6 +72,8 @@ def _read_list(path: Place) -> Iterator[Place]:
 def _from_list(path: Place, name: str) -> Place:
     if is_address(name):
         return place(name)
+    if isinstance(path, Address):  # which knows no ..
+        return path.parent / posixpath.normpath(name) if not name.startswith("/") else place(name)
     return path.parent / name
 
 
@@ -107,7 +110,7 @@ def stems(paths: Sequence[Place]) -> list[Path]:
     Recordings that differ by nothing but their ending keep it.
     """
     places = [
-        Path("/", *one.url.split("/")) if isinstance(one, Address) else Path(os.path.normpath(one.absolute()))
+        Path(os.path.normpath(Path("/", *one.url.split("/")) if isinstance(one, Address) else one.absolute()))
         for one in paths
     ]  # what .. leads out of is not below
     root = os.path.commonpath([place.parent for place in places])

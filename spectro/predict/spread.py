@@ -5,6 +5,7 @@ What runs here and what runs elsewhere is the same function: it answers for some
 
 import secrets
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from spectro.cluster import Cluster, check_installed, on_cluster
 from spectro.errors import PredictionError
 from spectro.files import printable
 from spectro.outputs import claimed, lock_of
+from spectro.predict.inputs import local
 from spectro.predict.network import Network
 from spectro.predict.output.parts import Answered, Listing, Parts, parts_in, write_part
 from spectro.predict.output.tables import open_table
@@ -32,6 +34,8 @@ PART_ROWS = 1000
 """Recordings that are handed out at a time at most, and what a kill can cost."""
 FEWEST, PARTS = 50, 64
 """Recordings that are handed out at a time at least; and jobs that there are, as far as they are no smaller."""
+LATE_S, TRIES = 2.0, 5
+"""How long a drive of several machines may take to show all files, and how often it is looked at."""
 
 Answer: TypeAlias = Callable[[Predictor, Sequence[Place]], Iterator[Sequence[Row]]]
 """What makes all rows of each of some recordings, in their order."""
@@ -111,13 +115,18 @@ def work(job: Job, recipe: Recipe) -> Done:
     return Done(len(answered), failed, heard_s, predictor.engine.name)
 
 
+def one_process(_recordings: int) -> int:
+    """Work in this process."""
+    return 1
+
+
 @dataclass(frozen=True, kw_only=True)
 class Spread:
     """A run in parts.
 
     Args:
         what: what the progress bar says.
-        inputs: what is not to be written over.
+        inputs: what is named.
         network: what predictors are made of.
         answer: makes the rows; see `Recipe`.
         out: the table: a folder for its parts, or a file that is made of them in the end; a path, or an address.
@@ -125,13 +134,14 @@ class Spread:
         identity: what rows depend on.
         embeddings: whether rows have embeddings.
         resume: keep what an earlier run has done.
-        part_rows: recordings of a part, at most.
+        fewest: recordings of a part at least, as far as there are as many; 0 for `FEWEST`.
+        most: recordings of a part at most.
         cluster: where it is done; None for this machine.
-        workers: processes on this machine.
+        workers: given the number of recordings, how many processes work on this machine.
     """
 
     what: str
-    inputs: Sequence[Path]
+    inputs: Sequence[str]
     network: Network
     answer: Answer
     out: Place
@@ -139,9 +149,10 @@ class Spread:
     identity: str
     embeddings: bool = False
     resume: bool = True
-    part_rows: int = PART_ROWS
+    fewest: int = 0
+    most: int = PART_ROWS
     cluster: Cluster | None = None
-    workers: int = 1
+    workers: Callable[[int], int] = one_process
 
 
 def spread(run: Spread, places: Iterable[Place]) -> int:
@@ -162,8 +173,9 @@ def spread(run: Spread, places: Iterable[Place]) -> int:
             known = folder.is_dir() and (folder != out or not parts_in(folder))
             wanted = dict.fromkeys([out, folder])
             stack.enter_context(
-                claimed(wanted, lock=lock_of(out), error=PredictionError, inputs=run.inputs, known=known)
+                claimed(wanted, lock=lock_of(out), error=PredictionError, inputs=local(run.inputs), known=known)
             )
+        _check_address(run, folder)
         listing = stack.enter_context(Listing(tqdm(places, desc="listing", unit="clip", file=sys.stderr, leave=False)))
         count = len(listing.keys)
         if not count:
@@ -186,27 +198,27 @@ def spread(run: Spread, places: Iterable[Place]) -> int:
             run.identity,
             run.embeddings,
         )
-        size = max(1, min(run.part_rows, max(FEWEST, (count - kept) // PARTS)))
+        size = max(1, min(run.most, max(run.fewest or FEWEST, (count - kept) // PARTS)))
         jobs = _jobs(listing.without(done), size, parts.next_number())
         engines: set[str] = set()
         with tqdm(total=count, initial=kept, desc=run.what, unit="clip", file=sys.stderr) as bar:
             failed, heard_s = 0, 0.0
-            for one in _rounds(partial(work, recipe=recipe), jobs, run):
+            for one in _rounds(partial(work, recipe=recipe), jobs, run, count - kept):
                 engines.add(one.engine)
                 failed += one.failed
                 heard_s += one.heard_s
                 seconds = bar.format_dict["elapsed"]
                 bar.set_postfix(failed=failed, speed=f"{heard_s / max(seconds, 1e-9):.0f}x real time", refresh=False)
                 bar.update(one.recordings)
-        parts.keep(listing.keys, failed=True)  # a process that was thought lost may have written a file, too
+        _settle(parts, listing, run)
         if run.out.suffix:
             _merge(parts, run)
-    failed = parts.failed()
+    failed, unusable = parts.failed()
     told = f" ({kept} kept from an earlier run)" if kept else ""
     by = f" by {', '.join(sorted(engines))}" if engines else ""
     bad = f"; {failed} could not be used, see the column error" if failed else ""
     print(f"{count - failed} of {count} recordings{told} in {printable(run.out)}{by}{bad}", file=sys.stderr)
-    return 0 if not failed else 2 if failed == count else 1
+    return 0 if not failed else 2 if unusable == count else 1
 
 
 def _jobs(recordings: Iterator[tuple[str, int]], size: int, first: int) -> Iterator[Job]:
@@ -216,10 +228,44 @@ def _jobs(recordings: Iterator[tuple[str, int]], size: int, first: int) -> Itera
         number += 1
 
 
-def _rounds(function: Callable[[Job], Done], jobs: Iterator[Job], run: Spread) -> Iterator[Done]:
-    if run.cluster is None:
-        return in_processes(function, jobs, run.workers)
-    return on_cluster(function, jobs, run.cluster)
+def _rounds(function: Callable[[Job], Done], jobs: Iterator[Job], run: Spread, left: int) -> Iterator[Done]:
+    if run.cluster is not None:
+        return on_cluster(function, jobs, run.cluster)
+    return in_processes(function, jobs, run.workers(left))
+
+
+def _settle(parts: Parts, listing: Listing, run: Spread) -> None:
+    """See that each recording has its rows, once: a process that was thought lost may have written a file, too.
+
+    Raises:
+        PredictionError: some have none that can be seen from here.
+    """
+    for _try in range(TRIES):
+        missing = int((~parts.keep(listing.keys, failed=True)).sum())
+        if not missing:
+            return
+        time.sleep(LATE_S)
+    raise PredictionError(
+        f"{printable(run.out)}: the rows of {missing} recordings are not there, though they were written; name an "
+        "--out that all machines of the cluster share"
+    )
+
+
+def _check_address(run: Spread, folder: Place) -> None:
+    """Refuse to write over an input at an address, or over what is not ours.
+
+    Raises:
+        PredictionError: it is one.
+    """
+    if not isinstance(run.out, Address) or not run.out.suffix:
+        return
+    if str(run.out) in run.inputs:
+        raise PredictionError(f"{printable(run.out)}: is an input, and would be overwritten; choose another --out")
+    if run.out.kind() is not None and not parts_in(folder):
+        raise PredictionError(
+            f"{printable(run.out)}: is there already, and spectro did not make it; choose another --out, or move it "
+            "away"
+        )
 
 
 def _merge(parts: Parts, run: Spread) -> None:

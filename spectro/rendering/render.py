@@ -70,8 +70,8 @@ class RenderSettings:
             uses those of its own clips.
         fold: fold of that protocol.
         workers: number of processes; 0 for one per core.
-        cluster: spread the work with Ray: auto over the cluster that this machine belongs to, HOST:6379 or
-            ray://HOST:10001 over another, local over a cluster that is started here. All its machines must see source
+        cluster: spread the work with Ray, in place of workers: auto over the cluster that this machine belongs to,
+            HOST:6379 over the one with this head, local over one that is started here. All its machines must see source
             and out where this one does, and have the same spectro. null works here alone.
         max_duration_s: recordings longer than this fail, in seconds.
         overwrite: render again over pictures with other settings, instead of refusing.

@@ -100,7 +100,7 @@ class Service:
     def __init__(self, models: Models, limits: Limits, metrics: Metrics, drawers: int = 0) -> None:
         self.models, self.limits, self.metrics = models, limits, metrics
         self._drawers = Drawers(drawers)
-        self._readers = FairThreads(max(READERS, 2 * drawers), "reading")
+        self._readers = FairThreads(max(READERS, drawers + 1), "reading")
         self._explanations = FairThreads(1, "explaining")
         self._timelines = FairThreads(1, "timelines")
 

@@ -1,15 +1,16 @@
 """Uploads are drawn in processes of their own while there are several, so that none waits for Python's lock.
 
-A lone one is drawn here, which starts sooner. A process that an upload kills is replaced, and what it was drawing is
-tried once more.
+A lone one is drawn here, which starts sooner. Processes that an upload kills are replaced, and what they were drawing
+is tried once more, each upload in a process of its own.
 """
 
 import io
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
+from functools import partial
 from typing import BinaryIO
 
 from spectro.audio.container import known_frames, opened
@@ -75,16 +76,25 @@ class Drawers:
             if not self._processes or not others:
                 check_samples(source, limits.max_samples, limits.max_duration_s)
                 return predictor.draw(source)
-            content, spec = source.getvalue(), predictor.checkpoint.spec
-            for _try in range(2):
-                pool = self._running()
-                try:
-                    image: Image = pool.submit(draw_bytes, content, spec, limits).result()
-                except BrokenProcessPool:
-                    self._forget(pool)
-                else:
-                    return image
-            raise SpectroError("processes that drew this upload were killed twice, perhaps for want of memory")
+            work = partial(draw_bytes, source.getvalue(), predictor.checkpoint.spec, limits)
+            pool = self._running()
+            try:
+                image: Image = pool.submit(work).result()
+            except BrokenProcessPool:  # by this one, or by another that was drawn beside it
+                self._forget(pool)
+                return self._alone(work)
+            return image
+
+    def _alone(self, work: Callable[[], Image]) -> Image:
+        """Draw in a process of its own, which no other upload can kill."""
+        pool = pool_of(1)
+        try:
+            image: Image = pool.submit(work).result()
+        except BrokenProcessPool as error:
+            raise SpectroError("processes that drew this upload were killed, perhaps for want of memory") from error
+        finally:
+            pool.shutdown()
+        return image
 
     def shutdown(self) -> None:
         """End the processes."""

@@ -29,7 +29,7 @@ from spectro.predict.output.journal import Journal, beside, is_journal
 from spectro.predict.output.tables import SHARD_ROWS, Record, Table, check_name, claimed_table, open_table
 from spectro.predict.predictor import Predictor
 from spectro.predict.results import Row
-from spectro.processes import in_processes
+from spectro.processes import TerminatedWorkerError, in_processes
 
 FEW, FEW_FOR_TORCH = 500, 3000
 """Recordings from which on several processes are faster than one, which starts sooner; PyTorch's start takes longer."""
@@ -59,7 +59,8 @@ class PredictSettings:
         precision: float32, or bfloat16 for more speed; close calls are computed in float32 either way (torch,
             openvino).
         workers: processes that draw and compute; 0 for one per core where there are recordings enough to make up for
-            their start. Each has a network of its own, on one thread. On a GPU there is one.
+            their start. Each has a network of its own, on one thread. On a GPU there is one, and with follow. Not with
+            a cluster.
         max_duration_s: recordings longer than this are refused, in seconds.
         min_margin: answer `unsure` if the two most likely labels' probabilities are closer than this, 0 to 1.
         min_speech: answer `no speech` if the probability that somebody speaks is below this, 0 to 1; 0 for never.
@@ -69,10 +70,10 @@ class PredictSettings:
             that changes is classified again: its later row counts, and the earlier one leaves the table when the run
             ends or the next one begins.
         settle_s: with follow, wait until a recording has not changed for this long, in seconds.
-        shard_rows: rows per Parquet file if out is a folder.
-        cluster: spread the work with Ray: auto over the cluster that this machine belongs to, HOST:6379 or
-            ray://HOST:10001 over another, local over a cluster that is started here. All its machines must see the
-            recordings and the table where this one does, and have the same spectro. null works here alone.
+        shard_rows: rows per Parquet file if out is a folder; 1,000 at most with a cluster or at an address.
+        cluster: spread the work with Ray: auto over the cluster that this machine belongs to, HOST:6379 over the one
+            with this head, local over one that is started here. All its machines must see the recordings and the table
+            where this one does, and have the same spectro. null works here alone.
         cluster_cpus: processors of each network in a cluster.
         cluster_gpus: GPUs of each network in a cluster, if device is cuda; 0.25 lets four share one.
     """
@@ -110,6 +111,8 @@ class PredictSettings:
             raise PredictionError("embeddings do not go into CSV; name a .parquet, .jsonl or .json with --out")
         if self.cluster is not None and self.out is None:
             raise PredictionError("a cluster's rows go into a table: name one with --out")
+        if self.cluster is not None and self.workers:
+            raise PredictionError("a cluster has processes of its own: leave workers out, and see cluster_cpus")
         if self.follow and self.in_parts:
             raise PredictionError("follow writes a table on this machine, without a cluster")
 
@@ -160,7 +163,7 @@ def _spread(settings: PredictSettings) -> int:
     return spread(
         Spread(
             what="predicting",
-            inputs=local(settings.inputs),
+            inputs=settings.inputs,
             network=network,
             answer=partial(_answer, batch_size=settings.batch_size),
             out=settings.out,
@@ -168,7 +171,8 @@ def _spread(settings: PredictSettings) -> int:
             identity=_depends(settings),
             embeddings=settings.embeddings,
             resume=settings.resume,
-            part_rows=min(settings.shard_rows, PART_ROWS),
+            most=min(settings.shard_rows, PART_ROWS),
+            workers=partial(_processes, settings, network),
             cluster=cluster_of(settings.cluster, settings.device, settings.cluster_cpus, settings.cluster_gpus),
         ),
         expand(settings.inputs),
@@ -218,6 +222,7 @@ class Run:
 
     def __init__(self, settings: PredictSettings, predictor: Predictor, journal: Journal | None, expected: int) -> None:
         self._settings, self._predictor, self._journal = settings, predictor, journal
+        self._network = settings.network
         self._bar = tqdm(total=expected, desc="predicting", unit="clip", file=sys.stderr)
         self._started, self._heard_s = time.perf_counter(), 0.0
         self._left = expected
@@ -264,15 +269,21 @@ class Run:
 
     def _rows(self, paths: Iterable[Place]) -> Iterator[Row]:
         """Yield the row of each recording, in order; by processes where there are many."""
-        size, count = self._settings.batch_size, _processes(self._settings, self._predictor, self._left)
+        size, count = self._settings.batch_size, _processes(self._settings, self._network, self._left)
         if count == 1:
             yield from predict_rows(self._predictor, paths, batch_size=size)
             return
         remaining = iter(paths)
         batches = iter(lambda: list(islice(remaining, size)), [])
-        work = partial(_rows_of, network=self._settings.network, embeddings=self._settings.embeddings)
-        for rows in in_processes(work, batches, count, ordered=True):
-            yield from rows
+        work = partial(_rows_of, network=self._network, embeddings=self._settings.embeddings)
+        try:
+            for rows in in_processes(work, batches, count, ordered=True):
+                yield from rows
+        except TerminatedWorkerError as error:
+            raise PredictionError(
+                "a worker process was killed, most likely for want of memory; run the same command again to go on "
+                "(with fewer --workers)"
+            ) from error
 
     def summary(self) -> str:
         """Return a line about all rows."""
@@ -293,14 +304,13 @@ class Run:
         self._bar.update(self.total - self._bar.n)
 
 
-def _processes(settings: PredictSettings, predictor: Predictor, recordings: int) -> int:
+def _processes(settings: PredictSettings, network: Network, recordings: int) -> int:
     """Return how many processes answer for so many recordings."""
-    if settings.workers:
-        return settings.workers
-    engine = predictor.engine
-    on_gpu = isinstance(engine, TorchEngine) and engine.device.type != "cpu"
+    engine = network.predictor().engine
+    if settings.follow or (isinstance(engine, TorchEngine) and engine.device.type != "cpu"):
+        return 1
     enough = FEW_FOR_TORCH if isinstance(engine, TorchEngine) else FEW
-    return 1 if on_gpu or settings.follow or recordings < enough else threads()
+    return settings.workers or (threads() if recordings >= enough else 1)
 
 
 def _rows_of(paths: list[Place], network: Network, embeddings: bool) -> list[Row]:

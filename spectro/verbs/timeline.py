@@ -28,8 +28,8 @@ from spectro.predict.timeline.windows import WindowSettings
 
 ENDINGS = (".txt", ".vtt", ".json")
 """Of a recording's tracks: Audacity labels, WebVTT, summary."""
-RECORDINGS = 8
-"""That are followed together in a cluster: long ones cost minutes each."""
+MOST = 100
+"""Recordings that are followed together in a cluster, at most: long ones cost minutes each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +59,8 @@ class TimelineSettings:
         precision: float32, or bfloat16 for more speed; close calls are computed in float32 either way (torch,
             openvino).
         resume: with a cluster, or a table elsewhere: keep the rows of an earlier run of the same command.
-        cluster: spread the work with Ray: auto over the cluster that this machine belongs to, HOST:6379 or
-            ray://HOST:10001 over another, local over a cluster that is started here. null works here alone.
+        cluster: spread the work with Ray: auto over the cluster that this machine belongs to, HOST:6379 over the one
+            with this head, local over one that is started here. null works here alone.
         cluster_cpus: processors of each network in a cluster.
         cluster_gpus: GPUs of each network in a cluster, if device is cuda; 0.25 lets four share one.
     """
@@ -153,14 +153,15 @@ def _spread(settings: TimelineSettings) -> int:
     return spread(
         Spread(
             what="listening",
-            inputs=local(settings.inputs),
+            inputs=settings.inputs,
             network=network,
             answer=partial(_answer, settings=settings),
             out=settings.out,
             columns=columns,
             identity=fingerprint([identity(settings.checkpoint or default_checkpoint()), columns, *own]),
             resume=settings.resume,
-            part_rows=RECORDINGS,
+            fewest=1,
+            most=MOST,
             cluster=cluster_of(settings.cluster, settings.device, settings.cluster_cpus, settings.cluster_gpus),
         ),
         expand(settings.inputs),

@@ -11,7 +11,8 @@ import pandas as pd
 import pytest
 
 from spectro.addresses import Address, place
-from spectro.errors import PredictionError
+from spectro.cluster import Cluster
+from spectro.errors import PredictionError, SpectroError
 from spectro.predict import spread
 from spectro.predict.output.parts import Answered, Listing, Parts, key_of, parts_in, write_part
 from spectro.verbs import predict, timeline
@@ -45,10 +46,15 @@ def out(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path | Addre
     fsspec.filesystem("memory").store.clear()
 
 
-def run_in_parts(world: World, calls: Path, out: Path | Address, **changes: object) -> int:
+def settings_of(world: World, calls: Path | Address, out: Path | Address, **changes: object) -> PredictSettings:
+    """Settings of a run by ONNX Runtime, which answers to the last digit the same, whatever the batch."""
+    defaults = {"checkpoint": world.checkpoint, "device": "cpu", "engine": "onnx"}
+    return PredictSettings(inputs=[str(calls)], out=out, **(defaults | changes))  # type: ignore[arg-type]
+
+
+def run_in_parts(world: World, calls: Path | Address, out: Path | Address, **changes: object) -> int:
     """Run as a cluster would, in this process."""
-    settings = PredictSettings(inputs=[str(calls)], out=out, checkpoint=world.checkpoint, device="cpu", **changes)  # type: ignore[arg-type]
-    return predict._spread(settings)
+    return predict._spread(settings_of(world, calls, out, **changes))
 
 
 def rows(out: Path | Address) -> pd.DataFrame:
@@ -57,9 +63,12 @@ def rows(out: Path | Address) -> pd.DataFrame:
 
 
 def local_rows(world: World, calls: Path, folder: Path) -> pd.DataFrame:
-    settings = PredictSettings(inputs=[str(calls)], out=folder, checkpoint=world.checkpoint, device="cpu")
-    predict.run(settings)
+    predict.run(settings_of(world, calls, folder))
     return rows(folder)
+
+
+def same(one: pd.DataFrame, other: pd.DataFrame) -> None:
+    pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
 @pytest.fixture
@@ -84,12 +93,12 @@ def test_rows_are_those_of_a_run_without_parts(
     drawn.clear()
     assert run_in_parts(world, calls, out) == 1
     assert len(parts_in(out)) == 4
-    pd.testing.assert_frame_equal(rows(out), expected)
+    same(rows(out), expected)
     assert len(drawn) == 7
     drawn.clear()
     assert run_in_parts(world, calls, out) == 1
     assert drawn == ["broken.wav"]  # what could not be used is tried again
-    pd.testing.assert_frame_equal(rows(out).sort_values("path", ignore_index=True), expected)
+    same(rows(out).sort_values("path", ignore_index=True), expected)
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -112,7 +121,7 @@ def test_a_killed_run_goes_on(
     drawn.clear()
     assert run_in_parts(world, calls, out) == 1
     assert len(drawn) == 3
-    pd.testing.assert_frame_equal(rows(out), expected)
+    same(rows(out), expected)
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -145,12 +154,12 @@ def test_other_settings_make_all_rows_again(
 @pytest.mark.parametrize("where", ["", "memory://results/"])
 def test_other_tables_are_made_of_the_parts(world: World, calls: Path, tmp_path: Path, where: str, name: str) -> None:
     plain = tmp_path / f"local-{name}"
-    predict.run(PredictSettings(inputs=[str(calls)], out=plain, checkpoint=world.checkpoint, device="cpu"))
+    predict.run(settings_of(world, calls, plain))
     out = place(f"{where}{name}") if where else tmp_path / name
     assert run_in_parts(world, calls, out) == 1
     assert out.read_bytes() == plain.read_bytes() or name.endswith("parquet")
     if name.endswith("parquet"):
-        pd.testing.assert_frame_equal(pd.read_parquet(io.BytesIO(out.read_bytes())), pd.read_parquet(plain))
+        same(pd.read_parquet(io.BytesIO(out.read_bytes())), pd.read_parquet(plain))
     fsspec.filesystem("memory").store.clear()
 
 
@@ -171,7 +180,7 @@ def test_a_part_that_breaks_off_is_made_again(world: World, calls: Path, out: Pa
     (part,) = parts_in(out)
     part.write_bytes(part.read_bytes()[:-20])
     assert run_in_parts(world, calls, out) == 1
-    pd.testing.assert_frame_equal(rows(out), expected)
+    same(rows(out), expected)
 
 
 def test_rows_that_two_processes_wrote_count_once(out: Path | Address) -> None:
@@ -202,7 +211,7 @@ def test_timelines_are_made_in_parts_too(world: World, calls: Path, out: Path | 
 
     assert timeline.run(settings(tmp_path / "local")) == 1
     assert timeline._spread(settings(out)) == 1
-    pd.testing.assert_frame_equal(rows(out), rows(tmp_path / "local"))
+    same(rows(out), rows(tmp_path / "local"))
     assert timeline._spread(settings(out)) == 1
     assert len(rows(out)) == len(rows(tmp_path / "local"))
 
@@ -212,11 +221,81 @@ def test_timelines_are_made_in_parts_too(world: World, calls: Path, out: Path | 
     [
         ({"cluster": "local"}, "name one with --out"),
         ({"cluster": "local", "out": Path("table"), "follow": True}, "follow writes a table on this machine"),
+        ({"cluster": "local", "out": Path("table"), "workers": 2}, "leave workers out"),
     ],
 )
 def test_what_a_cluster_cannot_do_is_refused(changes: dict[str, object], told: str) -> None:
     with pytest.raises(PredictionError, match=told):
         PredictSettings(inputs=["x"], **changes)  # type: ignore[arg-type]
+
+
+def test_what_a_process_takes_must_be_something_and_the_run_is_on_the_cluster() -> None:
+    with pytest.raises(SpectroError, match="takes 0 processors"):
+        Cluster(address="auto", cpus=0)
+    with pytest.raises(SpectroError, match="submit it there by `ray job submit`"):
+        Cluster(address="ray://host:10001")
+
+
+def test_tables_in_folders_below_are_left_alone(world: World, calls: Path, out: Path | Address) -> None:
+    below = out / "january"
+    run_in_parts(world, calls, below)
+    expected = rows(below)
+    run_in_parts(world, calls, out, min_margin=0.5)
+    run_in_parts(world, calls, out)
+    same(rows(below), expected)
+
+
+def test_a_table_in_parts_is_not_replaced_by_a_run_without(world: World, calls: Path, tmp_path: Path) -> None:
+    run_in_parts(world, calls, tmp_path / "table")
+    before = rows(tmp_path / "table")
+    with pytest.raises(PredictionError, match="holds a table in parts, of a run with --cluster"):
+        predict.run(settings_of(world, calls, tmp_path / "table"))
+    same(rows(tmp_path / "table"), before)
+
+
+def test_inputs_and_foreign_tables_at_addresses_are_not_written_over(world: World, calls: Path) -> None:
+    listed, foreign = Address("memory://lists/mine.csv"), Address("memory://lists/foreign.csv")
+    listed.write_bytes(f"path\n{calls / '0.wav'}\n".encode())
+    foreign.write_bytes(b"path,note\n")
+    with pytest.raises(PredictionError, match="is an input, and would be overwritten"):
+        run_in_parts(world, listed, listed)
+    with pytest.raises(PredictionError, match="is there already, and spectro did not make it"):
+        run_in_parts(world, listed, foreign)
+    assert listed.read_bytes().startswith(b"path") and foreign.read_bytes() == b"path,note\n"
+    for _ in range(2):
+        assert run_in_parts(world, listed, Address("memory://lists/ours.csv")) == 0
+    fsspec.filesystem("memory").store.clear()
+
+
+def test_a_folder_that_cannot_be_listed_costs_no_row(
+    world: World, calls: Path, out: Path | Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    system = fsspec.filesystem("memory")
+    for one in ("0.wav", "1.wav"):
+        Address(f"memory://calls/{one[0]}/{one}").write_bytes((calls / one).read_bytes())
+    run_in_parts(world, Address("memory://calls"), out)
+    expected, before = rows(out), type(system).ls
+
+    def refuse(self: object, path: str, **options: object) -> object:
+        if path.endswith("/1"):
+            raise PermissionError("forbidden")
+        return before(self, path, **options)
+
+    monkeypatch.setattr(type(system), "ls", refuse)
+    with pytest.raises(OSError, match="forbidden"):
+        run_in_parts(world, Address("memory://calls"), out)
+    monkeypatch.setattr(type(system), "ls", before)
+    same(rows(out), expected)
+    system.store.clear()
+
+
+def test_rows_that_cannot_be_seen_from_here_are_told(
+    world: World, calls: Path, out: Path | Address, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(spread, "LATE_S", 0)
+    monkeypatch.setattr(spread, "write_part", lambda *_: None)  # on a disk of another machine
+    with pytest.raises(PredictionError, match="the rows of 7 recordings are not there"):
+        run_in_parts(world, calls, out)
 
 
 @pytest.fixture
@@ -253,19 +332,17 @@ def test_recordings_and_tables_lie_in_s3(
     out = f"{s3}/results/table"
 
     def run(where: str) -> int:
-        return predict.run(
-            PredictSettings(inputs=[f"{s3}/calls"], out=place(where), checkpoint=world.checkpoint, device="cpu")
-        )
+        return predict.run(settings_of(world, Address(f"{s3}/calls"), place(where)))
 
     drawn.clear()
     assert run(out) == 1
-    pd.testing.assert_frame_equal(rows(Address(out)), expected)
+    same(rows(Address(out)), expected)
     for part in parts_in(Address(out))[2:]:
         part.remove()
     drawn.clear()
     assert run(out) == 1
     assert len(drawn) == 3
-    pd.testing.assert_frame_equal(rows(Address(out)), expected)
+    same(rows(Address(out)), expected)
     assert run(f"{s3}/results/table.csv") == 1
     assert len(Address(f"{s3}/results/table.csv").read_bytes().splitlines()) == 8
     drawn.clear()
@@ -280,11 +357,11 @@ def test_a_cluster_answers_as_this_machine_does(world: World, calls: Path, tmp_p
 
     def spectro(verb: str, out: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "spectro", verb, str(calls), "--checkpoint", str(world.checkpoint)]
-        command += ["--device", "cpu", "--out", str(tmp_path / out), "--cluster", "local", "--cluster_cpus", "1"]
+        command += ["--engine", "onnx", "--out", str(tmp_path / out), "--cluster", "local"]
         return subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
 
     done = spectro("predict", "table")
     assert done.returncode == 1, done.stderr
-    pd.testing.assert_frame_equal(rows(tmp_path / "table"), expected)
+    same(rows(tmp_path / "table"), expected)
     assert "6 of 7 recordings" in done.stderr and "1 could not be used" in done.stderr
     assert "Ray" not in done.stderr and "Traceback" not in done.stderr

@@ -62,10 +62,14 @@ class Listing:
     def __init__(self, places: Iterable[Place]) -> None:
         self._lines = TemporaryFile("w+", encoding="ascii")  # noqa: SIM115  it is closed with the list
         keys = array("Q")
-        for one in places:
-            path = os.fspath(one)
-            keys.append(key_of(path, sign_at(one)))
-            self._lines.write(json.dumps([path, keys[-1]]) + "\n")
+        try:
+            for one in places:
+                path = os.fspath(one)
+                keys.append(key_of(path, sign_at(one)))
+                self._lines.write(json.dumps([path, keys[-1]]) + "\n")
+        except BaseException:
+            self._lines.close()
+            raise
         self.keys: Keys = np.unique(np.frombuffer(keys, np.uint64)) if keys else np.zeros(0, np.uint64)
 
     def __enter__(self) -> Self:
@@ -145,9 +149,10 @@ class Parts:
                 self._rewrite(part, told, stands)
         return seen
 
-    def failed(self) -> int:
-        """Return how many recordings have rows that say why they could not be used, or not to their end."""
-        return sum(int(told["failed"].sum()) for _part, told in self._told())
+    def failed(self) -> tuple[int, int]:
+        """Return how many recordings could not be used, or not to their end; and how many of them have no other row."""
+        failed = [told["rows"][told["failed"]] for _part, told in self._told()]
+        return sum(map(len, failed)), sum(int((one == 1).sum()) for one in failed)
 
     def records(self, size: int = 1000) -> Iterator[list[Record]]:
         """Yield all rows, in the order in which the recordings were handed out, some at a time."""
@@ -176,7 +181,7 @@ def parts_in(folder: Place) -> list[Place]:
         return [*shards(folder)]
     if folder.kind() is None:
         return []
-    return sorted((one for one in folder.files() if PART.fullmatch(one.name)), key=str)
+    return sorted((one for one in folder.files(below=False) if PART.fullmatch(one.name)), key=str)
 
 
 def write_part(folder: Place, name: str, answered: Sequence[Answered], columns: Sequence[str], identity: str) -> None:

@@ -194,6 +194,10 @@ def claimed_table(out: Path, inputs: Iterable[Path], journal: Path | None = None
     """
     place = out.resolve()
     known = (journal is not None and journal.exists()) or (place.is_dir() and not shards(place))
+    if place.is_dir() and any(one.stem.count("-") > 1 for one in shards(place)):
+        raise PredictionError(
+            f"{printable(out)}: holds a table in parts, of a run with --cluster; name it again, or choose another --out"
+        )
     wanted = [place] if journal is None else [place, journal]
     with claimed(wanted, lock=lock_of(place), error=PredictionError, inputs=inputs, known=known, edited=wanted[1:]):
         yield
