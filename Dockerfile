@@ -5,7 +5,7 @@ FROM python:3.11-slim
 RUN useradd --uid 10001 --create-home spectro
 WORKDIR /app
 COPY pyproject.toml README.md LICENSE ./
-COPY checkpoints/mn04-voices ./checkpoints/mn04-voices
+COPY checkpoints/yamnet-voices ./checkpoints/yamnet-voices
 COPY spectro ./spectro
 RUN pip install --no-cache-dir '.[serve,onnx]'
 

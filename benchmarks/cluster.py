@@ -154,9 +154,11 @@ def measure_memory(clips: list[Path], counts: list[int], work: Path) -> dict[str
     for count in counts:
         folder = links(clips, count, work / f"links-{count}")
         with cluster(2) as made:
-            child = subprocess.Popen(
-                command(folder, work / f"memory-{count}", "--cluster", made.address), stderr=subprocess.DEVNULL
-            )
+            log = work / f"memory-{count}.log"
+            with log.open("w") as told:
+                child = subprocess.Popen(
+                    command(folder, work / f"memory-{count}", "--cluster", made.address), stderr=told
+                )
             most, ended = {"run": 0, "worker": 0}, threading.Event()
             while child.poll() is None:
                 for process in psutil.process_iter(["cmdline", "memory_full_info"]):
@@ -165,6 +167,8 @@ def measure_memory(clips: list[Path], counts: list[int], work: Path) -> dict[str
                     if kind and process.info["memory_full_info"]:
                         most[kind] = max(most[kind], process.info["memory_full_info"].uss)
                 ended.wait(POLL_S)
+        if child.returncode:
+            raise SystemExit(log.read_text())
         found[str(count)] = {kind: round(value / 2**20) for kind, value in most.items()}
         print(json.dumps(found), file=sys.stderr)
     return found

@@ -6,7 +6,7 @@ from pathlib import Path
 from spectro.errors import CheckpointError
 from spectro.model.metadata import DESCRIPTION_FILE
 
-DEFAULT_CHECKPOINT = "mn04-voices"
+DEFAULT_CHECKPOINT = "yamnet-voices"
 
 
 def default_checkpoint() -> Path:

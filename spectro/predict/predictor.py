@@ -72,7 +72,7 @@ class Predictor:
         PredictionError: there is no such device or engine, or the margin is not a share.
 
     Example:
-        >>> predictor = Predictor("checkpoints/mn04-voices")
+        >>> predictor = Predictor("checkpoints/yamnet-voices")
         >>> predictor.predict_wav("clip.wav").label
         'happy'
     """

@@ -77,8 +77,8 @@ def test_the_shipped_checkpoint_is_there_after_a_clone(monkeypatch: pytest.Monke
     monkeypatch.chdir(tmp_path)
     shipped = spectro.load()
     assert shipped.labels == ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
-    assert (REPOSITORY / "checkpoints/mn04-voices/model.safetensors").stat().st_size < 12 * 2**20
-    assert "CC BY-NC-SA 4.0" in (REPOSITORY / "checkpoints/mn04-voices/card.md").read_text()
+    assert (REPOSITORY / "checkpoints/yamnet-voices/model.safetensors").stat().st_size < 12 * 2**20
+    assert "CC BY-NC-SA 4.0" in (REPOSITORY / "checkpoints/yamnet-voices/card.md").read_text()
 
 
 def test_the_default_checkpoint_can_be_named_by_environment(
