@@ -32,7 +32,7 @@ from spectro.processes import in_processes
 
 PART_ROWS = 1000
 """Recordings that are handed out at a time at most, and what a kill can cost."""
-FEWEST, PARTS = 50, 64
+FEWEST, PARTS = 50, 256
 """Recordings that are handed out at a time at least; and jobs that there are, as far as they are no smaller."""
 LATE_S, TRIES = 2.0, 5
 """How long a drive of several machines may take to show all files, and how often it is looked at."""
