@@ -132,7 +132,7 @@ print(importlib.util.find_spec({OPENVINO_REPORTER!r}))
     assert shown.splitlines() == [" ".join(REPORTS.values()), "None"]
     wanted = {**ENVIRONMENT, "HF_HUB_DISABLE_TELEMETRY": "0"}
     shown = subprocess.run(run, env=wanted, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
-    assert shown.splitlines()[0] == "1 0 1 1"
+    assert shown.splitlines()[0] == "1 0 0 1 1"
 
 
 def test_a_runtime_that_was_imported_before_is_told_to_be_quiet() -> None:

@@ -54,6 +54,7 @@ def test_three_channels_are_masked_together() -> None:
     np.testing.assert_array_equal(masked[..., 0], masked[..., 2])
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_is_the_same_whatever_the_workers_and_epochs_differ(world: World, workers: int) -> None:
     """albumentations alone draws the same masks in every worker and again in every epoch."""

