@@ -17,8 +17,9 @@
     ├── TrainingError            a fine-tuning that cannot start or go on
     ├── EvaluationError          clips that this checkpoint cannot be evaluated on, or a study that contradicts itself
     ├── FeatureError             features that cannot be had of these clips, or not with what is installed
-    └── PredictionError          input that cannot be predicted at all
-        └── ExportError          a network that cannot be exported, or whose export computes something else
+    ├── PredictionError          input that cannot be predicted at all
+    │   └── ExportError          a network that cannot be exported, or whose export computes something else
+    └── WorkerError              a process of the work that was killed
 
 Messages name the file or the value at fault, and end with what to do about it.
 """
@@ -98,3 +99,7 @@ class PredictionError(SpectroError):
 
 class ExportError(PredictionError):
     """A network cannot be exported, or its export computes something else."""
+
+
+class WorkerError(SpectroError):
+    """A process that worked for this one was killed; the text says what to do."""

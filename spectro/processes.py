@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from joblib.externals.loky.process_executor import ProcessPoolExecutor, TerminatedWorkerError
 
-__all__ = ["TerminatedWorkerError", "in_processes", "pool_of"]
+from spectro.errors import WorkerError
 
 AHEAD = 4  # items a process that are handed out before they are needed
 IDLE_S = 300.0  # after which a process that has nothing to do ends, as when the one that asked was killed
@@ -36,7 +36,7 @@ def in_processes(
         ordered: keep the order of the items.
 
     Raises:
-        TerminatedWorkerError: a process was killed.
+        WorkerError: a process was killed.
     """
     if count == 1:
         yield from map(work, items)
@@ -55,6 +55,11 @@ def in_processes(
             waiting = [future for future in waiting if future not in done]
             for future in done:
                 yield future.result()
+    except TerminatedWorkerError as error:
+        raise WorkerError(
+            "a worker process was killed, most likely for want of memory; run the same command again to go on (with "
+            "fewer --workers)"
+        ) from error
     finally:
         for future in waiting:
             future.cancel()

@@ -1,14 +1,21 @@
 """What a predictor is made of, told so that another process, or another machine, can make it, too."""
 
 import hashlib
+import secrets
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from spectro.files import cache_folder, fingerprint, write_bytes
+from spectro.model.locate import default_checkpoint
 from spectro.model.metadata import DESCRIPTION_FILE, EXPORT_FILE, WEIGHTS_FILE, Description, read
 from spectro.predict.predictor import Predictor
+
+OPTIONS = ("device", "engine", "precision", "max_duration_s", "min_margin", "min_speech")
+"""Of a `Predictor`, as verbs call them."""
+
+_MADE: list[Any] = ["", None]
+"""The last predictor of this process, after whose it is: a network that is told anew reads its checkpoint anew."""
 
 
 class Network:
@@ -21,6 +28,13 @@ class Network:
 
     def __init__(self, checkpoint: Path | Mapping[str, bytes], **options: Any) -> None:
         self._checkpoint, self._options = checkpoint, options
+        self._token = secrets.token_hex(8)  # of this one and its copies in other processes
+
+    @classmethod
+    def of(cls, settings: Any) -> Self:
+        """Return the network that a verb's settings name: their `checkpoint`, and what they tell of `OPTIONS`."""
+        told = {name: getattr(settings, name) for name in OPTIONS if hasattr(settings, name)}
+        return cls(settings.checkpoint or default_checkpoint(), **told)
 
     def shipped(self) -> "Network":
         """Return the same with the checkpoint's files in it."""
@@ -35,8 +49,11 @@ class Network:
         return Description.from_dict(read(folder), folder).labels
 
     def predictor(self) -> Predictor:
-        """Return the predictor of this process, made when it is first asked for."""
-        return _predictor(self._folder(), tuple(sorted(self._options.items())))
+        """Return this network's predictor in this process, made when it is first asked for."""
+        if _MADE[0] != self._token:
+            _MADE[:] = self._token, Predictor(self._folder(), **self._options)
+        made: Predictor = _MADE[1]
+        return made
 
     def _folder(self) -> Path:
         if isinstance(self._checkpoint, Path):
@@ -47,8 +64,3 @@ class Network:
             if not (folder / name).exists():
                 write_bytes(folder / name, content)
         return folder
-
-
-@lru_cache(1)
-def _predictor(folder: Path, options: tuple[tuple[str, Any], ...]) -> Predictor:
-    return Predictor(folder, **dict(options))

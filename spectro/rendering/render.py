@@ -43,7 +43,7 @@ from spectro.files import (
 from spectro.identity import identity_of
 from spectro.outputs import LOCK, claimed, table_bytes
 from spectro.picture.spec import SpectrogramSpec
-from spectro.processes import TerminatedWorkerError, in_processes
+from spectro.processes import in_processes
 from spectro.rendering.index import FAILURES, INDEX, REJECTED, SETTINGS, SPEC
 from spectro.rendering.worker import IMAGES, Job, Outcome, Recipe, draw_clips
 
@@ -117,8 +117,8 @@ def render(settings: RenderSettings) -> Rendering:
         what was done.
 
     Raises:
-        RenderError: the output folder holds pictures made with other settings, another rendering writes there, or a
-            worker died.
+        RenderError: the output folder holds pictures made with other settings, or another rendering writes there.
+        WorkerError: a worker was killed.
         CorpusError: the corpus cannot be read.
         SpecError: the spec contradicts itself.
     """
@@ -209,17 +209,11 @@ def _work(jobs: list[Job], settings: RenderSettings, out: Path) -> Iterator[Outc
         rounds = on_cluster(work, _absolute(chunks), Cluster(address=settings.cluster))
     failed = 0
     with tqdm(total=len(jobs), desc="rendering", unit="clip") as progress:
-        try:
-            for outcomes in chain.from_iterable(rounds):
-                failed += any(outcome.error for outcome in outcomes)
-                progress.set_postfix(failed=failed, refresh=False)
-                progress.update()
-                yield from outcomes
-        except TerminatedWorkerError as error:
-            raise RenderError(
-                "a worker process was killed, most likely for want of memory; "
-                "run the same command again to go on (with fewer --workers)"
-            ) from error
+        for outcomes in chain.from_iterable(rounds):
+            failed += any(outcome.error for outcome in outcomes)
+            progress.set_postfix(failed=failed, refresh=False)
+            progress.update()
+            yield from outcomes
 
 
 def _absolute(chunks: Iterable[list[Job]]) -> Iterator[list[Job]]:

@@ -16,8 +16,7 @@ from spectro.audio.recording import check_values
 from spectro.audio.stream import Cleaner
 from spectro.engines.base import Chances, EngineName, Precision
 from spectro.errors import PredictionError
-from spectro.model.locate import default_checkpoint
-from spectro.predict.predictor import Predictor
+from spectro.predict.network import Network
 from spectro.predict.results import Row, Scorer, mean_scores, verdict
 from spectro.predict.timeline.segments import SILENCE
 from spectro.predict.timeline.windows import Cutter, WindowSettings, draw_samples
@@ -78,14 +77,7 @@ class ListenSettings:
 
 def run(settings: ListenSettings) -> int:
     """Run the verb until the sound ends or it is interrupted; returns its exit code."""
-    predictor = Predictor(
-        settings.checkpoint or default_checkpoint(),
-        device=settings.device,
-        engine=settings.engine,
-        precision=settings.precision,
-        min_margin=settings.min_margin,
-        min_speech=settings.min_speech,
-    )
+    predictor = Network.of(settings).predictor()
     blocks = _microphone(settings) if settings.source == "microphone" else _raw(sys.stdin.buffer, settings)
     try:
         for row in listen(predictor, blocks, settings):

@@ -26,10 +26,10 @@ from spectro.predict.batches import predict_rows
 from spectro.predict.inputs import expand, local
 from spectro.predict.network import Network
 from spectro.predict.output.journal import Journal, beside, is_journal
-from spectro.predict.output.tables import SHARD_ROWS, Record, Table, check_name, claimed_table, open_table
+from spectro.predict.output.tables import SHARD_ROWS, Record, Table, check_name, claimed_table, in_parts, open_table
 from spectro.predict.predictor import Predictor
 from spectro.predict.results import Row
-from spectro.processes import TerminatedWorkerError, in_processes
+from spectro.processes import in_processes
 
 FEW, FEW_FOR_TORCH = 500, 3000
 """Recordings from which on several processes are faster than one, which starts sooner; PyTorch's start takes longer."""
@@ -109,35 +109,15 @@ class PredictSettings:
         check_name(self.out)
         if self.embeddings and (self.out is None or self.out.suffix == ".csv"):
             raise PredictionError("embeddings do not go into CSV; name a .parquet, .jsonl or .json with --out")
-        if self.cluster is not None and self.out is None:
-            raise PredictionError("a cluster's rows go into a table: name one with --out")
         if self.cluster is not None and self.workers:
             raise PredictionError("a cluster has processes of its own: leave workers out, and see cluster_cpus")
-        if self.follow and self.in_parts:
+        if in_parts(self.out, self.cluster) and self.follow:
             raise PredictionError("follow writes a table on this machine, without a cluster")
-
-    @property
-    def in_parts(self) -> bool:
-        """Whether recordings are answered in parts, which may be made elsewhere."""
-        return self.cluster is not None or isinstance(self.out, Address)
-
-    @property
-    def network(self) -> Network:
-        """What predictors are made of."""
-        return Network(
-            self.checkpoint or default_checkpoint(),
-            device=self.device,
-            engine=self.engine,
-            precision=self.precision,
-            max_duration_s=self.max_duration_s,
-            min_margin=self.min_margin,
-            min_speech=self.min_speech,
-        )
 
 
 def run(settings: PredictSettings) -> int:
     """Run the verb; returns its exit code."""
-    if settings.in_parts:
+    if in_parts(settings.out, settings.cluster):
         return _spread(settings)
     paths = list(dict.fromkeys(expand(settings.inputs)))
     if not paths and not settings.follow:
@@ -159,7 +139,7 @@ def _spread(settings: PredictSettings) -> int:
     from spectro.predict.spread import PART_ROWS, Spread, cluster_of, spread
 
     assert settings.out is not None
-    network = settings.network
+    network = Network.of(settings)
     return spread(
         Spread(
             what="predicting",
@@ -186,12 +166,12 @@ def _answer(predictor: Predictor, places: Sequence[Place], batch_size: int) -> I
 
 def _run(settings: PredictSettings, paths: list[Place]) -> int:
     """Classify recordings into an output that no other run writes; returns the exit code."""
-    out, predictor = settings.out, settings.network.predictor()
+    out, network = settings.out, Network.of(settings)
     assert not isinstance(out, Address)
-    names = list(Row(path="").record(predictor.labels, embeddings=settings.embeddings))
+    names = list(Row(path="").record(network.predictor().labels, embeddings=settings.embeddings))
     with ExitStack() as stack:
         journal = stack.enter_context(_journal(settings, out, paths)) if out else None
-        run = stack.enter_context(Run(settings, predictor, journal, len(paths)))
+        run = stack.enter_context(Run(settings, network, journal, len(paths)))
         todo = [path for path in paths if not journal or str(path) not in journal.done]
         with open_table(out, names, run.earlier(), shard_rows=settings.shard_rows) as table:
             if settings.follow:
@@ -208,11 +188,11 @@ def _run(settings: PredictSettings, paths: list[Place]) -> int:
 
 
 class Run:
-    """Rows on their way from the predictor into journal and table, with a progress bar.
+    """Rows on their way from predictors into journal and table, with a progress bar.
 
     Args:
         settings: the verb's settings.
-        predictor: makes the rows.
+        network: what makes the rows.
         journal: where they are entered first; None for none.
         expected: recordings that are known of.
 
@@ -220,9 +200,9 @@ class Run:
         failed: recordings whose row says why they could not be used.
     """
 
-    def __init__(self, settings: PredictSettings, predictor: Predictor, journal: Journal | None, expected: int) -> None:
-        self._settings, self._predictor, self._journal = settings, predictor, journal
-        self._network = settings.network
+    def __init__(self, settings: PredictSettings, network: Network, journal: Journal | None, expected: int) -> None:
+        self._settings, self._network, self._journal = settings, network, journal
+        self._predictor = network.predictor()
         self._bar = tqdm(total=expected, desc="predicting", unit="clip", file=sys.stderr)
         self._started, self._heard_s = time.perf_counter(), 0.0
         self._left = expected
@@ -276,14 +256,8 @@ class Run:
         remaining = iter(paths)
         batches = iter(lambda: list(islice(remaining, size)), [])
         work = partial(_rows_of, network=self._network, embeddings=self._settings.embeddings)
-        try:
-            for rows in in_processes(work, batches, count, ordered=True):
-                yield from rows
-        except TerminatedWorkerError as error:
-            raise PredictionError(
-                "a worker process was killed, most likely for want of memory; run the same command again to go on "
-                "(with fewer --workers)"
-            ) from error
+        for rows in in_processes(work, batches, count, ordered=True):
+            yield from rows
 
     def summary(self) -> str:
         """Return a line about all rows."""

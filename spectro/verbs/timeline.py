@@ -20,7 +20,7 @@ from spectro.model.metadata import identity
 from spectro.outputs import LOCK, claimed
 from spectro.predict.inputs import expand, local, reason_of, stems
 from spectro.predict.network import Network
-from spectro.predict.output.tables import check_name, claimed_table, open_table
+from spectro.predict.output.tables import check_name, claimed_table, in_parts, open_table
 from spectro.predict.predictor import Predictor
 from spectro.predict.timeline.formats import Summary, audacity, webvtt
 from spectro.predict.timeline.segments import Segment, timeline
@@ -86,34 +86,15 @@ class TimelineSettings:
         if self.batch_size < 1:
             raise PredictionError(f"batch_size is {self.batch_size}; at least 1 is needed")
         check_name(self.out)
-        if self.cluster is not None and self.out is None:
-            raise PredictionError("a cluster's rows go into a table: name one with --out")
-        if self.tracks is not None and self.in_parts:
+        if in_parts(self.out, self.cluster) and self.tracks is not None:
             raise PredictionError(
                 "tracks are written on this machine, beside a table on this machine, without a cluster"
             )
 
-    @property
-    def in_parts(self) -> bool:
-        """Whether recordings are followed in parts, which may be made elsewhere."""
-        return self.cluster is not None or isinstance(self.out, Address)
-
-    @property
-    def network(self) -> Network:
-        """What predictors are made of."""
-        return Network(
-            self.checkpoint or default_checkpoint(),
-            device=self.device,
-            engine=self.engine,
-            precision=self.precision,
-            min_margin=self.min_margin,
-            min_speech=self.min_speech,
-        )
-
 
 def run(settings: TimelineSettings) -> int:
     """Run the verb; returns its exit code."""
-    if settings.in_parts:
+    if in_parts(settings.out, settings.cluster):
         return _spread(settings)
     paths = list(dict.fromkeys(expand(settings.inputs)))
     if not paths:
@@ -141,7 +122,7 @@ def _spread(settings: TimelineSettings) -> int:
     from spectro.predict.spread import Spread, cluster_of, spread
 
     assert settings.out is not None
-    network = settings.network
+    network = Network.of(settings)
     columns = tuple(Segment(path="").record(network.labels()))
     own = [
         settings.split_channels,
@@ -175,7 +156,7 @@ def _answer(predictor: Predictor, places: Sequence[Place], settings: TimelineSet
 
 def _run(settings: TimelineSettings, paths: list[Place], names: list[Path]) -> int:
     """Listen to recordings, and write outputs that no other run writes; returns the exit code."""
-    predictor = settings.network.predictor()
+    predictor = Network.of(settings).predictor()
     assert not isinstance(settings.out, Address)
     lengths = [recording.duration_s(path) for path in paths]
     failed = rows = 0

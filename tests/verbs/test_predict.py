@@ -1,7 +1,9 @@
 import json
 import os
+import pickle
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -13,11 +15,13 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from spectro.errors import PredictionError
+from spectro.errors import PredictionError, WorkerError
 from spectro.files import held, sign
 from spectro.outputs import lock_of
+from spectro.predict.network import Network
 from spectro.predict.output.journal import Journal, beside
 from spectro.predict.predictor import Predictor
+from spectro.processes import in_processes
 from spectro.verbs import predict
 from spectro.verbs.predict import PredictSettings, run
 from tests import processes
@@ -229,15 +233,56 @@ def test_a_followed_folder_keeps_rows_of_what_has_gone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("embeddings", [False, True])
-def test_processes_answer_as_one_does(world: World, tmp_path: Path, embeddings: bool) -> None:
-    tables = []
+def test_processes_answer_as_one_does(
+    world: World, tmp_path: Path, embeddings: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables, counts, before = [], list[int](), predict.in_processes
+
+    def counted(work: Callable[..., object], items: object, count: int, **options: bool) -> object:
+        counts.append(count)
+        return before(work, items, count, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(predict, "in_processes", counted)
     for workers in (1, 2):
         out = tmp_path / f"{workers}.parquet"
         assert run(settings(world, out, world.corpus, workers=workers, engine="onnx", embeddings=embeddings)) == 0
         tables.append(pd.read_parquet(out))
     one, two = tables
-    assert len(one) == 48 and list(two["path"]) == sorted(two["path"])
-    pd.testing.assert_frame_equal(one, two)
+    assert counts == [2] and len(one) == 48 and list(two["path"]) == sorted(two["path"])
+    pd.testing.assert_frame_equal(one, two, check_exact=True)
+
+
+def test_many_recordings_are_answered_by_all_cores_and_few_by_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict, "threads", lambda: 4)
+    for engine, few, changes, expected in (
+        ("onnx", predict.FEW, {}, 4),
+        ("onnx", predict.FEW - 1, {}, 1),
+        ("torch", predict.FEW, {}, 1),
+        ("torch", predict.FEW_FOR_TORCH, {}, 4),
+        ("onnx", predict.FEW, {"workers": 2}, 2),
+        ("onnx", predict.FEW, {"follow": True}, 1),
+    ):
+        asked = settings(world, Path("rows.csv"), engine=engine, **changes)
+        assert predict._processes(asked, Network.of(asked), few) == expected, (engine, few, changes)
+
+
+def test_a_checkpoint_that_has_changed_is_read_anew(world: World, tmp_path: Path) -> None:
+    asked = settings(world, tmp_path / "rows.csv", engine="torch")
+    first = Network.of(asked)
+    assert first.predictor() is first.predictor()
+    assert pickle.loads(pickle.dumps(first)).predictor() is first.predictor()
+    assert Network.of(asked).predictor() is not first.predictor()
+
+
+def die(_item: int) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_is_told_in_a_sentence() -> None:
+    with pytest.raises(WorkerError, match="a worker process was killed, most likely for want of memory"):
+        list(in_processes(die, [1, 2], 2))
 
 
 def test_shards_leave_what_is_not_theirs(world: World, tmp_path: Path, wav: WriteWav) -> None:

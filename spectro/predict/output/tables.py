@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
-from spectro.addresses import Place
+from spectro.addresses import Address, Place
 from spectro.errors import PredictionError
 from spectro.files import MESSAGE, Appended, json_text, printable, remove_leftovers, replacing
 from spectro.outputs import cell, claimed, lock_of, rows_text
@@ -26,7 +26,7 @@ Record: TypeAlias = dict[str, Any]
 
 ENDINGS = (".csv", ".parquet", ".json", ".jsonl", "")
 SHARD_ROWS = ROWS_IN_GROUP = 10_000
-PART = re.compile(r"part-(?P<number>\d{5,})(-[0-9a-f]{8})?\.parquet")
+PART = re.compile(r"part-(?P<number>\d{5,})(-(?P<run>[0-9a-f]{8}))?\.parquet")
 """How the files of a table in parts are called: by a number, and, where several write, by the run."""
 
 
@@ -173,6 +173,17 @@ def check_name(out: Place | None) -> None:
         )
 
 
+def in_parts(out: Place | None, cluster: str | None) -> bool:
+    """Tell whether a table is made in parts, which may be made elsewhere; see `parts`.
+
+    Raises:
+        PredictionError: a cluster is to make it, and no table is named.
+    """
+    if cluster is not None and out is None:
+        raise PredictionError("a cluster's rows go into a table: name one with --out")
+    return cluster is not None or isinstance(out, Address)
+
+
 def shards(folder: Path) -> list[Path]:
     """Return the parts of a table that a folder holds."""
     return sorted(one for one in folder.glob("part-*.parquet") if PART.fullmatch(one.name))
@@ -194,7 +205,8 @@ def claimed_table(out: Path, inputs: Iterable[Path], journal: Path | None = None
     """
     place = out.resolve()
     known = (journal is not None and journal.exists()) or (place.is_dir() and not shards(place))
-    if place.is_dir() and any(one.stem.count("-") > 1 for one in shards(place)):
+    names = [PART.fullmatch(one.name) for one in shards(place)]
+    if any(name and name["run"] for name in names):
         raise PredictionError(
             f"{printable(out)}: holds a table in parts, of a run with --cluster; name it again, or choose another --out"
         )
