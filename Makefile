@@ -8,8 +8,10 @@ READY := $(VENV)/.ready
 
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 SEED ?= $(shell date +%s)
+# `make install CONSTRAINTS=constraints.txt` installs the versions that the last release was tested with.
+CONSTRAINTS ?=
 
-.PHONY: help install demo test test-all test-random lint docs format clean
+.PHONY: help install demo test test-all test-random lint docs constraints format clean
 
 help:  ## show this list
 	@grep -E '^[a-z-]+:.*## ' Makefile | sed 's/:.*## /\t/' | expand -t 12
@@ -17,7 +19,8 @@ help:  ## show this list
 $(READY): pyproject.toml spectro/__init__.py
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --editable '.[dev]'
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --compile-bytecode --editable '.[dev]' \
+		$(if $(CONSTRAINTS),--constraints $(CONSTRAINTS))
 	@touch $(READY)
 
 install: $(READY)  ## make the virtual environment .venv with everything in it
@@ -42,6 +45,10 @@ test-random: lint  ## lint, then all tests in another order; SEED=N is an earlie
 
 docs: $(READY)  ## build the documentation into site/; open site/index.html
 	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict
+
+constraints: $(READY)  ## write constraints.txt: the version of every package that would be installed today
+	$(BIN)/uv pip compile pyproject.toml --extra dev --universal --no-annotate --no-header --quiet --no-emit-index-url \
+		| grep -v '^spectro' > constraints.txt
 
 format: $(READY)  ## format the code in place
 	$(BIN)/ruff format .

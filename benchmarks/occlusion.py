@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=200)
     given = parser.parse_args()
     predictor = Predictor(given.checkpoint)
-    heard = predictor.checkpoint.origin["split"]["speakers"]
+    heard = predictor.checkpoint.split.speakers
     actors = list(map(str, given.actors or heard["test"]))
     if not actors or set(actors) & set(heard["train"]):
         parser.error(f"{given.checkpoint}: was trained on these actors; name another checkpoint, or other --actors")

@@ -239,7 +239,7 @@ def main() -> None:
         if given.backbone:
             folder, spec = Path(name) / "net", SpectrogramSpec()
             net = SpectrogramNet(given.backbone, 8).eval()
-            checkpoints.save(Checkpoint(net=net, labels=tuple("abcdefgh"), spec=spec), folder)
+            checkpoints.save(Checkpoint.of(net=net, labels=tuple("abcdefgh"), spec=spec), folder)
         exported = Path(name) / "exported"
         drawer = Predictor(folder, engine="torch")
         export(folder, exported, [drawer.draw(clip) for clip in clips[:32]])

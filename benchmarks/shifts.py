@@ -33,13 +33,13 @@ def main() -> None:
     parser.add_argument("rendering", type=Path, help="folder that spectro render wrote, by the checkpoint's spec")
     given = parser.parse_args()
     predictor = Predictor(given.checkpoint)
-    heard = predictor.checkpoint.origin["split"]["speakers"]
+    heard = predictor.checkpoint.split.speakers
     if not heard["valid"]:
         parser.error(f"{given.checkpoint}: has no validation speakers; name a checkpoint that held some out")
     index, spec = read_index(given.rendering)
     if spec != predictor.checkpoint.spec:
         parser.error(f"{given.rendering}: drawn by another spec than the checkpoint reads")
-    clips, _labels = label_clips(index[index["copy"] == 0], predictor.checkpoint.origin["data"]["labels"])
+    clips, _labels = label_clips(index[index["copy"] == 0], predictor.checkpoint.data.scheme)
     clips = clips[clips["speaker"].isin(heard["valid"])]
     pictures = np.stack([png.read(given.rendering / name).pixels for name in clips["image"]])
     targets = np.array([predictor.labels.index(label) for label in clips["label"]])

@@ -140,7 +140,7 @@ def main() -> None:
             if given.temperature is not None:
                 checkpoint = replace(checkpoint, temperature=given.temperature)
             predictor = Predictor(checkpoint, engine="torch")
-            clips = index[(index["corpus"] == fold) & index["emotion"].isin(checkpoint.labels)]
+            clips = index[(index["corpus"] == fold) & index["emotion"].isin(checkpoint.about.labels)]
             for condition in CONDITIONS[len(known) :]:
                 known.append(
                     {

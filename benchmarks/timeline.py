@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="measure memory, too")
     given = parser.parse_args()
     predictor = Predictor(given.checkpoint)
-    heard = predictor.checkpoint.origin["split"]["speakers"]
+    heard = predictor.checkpoint.split.speakers
     actors = list(map(str, given.actors or heard["test"]))
     if not actors or set(actors) & set(heard["train"]):
         parser.error(f"{given.checkpoint}: was trained on these actors; name another checkpoint, or other --actors")

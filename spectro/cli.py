@@ -48,6 +48,12 @@ POSITIONAL = {
 }
 """The field of a verb's settings that is given without a name, how many values it takes, and what they are."""
 
+EXTRAS = {
+    **dict.fromkeys(("albumentations", "librosa", "psutil", "pytorch_lightning", "sklearn", "torchmetrics"), "train"),
+    **dict.fromkeys(("fastapi", "prometheus_client", "uvicorn"), "serve"),
+}
+"""The extra that brings a package which is not part of the smallest installation."""
+
 MODE = "spectro"
 """How options and configurations are read: YAML in which names stay as they are written."""
 NAMES = "valid_speakers"
@@ -93,6 +99,13 @@ def run_verb(verb: str, arguments: list[str] | None = None) -> int:
         return int(module.run(settings))
     except SpectroError as error:
         print(f"spectro {verb}: {printable(str(error), MESSAGE)}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in EXTRAS:
+            traceback.print_exc()
+            return 2
+        print(f"spectro {verb}: needs the package {package}; install spectro[{EXTRAS[package]}]", file=sys.stderr)
         return 2
     except BrokenPipeError:
         return _give_up_output()

@@ -18,6 +18,7 @@ from typing import Any, TypeAlias
 
 from filelock import FileLock, Timeout
 from isal import isal_zlib
+from platformdirs import user_cache_path
 
 from spectro.errors import SpectroError
 
@@ -230,15 +231,15 @@ def fingerprint(content: Any) -> str:
 
 
 def cache_folder() -> Path:
-    """Return the folder of what is kept to be used again: `spectro` in XDG_CACHE_HOME, or in `.cache` at home.
+    """Return the folder for files that can be made again: the user's cache, which XDG_CACHE_HOME can name.
 
     Raises:
-        SpectroError: nobody knows where that could be.
+        SpectroError: the user has no home folder.
     """
-    try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spectro"
-    except RuntimeError as error:
-        raise SpectroError("there is no home folder to keep anything in: name a folder with XDG_CACHE_HOME") from error
+    found = user_cache_path("spectro", appauthor=False)
+    if not found.is_absolute():
+        raise SpectroError("there is no home folder to keep anything in: name a folder with XDG_CACHE_HOME")
+    return found
 
 
 def sign(path: Path) -> Signature | None:

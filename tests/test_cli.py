@@ -153,8 +153,8 @@ def test_a_config_and_options_mix(tmp_path: Path) -> None:
 def test_a_spec_is_taken_from_a_checkpoint_and_changed_field_by_field(world: World, tmp_path: Path) -> None:
     description = world.checkpoint / "spectro.json"
     settings = parse("render", RenderSettings, ["--spec", str(description), "--spec.width", "90"])
-    assert settings.spec == SpectrogramSpec.from_dict(world.trained.spec.to_dict() | {"width": 90})
-    assert parse("render", RenderSettings, [f"--spec={world.images / 'spec.json'}"]).spec == world.trained.spec
+    assert settings.spec == SpectrogramSpec.from_dict(world.trained.about.spec.to_dict() | {"width": 90})
+    assert parse("render", RenderSettings, [f"--spec={world.images / 'spec.json'}"]).spec == world.trained.about.spec
     with pytest.raises(SpecError, match="not a readable spec"):
         parse("render", RenderSettings, ["--spec", str(tmp_path / "gone.json")])
 

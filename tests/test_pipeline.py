@@ -66,7 +66,7 @@ def _shuffle_labels(index: pd.DataFrame) -> pd.DataFrame:
 def test_speakers_who_were_not_heard_are_understood_far_above_chance(images: Path, tmp_path: Path) -> None:
     assert _train_and_measure(images, tmp_path / "checkpoint") > 3 * CHANCE
     predictor = Predictor(tmp_path / "checkpoint", device="cpu")
-    speakers = predictor.checkpoint.origin["split"]["speakers"]["test"]
+    speakers = predictor.checkpoint.split.speakers["test"]
     folder = images.parent / "corpus" / f"speaker{int(speakers[0]):02}"
     rows = list(predictor.predict_folder(folder))
     right = [row.label == Path(row.path).name.split("_")[1] for row in rows]

@@ -32,6 +32,7 @@ from spectro.baselines.results import Clips, Numbers, report, run_folder, write_
 from spectro.corpora.splits import Part, speaker_names
 from spectro.errors import FeatureError, TrainingError
 from spectro.identity import identity_of
+from spectro.model.metadata import Result, Training
 from spectro.picture import spectrogram
 from spectro.rendering.index import read_index
 
@@ -166,7 +167,7 @@ class Fitted:
         return chances
 
 
-def classical(settings: ClassicalSettings) -> dict[str, Any]:
+def classical(settings: ClassicalSettings) -> Result:
     """Train and measure, and write the results.
 
     Returns:
@@ -182,17 +183,16 @@ def classical(settings: ClassicalSettings) -> dict[str, Any]:
         return _classical(settings)
 
 
-def _classical(settings: ClassicalSettings) -> dict[str, Any]:
+def _classical(settings: ClassicalSettings) -> Result:
     table = _table(settings)
     started = time.perf_counter()
     fitted = fit(table, settings)
-    training = {
-        "epoch": None,
-        "seconds": round(time.perf_counter() - started, 2),
-        "chosen": fitted.chosen,
-        "left_out": list(table.failures),
-        "settings": _plain(settings),
-    }
+    training = Training(
+        seconds=round(time.perf_counter() - started, 2),
+        chosen=fitted.chosen,
+        left_out=tuple(table.failures),
+        settings=_plain(settings),
+    )
     parts: tuple[Part, ...] = ("valid", "test") if settings.test else ("valid",)
     return write_run(
         settings.folder,

@@ -13,10 +13,11 @@ import pandas as pd
 from spectro.corpora.labels import label_clips
 from spectro.corpora.splits import PARTS, Part, Split, data_fingerprint, split
 from spectro.errors import CorpusError, TrainingError
-from spectro.evaluate.report import RUN_FILE, clip_ms, is_report, is_run, told, with_chances, write_report
+from spectro.evaluate.report import RUN_FILE, clip_ms, is_report, is_run, show_figures, told, with_chances, write_report
 from spectro.files import printable, write_json
-from spectro.model.metadata import label_problem
+from spectro.model.metadata import Figures, HeldOut, Result, Training, TrainingData, label_problem
 from spectro.outputs import LOCK, claimed
+from spectro.schema import plain
 
 Numbers = npt.NDArray[np.int64]
 
@@ -119,48 +120,40 @@ def write_run(
     out: Path,
     clips: Clips,
     reports: dict[Part, dict[str, Any]],
-    training: dict[str, Any],
+    training: Training,
     *,
     backbone: str,
     parameters: int | None,
-) -> dict[str, Any]:
+) -> Result:
     """Write `run.json`: what a study, or a reader, must know of the run.
 
     Args:
         out: the run's folder.
         clips: the clips.
         reports: what `report` returned, by part.
-        training: `epoch` (None where there are none), `seconds`, `settings`.
+        training: the training run.
         backbone: name of what was trained.
         parameters: how many weights it has; None for methods that keep clips or trees.
 
     Returns:
         what was written.
     """
-    run = {
-        "backbone": backbone,
-        "parameters": parameters,
-        "data": {"corpora": sorted(set(clips.rows["corpus"])), "labels": clips.scheme},
-        "split": clips.split.describe(),
-        "training": training,
-        "metrics": {
-            part: {"clips": found["clips"], **{name: found[name]["value"] for name in ("uar", "wa", "f1")}}
+    run = Result(
+        backbone=backbone,
+        parameters=parameters,
+        data=TrainingData(corpora=tuple(sorted(set(clips.rows["corpus"]))), scheme=clips.scheme),
+        split=HeldOut.of(clips.split),
+        training=training,
+        metrics={
+            part: Figures(clips=found["clips"], **{name: found[name]["value"] for name in ("uar", "wa", "f1")})
             for part, found in reports.items()
         },
-    }
-    write_json(out / RUN_FILE, run)
+    )
+    write_json(out / RUN_FILE, plain(run))
     return run
 
 
-def show(run: dict[str, Any], out: Path) -> None:
+def show(run: Result, out: Path) -> None:
     """Print the figures of a run."""
-    own = run["split"]
-    for part in PARTS[1:]:
-        if values := run["metrics"].get(part):
-            print(
-                f"{part:>5} speakers {', '.join(own['speakers'][part])}: UAR {values['uar']:.3f}, "
-                f"WA {values['wa']:.3f}, F1 {values['f1']:.3f} ({values['clips']} clips)"
-            )
-    if own["leak"]:
-        print(f"these figures leak: {own['leak']}")
+    show_figures(run.split, run.metrics)
     print(f"results in {printable(out)}")

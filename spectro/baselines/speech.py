@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import soxr
+from msgspec import Struct
 from safetensors import SafetensorError, safe_open
 from scipy.special import softmax
 
@@ -32,15 +33,14 @@ from spectro.errors import FeatureError, TrainingError, WeightsError
 from spectro.files import printable, read_foreign_json, read_json, write_bytes, write_json
 from spectro.identity import identity_of
 from spectro.metrics import confusion, figures
-from spectro.model.schema import anything, keyed, many, optional, record, text
+from spectro.model.metadata import Result, Training
 from spectro.picture import spectrogram
 from spectro.rendering.index import SETTINGS, read_index
+from spectro.schema import Text, typed
 from spectro.train.state import unusable
 
 MODEL, TRAINING, SETTINGS_FILE, LOCK = "model", "training", "settings.json", ".lock"
 STATE_FILE, STATE_BYTES = "trainer_state.json", 2**24
-STATE = record({"log_history": many(keyed(anything))}, {"best_model_checkpoint": optional(text())})
-"""What transformers' state of a run must hold."""
 WARMUP = 0.1
 SHORTEST_S = 0.1
 """Shorter clips get silence: wav2vec 2.0's convolutions need 25 ms."""
@@ -207,7 +207,7 @@ def _middle(samples: Waveform, sample_rate: int, max_s: float) -> Waveform:
     return samples[start : start + count]
 
 
-def finetune(settings: SpeechSettings) -> dict[str, Any]:
+def finetune(settings: SpeechSettings) -> Result:
     """Fine-tune a network, and write it and its results.
 
     Returns:
@@ -224,7 +224,7 @@ def finetune(settings: SpeechSettings) -> dict[str, Any]:
         return _finetune(settings)
 
 
-def _finetune(settings: SpeechSettings) -> dict[str, Any]:
+def _finetune(settings: SpeechSettings) -> Result:
     import torch
 
     index, spec = read_index(settings.index)
@@ -253,7 +253,7 @@ def _finetune(settings: SpeechSettings) -> dict[str, Any]:
     }
     trainer = _trainer(settings, net, extractor, waveforms, spec.sample_rate)
     write_json(out / TRAINING / SETTINGS_FILE, identity)
-    state = _train(trainer, out / TRAINING)
+    epoch, seconds = _train(trainer, out / TRAINING)
     net.save_pretrained(out / MODEL)
     extractor.save_pretrained(out / MODEL)
 
@@ -272,7 +272,7 @@ def _finetune(settings: SpeechSettings) -> dict[str, Any]:
         out,
         clips,
         reports,
-        state | {"settings": identity},
+        Training(epoch=epoch, seconds=seconds, settings=identity),
         backbone=settings.model,
         parameters=sum(one.numel() for one in net.parameters()),
     )
@@ -360,7 +360,7 @@ def _trainer(
     )
 
 
-def _train(trainer: Any, folder: Path) -> dict[str, Any]:
+def _train(trainer: Any, folder: Path) -> tuple[int, float]:
     """Train, or go on from the last whole epoch; returns the epoch that was chosen, from 0, and the seconds."""
     last = max(_saved(folder), key=lambda saved: int(saved.name.rpartition("-")[2]), default=None)
     if last is not None:
@@ -376,7 +376,7 @@ def _train(trainer: Any, folder: Path) -> dict[str, Any]:
         raise unusable(last, reason) from error
     found = [one["eval_uar"] for one in trainer.state.log_history if "eval_uar" in one]
     seconds = sum(one["epoch_s"] for one in trainer.state.log_history if "epoch_s" in one)
-    return {"epoch": found.index(max(found)), "seconds": round(float(seconds), 2)}
+    return found.index(max(found)), round(float(seconds), 2)
 
 
 def _saved(folder: Path) -> list[Path]:
@@ -393,11 +393,18 @@ def _saved(folder: Path) -> list[Path]:
 def _check_saved(saved: Path) -> None:
     """Raise TrainingError if a state cannot be read."""
     try:
-        STATE(_read_state(saved), "")
+        typed(_read_state(saved), TrainerState)
         with safe_open(saved / "model.safetensors", "pt") as file:
             file.keys()
     except (OSError, ValueError, SafetensorError) as error:
         raise unusable(saved, (str(error).strip() or type(error).__name__).splitlines()[0]) from error
+
+
+class TrainerState(Struct):
+    """What transformers' state of a run must hold."""
+
+    log_history: list[dict[str, Any]]
+    best_model_checkpoint: Text | None = None
 
 
 def _read_state(saved: Path) -> Any:

@@ -76,16 +76,6 @@ class Split:
             return own & (index["copy"] == 0)
         return own | (index["copy"] > 0) if part == "train" and self.protocol == LEAKY_COPIES else own
 
-    def describe(self) -> dict[str, Any]:
-        """Return what a checkpoint or a report must say of the split, as JSON values."""
-        return {
-            "protocol": self.protocol,
-            "fold": self.fold,
-            "folds": self.folds,
-            "speakers": {part: list(names) for part, names in self.speakers.items()},
-            "leak": self.leak,
-        }
-
     def without_validation(self) -> Self:
         """Return the split in which the validation speakers train too."""
         merged = natural({*self.speakers["train"], *self.speakers["valid"]})
@@ -257,19 +247,6 @@ def full_names(names: Iterable[str], corpora: Iterable[str]) -> dict[str, str]:
     """Return speakers' names with their corpus, which no other corpus's have, by the names that a split gives them."""
     groups = {voices(corpus) for corpus in corpora}
     return {name: f"{next(iter(groups))}/{name}" if len(groups) == 1 else name for name in names}
-
-
-def heard(origin: dict[str, Any]) -> set[str]:
-    """Return the full names of the speakers that a checkpoint, or those that it began with, trained or validated on.
-
-    Args:
-        origin: the content of a `spectro.json`; one that tells no split has heard nobody that is known.
-    """
-    if not {"data", "split"} <= set(origin):
-        return set()
-    speakers = origin["split"]["speakers"]
-    own = full_names({*speakers["train"], *speakers["valid"]}, origin["data"]["corpora"])
-    return {*own.values(), *origin.get("heard_before", [])}
 
 
 def _leaky(clips: pd.DataFrame, fold: int) -> tuple[np.ndarray[Any, Any], int]:

@@ -44,7 +44,7 @@ def kept(folder: Path) -> Path:
             shutil.rmtree(out)
         print(f"exporting {printable(folder)} for a faster engine, once, into {printable(out)}", file=sys.stderr)
         _forget_killed(out)
-        spec = descriptions.Description.from_dict(descriptions.read(folder), folder).spec
+        spec = descriptions.Description.read(folder).spec
         export.export(folder, out, list(islice(export.synthetic(spec), export.BATCH)), ir=False, replace=False)
     except OSError as error:
         if not _intact(out):  # or another process was faster
@@ -58,8 +58,9 @@ def kept(folder: Path) -> Path:
 def _intact(out: Path) -> bool:
     """Tell whether an export in the cache is there, as it was made."""
     try:
-        return bool(descriptions.read(out)["export"]["sha256"] == export.sha256(out / EXPORT_FILE))
-    except (CheckpointError, OSError, KeyError, TypeError):
+        made = descriptions.Description.read(out).export
+        return made is not None and made.sha256 == export.sha256(out / EXPORT_FILE)
+    except (CheckpointError, OSError):
         return False
 
 

@@ -53,12 +53,13 @@ def engine_for(
     wanted = os.environ.get(VARIABLE) or "auto" if engine == "auto" else engine
     if wanted not in ("auto", "torch", *FOR_EXPORTS):
         raise PredictionError(f"there is no engine {wanted!r}; there are auto, torch, {', '.join(FOR_EXPORTS)}")
-    if isinstance(checkpoint, Description):
+    if not isinstance(checkpoint, str | os.PathLike):
         if engine not in ("auto", "torch"):
             raise PredictionError(f"engine {wanted} computes checkpoints that lie in a folder")
-        return checkpoint, tried(TorchEngine(checkpoint, device, precision), checkpoint, checkpoint.backbone)
+        about = checkpoint.about
+        return about, tried(TorchEngine(checkpoint, device, precision), about, about.backbone)
     folder = Path(checkpoint)
-    about = Description.from_dict(descriptions.read(folder), folder)
+    about = Description.read(folder)
     if wanted == "auto":
         wanted = _fastest(folder, device, precision)
     if wanted == "torch":
@@ -108,7 +109,7 @@ def _torch(folder: Path, device: str | None, precision: Precision) -> tuple[Desc
     from spectro.model import checkpoint as checkpoints
 
     loaded, source = checkpoints.load(folder), printable(folder)
-    return loaded, tried(TorchEngine(loaded, device, precision, source), loaded, source)
+    return loaded.about, tried(TorchEngine(loaded, device, precision, source), loaded.about, source)
 
 
 def _check_possible(wanted: str, device: str | None, precision: Precision) -> None:

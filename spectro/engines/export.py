@@ -20,6 +20,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 import soxr
 
@@ -29,7 +30,7 @@ from spectro.engines.registry import FOR_EXPORTS
 from spectro.errors import CheckpointError, ExportError, PredictionError
 from spectro.files import held, printable, write_json
 from spectro.model import metadata as descriptions
-from spectro.model.metadata import CARD_FILE, DESCRIPTION_FILE, EXPORT_FILE
+from spectro.model.metadata import CARD_FILE, DESCRIPTION_FILE, EXPORT_FILE, Export
 from spectro.outputs import lock_of
 from spectro.picture import spectrogram
 from spectro.picture.spec import Image, SpectrogramSpec
@@ -49,7 +50,7 @@ def check_replaceable(out: Path) -> None:
     """Raise PredictionError if a folder holds anything but an earlier export."""
     names = {path.name for path in out.iterdir()} if out.is_dir() else set()
     if os.path.lexists(out) and not (
-        out.is_dir() and names <= FILES and (not names or "export" in descriptions.read(out))
+        out.is_dir() and names <= FILES and (not names or "export" in descriptions.content_of(out))
     ):
         raise PredictionError(f"{printable(out)}: is there, and no export; choose another --out")
 
@@ -111,6 +112,7 @@ def export(
     if not any(engine.installed() for engine in FOR_EXPORTS.values()):
         raise ExportError("nothing is here to compare an export with: install spectro[onnx] or spectro[openvino]")
     checkpoint = checkpoints.load(folder)
+    about = checkpoint.about
     out.parent.mkdir(parents=True, exist_ok=True)
     with (
         _alone(out) if replace else nullcontext(),
@@ -129,10 +131,9 @@ def export(
         except (CheckpointError, ExportError):
             raise
         except Exception as error:  # the exporter and the runtimes raise errors of many kinds
-            raise ExportError(f"{checkpoint.backbone} cannot be exported ({first_line(error)})") from error
-        made = {"of": descriptions.identity(folder), "compared": found, "sha256": sha256(work / EXPORT_FILE)}
-        content = descriptions.read(folder) | {"export": made}
-        write_json(work / DESCRIPTION_FILE, content)
+            raise ExportError(f"{about.backbone} cannot be exported ({first_line(error)})") from error
+        made = Export(of=descriptions.identity(folder), compared=found, sha256=sha256(work / EXPORT_FILE))
+        write_json(work / DESCRIPTION_FILE, msgspec.structs.replace(about, export=made).to_dict())
         if replace and out.exists():
             out.rename(_before(out))  # a kill here leaves it, and the next run brings it back
         if replace or not out.exists():
@@ -151,6 +152,8 @@ def sha256(path: Path) -> str:
 def _write_onnx(checkpoint: "Checkpoint", path: Path) -> None:
     import torch
 
+    about = checkpoint.about
+
     class Answer(torch.nn.Module):
         """The network from pictures to probabilities and embeddings."""
 
@@ -160,9 +163,9 @@ def _write_onnx(checkpoint: "Checkpoint", path: Path) -> None:
 
         def forward(self, pictures: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
             features = self.net.penultimate(pictures)
-            return torch.softmax(self.net.head[-1](features) / checkpoint.temperature, dim=-1), features
+            return torch.softmax(self.net.head[-1](features) / about.temperature, dim=-1), features
 
-    example = torch.zeros((2, *batch([np.zeros(checkpoint.spec.shape, np.uint8)]).shape[1:]), dtype=torch.uint8)
+    example = torch.zeros((2, *batch([np.zeros(about.spec.shape, np.uint8)]).shape[1:]), dtype=torch.uint8)
     with _quiet():
         program = torch.onnx.export(
             Answer().eval(),
@@ -204,7 +207,7 @@ def _compare(checkpoint: "Checkpoint", folder: Path, pictures: Sequence[Image]) 
         difference = float(np.max(differences))  # NaN if one is
         if not difference <= TOLERANCE:  # NaN is not
             raise ExportError(
-                f"{checkpoint.backbone} gives probabilities that differ by {difference:.1e} by {engine.name}"
+                f"{checkpoint.about.backbone} gives probabilities that differ by {difference:.1e} by {engine.name}"
             )
         found[engine.name] = {
             "pictures": len(pictures),

@@ -41,7 +41,7 @@ class TorchEngine(Engine):
             raise PredictionError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
         self.name = f"torch {torch.__version__} on {self.device}, {precision}"
         self._checkpoint, self._bfloat16 = checkpoint, precision == "bfloat16"
-        super().__init__(source or checkpoint.backbone)
+        super().__init__(source or checkpoint.about.backbone)
 
     def tensor(self, pictures: Pictures) -> Any:
         """Return pictures as a tensor of the same shape, on the network's device."""
@@ -61,4 +61,4 @@ class TorchEngine(Engine):
         with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16):
             features = self.net.penultimate(self.tensor(pictures))
             logits = self.net.head[-1](features).float().cpu().numpy()
-        return Scores(self._checkpoint.probabilities(logits), features.float().cpu().numpy())
+        return Scores(self._checkpoint.about.probabilities(logits), features.float().cpu().numpy())

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from spectro.corpora.labels import label_clips
-from spectro.corpora.splits import LEAKS, data_fingerprint, full_names, heard, natural, speaker_names, split, voices
+from spectro.corpora.splits import LEAKS, Part, data_fingerprint, full_names, natural, speaker_names, split, voices
 from spectro.engines.base import Chances, batch
 from spectro.errors import EvaluationError
 from spectro.evaluate import plots
@@ -142,34 +142,34 @@ def _evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     return report
 
 
-def _clips(index: pd.DataFrame, checkpoint: Description, part: str) -> pd.DataFrame:
+def _clips(index: pd.DataFrame, checkpoint: Description, part: Part | Literal["all"]) -> pd.DataFrame:
     """Return the clips of a part that have a label of the checkpoint."""
-    if not {"data", "split"} <= set(checkpoint.origin):
+    data, own = checkpoint.data, checkpoint.split
+    if data is None or own is None:
         raise EvaluationError("the checkpoint does not tell its data and split, so no clip is known to be new to it")
-    data, own = checkpoint.origin["data"], checkpoint.origin["split"]
-    labelled, _labels = label_clips(index, data["labels"])
+    labelled, _labels = label_clips(index, data.scheme)
     if part != "all":
-        if not set(labelled["corpus"]) <= set(data["corpora"]):
+        if not set(labelled["corpus"]) <= set(data.corpora):
             raise EvaluationError(
-                f"the checkpoint's split is of {', '.join(data['corpora'])}, these clips are of "
+                f"the checkpoint's split is of {', '.join(data.corpora)}, these clips are of "
                 f"{', '.join(sorted(set(labelled['corpus'])))}: measure on all of them with --part all"
             )
-        if not own["speakers"][part]:
+        if not own.speakers[part]:
             raise EvaluationError(
                 f"the checkpoint was trained on the {part} speakers too: it has none to be measured on; name another "
                 "--checkpoint, or an --index of a corpus that it has not heard"
             )
-        if own["protocol"] in LEAKS:
-            found = split(labelled, own["protocol"], own["fold"])
-            found = found if own["speakers"]["valid"] else found.without_validation()
+        if own.protocol in LEAKS:
+            found = split(labelled, own.protocol, own.fold)
+            found = found if own.speakers["valid"] else found.without_validation()
             if data_fingerprint(labelled, found) != _trained_on(checkpoint):
                 raise EvaluationError(
-                    f"the checkpoint was trained on random clips ({own['protocol']}) of another rendering: only with "
+                    f"the checkpoint was trained on random clips ({own.protocol}) of another rendering: only with "
                     "that one as --index is it known which clips are new to it"
                 )
             labelled = labelled[labelled["clip_id"].map(found.part) == part]
         else:
-            wanted = set(full_names(own["speakers"][part], data["corpora"]).values())
+            wanted = set(full_names(own.speakers[part], data.corpora).values())
             labelled = labelled[_full_names(labelled).isin(wanted)]
     labelled = labelled[(labelled["copy"] == 0) & labelled["label"].isin(checkpoint.labels)]
     if not len(labelled):
@@ -191,9 +191,9 @@ def _among(chances: Chances, clips: pd.DataFrame, labels: tuple[str, ...]) -> Ch
     return among
 
 
-def _trained_on(checkpoint: Description) -> Any:
+def _trained_on(checkpoint: Description) -> str | None:
     """Return the fingerprint of the data that a checkpoint was trained on; None if it does not tell."""
-    return checkpoint.origin.get("training", {}).get("settings", {}).get("data")
+    return checkpoint.training.setting("data") if checkpoint.training else None
 
 
 def _predict(predictor: Predictor, settings: EvaluateSettings, clips: pd.DataFrame, paths: list[Path]) -> pd.DataFrame:
@@ -252,17 +252,17 @@ def adapted_chances(
 
 def _describe(folder: Path, checkpoint: Description, clips: pd.DataFrame, settings: EvaluateSettings) -> dict[str, Any]:
     """Return under which conditions the figures were had, and what makes them flatter."""
-    own = checkpoint.origin["split"]
-    trained = heard(checkpoint.origin)
+    own, trained = checkpoint.split, checkpoint.heard()
+    assert own is not None  # `_clips` needs it
     names = full_names(set(speaker_names(clips).dropna()) - {""}, set(clips["corpus"]))
     known = [] if settings.part == "valid" else natural(name for name, full in names.items() if full in trained)
     return {
         "checkpoint": folder.name,
         "corpora": sorted(set(clips["corpus"])),
         "part": settings.part,
-        "protocol": own["protocol"],
-        "fold": own["fold"],
-        "leak": own["leak"],
+        "protocol": own.protocol,
+        "fold": own.fold,
+        "leak": own.leak,
         **({"answers": settings.answers} if settings.answers != "any" else {}),
         "speakers_heard_in_training": known,
     }

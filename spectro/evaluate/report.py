@@ -12,7 +12,7 @@ import pandas as pd
 from scipy.special import softmax
 
 from spectro.corpora.labels import votes_for
-from spectro.corpora.splits import speaker_names
+from spectro.corpora.splits import PARTS, speaker_names
 from spectro.corpora.table import VOTES
 from spectro.errors import AudioError
 from spectro.evaluate import plots
@@ -20,6 +20,7 @@ from spectro.evaluate.intervals import by_group, calibration, summarise
 from spectro.evaluate.listeners import listeners
 from spectro.files import read_json, write_bytes, write_json
 from spectro.metrics import Counts, Floats
+from spectro.model.metadata import Figures, HeldOut
 from spectro.outputs import table_bytes
 
 METRICS_FILE, PREDICTIONS_FILE, RUN_FILE = "metrics.json", "predictions.csv", "run.json"
@@ -193,3 +194,20 @@ def clip_ms(classify: Callable[[Path], Any], recordings: Iterable[str]) -> float
     except AudioError:
         return None
     return round(median(seconds[1:]) * 1000, 2) if len(seconds) > 1 else None
+
+
+def show_figures(split: HeldOut, metrics: dict[str, Figures]) -> None:
+    """Print the figures of each part, and what leaks.
+
+    Args:
+        split: the speakers that were held out.
+        metrics: figures by part.
+    """
+    for part in PARTS[1:]:
+        if found := metrics.get(part):
+            print(
+                f"{part:>5} speakers {', '.join(split.speakers[part])}: UAR {found.uar:.3f}, "
+                f"WA {found.wa:.3f}, F1 {found.f1:.3f} ({found.clips} clips)"
+            )
+    if split.leak:
+        print(f"these figures leak: {split.leak}")

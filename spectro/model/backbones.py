@@ -149,7 +149,7 @@ def network_of(backbone: str, weights: str) -> str:
             )
         return network
     if (folder := _checkpoint_of(Path(weights))) is not None:
-        network = metadata.Description.from_dict(metadata.read(folder), folder).backbone
+        network = metadata.Description.read(folder).backbone
         if any(one.network == network and backbone in one.families for one in PRETRAINED.values()):
             return network
     return backbone
@@ -202,14 +202,12 @@ def _take_normalisation(net: SpectrogramNet, folder: Path) -> None:
         CheckpointError: its description is damaged.
         WeightsError: its network has another number of channels.
     """
-    content = metadata.read(folder)
-    metadata.Description.from_dict(content, folder)  # which checks it
-    told = content["normalisation"]
-    if not len(told["mean"]) == len(told["std"]) == net.channels:
+    found = metadata.Description.read(folder).normalisation
+    if not len(found.mean) == len(found.std) == net.channels:
         raise WeightsError(
-            f"{folder}: its network reads {len(told['mean'])} channels, {net.backbone_name} {net.channels}"
+            f"{folder}: its network reads {len(found.mean)} channels, {net.backbone_name} {net.channels}"
         )
-    net.set_normalisation(told["mean"], told["std"], turned=told.get("turned", False))
+    net.set_normalisation(found.mean, found.std, turned=found.turned)
 
 
 def weights_identity(weights: str) -> str:

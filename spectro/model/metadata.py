@@ -1,207 +1,401 @@
-"""What a checkpoint folder says of itself in `spectro.json`: all that is needed to use it, but for the network.
+"""What a checkpoint folder says about itself in `spectro.json`: everything but the weights.
 
-Nothing here imports torch, so that an exported network answers without it.
+The classes below are the file's format. `Description.read` reads it, `checkpoint.save` writes it. Nothing here imports
+torch, so an exported network answers without it.
 """
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypedDict
 
 import numpy as np
 import numpy.typing as npt
+from msgspec import Meta, Struct
 
 from spectro.errors import CheckpointError, SpectroError
 from spectro.files import fingerprint, printable, quoted, read_foreign_json
-from spectro.model.schema import Check, anything, either, flag, keyed, many, number, one_of, record, text, whole
 from spectro.picture.spec import SpectrogramSpec
+from spectro.schema import Count, Names, Share, Text, plain, typed
+
+if TYPE_CHECKING:
+    from spectro.corpora.splits import Split
 
 FORMAT = 1
 WEIGHTS_FILE, EXPORT_FILE = "model.safetensors", "model.onnx"
 DESCRIPTION_FILE, CARD_FILE = "spectro.json", "card.md"
-OF_THE_NETWORK = ("format", "hidden", "normalisation", "dtype")
 RESERVED = ("unsure", "silence", "no speech", "speech")
-"""What rows say where there is no emotion, and `p_speech` beside the labels' own columns: no label may be so called."""
+"""What rows say in place of an emotion, and the name of the column `p_speech`: no label may have these names."""
 LONGEST_LABEL = 100
 COLDEST, HOTTEST = 0.001, 1_000.0
-"""The temperatures between which probabilities can be computed."""
+"""Range of the temperatures that give usable probabilities."""
+
+Dtype = Literal["float32", "float16"]
+Channels = Annotated[tuple[Annotated[float, Meta(ge=-100, le=100)], ...], Meta(min_length=1, max_length=3)]
+Deviations = Annotated[tuple[Annotated[float, Meta(ge=1e-4, le=100)], ...], Meta(min_length=1, max_length=3)]
+Weight = Annotated[float, Meta(ge=-1e6, le=1e6)]
 
 
-def a_channel_each(of: Check) -> Check:
-    """Take a list of one value or of three."""
-    return either(many(of, least=1, most=1), many(of, least=3, most=3))
+class Source(Struct, frozen=True, kw_only=True):
+    """A corpus that a network was trained on.
+
+    Args:
+        title: full name.
+        licence: licence of the recordings.
+        homepage: where it is described; empty if nowhere.
+    """
+
+    title: Text = ""
+    licence: Text = ""
+    homepage: Text = ""
 
 
-NAMES = many(text())
-FIGURES = record({"clips": whole(), "uar": number(0, 1), "wa": number(0, 1), "f1": number(0, 1)})
-SCHEMA = record(
-    {
-        "backbone": text(200),
-        "hidden": whole(most=65_536),
-        "labels": many(anything, least=1, most=10_000),  # `label_problem` says what they must be
-        "spec": anything,  # `SpectrogramSpec` says what it must be
-        "normalisation": record(
-            {"mean": a_channel_each(number(-100, 100)), "std": a_channel_each(number(1e-4, 100))},
-            {"turned": flag},
-        ),
-        "temperature": number(COLDEST, HOTTEST),
-    },
-    {
-        "dtype": one_of("float32", "float16"),
-        "parameters": whole(),
-        "weights": text(),
-        "data": record(
-            {"corpora": NAMES, "labels": text()},
-            {
-                **dict.fromkeys(("title", "licence", "homepage", "note"), text()),
-                "training_pictures": whole(),
-                "sources": many(record({}, dict.fromkeys(("title", "licence", "homepage"), text()))),
-            },
-        ),
-        "split": record(
-            {
-                "protocol": text(),
-                "fold": either(text(), whole()),
-                "speakers": record({"train": NAMES, "valid": NAMES, "test": NAMES}),
-                "leak": text(),
-            },
-            {"folds": whole()},
-        ),
-        "training": record(
-            {},
-            {
-                "seed": whole(),
-                "settings": record({}, dict.fromkeys(("weights", "monitor", "data"), text())),
-                "epoch": whole(),
-                "seconds": number(0, 1e12),
-            },
-        ),
-        "metrics": keyed(FIGURES),
-        "estimate": many(
-            record(
-                {
-                    **dict.fromkeys(("table", "system", "protocol"), text()),
-                    **dict.fromkeys(("folds", "seeds", "runs"), whole()),
-                    **dict.fromkeys(("uar", "lowest", "highest"), number(0, 1)),
-                },
-                {"by_corpus": keyed(number(0, 1))},
-            )
-        ),
-        "heard_before": NAMES,
-        "sounds": record(
-            {
-                "sources": keyed(record({"sounds": whole(), "answered": number(0, 1)})),
-                "refused": keyed(number(0, 1)),
-            }
-        ),
-        "speech": record({"weight": many(number(-1e6, 1e6), least=1, most=65_536), "bias": number(-1e6, 1e6)}),
-        "versions": keyed(text()),
-        "export": record({"of": text()}, {"compared": keyed(anything), "sha256": text()}),
-    },
-)
-"""What a `spectro.json` must hold, what it may hold besides, and of which kind each is; what is unknown is kept."""
+class TrainingData(Struct, frozen=True, kw_only=True, omit_defaults=True, rename={"scheme": "labels"}):
+    """The recordings that a network was trained on.
+
+    Args:
+        corpora: names of the corpora.
+        scheme: name of the label scheme (`labels` in the file).
+        title: full names of the corpora.
+        licence: their licences.
+        homepage: where they are described.
+        sources: the same, corpus by corpus.
+        note: remark for the card.
+        training_pictures: number of pictures in the training part.
+    """
+
+    corpora: Names
+    scheme: Text
+    title: Text = ""
+    licence: Text = ""
+    homepage: Text = ""
+    sources: Annotated[tuple[Source, ...], Meta(max_length=1_000)] = ()
+    note: Text = ""
+    training_pictures: Count = 0
+
+
+class Speakers(TypedDict):
+    """Names of the speakers of each part."""
+
+    train: Names
+    valid: Names
+    test: Names
+
+
+class HeldOut(Struct, frozen=True, kw_only=True):
+    """One fold of a protocol, as results report it.
+
+    Args:
+        protocol: name of the protocol.
+        fold: number of the fold, from 0, or its name.
+        speakers: speakers of each part.
+        leak: what leaks from training to test; empty if nothing does.
+        folds: number of folds; 0 if unknown.
+    """
+
+    protocol: Text
+    fold: Text | Count
+    speakers: Speakers
+    leak: Text
+    folds: Count = 0
+
+    @classmethod
+    def of(cls, split: "Split") -> Self:
+        """Return what results report of a split."""
+        speakers = Speakers(**{part: tuple(names) for part, names in split.speakers.items()})  # type: ignore[typeddict-item]
+        return cls(protocol=split.protocol, fold=split.fold, folds=split.folds, speakers=speakers, leak=split.leak)
+
+
+class Training(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A training run.
+
+    Args:
+        seed: its seed.
+        settings: everything its result depends on, as JSON values.
+        epoch: the epoch that was kept, from 0; None where there are no epochs.
+        seconds: how long it took.
+        chosen: hyper-parameters that a search chose.
+        left_out: why clips were left out, one sentence a clip.
+    """
+
+    seed: Count | None = None
+    settings: dict[str, Any] = {}
+    epoch: Count | None = None
+    seconds: Annotated[float, Meta(ge=0, le=1e12)] | None = None
+    chosen: dict[str, Any] = {}
+    left_out: Names = ()
+
+    def setting(self, name: str) -> str:
+        """Return a setting that is text; empty if it is missing or something else."""
+        value = self.settings.get(name, "")
+        return value if isinstance(value, str) else ""
+
+
+class Figures(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Figures of one part of the speakers.
+
+    Args:
+        clips: number of clips.
+        uar: unweighted average recall.
+        wa: accuracy.
+        f1: macro-F1.
+        corpora: figures corpus by corpus, where there are several; those above are then means over corpora.
+    """
+
+    clips: Count
+    uar: Share
+    wa: Share
+    f1: Share
+    corpora: dict[str, "Figures"] = {}
+
+
+class Estimate(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Figures of networks trained by the same recipe and measured on speakers that they had not heard.
+
+    Args:
+        table: CSV of the study.
+        system: its system.
+        protocol: its protocol.
+        folds: number of folds.
+        seeds: number of seeds.
+        runs: number of runs.
+        uar: mean UAR of the runs.
+        lowest: UAR of the worst run.
+        highest: UAR of the best run.
+        by_corpus: mean UAR by tested corpus, under `cross-corpus`.
+    """
+
+    table: Text
+    system: Text
+    protocol: Text
+    folds: Count
+    seeds: Count
+    runs: Count
+    uar: Share
+    lowest: Share
+    highest: Share
+    by_corpus: dict[str, Share] = {}
+
+
+class SoundFigures(Struct, frozen=True, kw_only=True):
+    """How one source of sounds without a voice was answered by a detector that had not learnt from it.
+
+    Args:
+        sounds: number of sounds.
+        answered: share that got an emotion.
+    """
+
+    sounds: Count
+    answered: Share
+
+
+class Sounds(Struct, frozen=True, kw_only=True):
+    """How well speech was told from other sound.
+
+    Args:
+        sources: figures by source of sounds.
+        refused: share of the speakers' clips that were answered `no speech`, by part.
+    """
+
+    sources: dict[str, SoundFigures]
+    refused: dict[str, Share]
+
+
+class Export(Struct, frozen=True, kw_only=True):
+    """What an exported network was made from.
+
+    Args:
+        of: identity of the checkpoint.
+        compared: agreement with PyTorch, by engine.
+        sha256: SHA-256 of the exported file.
+    """
+
+    of: Text
+    compared: dict[str, Any] = {}
+    sha256: Text = ""
+
+
+class Normalisation(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How gray values become the network's input.
+
+    Args:
+        mean: one value per channel, as a share of the gray scale.
+        std: one value per channel, as a share of the gray scale.
+        turned: whether pictures are turned upside down, for networks that were trained with the lowest band in row 0.
+    """
+
+    mean: Channels
+    std: Deviations
+    turned: bool = False
+
+    def __post_init__(self) -> None:
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) == 2:
+                raise ValueError(f"normalisation.{name} has 2 values; it needs 1 or 3")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechTeller:
-    """Tells speech from all other sound by what the last layer of the network reads: a logistic regression.
+    """Distinguishes speech from other sound: a logistic regression on the input of the network's last layer.
 
     Args:
-        weight: one number a feature.
-        bias: so chosen that speech is as likely as not where the answer should change.
+        weight: one number per feature.
+        bias: chosen so that the probability of speech is 0.5 where the answer should change.
     """
 
-    weight: tuple[float, ...]
-    bias: float
+    weight: Annotated[tuple[Weight, ...], Meta(min_length=1, max_length=65_536)]
+    bias: Weight
 
     def chances(self, embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
-        """Return the probability that somebody speaks, float64 of shape (pictures,).
+        """Return the probability of speech, float64 of shape (pictures,).
 
         Args:
             embeddings: of shape (pictures, features).
         """
         terms = embeddings.astype(np.float64) * np.array(self.weight)
-        logits = terms.sum(axis=1) + self.bias  # to the last digit the same for a picture, whatever the batch
+        logits = terms.sum(axis=1) + self.bias  # a sum per row gives the same digits in any batch
         chances: npt.NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(logits, -700, 700)))
         return chances
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON values."""
-        return {"weight": list(self.weight), "bias": self.bias}
 
-
-@dataclass(frozen=True, kw_only=True)
-class Description:
-    """What must be known of a network to use it.
+class Result(Struct, frozen=True, kw_only=True):
+    """What a study reads of a result: of a checkpoint's `spectro.json`, or of another system's `run.json`.
 
     Args:
-        labels: labels in the order of the network's outputs.
-        spec: the spec of the pictures that it reads.
-        temperature: what logits are divided by before the softmax.
-        backbone: name of the network.
-        parameters: how many numbers of it were trained.
-        speech: tells speech from other sound; None if that was not learnt.
-        origin: JSON values on where it comes from: `weights`, `data`, `split`, `training`, `metrics`, `versions`.
+        backbone: name of what was trained.
+        data: the recordings.
+        split: the speakers that were held out.
+        training: the training run.
+        metrics: figures by part.
+        parameters: number of trained parameters; None for systems that store clips or trees.
     """
 
-    labels: tuple[str, ...]
-    spec: SpectrogramSpec
-    temperature: float = 1.0
-    backbone: str = ""
-    parameters: int = 0
-    speech: SpeechTeller | None = None
-    origin: dict[str, Any] = field(default_factory=dict)
+    backbone: Text
+    data: TrainingData
+    split: HeldOut
+    training: Training
+    metrics: dict[str, Figures] = {}
+    parameters: Count | None = None
 
-    def probabilities(self, logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
-        """Return float64 probabilities of shape (batch, labels), calibrated by the temperature; NaN for NaN."""
-        scaled = logits.astype(np.float64) / self.temperature
-        with np.errstate(invalid="ignore"):  # infinite ones; who asks must look at what comes out
-            powers: npt.NDArray[np.float64] = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-        chances: npt.NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
-        return chances
+
+class Description(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The content of `spectro.json`: what a network is, and where it comes from.
+
+    Args:
+        backbone: name of the network.
+        hidden: units of the head's hidden layer; 0 for none.
+        labels: labels, in the order of the network's outputs.
+        spec: spec of the pictures that it reads.
+        normalisation: how gray values become its input.
+        temperature: divides logits before the softmax.
+        dtype: number format of the stored weights.
+        parameters: number of trained parameters.
+        speech: distinguishes speech from other sound; None if that was not trained.
+        estimate: what new speakers may expect, where all speakers were trained on.
+        heard_before: full names of the speakers that the starting weights were trained on.
+        weights: the starting weights, for people.
+        data: the recordings; None if unknown.
+        split: the speakers that were held out; None if unknown.
+        training: the training run; None if unknown.
+        versions: versions of Python and of packages.
+        metrics: figures by part.
+        sounds: figures of the speech detector; None if there is none.
+        export: what this was exported from; None for a checkpoint.
+    """
+
+    format: Literal[1] = 1
+    backbone: Annotated[str, Meta(max_length=200)]
+    hidden: Annotated[int, Meta(ge=0, le=65_536)]
+    labels: Annotated[tuple[str, ...], Meta(min_length=1, max_length=10_000)]
+    spec: SpectrogramSpec
+    normalisation: Normalisation
+    temperature: Annotated[float, Meta(ge=COLDEST, le=HOTTEST)]
+    dtype: Dtype | None = None
+    parameters: Count = 0
+    speech: SpeechTeller | None = None
+    estimate: Annotated[tuple[Estimate, ...], Meta(max_length=1_000)] = ()
+    heard_before: Names = ()
+    weights: Text = ""
+    data: TrainingData | None = None
+    split: HeldOut | None = None
+    training: Training | None = None
+    versions: dict[str, Text] = {}
+    metrics: dict[str, Figures] = {}
+    sounds: Sounds | None = None
+    export: Export | None = None
+
+    def __post_init__(self) -> None:
+        if problem := label_problem(self.labels):
+            raise ValueError(problem)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read a checkpoint folder's `spectro.json`.
+
+        Raises:
+            CheckpointError: it is missing or damaged, or its parts do not fit together.
+        """
+        return cls.from_dict(content_of(folder), folder)
 
     @classmethod
     def from_dict(cls, content: dict[str, Any], folder: Path) -> Self:
         """Make a description from the content of a `spectro.json`.
 
+        Args:
+            content: JSON values.
+            folder: the folder, for the error.
+
         Raises:
             CheckpointError: its parts do not fit together.
         """
         try:
-            SCHEMA(content, "")
-            if problem := label_problem(content["labels"]):
-                raise ValueError(problem)
-            own = {
-                "labels": tuple(content["labels"]),
-                "spec": SpectrogramSpec.from_dict(content["spec"]),
-                "temperature": float(content["temperature"]),
-                "backbone": content["backbone"],
-                "parameters": content.get("parameters", 0),
-                "speech": _speech_teller(content.get("speech")),
-            }
+            return typed({**content, "spec": SpectrogramSpec.from_dict(content.get("spec"))}, cls)
         except (ValueError, SpectroError) as error:
             raise misfit(folder, error) from error
-        rest = {key: value for key, value in content.items() if key not in (*own, *OF_THE_NETWORK)}
-        return cls(**own, origin=rest)
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content of `spectro.json` as JSON values."""
+        content: dict[str, Any] = plain(self)
+        return {"format": FORMAT, **content, "spec": self.spec.to_dict()}
 
-def _speech_teller(told: dict[str, Any] | None) -> SpeechTeller | None:
-    return None if told is None else SpeechTeller(weight=tuple(map(float, told["weight"])), bias=float(told["bias"]))
+    @property
+    def origin(self) -> dict[str, Any]:
+        """Where the network comes from, as JSON values: all but what is needed to use it."""
+        own = ("format", "backbone", "hidden", "labels", "spec", "normalisation", "temperature", "dtype", "parameters")
+        return {name: value for name, value in self.to_dict().items() if name not in (*own, "speech")}
+
+    def probabilities(self, logits: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.float64]:
+        """Return float64 probabilities of shape (batch, labels), calibrated by the temperature; NaN for NaN."""
+        scaled = logits.astype(np.float64) / self.temperature
+        with np.errstate(invalid="ignore"):  # infinite logits; the caller checks the result
+            powers: npt.NDArray[np.float64] = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
+        chances: npt.NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
+        return chances
+
+    def heard(self) -> set[str]:
+        """Return the full names of the speakers that it, or its starting weights, trained or validated on."""
+        from spectro.corpora.splits import full_names  # pandas takes a third of a second to import
+
+        if self.data is None or self.split is None:
+            return set()
+        speakers = self.split.speakers
+        own = full_names({*speakers["train"], *speakers["valid"]}, self.data.corpora)
+        return {*own.values(), *self.heard_before}
 
 
 def misfit(folder: Path, error: Exception) -> CheckpointError:
-    """Return the error that says that a checkpoint contradicts itself."""
+    """Return the error for a checkpoint that contradicts itself."""
     return CheckpointError(
         f"{printable(folder)}: its parts do not fit together ({error}); take another checkpoint, or train it again"
     )
 
 
 def label_problem(labels: Sequence[Any]) -> str | None:
-    """Return what keeps names from being the labels of a network, in a sentence; None if nothing does.
+    """Return why names cannot be the labels of a network, as a sentence; None if they can.
 
-    Labels are text that can be printed, without blanks around it, each unlike the others whatever its case, and none
-    of `RESERVED`: rows and the columns of tables are told apart by them.
+    Labels are printable text without surrounding blanks. They differ from each other in more than case, and none is in
+    `RESERVED`, because rows and columns of tables are told apart by them.
     """
     seen: dict[str, str] = {}
     for label in labels:
@@ -217,8 +411,8 @@ def label_problem(labels: Sequence[Any]) -> str | None:
     return None
 
 
-def read(folder: Path) -> dict[str, Any]:
-    """Return the content of a checkpoint folder's `spectro.json`.
+def content_of(folder: Path) -> dict[str, Any]:
+    """Return the content of a checkpoint folder's `spectro.json`, unchecked but for its format.
 
     Raises:
         CheckpointError: it is missing or damaged, or of another format.
@@ -239,19 +433,19 @@ def read(folder: Path) -> dict[str, Any]:
 
 
 def missing(folder: Path, name: str) -> CheckpointError:
-    """Return the error that says that a file of a checkpoint is not there."""
+    """Return the error for a checkpoint folder that lacks a file."""
     return CheckpointError(
         f"{printable(folder)}: holds no checkpoint ({name} is missing); make one with scripts/finetune.py"
     )
 
 
 def is_export(folder: Path) -> bool:
-    """Tell whether a folder holds an exported network and not the checkpoint itself."""
+    """Return whether a folder holds an exported network and not the checkpoint itself."""
     return (folder / EXPORT_FILE).exists() and not (folder / WEIGHTS_FILE).exists()
 
 
 def identity(folder: Path) -> str:
-    """Return 16 hexadecimal digits that tell the checkpoint in a folder from any other.
+    """Return 16 hexadecimal digits that identify the checkpoint in a folder.
 
     Raises:
         OSError: a file of it cannot be read.

@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from spectro.files import cache_folder, fingerprint, write_bytes
 from spectro.model.locate import default_checkpoint
-from spectro.model.metadata import DESCRIPTION_FILE, EXPORT_FILE, WEIGHTS_FILE, Description, read
+from spectro.model.metadata import DESCRIPTION_FILE, EXPORT_FILE, WEIGHTS_FILE, Description
 from spectro.predict.predictor import Predictor
 
 OPTIONS = ("device", "engine", "precision", "max_duration_s", "min_margin", "min_speech")
@@ -46,7 +46,7 @@ class Network:
     def labels(self) -> tuple[str, ...]:
         """Return the checkpoint's labels, without loading its network."""
         folder = self._folder()
-        return Description.from_dict(read(folder), folder).labels
+        return Description.read(folder).labels
 
     def predictor(self) -> Predictor:
         """Return this network's predictor in this process, made when it is first asked for."""

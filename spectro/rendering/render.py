@@ -15,6 +15,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,10 @@ def render(settings: RenderSettings) -> Rendering:
         check_installed()
     if settings.copies < 0:
         raise RenderError(f"copies is {settings.copies}; it must be 0 or more")
+    if settings.copies and find_spec("librosa") is None:
+        raise RenderError(
+            "augmented copies need the package librosa: install spectro[train], or render without --copies"
+        )
     source = settings.source or Path("data/corpora") / settings.corpus
     out = settings.out or Path("data/images") / settings.corpus
     if settings.corpus == "synthetic" and settings.source is None:

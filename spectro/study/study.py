@@ -21,8 +21,9 @@ from spectro.corpora.splits import LEAKS
 from spectro.errors import EvaluationError
 from spectro.evaluate.report import METRICS_FILE, RUN_FILE
 from spectro.files import MESSAGE, fingerprint, held, printable, read_json, write_bytes
-from spectro.model.metadata import DESCRIPTION_FILE
+from spectro.model.metadata import DESCRIPTION_FILE, Result
 from spectro.outputs import check_ours, claimed, lock_of
+from spectro.schema import typed
 from spectro.study.grid import Run, grid
 from spectro.study.page import is_page, read_published, write_page
 from spectro.study.pooled import write_pooled
@@ -51,6 +52,7 @@ COLUMNS = (
     "transductive",
 )
 KEY = ("config", "fold", "seed", "transductive")
+FIGURES = ("wa", "uar", "f1")
 LOCK, RESULT = ".lock", "chosen"
 RUN_MEMORY = 2 * 2**30  # bytes; a MobileNet's fine-tuning takes half of that
 
@@ -217,14 +219,14 @@ def _train(settings: StudySettings, run: Run, jobs: int) -> list[dict[str, Any]]
     """Train and measure a run's system; returns its rows, or what went wrong."""
     folder = settings.runs / run.name
     threads = max(1, (os.cpu_count() or 1) // jobs)
-    result = folder / RESULT / RUN_FILE
-    result.unlink(missing_ok=True)
+    written = folder / RESULT / RUN_FILE
+    written.unlink(missing_ok=True)
     for name, verb, given in stages(settings, run, threads):
         log = folder / f"{name}.log"
         code = command(verb, given, folder / f"{name}.yaml", log, threads)
-        if code and not (code == 1 and result.exists()):  # some clips were left out
+        if code and not (code == 1 and written.exists()):  # some clips were left out
             return f"exit code {code}: {_last_line(log)} (see {printable(log)})"
-    if (leak := origin(folder / RESULT)["split"]["leak"]) and run.protocol not in LEAKS:
+    if (leak := result(folder / RESULT).split.leak) and run.protocol not in LEAKS:
         return f"{leak}: its figures would not be of new speakers; give other --weights"
     return [row(run, folder / RESULT, settings.test, kind) for kind in kinds(run, settings)]
 
@@ -257,9 +259,16 @@ def stages(settings: StudySettings, run: Run, threads: int) -> list[tuple[str, s
     return [trained, ("evaluate", "evaluate", measured)]
 
 
-def origin(folder: Path) -> Any:
-    """Return what a result says of itself: the `spectro.json` of a checkpoint, or the `run.json` of another system."""
-    return read_json(folder / DESCRIPTION_FILE) or read_json(folder / RUN_FILE)
+def result(folder: Path) -> Result:
+    """Read a result: the `spectro.json` of a checkpoint, or the `run.json` of another system.
+
+    Raises:
+        EvaluationError: it is missing or damaged.
+    """
+    try:
+        return typed(read_json(folder / DESCRIPTION_FILE) or read_json(folder / RUN_FILE), Result)
+    except ValueError as error:
+        raise EvaluationError(f"{printable(folder)}: holds no result ({error}); run the study again") from error
 
 
 def row(run: Run, folder: Path, test: bool, transductive: bool = False) -> dict[str, Any]:
@@ -271,28 +280,27 @@ def row(run: Run, folder: Path, test: bool, transductive: bool = False) -> dict[
         test: whether the row holds its test figures.
         transductive: whether they are those that its report tells as transductive.
     """
-    description = origin(folder)
+    found = result(folder)
     measured = read_json(report_folder(folder) / METRICS_FILE) or {} if test else {}
-    training, metrics = description["training"], description["metrics"]
-    valid = metrics.get("valid", {})
-    tested = metrics["test"] if test else {}
+    valid = found.metrics.get("valid")
+    tested = {name: getattr(found.metrics["test"], name) for name in FIGURES} if test else {}
     if transductive:
-        valid, tested = {}, {name: measured["transductive"][name]["value"] for name in ("wa", "uar", "f1")}
+        valid, tested = None, {name: measured["transductive"][name]["value"] for name in FIGURES}
     return {
         "system": run.system,
         "augmented": run.augmented,
-        "backbone": description["backbone"],
+        "backbone": found.backbone,
         "config": run.config,
-        "corpus": "+".join(description["data"]["corpora"]),
-        "labels": description["data"]["labels"],
-        "protocol": description["split"]["protocol"],
+        "corpus": "+".join(found.data.corpora),
+        "labels": found.data.scheme,
+        "protocol": found.split.protocol,
         "fold": run.fold,
         "seed": run.seed,
-        "epoch": training["epoch"],
-        "valid_uar": valid.get("uar"),
-        **{f"test_{name}": tested.get(name) for name in ("wa", "uar", "f1")},
-        "parameters": description["parameters"],
-        "train_s": training["seconds"],
+        "epoch": found.training.epoch,
+        "valid_uar": None if valid is None else valid.uar,
+        **{f"test_{name}": tested.get(name) for name in FIGURES},
+        "parameters": found.parameters,
+        "train_s": found.training.seconds,
         "clip_ms": measured.get("clip_ms"),
         "transductive": transductive,
     }

@@ -65,7 +65,7 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
         trainer = make_trainer(settings, out, curves)
         with _alone(out, first=trainer.is_global_zero):  # before what lies there is looked at
             weights = load_weights(net, settings.weights, data.spec)
-            identity = _identity(settings, data, net)
+            identity = run_identity(settings, data, net)
             resume = _find_run(out, identity, settings.overwrite)
             _check_folder(settings)
             if resume is None and settings.weights in PRETRAINED and PRETRAINED[settings.weights].folded:
@@ -89,7 +89,7 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
             _fit(trainer, model, data, resume, curves)
             data.forget()
             if not trainer.is_global_zero:
-                return Checkpoint(net=net, labels=data.labels, spec=data.spec)
+                return Checkpoint.of(net, labels=data.labels, spec=data.spec)
             return finish(settings, out, data, model, out / TRAINING / BEST, origin)
 
 
@@ -151,7 +151,7 @@ def _data(settings: FinetuneSettings) -> PictureDataModule:
     )
 
 
-def _identity(settings: FinetuneSettings, data: PictureDataModule, net: SpectrogramNet) -> dict[str, Any]:
+def run_identity(settings: FinetuneSettings, data: PictureDataModule, net: SpectrogramNet) -> dict[str, Any]:
     """Return what a run's result depends on, as JSON values: a run is resumed if these are the same.
 
     Args:

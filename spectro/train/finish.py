@@ -8,17 +8,27 @@ import numpy as np
 import pandas as pd
 import scipy.optimize
 import torch
+from msgspec.structs import replace
 
 from spectro.corpora.registry import find
-from spectro.corpora.splits import CROSS_CORPUS, LEAKS, Part, full_names, heard
+from spectro.corpora.splits import CROSS_CORPUS, LEAKS, Part, full_names
 from spectro.errors import TrainingError
 from spectro.files import printable
 from spectro.metrics import confusion, figures
 from spectro.model import checkpoint as checkpoints
-from spectro.model import metadata as descriptions
 from spectro.model.backbones import SpectrogramNet
 from spectro.model.checkpoint import Checkpoint
-from spectro.model.metadata import DESCRIPTION_FILE, WEIGHTS_FILE, Description
+from spectro.model.metadata import (
+    DESCRIPTION_FILE,
+    WEIGHTS_FILE,
+    Description,
+    Estimate,
+    Figures,
+    HeldOut,
+    Source,
+    Training,
+    TrainingData,
+)
 from spectro.train.curves import plot_curves
 from spectro.train.data import PictureDataModule
 from spectro.train.module import Classifier, calibrate, freeze
@@ -30,38 +40,40 @@ from spectro.train.state import read_state, unusable
 def describe(
     settings: FinetuneSettings, data: PictureDataModule, weights: str, identity: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return where the checkpoint comes from, as far as it is known before it is trained.
+    """Return the fields of the checkpoint's description that are known before training.
 
     Raises:
         TrainingError: the estimate of its figures cannot be had.
     """
     corpora = [find(name) for name in data.corpora]
-    split = data.split.describe()
-    told: dict[str, Any] = {}
-    if before := _heard_before(Path(settings.weights)):
-        told["heard_before"] = sorted(before)
+    split = HeldOut.of(data.split)
+    before = _heard_before(Path(settings.weights))
+    if before:
         tested = full_names(data.split.speakers["test"], data.corpora)
         if known := [name for name, full in tested.items() if full in before]:
             began = f"the starting weights were trained on the test speakers {', '.join(known)}"
-            split["leak"] = "; ".join(filter(None, [split["leak"], began]))
+            split = replace(split, leak="; ".join(filter(None, [split.leak, began])))
+    expected: list[Estimate] = []
     if settings.estimate is not None:
-        told["estimate"] = estimate(settings.estimate, settings.estimate_of, "+".join(data.corpora), settings.labels)
-    return told | {
+        expected = estimate(settings.estimate, settings.estimate_of, "+".join(data.corpora), settings.labels)
+    return {
+        "heard_before": tuple(sorted(before)),
+        "estimate": tuple(expected),
         "weights": weights,
-        "data": {
-            "title": ", ".join(corpus.title for corpus in corpora),
-            "corpora": list(data.corpora),
-            "licence": ", ".join(dict.fromkeys(corpus.licence for corpus in corpora)),
-            "homepage": ", ".join(dict.fromkeys(corpus.homepage for corpus in corpora if corpus.homepage)),
-            "sources": [
-                {"title": corpus.title, "licence": corpus.licence, "homepage": corpus.homepage} for corpus in corpora
-            ],
-            **({"note": settings.note} if settings.note else {}),
-            "labels": settings.labels,
-            "training_pictures": len(data.rows["train"]),
-        },
+        "data": TrainingData(
+            title=", ".join(corpus.title for corpus in corpora),
+            corpora=tuple(data.corpora),
+            licence=", ".join(dict.fromkeys(corpus.licence for corpus in corpora)),
+            homepage=", ".join(dict.fromkeys(corpus.homepage for corpus in corpora if corpus.homepage)),
+            sources=tuple(
+                Source(title=corpus.title, licence=corpus.licence, homepage=corpus.homepage) for corpus in corpora
+            ),
+            note=settings.note,
+            scheme=settings.labels,
+            training_pictures=len(data.rows["train"]),
+        ),
         "split": split,
-        "training": {"seed": settings.seed, "settings": identity},
+        "training": Training(seed=settings.seed, settings=identity),
         "versions": checkpoints.versions(),
     }
 
@@ -75,7 +87,7 @@ def _heard_before(weights: Path) -> set[str]:
     folder = weights.parent if weights.name == WEIGHTS_FILE else weights
     if not (folder / DESCRIPTION_FILE).is_file():
         return set()
-    return heard(Description.from_dict(descriptions.read(folder), folder).origin)
+    return Description.read(folder).heard()
 
 
 def finish(
@@ -102,25 +114,28 @@ def finish(
     net.load_state_dict({name: checkpoints.kept(value, settings.dtype) for name, value in net.state_dict().items()})
     net.eval()
     curves, epoch = pd.read_csv(out / "curves.csv"), int(state["epoch"])
-    origin["training"] |= {"epoch": epoch, "seconds": round(float(curves["seconds"].sum()), 1)}
+    seconds = round(float(curves["seconds"].sum()), 1)
     measured: tuple[Part, ...] = ("valid", "test") if settings.test else ("valid",)
     loaders = {part: data.whole(part) for part in measured if len(data.rows[part])}
     told = {part: predict_part(net, loader, data.possible()) for part, loader in loaders.items()}
-    origin["metrics"] = {part: measure_corpora(*found, data.corpora) for part, found in told.items()}
-    temperature = fit_temperature(*told["valid"][:2]) if "valid" in told else settings.temperature
-    teller = None
-    if settings.sounds:
-        teller, origin["sounds"] = learn(net, data, settings.sounds, settings.seed)
-    checkpoint = Checkpoint(
-        net=net, labels=data.labels, spec=data.spec, temperature=temperature, speech=teller, origin=origin
+    speech, sounds = learn(net, data, settings.sounds, settings.seed) if settings.sounds else (None, None)
+    checkpoint = Checkpoint.of(
+        net,
+        labels=data.labels,
+        spec=data.spec,
+        temperature=fit_temperature(*told["valid"][:2]) if "valid" in told else settings.temperature,
+        speech=speech,
+        sounds=sounds,
+        metrics={part: measure_corpora(*found, data.corpora) for part, found in told.items()},
+        **origin | {"training": replace(origin["training"], epoch=epoch, seconds=seconds)},
     )
     checkpoints.save(checkpoint, out, dtype=settings.dtype)
     plot_curves(curves, epoch, out / "curves.png")
     return checkpoint
 
 
-def estimate(path: Path, system: str, corpus: str, labels: str) -> list[dict[str, Any]]:
-    """Return the figures of a study's system on new speakers, protocol by protocol, as JSON values.
+def estimate(path: Path, system: str, corpus: str, labels: str) -> list[Estimate]:
+    """Return the figures of a study's system on new speakers, protocol by protocol.
 
     Args:
         path: the study's table.
@@ -143,26 +158,25 @@ def estimate(path: Path, system: str, corpus: str, labels: str) -> list[dict[str
         raise TrainingError(
             f"{printable(path)}: has no test figures of {system!r} on {corpus} for {labels}; it has those of: {known}"
         )
-    found: list[dict[str, Any]] = []
+    found: list[Estimate] = []
     for protocol, own in rows.groupby("protocol", sort=False):
         if own["config"].nunique() > 1:
             raise TrainingError(f"{printable(path)}: has several configurations of {system} under {protocol}")
+        by_fold = own.groupby("fold")["test_uar"].mean().round(4) if protocol == CROSS_CORPUS else pd.Series()
         found.append(
-            {
-                "table": path.name,
-                "system": system,
-                "protocol": str(protocol),
-                "folds": int(own["fold"].nunique()),
-                "seeds": int(own["seed"].nunique()),
-                "runs": len(own),
-                "uar": round(float(own["test_uar"].mean()), 4),
-                "lowest": round(float(own["test_uar"].min()), 4),
-                "highest": round(float(own["test_uar"].max()), 4),
-            }
+            Estimate(
+                table=path.name,
+                system=system,
+                protocol=str(protocol),
+                folds=int(own["fold"].nunique()),
+                seeds=int(own["seed"].nunique()),
+                runs=len(own),
+                uar=round(float(own["test_uar"].mean()), 4),
+                lowest=round(float(own["test_uar"].min()), 4),
+                highest=round(float(own["test_uar"].max()), 4),
+                by_corpus={str(name): float(uar) for name, uar in by_fold.items()},
+            )
         )
-        if protocol == CROSS_CORPUS:
-            by_corpus = own.groupby("fold")["test_uar"].mean().round(4)
-            found[-1]["by_corpus"] = {str(corpus): float(uar) for corpus, uar in by_corpus.items()}
     return found
 
 
@@ -188,27 +202,29 @@ def predict_part(
 
 def measure_corpora(
     logits: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor, corpora: Sequence[str]
-) -> dict[str, Any]:
-    """Return the figures of a part, as `measure`; of several corpora their means, and each one's own in `corpora`."""
+) -> Figures:
+    """Return the figures of a part, as `measure`; of several corpora their means, with each one's own in `corpora`."""
     own = {
         corpora[group]: measure(logits[groups == group], targets[groups == group])
         for group in sorted(set(groups.tolist()))
     }
     if len(own) == 1:
         return next(iter(own.values()))
-    means = {name: round(float(np.mean([one[name] for one in own.values()])), 4) for name in ("uar", "wa", "f1")}
-    return {"clips": len(targets), **means, "corpora": own}
+    means = {
+        name: round(float(np.mean([getattr(one, name) for one in own.values()])), 4) for name in ("uar", "wa", "f1")
+    }
+    return Figures(clips=len(targets), **means, corpora=own)
 
 
-def measure(logits: torch.Tensor, targets: torch.Tensor) -> dict[str, float]:
-    """Return `uar`, `wa`, `f1` and the number of `clips`.
+def measure(logits: torch.Tensor, targets: torch.Tensor) -> Figures:
+    """Return the figures of logits.
 
     Raises:
         TrainingError: a logit is not finite.
     """
     _check_finite(logits)
     found = figures(confusion(targets.numpy(), logits.argmax(1).numpy(), logits.shape[1]))
-    return {"clips": len(targets), "uar": round(found.uar, 4), "wa": round(found.wa, 4), "f1": round(found.f1, 4)}
+    return Figures(clips=len(targets), uar=round(found.uar, 4), wa=round(found.wa, 4), f1=round(found.f1, 4))
 
 
 def fit_temperature(logits: torch.Tensor, targets: torch.Tensor) -> float:

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from spectro.errors import TrainingError
 from spectro.files import printable
 from spectro.model.backbones import SpectrogramNet
-from spectro.model.metadata import SpeechTeller
+from spectro.model.metadata import SoundFigures, Sounds, SpeechTeller
 from spectro.rendering.index import read_indexes
 from spectro.train.conditions import Conditions, ConditionSettings
 from spectro.train.data import Draw, PictureDataModule, PictureDataset
@@ -36,7 +36,7 @@ BATCH = 64
 
 def learn(
     net: SpectrogramNet, data: PictureDataModule, folders: Sequence[Path], seed: int
-) -> tuple[SpeechTeller, dict[str, Any]]:
+) -> tuple[SpeechTeller, Sounds]:
     """Learn to tell the training clips from sounds in which nobody speaks, as they are and in other conditions.
 
     Args:
@@ -46,7 +46,7 @@ def learn(
         seed: seed of what is drawn.
 
     Returns:
-        what tells speech, and how well, as JSON values: of each source of sounds the share that passes for speech when
+        what tells speech, and how well: of each source of sounds the share that passes for speech when
         its own sounds were not learnt from, and of each part of the speakers the share of clips that is refused.
 
     Raises:
@@ -77,10 +77,10 @@ def learn(
         own = sources == source
         without = _fit(of_speech.all(), of_sounds.all(~own), choosing)
         passed = float((without.chances(of_sounds.plain[own]) >= 0.5).mean())
-        answered[source] = {"sounds": int(own.sum()), "answered": round(passed, 4)}
+        answered[source] = SoundFigures(sounds=int(own.sum()), answered=round(passed, 4))
     told = {"train": of_speech.plain} | held
     refused = {part: round(float((found.chances(own) < 0.5).mean()), 4) for part, own in told.items()}
-    return found, {"sources": answered, "refused": refused}
+    return found, Sounds(sources=answered, refused=refused)
 
 
 @dataclass(frozen=True)

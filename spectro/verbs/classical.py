@@ -8,6 +8,6 @@ from spectro.baselines.results import show
 def run(settings: ClassicalSettings) -> int:
     """Run the verb; returns its exit code."""
     found = classical(settings)
-    print(f"{settings.protocol}, fold {settings.fold}; chosen by inner folds: {found['training']['chosen']}")
+    print(f"{settings.protocol}, fold {settings.fold}; chosen by inner folds: {found.training.chosen}")
     show(found, settings.folder)
-    return show_failures(found["training"]["left_out"])
+    return show_failures(list(found.training.left_out))

@@ -44,7 +44,7 @@ def run(settings: ExportSettings) -> int:
     folder = (settings.checkpoint or default_checkpoint()).resolve()
     out = settings.out or folder.with_name(f"{folder.name}-export")
     check_replaceable(out)
-    spec = descriptions.Description.from_dict(descriptions.read(folder), folder).spec
+    spec = descriptions.Description.read(folder).spec
     pictures = synthetic(spec) if settings.index is None else _rendered(settings.index, spec)
     found = export(folder, out, list(islice(pictures, settings.pictures)))
     for engine, figures in found.items():

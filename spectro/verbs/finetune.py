@@ -1,5 +1,6 @@
 """The finetune verb: a network fine-tuned, and its figures told."""
 
+from spectro.evaluate.report import show_figures
 from spectro.files import printable
 from spectro.train.finetune import finetune
 from spectro.train.settings import FinetuneSettings
@@ -7,22 +8,15 @@ from spectro.train.settings import FinetuneSettings
 
 def run(settings: FinetuneSettings) -> int:
     """Run the verb; returns its exit code."""
-    checkpoint = finetune(settings)
-    if "metrics" not in checkpoint.origin:
+    about = finetune(settings).about
+    if about.split is None or about.training is None:
         return 0  # one of several processes; the first one reports
-    split, figures = checkpoint.origin["split"], checkpoint.origin["metrics"]
-    epoch = checkpoint.origin["training"]["epoch"]
-    held = f"protocol {split['protocol']}, fold {split['fold']}" if split["speakers"]["test"] else "nobody held out"
+    split, figures, epoch = about.split, about.metrics, about.training.epoch
+    tested = split.speakers["test"]
+    held = f"protocol {split.protocol}, fold {split.fold}" if tested else "all speakers trained on"
     print(f"{held}, epoch {epoch} {'chosen' if settings.chooses else 'the last'}")
-    for part, values in figures.items():
-        speakers = ", ".join(split["speakers"][part])
-        print(
-            f"{part:>5} speakers {speakers}: UAR {values['uar']:.3f}, WA {values['wa']:.3f}, F1 {values['f1']:.3f} "
-            f"({values['clips']} clips)"
-        )
-    if not split["speakers"]["test"]:
-        print("all speakers were trained on: no clip of theirs can measure this checkpoint")
-    if split["leak"]:
-        print(f"these figures leak: {split['leak']}")
+    show_figures(split, figures)
+    if not tested:
+        print("no clip of these speakers can measure this checkpoint, because it was trained on all of them")
     print(f"checkpoint in {printable(settings.folder)}")
     return 0

@@ -18,6 +18,8 @@ from spectro.baselines.results import Clips
 from spectro.cli import run_verb
 from spectro.errors import FeatureError, TrainingError
 from spectro.files import read_json
+from spectro.model.metadata import Result
+from spectro.schema import typed
 from tests.conftest import World
 
 FEW = FeatureSettings(parts=("mfcc", "rms"), mfcc=13)
@@ -97,25 +99,25 @@ def test_copies_are_trained_on_if_they_are_asked_for() -> None:
 def test_figures_are_those_of_scikit_learn_and_torchmetrics(world: World, tmp_path: Path) -> None:
     settings = _settings(index=world.images, out=tmp_path / "run", features=FEW, inner_folds=2)
     run = classical(settings)
-    assert run == read_json(tmp_path / "run" / "run.json")
-    assert "labels" in run["data"] and run["parameters"] > 0
+    assert run == typed(read_json(tmp_path / "run" / "run.json"), Result)
+    assert run.data.scheme == "emotion" and run.parameters
     for part in ("valid", "test"):
         table = pd.read_csv(tmp_path / "run" / f"evaluation-{part}" / "predictions.csv", dtype={"speaker": str})
-        assert set(table["speaker"]) == set(run["split"]["speakers"][part])
+        assert set(table["speaker"]) == set(run.split.speakers[part])
         true, predicted = table["label"], table["predicted"]
         there = sorted(set(true))
-        assert run["metrics"][part]["uar"] == pytest.approx(
+        assert run.metrics[part].uar == pytest.approx(
             reference.recall_score(true, predicted, labels=there, average="macro"), abs=1e-4
         )
-        assert run["metrics"][part]["wa"] == pytest.approx(reference.accuracy_score(true, predicted), abs=1e-4)
+        assert run.metrics[part].wa == pytest.approx(reference.accuracy_score(true, predicted), abs=1e-4)
         numbers = {label: number for number, label in enumerate(sorted({*true, *predicted}))}
         tensors = [torch.tensor([numbers[label] for label in column]) for column in (predicted, true)]
         recalls = multiclass_recall(*tensors, num_classes=len(numbers), average="none")
-        assert run["metrics"][part]["uar"] == pytest.approx(
+        assert run.metrics[part].uar == pytest.approx(
             float(recalls[[numbers[label] for label in there]].mean()), abs=1e-4
         )
         macro = multiclass_f1_score(*tensors, num_classes=len(numbers), average="macro")
-        assert run["metrics"][part]["f1"] == pytest.approx(float(macro), abs=1e-4)
+        assert run.metrics[part].f1 == pytest.approx(float(macro), abs=1e-4)
         chances = table[[name for name in table if name.startswith("p_")]].to_numpy()
         np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-4)
         assert [name.removeprefix("p_") for name in table if name.startswith("p_")][chances[0].argmax()] == predicted[0]
@@ -124,7 +126,7 @@ def test_figures_are_those_of_scikit_learn_and_torchmetrics(world: World, tmp_pa
 
 def test_test_speakers_are_left_alone_while_designs_are_compared(world: World, tmp_path: Path) -> None:
     settings = _settings(index=world.images, out=tmp_path / "run", features=FEW, inner_folds=0, test=False)
-    assert set(classical(settings)["metrics"]) == {"valid"}
+    assert set(classical(settings).metrics) == {"valid"}
     assert not (tmp_path / "run" / "evaluation-test").exists()
 
 

@@ -150,7 +150,7 @@ def test_one_bad_recording_costs_no_other(index: Path, tmp_path: Path, capsys: p
     table.loc[table["clip_id"] == good["clip_id"].iloc[1], "path"] = str(broken)
     table.to_parquet(index / "index.parquet")
     run = classical(settings)
-    assert len(run["training"]["left_out"]) == 1
+    assert len(run.training.left_out) == 1
     given = ["--index", str(index), "--features.parts", '["mfcc","rms"]', "--features.mfcc", "13", "--workers", "1"]
     assert run_verb("classical", [*given, "--inner_folds", "0", "--out", str(tmp_path / "again")]) == 1
     assert "left out:" in capsys.readouterr().err

@@ -17,7 +17,9 @@ from spectro.baselines.features import FeatureSettings
 from spectro.baselines.speech import SpeechSettings, finetune, load
 from spectro.errors import FeatureError, TrainingError, WeightsError
 from spectro.files import held, read_json
+from spectro.model.metadata import Result
 from spectro.rendering.index import read_index
+from spectro.schema import typed
 from tests.conftest import RATE, World, voice
 
 transformers = pytest.importorskip("transformers")
@@ -98,19 +100,19 @@ def test_a_linear_head_on_frozen_features_is_a_classical_run(world: World, netwo
         index=world.images, classifier="logistic", features=features, out=tmp_path, inner_folds=0, workers=1
     )
     run = classical(settings)
-    kept = run["training"]["settings"]["features"]
+    kept = run.training.settings["features"]
     assert (kept["kind"], kept["layer"]) == ("speech", 1) and kept["model"].startswith("model.safetensors sha256:")
-    assert run["metrics"]["test"]["clips"] == 12
+    assert run.metrics["test"].clips == 12
 
 
 @pytest.mark.parametrize("name", ["Wav2Vec2", "AST"])
 def test_a_network_is_fine_tuned_kept_and_measured(world: World, networks: Path, tmp_path: Path, name: str) -> None:
     settings = _settings(world, networks, tmp_path / "run", model=str(networks / name), copies="all")
     run = finetune(settings)
-    assert run == read_json(tmp_path / "run" / "run.json")
-    assert run["training"]["epoch"] in (0, 1)
+    assert run == typed(read_json(tmp_path / "run" / "run.json"), Result)
+    assert run.training.epoch in (0, 1)
     table = pd.read_csv(tmp_path / "run" / "evaluation-test" / "predictions.csv", dtype={"speaker": str})
-    assert set(table["speaker"]) == set(run["split"]["speakers"]["test"])
+    assert set(table["speaker"]) == set(run.split.speakers["test"])
 
     _extractor, kept = load(str(tmp_path / "run" / "model"), "AutoModelForAudioClassification")
     assert kept.config.id2label == dict(enumerate(name[2:] for name in table if name.startswith("p_")))
@@ -151,11 +153,11 @@ def test_a_run_goes_on_from_its_last_whole_epoch(
     half.mkdir()
     assert (tmp_path / "cut" / "training").exists() and not (tmp_path / "cut" / "run.json").exists()
     resumed = finetune(cut)
-    assert resumed["metrics"] == whole["metrics"]
-    assert resumed["training"]["epoch"] == whole["training"]["epoch"]
+    assert resumed.metrics == whole.metrics
+    assert resumed.training.epoch == whole.training.epoch
     again = finetune(cut)
-    assert again["metrics"] == whole["metrics"]
-    assert again["training"]["seconds"] == resumed["training"]["seconds"] > 0
+    assert again.metrics == whole.metrics
+    assert again.training["seconds"] == resumed.training["seconds"] > 0
 
 
 @pytest.fixture(scope="module")
@@ -228,14 +230,14 @@ def test_a_run_that_is_moved_keeps_its_best_epoch_and_a_damaged_one_starts_anew(
     world: World, networks: Path, settled: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(settled, tmp_path / "run")
-    before = read_json(settled / "run.json")
+    before = typed(read_json(settled / "run.json"), Result)
     settings = _settings(world, networks, tmp_path / "run")
-    assert finetune(settings)["metrics"] == before["metrics"]
+    assert finetune(settings).metrics == before.metrics
     for saved in (tmp_path / "run" / "training").glob("checkpoint-*"):
         state = read_json(saved / "trainer_state.json")
         (saved / "trainer_state.json").write_text("[]")
     assert Path(state["best_model_checkpoint"]).parent in (tmp_path / "run" / "training", settled / "training")
-    assert finetune(replace(settings, overwrite=True))["metrics"] == before["metrics"]
+    assert finetune(replace(settings, overwrite=True)).metrics == before.metrics
 
 
 def test_two_runs_do_not_write_to_one_folder(world: World, networks: Path, tmp_path: Path) -> None:

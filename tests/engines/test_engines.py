@@ -66,7 +66,7 @@ def test_an_export_gives_the_networks_probabilities_and_embeddings(
     expected = Predictor(world.trained)
     found = Predictor(exported, engine=engine)
     assert found.engine.name.startswith(f"{package} ") and found.engine.name.endswith(", float32")
-    assert found.labels == world.trained.labels
+    assert found.labels == world.trained.about.labels
     for count in (1, 3, 40, 2):
         ours, theirs = expected.scores(pictures(count)), found.scores(pictures(count))
         np.testing.assert_allclose(theirs.probabilities, ours.probabilities, atol=export.TOLERANCE)
@@ -131,7 +131,7 @@ def test_an_export_that_computes_something_else_is_not_kept(
 def test_other_networks_can_be_exported(tmp_path: Path, backbone: str) -> None:
     torch.manual_seed(0)
     net = SpectrogramNet(backbone, 3, hidden=8).eval()
-    checkpoints.save(Checkpoint(net=net, labels=("a", "b", "c"), spec=SMALL, temperature=1.5), tmp_path / "net")
+    checkpoints.save(Checkpoint.of(net=net, labels=("a", "b", "c"), spec=SMALL, temperature=1.5), tmp_path / "net")
     found = export.export(tmp_path / "net", tmp_path / "out", pictures(5))
     assert all(figures["agreement"] == 1 for figures in found.values())
 

@@ -119,14 +119,14 @@ def test_a_network_that_does_not_read_its_own_pictures_is_an_error_at_loading(wo
         def forward(self, _pictures: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("too small\nby far")
 
-    checkpoint = Checkpoint(net=copy.deepcopy(world.trained.net), labels=world.trained.labels, spec=SMALL)
+    checkpoint = Checkpoint.of(net=copy.deepcopy(world.trained.net), labels=world.trained.about.labels, spec=SMALL)
     checkpoint.net.backbone = Picky()
     with pytest.raises(CheckpointError, match=r"does not read pictures of its own spec \(too small\)"):
         Predictor(checkpoint)
 
 
 def test_a_network_that_is_not_finite_in_use_is_an_error_at_loading(world: World) -> None:
-    checkpoint = Checkpoint(net=copy.deepcopy(world.trained.net), labels=world.trained.labels, spec=SMALL)
+    checkpoint = Checkpoint.of(net=copy.deepcopy(world.trained.net), labels=world.trained.about.labels, spec=SMALL)
     checkpoint.net.head[1].weight.data.fill_(torch.inf)
     with pytest.raises(
         CheckpointError, match="test_efficientnet: its network answers with numbers that are not finite"
@@ -311,11 +311,8 @@ def test_where_nothing_can_be_kept_torch_computes(
     with pytest.raises(ExportError, match="let XDG_CACHE_HOME name a folder"):
         Predictor(world.checkpoint, engine="onnx")
 
-    def homeless() -> Path:
-        raise RuntimeError("Could not determine home directory.")
-
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr(Path, "home", homeless)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # what it does for a user without a home folder
     with pytest.raises(ExportError, match="there is no home folder"):
         Predictor(world.checkpoint, engine="onnx")
 

@@ -4,6 +4,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pandas as pd
 import PIL.Image
@@ -32,14 +33,14 @@ def test_the_report_is_about_the_test_speakers_and_agrees_with_its_predictions(w
     report = evaluate(_settings(world, tmp_path))
     assert json.loads((tmp_path / "metrics.json").read_text()) == report
     table = pd.read_csv(tmp_path / "predictions.csv", dtype={"speaker": str})
-    split = world.trained.origin["split"]
-    assert set(table["speaker"]) == set(split["speakers"]["test"])
-    assert report["clips"] == len(table) == 6 * len(split["speakers"]["test"])
+    split = world.trained.about.split
+    assert set(table["speaker"]) == set(split.speakers["test"])
+    assert report["clips"] == len(table) == 6 * len(split.speakers["test"])
     present = sorted(set(table["label"]))
     expected = recall_score(table["label"], table["predicted"], labels=present, average="macro")
     assert report["uar"]["value"] == pytest.approx(expected, abs=1e-4)
     assert report["speakers_heard_in_training"] == []
-    chances = table[[f"p_{label}" for label in world.trained.labels]]
+    chances = table[[f"p_{label}" for label in world.trained.about.labels]]
     assert (chances.sum(axis=1) - 1).abs().max() < 1e-4
     assert (chances.idxmax(axis=1).str.removeprefix("p_") == table["predicted"]).all()
     for name in ("confusion.png", "recall.png", "reliability.png", "gallery.png"):
@@ -49,9 +50,10 @@ def test_the_report_is_about_the_test_speakers_and_agrees_with_its_predictions(w
 
 def test_the_report_tells_how_sure_the_network_was_without_its_temperature(world: World, tmp_path: Path) -> None:
     found = evaluate(_settings(world, tmp_path))["calibration"]
-    raw = Predictor(replace(world.trained, temperature=1.0), device="cpu")
+    about = msgspec.structs.replace(world.trained.about, temperature=1.0)
+    raw = Predictor(replace(world.trained, about=about), device="cpu")
     index, _spec = read_index(world.images)
-    tested = index[(index["copy"] == 0) & index["speaker"].isin(world.trained.origin["split"]["speakers"]["test"])]
+    tested = index[(index["copy"] == 0) & index["speaker"].isin(world.trained.about.split.speakers["test"])]
     chances = raw.scores([png.read(world.images / name).pixels for name in tested["image"]]).probabilities
     targets = np.array([raw.labels.index(label) for label in tested["emotion"]])
     expected = calibration(chances, targets)
@@ -80,7 +82,7 @@ def test_transductive_figures_are_told_apart_and_leave_the_network_alone(world: 
             module.train()
     with torch.inference_mode():
         net(shown)
-        expected = world.trained.probabilities(net.eval()(shown).numpy())
+        expected = world.trained.about.probabilities(net.eval()(shown).numpy())
     np.testing.assert_allclose(found[: len(some)], expected, atol=1e-5)
     assert np.abs(found[0] - found[-2]).max() > 1e-4, "what others said matters"
     again = adapted_chances(predictor, [*pictures, pictures[0]], np.array(["3"] * len(some) + ["a"]), 2)
@@ -101,13 +103,13 @@ def test_transductive_figures_need_speakers(world: World, tmp_path: Path) -> Non
 def test_the_figures_are_those_that_fine_tuning_wrote(world: World, tmp_path: Path) -> None:
     for part in ("test", "valid"):
         report = evaluate(_settings(world, tmp_path, part=part))
-        written = world.trained.origin["metrics"][part]
-        assert {name: report[name]["value"] for name in ("uar", "wa")} == {n: written[n] for n in ("uar", "wa")}
+        written = world.trained.about.metrics[part]
+        assert {name: report[name]["value"] for name in ("uar", "wa")} == {"uar": written.uar, "wa": written.wa}
 
 
 def test_speakers_that_were_trained_on_are_named(world: World, tmp_path: Path) -> None:
     report = evaluate(_settings(world, tmp_path, part="all"))
-    speakers = world.trained.origin["split"]["speakers"]
+    speakers = world.trained.about.split.speakers
     assert report["speakers_heard_in_training"] == sorted([*speakers["train"], *speakers["valid"]])
     assert report["clips"] == 48
 
@@ -116,8 +118,8 @@ def test_a_leaky_checkpoint_is_measured_on_its_own_clips_and_says_so(world: Worl
     trained = finetune(finetune_settings(world.images, tmp_path / "leaky", protocol="random-leaky"))
     report = evaluate(_settings(world, tmp_path / "report", checkpoint=tmp_path / "leaky"))
     assert "shared between training and test" in report["leak"]
-    assert report["uar"]["value"] == trained.origin["metrics"]["test"]["uar"]
-    assert report["clips"] == trained.origin["metrics"]["test"]["clips"]
+    assert report["uar"]["value"] == trained.about.metrics["test"].uar
+    assert report["clips"] == trained.about.metrics["test"].clips
 
 
 def test_a_leaky_checkpoint_is_not_measured_on_another_rendering(world: World, tmp_path: Path) -> None:

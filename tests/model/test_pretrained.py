@@ -144,7 +144,7 @@ def test_a_checkpoint_tells_which_side_up_its_network_reads_pictures(tmp_path: P
     torch.manual_seed(0)
     spec, pictures = SPECS["mn04_as-16k"], _inputs()[:, :, :103]
     net = SpectrogramNet("mn04", 2).eval()
-    checkpoints.save(checkpoints.Checkpoint(net=net, labels=("a", "b"), spec=spec), tmp_path)
+    checkpoints.save(checkpoints.Checkpoint.of(net=net, labels=("a", "b"), spec=spec), tmp_path)
     again = checkpoints.load(tmp_path).net
     torch.testing.assert_close(again(pictures), net(pictures))
     for start in (tmp_path, tmp_path / WEIGHTS_FILE):
@@ -156,7 +156,7 @@ def test_a_checkpoint_tells_which_side_up_its_network_reads_pictures(tmp_path: P
     path.write_text(path.read_text().replace('"turned": true', '"turned": false'))
     torch.testing.assert_close(checkpoints.load(tmp_path).net(pictures.flip(2)), net(pictures))
     path.write_text(path.read_text().replace('"turned": false', '"turned": 1'))
-    with pytest.raises(CheckpointError, match=r"normalisation\.turned is 1; it must be true or false"):
+    with pytest.raises(CheckpointError, match=r"normalisation\.turned: Expected 'bool', got 'int'"):
         checkpoints.load(tmp_path)
 
 

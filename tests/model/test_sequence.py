@@ -67,11 +67,11 @@ def test_weights_that_nobody_has_published_are_not_made_up() -> None:
 def test_a_1d_cnn_is_trained_kept_and_used_like_any_backbone(world: World, tmp_path: Path, wav: WriteWav) -> None:
     settings = finetune_settings(world.images, tmp_path / "cnn1d", backbone="cnn1d", hidden=16, mask=False)
     trained = finetune(settings)
-    assert trained.origin["metrics"]["test"]["clips"] > 0
+    assert trained.about.metrics["test"].clips > 0
     kept = checkpoints.load(tmp_path / "cnn1d")
     pictures = _pictures(40, 80)
     torch.testing.assert_close(kept.net(pictures), trained.net.eval()(pictures))
     predictor = Predictor(tmp_path / "cnn1d")
-    assert predictor.predict_wav(wav()).label in kept.labels
+    assert predictor.predict_wav(wav()).label in kept.about.labels
     with pytest.raises(PredictionError, match="cnn1d keeps no map of time and frequency"):
         explain(predictor, wav())

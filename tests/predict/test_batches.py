@@ -94,7 +94,7 @@ def test_a_messy_folder_gives_a_row_for_every_recording(
     assert (failed["label"] == "").all()
     classified = table[table["error"] == ""]
     assert len(classified) == len(NAMES) - len(bad) + len(list(world.corpus.rglob("*.wav"))) + 1
-    assert set(classified["label"]) <= set(world.trained.labels)
+    assert set(classified["label"]) <= set(world.trained.about.labels)
     assert table["path"].is_unique
     assert (classified["end_s"].astype(float) > 0.9).all()
     assert f"{len(bad)} could not be used" in capsys.readouterr().err

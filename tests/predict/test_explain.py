@@ -28,7 +28,7 @@ def predictor(world: World) -> Predictor:
 def test_the_map_is_grad_cam(predictor: Predictor, wav: WriteWav) -> None:
     picture = predictor.draw(wav())
     found = explain_picture(predictor, picture, label="calm")
-    net, kept = predictor.checkpoint.net, []
+    net, kept = predictor.torch_engine.net, []
     hook = net.backbone.bn2.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
     logits = net(predictor.torch_engine.tensor(batch([picture])).float())
     hook.remove()
@@ -45,7 +45,7 @@ def test_every_backbone_with_a_map_is_explained(backbone: str) -> None:
     spec = SpectrogramSpec(height=128, width=128)
     torch.manual_seed(0)
     net = SpectrogramNet(backbone, 3).eval()
-    predictor = Predictor(Checkpoint(net=net, labels=("a", "b", "c"), spec=spec), device="cpu")
+    predictor = Predictor(Checkpoint.of(net=net, labels=("a", "b", "c"), spec=spec), device="cpu")
     picture = np.random.default_rng(0).integers(0, 256, spec.shape).astype(np.uint8)
     found = explain_picture(predictor, picture, label="b")
     assert found.heat.shape == spec.shape
@@ -60,7 +60,7 @@ def test_the_map_of_a_network_that_reads_pictures_upside_down_lies_on_the_pictur
     spec = SpectrogramSpec(height=128, width=128)
     torch.manual_seed(0)
     net = SpectrogramNet("mn04", 3).eval()
-    predictor = Predictor(Checkpoint(net=net, labels=("a", "b", "c"), spec=spec), device="cpu")
+    predictor = Predictor(Checkpoint.of(net=net, labels=("a", "b", "c"), spec=spec), device="cpu")
     picture = np.random.default_rng(0).integers(0, 256, spec.shape).astype(np.uint8)
     assert net.turned
     heats = [explain_picture(predictor, picture, label=label).heat for label in "abc"]
@@ -74,7 +74,7 @@ def test_the_map_of_a_network_that_reads_pictures_upside_down_lies_on_the_pictur
 def test_a_backbone_without_a_map_says_so(backbone: str) -> None:
     net = SpectrogramNet(backbone, 2).eval()
     spec = SpectrogramSpec(height=224, width=224, n_fft=2048)
-    predictor = Predictor(Checkpoint(net=net, labels=("a", "b"), spec=spec), device="cpu")
+    predictor = Predictor(Checkpoint.of(net=net, labels=("a", "b"), spec=spec), device="cpu")
     with pytest.raises(PredictionError, match="keeps no map of time and frequency"):
         explain_picture(predictor, np.zeros(spec.shape, np.uint8))
 

@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pandas as pd
 import pytest
@@ -36,7 +37,8 @@ def folder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     speech, other = (plain.scores(some).embeddings.mean(axis=0) for some in (clips, noise))
     weight = 20 * (speech - other) / np.square(speech - other).sum()
     teller = SpeechTeller(weight=tuple(map(float, weight)), bias=float(-weight @ (speech + other) / 2))
-    checkpoints.save(replace(world.trained, speech=teller), folder / "checkpoint")
+    about = msgspec.structs.replace(world.trained.about, speech=teller)
+    checkpoints.save(replace(world.trained, about=about), folder / "checkpoint")
     return folder / "checkpoint"
 
 
@@ -65,7 +67,7 @@ def test_an_export_tells_it_too(folder: Path, wav: WriteWav, tmp_path: Path) -> 
     pytest.importorskip("onnxruntime")
     from spectro.engines.export import export, synthetic
 
-    spec = checkpoints.load(folder).spec
+    spec = checkpoints.load(folder).about.spec
     export(folder, tmp_path / "export", list(synthetic(spec))[:4], ir=False, replace=False)
     path = wav("noise.wav", _noise())
     one, other = (Predictor(place, engine=name).predict_wav(path) for place, name in _pairs(folder, tmp_path))
@@ -96,25 +98,25 @@ def test_a_timeline_leaves_out_what_is_no_speech(world: World, folder: Path, wav
     path = wav("long.wav", np.concatenate([_noise(4), np.zeros(2 * RATE, np.float32), clip]))
     segments = list(Predictor(folder, engine="torch").timeline(path, WindowSettings(smooth_s=0)))
     assert segments[0].label == "no speech" and segments[0].speech is not None and segments[0].speech < 0.5
-    spoken = [one for one in segments if one.label in world.trained.labels]
+    spoken = [one for one in segments if one.label in world.trained.about.labels]
     assert spoken and all(one.start_s >= 5 for one in spoken)
     summary = Summary("long.wav")
     for one in segments:
         summary.add(one)
     content = summary.content()
     assert content["shares"]["no speech"] > 0.5
-    assert {one["label"] for one in content["strongest"]} <= set(world.trained.labels)
+    assert {one["label"] for one in content["strongest"]} <= set(world.trained.about.labels)
     assert "no speech" not in audacity(segments) + webvtt(segments) and audacity(segments)
 
 
 def test_without_the_means_nothing_changes(world: World, wav: WriteWav) -> None:
     found = Predictor(world.checkpoint, engine="torch").predict_wav(wav("noise.wav", _noise()))
-    assert found.speech is None and found.label in world.trained.labels
+    assert found.speech is None and found.label in world.trained.about.labels
 
 
 def test_what_does_not_fit_the_network_is_refused(folder: Path, tmp_path: Path) -> None:
     changes = (
-        ({"weight": [1.0], "bias": 0.0}, "speech.weight holds no"),
+        ({"weight": [1.0], "bias": 0.0}, "speech.weight does not hold 256 numbers"),
         ({"weight": [1.0]}, "speech.bias is missing"),
         ({"weight": "x", "bias": 0.0}, "speech.weight is 'x'"),
     )

@@ -34,14 +34,14 @@ def test_probabilities_are_the_networks_softmax_at_the_checkpoints_temperature(
     world: World, predictor: Predictor, wav: WriteWav
 ) -> None:
     path = wav()
-    spec = world.trained.spec
+    spec = world.trained.about.spec
     pixels = spectrogram.render(recording.read(path, sample_rate=spec.sample_rate, trim_db=spec.trim_db), spec)
     with torch.inference_mode():
         logits = world.trained.net(torch.from_numpy(pixels.copy())[None, None])[0].double()
-    expected = torch.softmax(logits / world.trained.temperature, 0)
+    expected = torch.softmax(logits / world.trained.about.temperature, 0)
     found = predictor.predict_wav(path)
     np.testing.assert_allclose(list(found.probabilities.values()), expected, atol=1e-6)
-    assert tuple(found.probabilities) == predictor.labels == world.trained.labels
+    assert tuple(found.probabilities) == predictor.labels == world.trained.about.labels
     assert sum(found.probabilities.values()) == pytest.approx(1)
     assert found.confidence == max(found.probabilities.values()) == found.probabilities[found.label]
 
@@ -85,7 +85,7 @@ def test_the_default_checkpoint_can_be_named_by_environment(
     world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SPECTRO_CHECKPOINT", str(world.checkpoint))
-    assert spectro.load(device="cpu").labels == world.trained.labels
+    assert spectro.load(device="cpu").labels == world.trained.about.labels
     monkeypatch.setenv("SPECTRO_CHECKPOINT", str(tmp_path))
     with pytest.raises(CheckpointError, match="holds no checkpoint"):
         spectro.load()

@@ -70,10 +70,10 @@ def test_a_timeline_is_that_of_the_python_api(service: Running, wav: WriteWav, w
 
 def test_what_the_service_says_of_itself(service: Running, world: World) -> None:
     model = requests.get(service.url + "/v1/model", timeout=9).json()
-    assert model["labels"] == list(world.trained.labels)
+    assert model["labels"] == list(world.trained.about.labels)
     assert model["models"] == ["checkpoint", "mobilenet-ravdess"]
     assert model["engine"].startswith("torch ")
-    assert model["spec_fingerprint"] == world.trained.spec.fingerprint
+    assert model["spec_fingerprint"] == world.trained.about.spec.fingerprint
     assert requests.get(service.url + "/healthz", timeout=9).json() == {"status": "ok"}
     paths = requests.get(service.url + "/openapi.json", timeout=9).json()["paths"]
     assert set(paths) == {

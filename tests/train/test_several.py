@@ -131,7 +131,7 @@ def test_a_network_learns_from_several_and_is_measured_on_one_that_it_has_not_he
     assert about["labels"] == ["calm", "happy", "angry"]
     assert about["metrics"]["test"]["clips"] == 4 * 2 * 2, "happy and angry; nobody taught it surprise"
     assert {name.partition("/")[0] for name in about["split"]["speakers"]["train"]} == {"synthetic"}
-    assert checkpoints.load(tmp_path / "out").labels == ("calm", "happy", "angry")
+    assert checkpoints.load(tmp_path / "out").about.labels == ("calm", "happy", "angry")
     assert (settings.folder, replace(settings, out=None).folder.name[-6:]) == (tmp_path / "out", "-savee")
 
 
@@ -140,14 +140,14 @@ def test_figures_of_several_corpora_are_means_over_them(world: World, savee: Pat
     trained = finetune(replace(settings, index=[world.images, savee]))
     card = (tmp_path / "out" / "card.md").read_text()
     assert "\n| SAVEE | research use, on registration | http" in card and "\nThe clips were made up.\n" in card
-    figures = trained.origin["metrics"]["test"]
-    own = figures["corpora"]
+    figures = trained.about.metrics["test"]
+    own = figures.corpora
     assert set(own) == {"savee", "synthetic"}
-    assert figures["uar"] == pytest.approx(np.mean([one["uar"] for one in own.values()]), abs=1e-4)
-    assert figures["clips"] == sum(one["clips"] for one in own.values())
+    assert figures.uar == pytest.approx(np.mean([one.uar for one in own.values()]), abs=1e-4)
+    assert figures.clips == sum(one.clips for one in own.values())
     for images, corpus in ((world.images, "synthetic"), (savee, "savee")):
         report = evaluate(EvaluateSettings(checkpoint=tmp_path / "out", index=images, out=tmp_path / corpus, rounds=10))
-        assert sum(report["labels"][label]["clips"] for label in trained.labels) == own[corpus]["clips"]
+        assert sum(report["labels"][label]["clips"] for label in trained.about.labels) == own[corpus].clips
 
 
 def test_answers_can_be_limited_to_the_labels_of_a_clips_corpus(world: World, savee: Path, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_answers_can_be_limited_to_the_labels_of_a_clips_corpus(world: World, sa
 def test_the_temperature_may_be_chosen_when_the_weights_are_there(world: World, tmp_path: Path) -> None:
     settings = finetune_settings(world.images, tmp_path / "out", train_on="valid", temperature=0.8)
     before, after = finetune(settings), finetune(replace(settings, temperature=1.2))
-    assert (before.temperature, after.temperature) == (0.8, 1.2)
+    assert (before.about.temperature, after.about.temperature) == (0.8, 1.2)
     pictures = torch.zeros(1, 1, SMALL.height, SMALL.width, dtype=torch.uint8)
     assert torch.equal(before.net(pictures), after.net(pictures))
     assert len(pd.read_csv(tmp_path / "out" / "curves.csv")) == 2
@@ -194,5 +194,5 @@ def test_a_network_of_one_channel_is_trained_kept_and_read_again(world: World, t
     started = finetune(
         finetune_settings(images, tmp_path / "more", backbone="mobilenet", weights=str(tmp_path / "out"))
     )
-    assert started.backbone == "mn04", "a checkpoint says which of the MobileNets it is of"
+    assert started.about.backbone == "mn04", "a checkpoint says which of the MobileNets it is of"
     assert torch.equal(started.net.mean, trained.net.mean)

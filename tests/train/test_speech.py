@@ -44,9 +44,9 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_finished_run_learns_it_afterwards_and_tells_how_well(world: World, sounds: Path, tmp_path: Path) -> None:
     settings = finetune_settings(world.images, tmp_path / "run")
     before = finetune(settings)
-    assert before.speech is None and "No speech" not in (tmp_path / "run" / "card.md").read_text()
+    assert before.about.speech is None and "No speech" not in (tmp_path / "run" / "card.md").read_text()
     after = finetune(replace(settings, sounds=[sounds]))
-    assert after.speech is not None and len(after.speech.weight) == after.net.features
+    assert after.about.speech is not None and len(after.about.speech.weight) == after.net.features
     told = json.loads((tmp_path / "run" / "spectro.json").read_text())["sounds"]
     assert {name: one["sounds"] for name, one in told["sources"].items()} == {"clicks": 8, "noise": 8, "tones": 8}
     assert set(told["refused"]) == {"train", "valid", "test"}
@@ -58,13 +58,13 @@ def test_a_finished_run_learns_it_afterwards_and_tells_how_well(world: World, so
     for kind in ("noise", "tones", "clicks"):
         assert np.mean([one.label == "no speech" for one in said[kind]]) > 0.8
     assert np.mean([one.label == "no speech" for one in said["speaker"]]) < 0.2
-    assert checkpoints.load(tmp_path / "run").speech == after.speech
+    assert checkpoints.load(tmp_path / "run").about.speech == after.about.speech
 
 
 def test_the_bias_is_chosen_where_few_clips_are_refused(world: World, sounds: Path) -> None:
     data = PictureDataModule(world.images, batch_size=8)
     found, told = learn(world.trained.net, data, [sounds], 0)
-    assert told["refused"]["valid"] <= 1 / len(data.rows["valid"]) + 1e-4  # rounded
+    assert told.refused["valid"] <= 1 / len(data.rows["valid"]) + 1e-4  # rounded
     assert all(np.isfinite([*found.weight, found.bias]))
 
 

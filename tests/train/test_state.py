@@ -206,7 +206,7 @@ def test_every_setting_resumes(world: World, tmp_path: Path, changes: dict[str, 
     resumed = finetune(finetune_settings(world.images, out, **changes))
     weights = [load_file(folder / "model.safetensors") for folder in (out, tmp_path / "whole")]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
-    assert resumed.temperature == whole.temperature
+    assert resumed.about.temperature == whole.about.temperature
 
 
 def test_a_full_disk_leaves_the_epoch_before_and_names_the_file(

@@ -68,7 +68,7 @@ def test_the_loss_is_the_cross_entropy_of_shares(world: World) -> None:
 def test_training_on_votes_is_another_run_and_its_report_tells_agreement(voted: Path, tmp_path: Path) -> None:
     settings = finetune_settings(voted, tmp_path / "run", votes=0.5, train=TrainingSettings(epochs=1))
     checkpoint = finetune(settings)
-    assert checkpoint.origin["training"]["settings"]["votes"] == 0.5
+    assert checkpoint.about.training.settings["votes"] == 0.5
     with pytest.raises(TrainingError, match="holds a run with other settings"):
         finetune(replace(settings, votes=0.0))
     report = evaluate(EvaluateSettings(checkpoint=tmp_path / "run", index=voted, rounds=20))
@@ -104,7 +104,7 @@ def test_a_corpus_without_votes_trains_beside_one_that_has_them(voted: Path, wor
     checkpoint = finetune(
         finetune_settings(voted, tmp_path, index=both, votes=1.0, train=TrainingSettings(epochs=1), train_on="all")
     )
-    assert checkpoint.labels == data.labels
+    assert checkpoint.about.labels == data.labels
 
 
 def test_votes_are_needed_where_they_are_asked_for(world: World) -> None:

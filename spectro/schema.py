@@ -1,0 +1,44 @@
+"""JSON that anyone may have written, as objects whose fields have kinds and bounds.
+
+msgspec checks what the classes declare; unknown names are ignored.
+"""
+
+import re
+from typing import Annotated, Any, TypeAlias, TypeVar
+
+import msgspec
+from msgspec import Meta
+
+from spectro.files import printable
+
+Kind = TypeVar("Kind")
+
+Text: TypeAlias = Annotated[str, Meta(max_length=10_000)]
+Names: TypeAlias = Annotated[tuple[Text, ...], Meta(max_length=100_000)]
+Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
+Count: TypeAlias = Annotated[int, Meta(ge=0, le=10**15)]
+
+_PLACED = re.compile(r"(?P<problem>.*) - at `\$\.?(?P<place>.*)`", re.DOTALL)
+
+
+def typed(content: Any, kind: type[Kind]) -> Kind:
+    """Return JSON values as an object of a class.
+
+    Args:
+        content: what `json.loads` returned.
+        kind: a class that msgspec knows: a `Struct`, a dataclass, a `TypedDict`.
+
+    Raises:
+        ValueError: a value is missing, or not of its field's kind or within its bounds; the text names the field.
+    """
+    try:
+        return msgspec.convert(content, kind)
+    except msgspec.ValidationError as error:
+        found = _PLACED.fullmatch(str(error))
+        text = f"{found['place']}: {found['problem']}" if found else str(error)
+        raise ValueError(printable(text).replace("`", "'")) from error
+
+
+def plain(value: Any) -> Any:
+    """Return an object as the JSON values that `typed` reads back, without fields that have their defaults."""
+    return msgspec.to_builtins(value, builtin_types=())
