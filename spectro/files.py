@@ -236,10 +236,10 @@ def cache_folder() -> Path:
     Raises:
         SpectroError: the user has no home folder.
     """
-    found = user_cache_path("spectro", appauthor=False)
-    if not found.is_absolute():
-        raise SpectroError("there is no home folder to keep anything in: name a folder with XDG_CACHE_HOME")
-    return found
+    try:
+        return user_cache_path("spectro", appauthor=False)
+    except RuntimeError as error:
+        raise SpectroError("there is no home folder to keep anything in: name a folder with XDG_CACHE_HOME") from error
 
 
 def sign(path: Path) -> Signature | None:

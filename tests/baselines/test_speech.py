@@ -157,7 +157,7 @@ def test_a_run_goes_on_from_its_last_whole_epoch(
     assert resumed.training.epoch == whole.training.epoch
     again = finetune(cut)
     assert again.metrics == whole.metrics
-    assert again.training["seconds"] == resumed.training["seconds"] > 0
+    assert again.training.seconds == resumed.training.seconds > 0
 
 
 @pytest.fixture(scope="module")

@@ -117,8 +117,8 @@ def test_without_the_means_nothing_changes(world: World, wav: WriteWav) -> None:
 def test_what_does_not_fit_the_network_is_refused(folder: Path, tmp_path: Path) -> None:
     changes = (
         ({"weight": [1.0], "bias": 0.0}, "speech.weight does not hold 256 numbers"),
-        ({"weight": [1.0]}, "speech.bias is missing"),
-        ({"weight": "x", "bias": 0.0}, "speech.weight is 'x'"),
+        ({"weight": [1.0]}, "speech: Object missing required field 'bias'"),
+        ({"weight": "x", "bias": 0.0}, "speech.weight: Expected 'array', got 'str'"),
     )
     for place, (change, message) in enumerate(changes):
         broken = tmp_path / str(place)
