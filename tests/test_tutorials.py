@@ -42,3 +42,24 @@ def test_a_tutorial_can_be_followed(page: Path, tmp_path: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+
+
+@pytest.mark.slow  # it starts a kernel and PyTorch
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    notebook = REPOSITORY / "docs/notebooks/recording-to-answer.ipynb"
+    program = (
+        "import sys, nbformat, nbclient\n"
+        "nbclient.NotebookClient(nbformat.read(sys.argv[1], 4), timeout=200).execute(cwd=sys.argv[2])\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "MPLBACKEND": "agg"}
+    environment.pop("SPECTRO_CHECKPOINT", None)
+    done = subprocess.run(
+        [sys.executable, "-c", program, notebook, tmp_path],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
