@@ -86,8 +86,8 @@ def test_runs_are_resumed_by_the_settings_that_they_began_with(changes: dict[str
     data: Any = SimpleNamespace(spec=SimpleNamespace(fingerprint="spec"), fingerprint="data")
     settings = FinetuneSettings(weights="none", **changes)
     unturned, turned = (SimpleNamespace(turned=turned) for turned in (False, True))
-    assert fingerprint(finetune._identity(settings, data, unturned)) == expected
-    assert fingerprint(finetune._identity(settings, data, turned)) != expected
+    assert fingerprint(finetune.run_identity(settings, data, unturned)) == expected
+    assert fingerprint(finetune.run_identity(settings, data, turned)) != expected
 
 
 def test_classical_systems_and_their_features_keep_theirs() -> None:

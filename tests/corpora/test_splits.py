@@ -5,9 +5,11 @@ import pandas as pd
 import pytest
 
 from spectro.corpora import splits
-from spectro.corpora.splits import LEAKY, LEAKY_COPIES, PARTS, PROTOCOLS, heard, split
+from spectro.corpora.splits import LEAKY, LEAKY_COPIES, PARTS, PROTOCOLS, split
 from spectro.corpora.table import EMOTIONS
 from spectro.errors import SplitError
+from spectro.model.metadata import Description, content_of
+from tests.conftest import REPOSITORY
 
 
 def _ravdess() -> pd.DataFrame:
@@ -141,12 +143,17 @@ def test_validation_speakers_of_the_published_folds_come_from_the_training_side(
 
 
 def test_what_starting_weights_had_heard_is_not_forgotten() -> None:
-    split = {"speakers": {"train": ["1"], "valid": ["2"], "test": ["3"]}}
-    song = {"data": {"corpora": ["ravdess-song"]}, "split": split, "heard_before": ["tess/OAF"]}
-    assert heard(song) == {"ravdess/1", "ravdess/2", "tess/OAF"}
-    mixed = {"speakers": {"train": ["ravdess/1", "tess/OAF"], "valid": [], "test": []}}
-    assert heard({"data": {"corpora": ["ravdess", "tess"]}, "split": mixed}) == {"ravdess/1", "tess/OAF"}
-    assert heard({}) == set()
+    def heard(corpora: list[str], train: list[str], valid: list[str], before: list[str]) -> set[str]:
+        speakers = {"train": train, "valid": valid, "test": ["9"]}
+        own = {
+            "data": {"corpora": corpora, "labels": "emotion"},
+            "split": {"protocol": "loso", "fold": 0, "speakers": speakers, "leak": ""},
+        }
+        shipped = content_of(REPOSITORY / "checkpoints/mobilenet-ravdess")
+        return Description.from_dict(shipped | own | {"heard_before": before}, REPOSITORY).heard()
+
+    assert heard(["ravdess-song"], ["1"], ["2"], ["tess/OAF"]) == {"ravdess/1", "ravdess/2", "tess/OAF"}
+    assert heard(["ravdess", "tess"], ["ravdess/1"], ["tess/OAF"], []) == {"ravdess/1", "tess/OAF"}
 
 
 def _few(speakers: int, clips: int, rare: int) -> pd.DataFrame:
