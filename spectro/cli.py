@@ -48,11 +48,8 @@ POSITIONAL = {
 }
 """The field of a verb's settings that is given without a name, how many values it takes, and what they are."""
 
-EXTRAS = {
-    **dict.fromkeys(("albumentations", "librosa", "psutil", "pytorch_lightning", "sklearn", "torchmetrics"), "train"),
-    **dict.fromkeys(("fastapi", "prometheus_client", "uvicorn"), "serve"),
-}
-"""The extra that brings a package which is not part of the smallest installation."""
+TRAINING = ("albumentations", "librosa", "psutil", "pytorch_lightning", "sklearn", "torchmetrics")
+"""Packages of the extra `train`, which prediction does not need."""
 
 MODE = "spectro"
 """How options and configurations are read: YAML in which names stay as they are written."""
@@ -102,10 +99,10 @@ def run_verb(verb: str, arguments: list[str] | None = None) -> int:
         return 2
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in EXTRAS:
+        if package in TRAINING:
+            print(f"spectro {verb}: needs the package {package}: install spectro[train]", file=sys.stderr)
+        else:
             traceback.print_exc()
-            return 2
-        print(f"spectro {verb}: needs the package {package}; install spectro[{EXTRAS[package]}]", file=sys.stderr)
         return 2
     except BrokenPipeError:
         return _give_up_output()

@@ -40,5 +40,5 @@ def typed(content: Any, kind: type[Kind]) -> Kind:
 
 
 def plain(value: Any) -> Any:
-    """Return an object as the JSON values that `typed` reads back, without fields that have their defaults."""
-    return msgspec.to_builtins(value, builtin_types=())
+    """Return an object as the JSON values that `typed` reads back."""
+    return msgspec.to_builtins(value)

@@ -1,5 +1,6 @@
 """The tutorials and the notebook are run from top to bottom, as a reader would."""
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,18 @@ import pytest
 from tests.conftest import REPOSITORY
 
 TUTORIALS = sorted((REPOSITORY / "docs/tutorials").glob("*.md"))
+NOTEBOOK = REPOSITORY / "docs/notebooks/recording-to-answer.ipynb"
+
+
+def _follow(command: list[str], folder: Path) -> None:
+    """Run what a reader would, in a folder, with the commands of this environment."""
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PATH": path, "MPLBACKEND": "agg"}
+    environment.pop("SPECTRO_CHECKPOINT", None)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 
 
 @pytest.mark.slow  # they render, train and serve: some minutes together
@@ -21,9 +34,6 @@ def test_a_tutorial_can_be_followed(page: Path, tmp_path: Path) -> None:
     assert blocks
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/mn04-voices").symlink_to(REPOSITORY / "checkpoints/mn04-voices")
-    commands = Path(sys.executable).parent
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PATH": f"{commands}:{os.environ['PATH']}"}
-    environment.pop("SPECTRO_CHECKPOINT", None)
     script = tmp_path / "follow.sh"
     parts = ["set -euo pipefail", "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT"]
     for number, (language, text) in enumerate(blocks):
@@ -32,34 +42,20 @@ def test_a_tutorial_can_be_followed(page: Path, tmp_path: Path) -> None:
             text = f"python block{number}.py\n"
         parts.append(text)
     script.write_text("\n".join(parts), encoding="utf-8")
-    done = subprocess.run(
-        [shutil.which("bash") or "bash", script],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
+    _follow([shutil.which("bash") or "bash", str(script)], tmp_path)
 
 
 @pytest.mark.slow  # it starts a kernel and PyTorch
 def test_the_notebook_runs(tmp_path: Path) -> None:
-    notebook = REPOSITORY / "docs/notebooks/recording-to-answer.ipynb"
     program = (
         "import sys, nbformat, nbclient\n"
         "nbclient.NotebookClient(nbformat.read(sys.argv[1], 4), timeout=200).execute(cwd=sys.argv[2])\n"
     )
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "MPLBACKEND": "agg"}
-    environment.pop("SPECTRO_CHECKPOINT", None)
-    done = subprocess.run(
-        [sys.executable, "-c", program, notebook, tmp_path],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
+    _follow([sys.executable, "-c", program, str(NOTEBOOK), str(tmp_path)], tmp_path)
+
+
+def test_the_notebook_shows_its_plots_and_nothing_of_the_machine_that_ran_it() -> None:
+    cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    assert sum("image/png" in output.get("data", {}) for output in outputs) == 5
+    assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
