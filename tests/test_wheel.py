@@ -23,7 +23,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_wheel_holds_what_is_needed(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     checkpoint = {f"spectro/checkpoints/yamnet-voices/{name}" for name in ("model.safetensors", "spectro.json")}
-    assert checkpoint | {"spectro/py.typed", "spectro/serve/static/index.html", "spectro/study/page.html"} <= names
+    pages = {"spectro/serve/static/index.html", "spectro/study/page.html", "spectro/model/card.md.j2"}
+    assert checkpoint | pages | {"spectro/py.typed"} <= names
     assert {name.split("/")[0].partition("-")[0] for name in names} == {"spectro"}
     assert not [name for name in names if "training" in name or name.endswith(("curves.png", ".pyc"))]
     assert wheel.stat().st_size < 8 * 2**20
