@@ -15,6 +15,8 @@ from tests.conftest import REPOSITORY
 TUTORIALS = sorted((REPOSITORY / "docs/tutorials").glob("*.md"))
 NOTEBOOK = REPOSITORY / "docs/notebooks/recording-to-answer.ipynb"
 
+LONGEST_S = 600
+
 
 def _follow(command: list[str], folder: Path) -> None:
     """Run what a reader would, in a folder, with the commands of this environment."""
@@ -22,16 +24,26 @@ def _follow(command: list[str], folder: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PATH": path, "MPLBACKEND": "agg"}
     environment.pop("SPECTRO_CHECKPOINT", None)
     done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280, check=False
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LONGEST_S, check=False
     )
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-2000:]}"
 
 
+@pytest.fixture(scope="module")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the first command of each tutorial has been run: the same command finds its work done."""
+    folder = tmp_path_factory.mktemp("rendered")
+    _follow([sys.executable, "-m", "spectro", "render", "--corpus", "synthetic"], folder)
+    return folder
+
+
 @pytest.mark.slow  # they render, train and serve: some minutes together
+@pytest.mark.timeout(LONGEST_S + 20)
 @pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
-def test_a_tutorial_can_be_followed(page: Path, tmp_path: Path) -> None:
+def test_a_tutorial_can_be_followed(page: Path, rendered: Path, tmp_path: Path) -> None:
     blocks = re.findall(r"^```(bash|python)\n(.*?)^```", page.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
     assert blocks
+    shutil.copytree(rendered / "data", tmp_path / "data")
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints/mn04-voices").symlink_to(REPOSITORY / "checkpoints/mn04-voices")
     script = tmp_path / "follow.sh"
