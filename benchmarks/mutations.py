@@ -85,7 +85,7 @@ def write_files(folder: Path, clip: Path, recordings: int, pictures: int, genera
     """Write so many mutated recordings and pictures."""
     wholes = list(encoded(clip).items())
     predictor = spectro.load()
-    picture = png.encode(predictor.draw(clip), predictor.checkpoint.spec, "clip")
+    picture = png.encode(predictor.render(clip), predictor.checkpoint.spec, "clip")
     for number in range(recordings):
         ending, whole = wholes[number % len(wholes)]
         (folder / f"{number:05}.{ending}").write_bytes(mutated(whole, generator))

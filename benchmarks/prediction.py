@@ -94,18 +94,18 @@ def measure_engines(made: dict[str, Predictor], pictures: list[np.ndarray], roun
 
 def measure_agreement(made: dict[str, Predictor], pictures: list[np.ndarray]) -> dict[str, Any]:
     """Compare labels and probabilities with those of PyTorch in float32."""
-    chances = {
+    probabilities = {
         name: np.concatenate([p.scores(pictures[at : at + 32]).probabilities for at in range(0, len(pictures), 32)])
         for name, p in made.items()
     }
-    expected = chances["torch float32"]
+    expected = probabilities["torch float32"]
     return {
         name: {
             "pictures": len(pictures),
             "same_label": float((values.argmax(1) == expected.argmax(1)).mean()),
             "largest_difference": float(np.abs(values - expected).max()),
         }
-        for name, values in chances.items()
+        for name, values in probabilities.items()
     }
 
 
@@ -113,7 +113,7 @@ def measure_pipeline(made: dict[str, Predictor], clips: list[Path], rounds: int)
     """Set folders against their two stages, and a warm clip against its."""
     found = {}
     for name, predictor in made.items():
-        pictures = [predictor.draw(clip) for clip in clips]
+        pictures = [predictor.render(clip) for clip in clips]
         empty = predictor.scores(pictures[:1])
 
         class Drawn:
@@ -131,7 +131,7 @@ def measure_pipeline(made: dict[str, Predictor], clips: list[Path], rounds: int)
             list(one.predict_folder(*clips))
 
         def drawing(one: Predictor = predictor, drawn: Any = Drawn) -> None:
-            list(score_all(drawn(), clips, one.draw))
+            list(score_all(drawn(), clips, one.render))
 
         def network(one: Predictor = predictor, some: list[np.ndarray] = pictures) -> None:
             for at in range(0, len(some), 32):
@@ -143,7 +143,7 @@ def measure_pipeline(made: dict[str, Predictor], clips: list[Path], rounds: int)
 
         def apart(one: Predictor = predictor) -> None:
             for clip in clips[:16]:
-                one.engine.scores(batch([one.draw(clip)]))
+                one.engine.scores(batch([one.render(clip)]))
 
         taken: dict[str, list[float]] = {}
         for _ in range(rounds + 1):
@@ -242,7 +242,7 @@ def main() -> None:
             checkpoints.save(Checkpoint.of(net=net, labels=tuple("abcdefgh"), spec=spec), folder)
         exported = Path(name) / "exported"
         drawer = Predictor(folder, engine="torch")
-        export(folder, exported, [drawer.draw(clip) for clip in clips[:32]])
+        export(folder, exported, [drawer.render(clip) for clip in clips[:32]])
         found: dict[str, Any] = {
             "threads": os.environ.get("OMP_NUM_THREADS", f"{os.cpu_count()} cores"),
             "reading_threads": threads(),
@@ -253,9 +253,9 @@ def main() -> None:
             made = predictors(folder, exported)
             found["engines"] = [predictor.engine.name for predictor in made.values()]
         if given.agreement:
-            found["agreement"] = measure_agreement(made, [drawer.draw(clip) for clip in clips])
+            found["agreement"] = measure_agreement(made, [drawer.render(clip) for clip in clips])
         if given.engines:
-            found["network"] = measure_engines(made, [drawer.draw(clip) for clip in clips[:128]], given.rounds)
+            found["network"] = measure_engines(made, [drawer.render(clip) for clip in clips[:128]], given.rounds)
         if given.pipeline:
             found["pipeline"] = measure_pipeline(made, clips[:192], given.rounds)
     print(json.dumps(found, indent=2))

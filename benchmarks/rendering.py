@@ -44,7 +44,7 @@ from spectro.audio.augment import Augmentation, AugmentSettings
 from spectro.picture import frontend, png, spectrogram
 from spectro.picture.spec import SpectrogramSpec
 from spectro.rendering.render import TOGETHER
-from spectro.rendering.worker import Job, Recipe, draw_clips
+from spectro.rendering.worker import Job, Recipe, render_clips
 
 SPEC = SpectrogramSpec(
     n_fft=2048, win_length=2048, hop_length=256, height=224, width=224, fmin=0, scale="clip_peak", low=-80, high=0,
@@ -56,7 +56,7 @@ MEL = {"sr": SPEC.sample_rate, "n_fft": SPEC.n_fft, "hop_length": SPEC.hop_lengt
 def by_spectro(path: Path, out: Path) -> None:
     """What the workers of `spectro render` do."""
     recipe = Recipe(out, SPEC, AugmentSettings(), 60.0, "benchmark")
-    draw_clips([Job(f"{path.parent.name}_{path.stem}", str(path), 0)], recipe)
+    render_clips([Job(f"{path.parent.name}_{path.stem}", str(path), 0)], recipe)
 
 
 def log_mel(path: Path) -> np.ndarray:

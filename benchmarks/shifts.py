@@ -33,14 +33,14 @@ def main() -> None:
     parser.add_argument("rendering", type=Path, help="folder that spectro render wrote, by the checkpoint's spec")
     given = parser.parse_args()
     predictor = Predictor(given.checkpoint)
-    heard = predictor.checkpoint.split.speakers
-    if not heard["valid"]:
+    speakers = predictor.checkpoint.split.speakers
+    if not speakers["valid"]:
         parser.error(f"{given.checkpoint}: has no validation speakers; name a checkpoint that held some out")
     index, spec = read_index(given.rendering)
     if spec != predictor.checkpoint.spec:
         parser.error(f"{given.rendering}: drawn by another spec than the checkpoint reads")
     clips, _labels = label_clips(index[index["copy"] == 0], predictor.checkpoint.data.scheme)
-    clips = clips[clips["speaker"].isin(heard["valid"])]
+    clips = clips[clips["speaker"].isin(speakers["valid"])]
     pictures = np.stack([png.read(given.rendering / name).pixels for name in clips["image"]])
     targets = np.array([predictor.labels.index(label) for label in clips["label"]])
 
@@ -51,8 +51,8 @@ def main() -> None:
         ]
         return np.concatenate(found)
 
-    def by_speaker(chances: np.ndarray) -> dict[str, np.ndarray]:
-        return by_group(targets, chances.argmax(1), clips["speaker"].to_numpy(str), len(predictor.labels))
+    def by_speaker(probabilities: np.ndarray) -> dict[str, np.ndarray]:
+        return by_group(targets, probabilities.argmax(1), clips["speaker"].to_numpy(str), len(predictor.labels))
 
     plain = moved((0, 0))
     base = by_speaker(plain)

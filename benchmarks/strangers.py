@@ -50,9 +50,9 @@ def over_a_telephone(path: str, folder: Path) -> Path:
     """Write a recording as a telephone brings it: 300 to 3,400 Hz, 8 kHz, mu-law."""
     samples = recording.read(Path(path), sample_rate=TELEPHONE, trim_db=None)
     band = scipy.signal.butter(6, (300, 3_400), "bandpass", fs=TELEPHONE, output="sos")
-    heard = scipy.signal.sosfiltfilt(band, samples)
+    band_limited = scipy.signal.sosfiltfilt(band, samples)
     out = folder / "telephone.wav"
-    soundfile.write(out, heard / max(1.0, float(np.abs(heard).max())), TELEPHONE, subtype="ULAW")
+    soundfile.write(out, band_limited / max(1.0, float(np.abs(band_limited).max())), TELEPHONE, subtype="ULAW")
     return out
 
 
@@ -65,26 +65,26 @@ def measure(predictor: Predictor, clips: pd.DataFrame, condition: str) -> dict[s
         for place, (image, path) in enumerate(zip(clips["image"], tqdm(clips["path"], desc=condition), strict=True)):
             try:
                 if condition == "telephone":
-                    pictures.append(predictor.draw(over_a_telephone(path, Path(folder))))
+                    pictures.append(predictor.render(over_a_telephone(path, Path(folder))))
                 else:
                     pictures.append(png.read(Path(image), predictor.checkpoint.spec).pixels)
                 kept.append(place)
             except AudioError as error:
                 tqdm.write(str(error))
     scores = [predictor.scores(pictures[at : at + 64]) for at in range(0, len(pictures), 64)]
-    chances = np.concatenate([one.probabilities for one in scores])
-    chances = chances * possible / (chances * possible).sum(axis=1, keepdims=True)
+    probabilities = np.concatenate([one.probabilities for one in scores])
+    probabilities = probabilities * possible / (probabilities * possible).sum(axis=1, keepdims=True)
     own, temperature = clips.iloc[kept], predictor.checkpoint.temperature
     speech = [one.speech for one in scores if one.speech is not None]
     refused = {"refused": round(float((np.concatenate(speech) < predictor.min_speech).mean()), 4)} if speech else {}
     with np.errstate(divide="ignore"):
-        logs = np.log(chances)
+        logs = np.log(probabilities)
     targets = np.array([labels.index(label) for label in own["emotion"]])
     speakers = own["speaker"].to_numpy(str)
-    matrices = by_group(targets, chances.argmax(1), speakers, len(labels))
+    matrices = by_group(targets, probabilities.argmax(1), speakers, len(labels))
     found = figures(np.sum(list(matrices.values()), axis=0))
     low, high = interval([one.uar for one in bootstrap(matrices)])
-    surest = np.argsort(-chances.max(axis=1))[: len(chances) // 2]
+    surest = np.argsort(-probabilities.max(axis=1))[: len(probabilities) // 2]
     return {
         "clips": len(own),
         "failed": len(clips) - len(own),
@@ -94,12 +94,12 @@ def measure(predictor: Predictor, clips: pd.DataFrame, condition: str) -> dict[s
         "low": low,
         "high": high,
         "wa": round(found.wa, 4),
-        "ece": calibration(chances, targets)["ece"],
-        "nll": calibration(chances, targets)["nll"],
+        "ece": calibration(probabilities, targets)["ece"],
+        "nll": calibration(probabilities, targets)["nll"],
         "temperature": temperature,
         "best_temperature": round(temperature * fit_temperature(torch.tensor(logs), torch.tensor(targets)), 3),
         **refused,
-        "surer_half_wa": round(float((chances.argmax(1) == targets)[surest].mean()), 4),
+        "surer_half_wa": round(float((probabilities.argmax(1) == targets)[surest].mean()), 4),
         "recalls": json.dumps({one: round(float(r), 3) for one, r in zip(labels, found.recall, strict=True) if r == r}),
     }
 

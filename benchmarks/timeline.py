@@ -116,9 +116,9 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="measure memory, too")
     given = parser.parse_args()
     predictor = Predictor(given.checkpoint)
-    heard = predictor.checkpoint.split.speakers
-    actors = list(map(str, given.actors or heard["test"]))
-    if not actors or set(actors) & set(heard["train"]):
+    speakers = predictor.checkpoint.split.speakers
+    actors = list(map(str, given.actors or speakers["test"]))
+    if not actors or set(actors) & set(speakers["train"]):
         parser.error(f"{given.checkpoint}: was trained on these actors; name another checkpoint, or other --actors")
     table = corpora.scan("ravdess", given.source).clips
     table = table[table["speaker"].isin(actors)].reset_index(drop=True)

@@ -83,7 +83,7 @@ class Address(os.PathLike[str]):
 
     def kind(self) -> Literal["file", "folder"] | None:
         """Tell what lies there; None for nothing."""
-        with _told(self.url):
+        with _as_os_error(self.url):
             system, path = _system(self.url)
             system.invalidate_cache()
             if not system.exists(path):
@@ -99,24 +99,24 @@ class Address(os.PathLike[str]):
         Raises:
             OSError: a folder cannot be listed.
         """
-        with _told(self.url):
+        with _as_os_error(self.url):
             system, path = _system(self.url)
             system.invalidate_cache()
         folders = [path]
         while folders:
             here = folders.pop()
-            with _told(self._called(here, path)):
+            with _as_os_error(self._called(here, path)):
                 entries = sorted(system.ls(here, detail=True), key=lambda one: str(one["name"]))
                 system.invalidate_cache()  # which would keep the lists of all folders in memory
             inner = []
-            for told in entries:
-                name = str(told["name"])
+            for found in entries:
+                name = str(found["name"])
                 if name.rstrip("/") == here.rstrip("/"):
                     continue  # object stores have files that stand for folders
-                if told["type"] == "directory":
+                if found["type"] == "directory":
                     inner.append(name)
                 else:
-                    yield Address(self._called(name, path), _signature(told))
+                    yield Address(self._called(name, path), _signature(found))
             folders += reversed(inner) if below else []
 
     def _called(self, name: str, path: str) -> str:
@@ -132,7 +132,7 @@ class Address(os.PathLike[str]):
         if self.signature is not None:
             return self.signature
         try:
-            with _told(self.url):
+            with _as_os_error(self.url):
                 system, path = _system(self.url)
                 return _signature(system.info(path))
         except OSError:
@@ -145,7 +145,7 @@ class Address(os.PathLike[str]):
         Raises:
             OSError: it cannot be opened.
         """
-        with _told(self.url):
+        with _as_os_error(self.url):
             system, path = _system(self.url)
             size = system.info(path).get("size")
             whole = io.BytesIO(system.cat_file(path)) if size is not None and size <= AT_ONCE else None
@@ -160,7 +160,7 @@ class Address(os.PathLike[str]):
         Raises:
             OSError: it cannot be read.
         """
-        with _told(self.url):
+        with _as_os_error(self.url):
             system, path = _system(self.url)
             content: bytes = system.cat_file(path)
             return content
@@ -171,7 +171,7 @@ class Address(os.PathLike[str]):
         Raises:
             OSError: it cannot be written.
         """
-        with _told(self.url):
+        with _as_os_error(self.url):
             system, path = _system(self.url)
             if not system.exists(parent := path.rpartition("/")[0]) and parent:
                 system.makedirs(parent, exist_ok=True)
@@ -183,7 +183,7 @@ class Address(os.PathLike[str]):
         Raises:
             OSError: it cannot be read or written.
         """
-        with _told(self.url):
+        with _as_os_error(self.url):
             system, path = _system(self.url)
             system.put_file(str(file), path)
 
@@ -193,7 +193,7 @@ class Address(os.PathLike[str]):
         Raises:
             OSError: it cannot be removed.
         """
-        with _told(self.url):
+        with _as_os_error(self.url):
             system, path = _system(self.url)
             system.rm_file(path)
 
@@ -246,7 +246,7 @@ def _system(url: str) -> tuple[Any, str]:
 
 
 @contextmanager
-def _told(url: str) -> Iterator[None]:
+def _as_os_error(url: str) -> Iterator[None]:
     """Let whatever a service raises be an OSError that names the address."""
     try:
         yield
@@ -261,9 +261,9 @@ def _told(url: str) -> Iterator[None]:
         raise OSError(None, text, url) from error
 
 
-def _signature(told: dict[str, Any]) -> Signature:
+def _signature(info: dict[str, Any]) -> Signature:
     """Return size, and a number that changes with what a service says of a file's version."""
-    value = next((told[name] for name in CHANGES if told.get(name) is not None), "")
+    value = next((info[name] for name in CHANGES if info.get(name) is not None), "")
     version = str(value.timestamp() if isinstance(value, datetime) else value)
     number = int.from_bytes(hashlib.blake2b(version.encode(), digest_size=7).digest())
-    return int(told.get("size") or 0), number, 0, 0
+    return int(info.get("size") or 0), number, 0, 0

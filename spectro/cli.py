@@ -145,9 +145,9 @@ def parse(verb: str, settings_class: type[Any], arguments: list[str]) -> Any:
         parser.add_argument(positional, nargs=count, type=str, help=what, **without)
     reserved = [one for one in fields(settings_class) if one.name.endswith("_")]
     parser.add_class_arguments(settings_class, skip={positional, *(one.name for one in reserved)} - {""})
-    hints, told = get_type_hints(settings_class), docstring_parser.parse(settings_class.__doc__ or "").params
+    hints, documented = get_type_hints(settings_class), docstring_parser.parse(settings_class.__doc__ or "").params
     for one in reserved:  # words that Python keeps for itself, such as from
-        text = " ".join(next(line.description or "" for line in told if line.arg_name == one.name).split())
+        text = " ".join(next(line.description or "" for line in documented if line.arg_name == one.name).split())
         parser.add_argument(f"--{one.name[:-1]}", type=hints[one.name], default=one.default, help=text)
     arguments = _gather(arguments, SEVERAL.get(verb, ()))
     arguments = _take_spec_file(parser, _keep_names(arguments), {one.name for one in fields(settings_class)})

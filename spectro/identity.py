@@ -23,29 +23,29 @@ def identity_of(settings: Any, without: Collection[str] = ()) -> dict[str, Any]:
         settings: an instance of a dataclass; others may be its fields.
         without: fields that the result does not depend on.
     """
-    told: dict[str, Any] = json.loads(
-        json.dumps({name: value for name, value in _told(settings).items() if name not in without})
+    plain: dict[str, Any] = json.loads(
+        json.dumps({name: value for name, value in _plain(settings).items() if name not in without})
     )
-    return told
+    return plain
 
 
-def restored(kind: type[Settings], told: dict[str, Any]) -> Settings:
+def restored(kind: type[Settings], plain: dict[str, Any]) -> Settings:
     """Return the settings that `identity_of` told, today or before its class had grown.
 
     Args:
         kind: the class.
         told: its fields, but for those of `LATER` that mean what was done before.
     """
-    return kind(**{**getattr(kind, LATER, {}), **told})
+    return kind(**{**getattr(kind, LATER, {}), **plain})
 
 
-def _told(value: Any) -> Any:
+def _plain(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         later = getattr(value, LATER, {})
         pairs = ((one.name, getattr(value, one.name)) for one in fields(value))
-        return {name: _told(own) for name, own in pairs if name not in later or own != later[name]}
+        return {name: _plain(own) for name, own in pairs if name not in later or own != later[name]}
     if isinstance(value, list | tuple):
-        return [_told(one) for one in value]
+        return [_plain(one) for one in value]
     if isinstance(value, dict):
-        return {key: _told(one) for key, one in value.items()}
+        return {key: _plain(one) for key, one in value.items()}
     return value

@@ -1,6 +1,6 @@
 """A waveform -> an altered copy of it.
 
-A copy is drawn first (`draw`: which steps, with which parameters) and applied then (`apply`), so that what was done
+A copy is drawn first (`sample`: which steps, with which parameters) and applied then (`apply`), so that what was done
 can be written down and done again. Time stretching and pitch shifting are librosa's phase vocoder, resampling is
 soxr's; the other steps are one line of arithmetic each.
 """
@@ -86,7 +86,7 @@ class Augmentation:
         return json.dumps(self.parameters)
 
 
-def draw(settings: AugmentSettings, clip_id: str, copy: int) -> Augmentation:
+def sample(settings: AugmentSettings, clip_id: str, copy: int) -> Augmentation:
     """Draw what is done to copy number `copy` (1, 2, ...) of a clip; depends on nothing but these three.
 
     Args:

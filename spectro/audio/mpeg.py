@@ -63,8 +63,8 @@ def xing_frame(content: bytes | mmap) -> tuple[int, bytes] | None:
     count = 1 + sum(1 for _ in frames)
     second, third, fourth = first.header[1] | 1, ROOMY << 4 | first.header[2] & 0x0C, first.header[3]
     header = bytes([0xFF, second, third, fourth])
-    told = header + bytes(first.side_info) + b"Xing" + struct.pack(">II", 1, count)
-    return first.start, told.ljust(_size(header), b"\0")
+    frame = header + bytes(first.side_info) + b"Xing" + struct.pack(">II", 1, count)
+    return first.start, frame.ljust(_size(header), b"\0")
 
 
 def _after_tag(content: bytes | mmap) -> int:

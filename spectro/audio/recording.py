@@ -112,7 +112,7 @@ def read_from(
     if file_rate != sample_rate:
         samples = soxr.resample(samples, file_rate, sample_rate, quality="HQ")
     samples = highpass(samples, sample_rate)
-    if not is_heard(samples, sample_rate):
+    if not is_audible(samples, sample_rate):
         raise AudioError(f"{name}: is silent (nothing in it is louder than {SILENT_DB:g} dB of full scale)")
     start, stop = 0, len(samples)
     if trim_db is not None:
@@ -138,7 +138,7 @@ def _peak(samples: npt.NDArray[np.float32]) -> float:
     return float(np.maximum(samples.max(initial=0.0), -samples.min(initial=0.0)))
 
 
-def is_heard(samples: Waveform, sample_rate: int) -> bool:
+def is_audible(samples: Waveform, sample_rate: int) -> bool:
     """Tell whether any 20 ms of a waveform, float32 of shape (samples,), are louder than `SILENT_DB`."""
     frame = round(FRAME_S * sample_rate)
     if _peak(samples) > 10 ** (SILENT_DB / 20) * math.sqrt(frame):  # one sample makes its frame as loud

@@ -162,9 +162,9 @@ class Fitted:
         """Return float64 of shape (clips, labels); None for classifiers that give none."""
         if not hasattr(self.model, "predict_proba"):
             return None
-        chances = np.zeros((len(values), labels))
-        chances[:, self.codes] = self.model.predict_proba(values)
-        return chances
+        probabilities = np.zeros((len(values), labels))
+        probabilities[:, self.codes] = self.model.predict_proba(values)
+        return probabilities
 
 
 def classical(settings: ClassicalSettings) -> Result:

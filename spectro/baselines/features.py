@@ -107,8 +107,8 @@ class FeatureSettings:
             "egemaps": ("kind",),
             "speech": ("kind", "model", "layer"),
         }
-        told = identity_of(self)
-        chosen = {name: told[name] for name in own[self.kind] if name in told}
+        identity = identity_of(self)
+        chosen = {name: identity[name] for name in own[self.kind] if name in identity}
         if self.kind == "speech":
             from spectro.baselines import speech
 
@@ -369,7 +369,7 @@ def _describe_clip(
     try:
         samples = spectrogram.read(job.path, spec, max_duration_s=None)
         for copy in job.copies:
-            drawn = augment.draw(augmentation, job.clip_id, copy) if copy else None
+            drawn = augment.sample(augmentation, job.clip_id, copy) if copy else None
             altered = augment.apply(samples, spec.sample_rate, drawn) if drawn else samples
             vector, names = describe(altered, spec, settings)
             if not np.isfinite(vector).all():

@@ -13,7 +13,16 @@ import pandas as pd
 from spectro.corpora.labels import label_clips
 from spectro.corpora.splits import PARTS, Part, Split, data_fingerprint, split
 from spectro.errors import CorpusError, TrainingError
-from spectro.evaluate.report import RUN_FILE, clip_ms, is_report, is_run, show_figures, told, with_chances, write_report
+from spectro.evaluate.report import (
+    RUN_FILE,
+    clip_columns,
+    clip_ms,
+    is_report,
+    is_run,
+    show_figures,
+    with_probabilities,
+    write_report,
+)
 from spectro.files import printable, write_json
 from spectro.model.metadata import Figures, HeldOut, Result, Training, TrainingData, label_problem
 from spectro.outputs import LOCK, claimed
@@ -101,9 +110,9 @@ def report(
     Returns:
         the content of `metrics.json`.
     """
-    table = told(clips.rows.iloc[clips.part(part)]).reset_index(drop=True)
+    table = clip_columns(clips.rows.iloc[clips.part(part)]).reset_index(drop=True)
     if probabilities is not None:
-        table = with_chances(table, clips.labels, probabilities)
+        table = with_probabilities(table, clips.labels, probabilities)
     table["predicted"] = [clips.labels[number] for number in predicted]  # of a machine, not always the most likely
     conditions = {
         "checkpoint": out.name,

@@ -196,7 +196,7 @@ class _Waveforms:
         row = self._rows.iloc[place]
         samples = spectrogram.read(str(row["path"]), self.spec, max_duration_s=None)
         if row["copy"]:
-            drawn = augment.draw(self._augmentation, str(row["clip_id"]), int(row["copy"]))
+            drawn = augment.sample(self._augmentation, str(row["clip_id"]), int(row["copy"]))
             samples = augment.apply(samples, self.spec.sample_rate, drawn)
         return _middle(samples, self.spec.sample_rate, self._max_s), int(row["target"])
 
@@ -280,8 +280,8 @@ def _finetune(settings: SpeechSettings) -> Result:
 
 def _identity(settings: SpeechSettings, clips: Clips, spec: str) -> dict[str, Any]:
     """Return what a run's result depends on, as JSON values."""
-    told = identity_of(settings, ("out", "index", "test", "overwrite"))
-    return told | {"model": model_identity(settings.model), "spec": spec, "data": clips.fingerprint}
+    identity = identity_of(settings, ("out", "index", "test", "overwrite"))
+    return identity | {"model": model_identity(settings.model), "spec": spec, "data": clips.fingerprint}
 
 
 def _check_run(out: Path, identity: dict[str, Any], overwrite: bool) -> None:

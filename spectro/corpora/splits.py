@@ -277,7 +277,9 @@ def _luna_jimenez(clips: pd.DataFrame) -> Folds:
 
 def _emobox(clips: pd.DataFrame) -> Folds:
     own, prefix = _ravdess_among(clips, "emobox")
-    return _prefixed([(_draw(own, _texts(test), fold), _texts(test)) for fold, test in enumerate(EMOBOX_TEST)], prefix)
+    return _prefixed(
+        [(_sample_speakers(own, _texts(test), fold), _texts(test)) for fold, test in enumerate(EMOBOX_TEST)], prefix
+    )
 
 
 def _leave_one_out(clips: pd.DataFrame) -> Folds:
@@ -285,7 +287,7 @@ def _leave_one_out(clips: pd.DataFrame) -> Folds:
     speakers = natural(set(named))
     if len(speakers) < MIN_SPEAKERS:
         raise SplitError(f"loso needs {MIN_SPEAKERS} speakers (test, validation, training); {_other_way(named)}")
-    return [(_draw(clips, {speaker}, fold), {speaker}) for fold, speaker in enumerate(speakers)]
+    return [(_sample_speakers(clips, {speaker}, fold), {speaker}) for fold, speaker in enumerate(speakers)]
 
 
 def _group_kfold(clips: pd.DataFrame) -> Folds:
@@ -302,10 +304,10 @@ def _group_kfold(clips: pd.DataFrame) -> Folds:
 
     folds = StratifiedGroupKFold(K, shuffle=True, random_state=0).split(labels, labels, speakers)
     tests = [set(speakers[test]) for _rest, test in folds]
-    return [(_draw(clips, test, fold), test) for fold, test in enumerate(tests)]
+    return [(_sample_speakers(clips, test, fold), test) for fold, test in enumerate(tests)]
 
 
-def _draw(clips: pd.DataFrame, test: set[str], fold: int) -> set[str]:
+def _sample_speakers(clips: pd.DataFrame, test: set[str], fold: int) -> set[str]:
     """Draw validation speakers, about a seventh of those that are not tested, as many women as men where told.
 
     The draw depends on the fold alone, so that a protocol is the same for everyone.

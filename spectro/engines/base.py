@@ -23,7 +23,7 @@ from spectro.picture.spec import Image
 EngineName: TypeAlias = Literal["auto", "torch", "onnx", "openvino"]
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 Pictures: TypeAlias = npt.NDArray[np.uint8]
-Chances: TypeAlias = npt.NDArray[np.float64]
+Probabilities: TypeAlias = npt.NDArray[np.float64]
 Embedding: TypeAlias = npt.NDArray[np.float32]
 
 CLOSE_CALL = 0.2
@@ -40,9 +40,9 @@ class Scores:
         speech: probability that somebody speaks, float64 of shape (pictures,); None where the checkpoint cannot tell.
     """
 
-    probabilities: Chances
+    probabilities: Probabilities
     embeddings: Embedding
-    speech: Chances | None = None
+    speech: Probabilities | None = None
 
     def at(self, place: int) -> Self:
         """Return the scores of one of the pictures."""
@@ -163,9 +163,9 @@ def batch(pictures: Sequence[Image]) -> Pictures:
 
 def threads() -> int:
     """Return how many threads a network may use: OMP_NUM_THREADS, or as many as there are cores for this process."""
-    told = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    threads_set = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(told) if told.isdigit() and int(told) > 0 else cores
+    return int(threads_set) if threads_set.isdigit() and int(threads_set) > 0 else cores
 
 
 def first_line(error: Exception) -> str:

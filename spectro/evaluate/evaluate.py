@@ -13,18 +13,18 @@ from tqdm import tqdm
 
 from spectro.corpora.labels import label_clips
 from spectro.corpora.splits import LEAKS, Part, data_fingerprint, full_names, natural, speaker_names, split, voices
-from spectro.engines.base import Chances, batch
+from spectro.engines.base import Probabilities, batch
 from spectro.errors import EvaluationError
 from spectro.evaluate import plots
 from spectro.evaluate.report import (
     ADAPTED_FILE,
     REPORT_FILES,
-    chances_in,
+    clip_columns,
     clip_ms,
     figures_of,
     is_report,
-    told,
-    with_chances,
+    probabilities_in,
+    with_probabilities,
     without_temperature,
     write_predictions,
     write_report,
@@ -125,8 +125,8 @@ def _evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         if clips["speaker"].isna().any():
             raise EvaluationError("transductive figures need every clip's speaker, and some clips do not tell it")
         speakers = speaker_names(clips).to_numpy(str)
-        adapted = adapted_chances(predictor, paths, speakers, settings.batch_size)
-        table = with_chances(told(clips), predictor.labels, adapted)
+        adapted = adapted_probabilities(predictor, paths, speakers, settings.batch_size)
+        table = with_probabilities(clip_columns(clips), predictor.labels, adapted)
         write_predictions(out / ADAPTED_FILE, table)
         conditions["transductive"] = figures_of(table, predictor.labels, settings.rounds, settings.seed)
     report = write_report(
@@ -134,7 +134,7 @@ def _evaluate(settings: EvaluateSettings) -> dict[str, Any]:
         conditions,
         predicted,
         predictor.labels,
-        untempered=without_temperature(chances_in(predicted, predictor.labels), checkpoint.temperature),
+        untempered=without_temperature(probabilities_in(predicted, predictor.labels), checkpoint.temperature),
         rounds=settings.rounds,
         seed=settings.seed,
     )
@@ -182,12 +182,12 @@ def _full_names(clips: pd.DataFrame) -> "pd.Series[str]":
     return clips["corpus"].map(voices) + "/" + clips["speaker"]
 
 
-def _among(chances: Chances, clips: pd.DataFrame, labels: tuple[str, ...]) -> Chances:
+def _among(probabilities: Probabilities, clips: pd.DataFrame, labels: tuple[str, ...]) -> Probabilities:
     """Return probabilities among the labels that each clip's corpus has in these clips."""
     has = clips.groupby("corpus")["label"].unique()
     possible = np.array([[label in has[corpus] for label in labels] for corpus in clips["corpus"]])
-    kept = chances * possible
-    among: Chances = kept / kept.sum(axis=1, keepdims=True)
+    kept = probabilities * possible
+    among: Probabilities = kept / kept.sum(axis=1, keepdims=True)
     return among
 
 
@@ -202,15 +202,15 @@ def _predict(predictor: Predictor, settings: EvaluateSettings, clips: pd.DataFra
     broken = [row for row in found if row.error]
     if broken:
         raise EvaluationError(f"{broken[0].path}: {broken[0].error}; render again")
-    chances = np.array([[row.probabilities[label] for label in predictor.labels] for row in found])
+    probabilities = np.array([[row.probabilities[label] for label in predictor.labels] for row in found])
     if settings.answers == "corpus":
-        chances = _among(chances, clips, predictor.labels)
-    return with_chances(told(clips), predictor.labels, chances)
+        probabilities = _among(probabilities, clips, predictor.labels)
+    return with_probabilities(clip_columns(clips), predictor.labels, probabilities)
 
 
-def adapted_chances(
+def adapted_probabilities(
     predictor: Predictor, pictures: list[Path], speakers: npt.NDArray[np.str_], batch_size: int
-) -> Chances:
+) -> Probabilities:
     """Return probabilities of a network whose batch norms are estimated anew on all pictures of each speaker.
 
     Of a speaker with a single clip there is nothing to estimate, and the network stays as it is.
@@ -230,7 +230,7 @@ def adapted_chances(
     Source: Li et al., Adaptive batch normalization for practical domain adaptation, Pattern Recognition 80 (2018).
     """
     engine, checkpoint = predictor.torch_engine, predictor.checkpoint
-    chances = np.zeros((len(pictures), len(predictor.labels)))
+    probabilities = np.zeros((len(pictures), len(predictor.labels)))
     for speaker in natural(set(speakers.tolist())):
         own = np.flatnonzero(speakers == speaker)
         count = max(1, len(own) // max(2, batch_size))
@@ -241,18 +241,18 @@ def adapted_chances(
             if len(own) > 1:
                 calibrate(net, (engine.tensor(one) for one in shown))
             for part, one in zip(parts, shown, strict=True):
-                chances[part] = checkpoint.probabilities(net(engine.tensor(one)).float().cpu().numpy())
-    if not np.isfinite(chances).all():
+                probabilities[part] = checkpoint.probabilities(net(engine.tensor(one)).float().cpu().numpy())
+    if not np.isfinite(probabilities).all():
         raise EvaluationError(
             "the network answers with numbers that are not finite once its batch norms have seen a speaker's clips; "
             "leave --transductive out"
         )
-    return chances
+    return probabilities
 
 
 def _describe(folder: Path, checkpoint: Description, clips: pd.DataFrame, settings: EvaluateSettings) -> dict[str, Any]:
     """Return under which conditions the figures were had, and what makes them flatter."""
-    own, trained = checkpoint.split, checkpoint.heard()
+    own, trained = checkpoint.split, checkpoint.training_speakers()
     assert own is not None  # `_clips` needs it
     names = full_names(set(speaker_names(clips).dropna()) - {""}, set(clips["corpus"]))
     known = [] if settings.part == "valid" else natural(name for name, full in names.items() if full in trained)

@@ -96,14 +96,14 @@ def summarise(
     of_speaker = by_group(targets, predicted, speakers, len(labels))
     of_gender = by_group(targets[genders != ""], predicted[genders != ""], genders[genders != ""], len(labels))
     samples = bootstrap(of_speaker, rounds=rounds, seed=seed)
-    told: dict[str, dict[str, Any]] = {}
+    of_groups: dict[str, dict[str, Any]] = {}
     for name, own in (groups or {}).items():
         for group in sorted(set(own.tolist()) - {""}):
             chosen = own == group
             voices = by_group(targets[chosen], predicted[chosen], speakers[chosen], len(labels))
             drawn = interval([one.uar for one in bootstrap(voices, rounds=rounds, seed=seed)])
             short = _short(np.sum(list(voices.values()), axis=0))
-            told.setdefault(name, {})[group] = {"speakers": len(voices), **short, "uar_interval": drawn}
+            of_groups.setdefault(name, {})[group] = {"speakers": len(voices), **short, "uar_interval": drawn}
     return {
         "clips": len(targets),
         "interval": f"middle {LEVEL:.0%} of {rounds} samples of {len(of_speaker)} speakers, seed {seed}",
@@ -122,12 +122,12 @@ def summarise(
         },
         "speakers": {name: _short(one) for name, one in of_speaker.items()},
         "genders": {name: _short(one) for name, one in of_gender.items()},
-        **({"groups": told} if told else {}),
+        **({"groups": of_groups} if of_groups else {}),
         "confusion": matrix.tolist(),
     }
 
 
-def calibration(chances: Floats, targets: Counts) -> dict[str, Any]:
+def calibration(probabilities: Floats, targets: Counts) -> dict[str, Any]:
     """Return how far probabilities can be believed, as JSON values.
 
     `ece` is the expected calibration error: the distance between confidence and accuracy, a mean over the `bins` of 15
@@ -139,7 +139,7 @@ def calibration(chances: Floats, targets: Counts) -> dict[str, Any]:
 
     Source: Guo et al., On calibration of modern neural networks, ICML 2017, section 2.
     """
-    confidence, right = chances.max(axis=1), chances.argmax(axis=1) == targets
+    confidence, right = probabilities.max(axis=1), probabilities.argmax(axis=1) == targets
     places = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
     bins = [
         {
@@ -149,7 +149,7 @@ def calibration(chances: Floats, targets: Counts) -> dict[str, Any]:
         }
         for place in sorted(set(places.tolist()))
     ]
-    likelihood = chances[np.arange(len(targets)), targets]
+    likelihood = probabilities[np.arange(len(targets)), targets]
     return {
         "ece": round(sum(one["clips"] * abs(one["confidence"] - one["accuracy"]) for one in bins) / len(targets), 4),
         "nll": round(float(-np.log(np.maximum(likelihood, 1e-12)).mean()), 4),

@@ -41,10 +41,10 @@ def listeners(
         rounds: samples of the bootstrap over speakers.
         seed: seed of the bootstrap.
     """
-    told = votes.sum(axis=1) > 0
-    if not told.any():
+    voted = votes.sum(axis=1) > 0
+    if not voted.any():
         return None
-    votes, predicted, targets, speakers = votes[told], predicted[told], targets[told], speakers[told]
+    votes, predicted, targets, speakers = votes[voted], predicted[voted], targets[voted], speakers[voted]
     count = votes.sum(axis=1)
     shares, clips = votes / count[:, None], np.arange(len(votes))
     pairs = np.where(count >= 2, (votes * (votes - 1)).sum(axis=1) / np.maximum(count * (count - 1), 1), np.nan)

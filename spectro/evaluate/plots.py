@@ -62,12 +62,12 @@ def reliability(report: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(5, 5.5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
     upper.plot([0, 1], [0, 1], color="0.3", linewidth=1, linestyle=":", label="as sure as right")
-    told = {
+    styles = {
         "probabilities": ("probabilities", BLUE, "o-"),
         "without_temperature": ("before the temperature", GRAY, "s--"),
     }
     for name, found in report["calibration"].items():
-        label, colour, line = told[name]
+        label, colour, line = styles[name]
         bins = {key: [one[key] for one in found["bins"]] for key in ("confidence", "accuracy", "clips")}
         upper.plot(bins["confidence"], bins["accuracy"], line, color=colour, label=f"{label}: ECE {found['ece']:.3f}")
         lower.plot(bins["confidence"], bins["clips"], line, color=colour)

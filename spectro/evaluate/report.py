@@ -41,7 +41,7 @@ AGES = (30, 45, 60)
 """The first ages, in years, of all groups of speakers but the youngest."""
 
 
-def told(clips: pd.DataFrame) -> pd.DataFrame:
+def clip_columns(clips: pd.DataFrame) -> pd.DataFrame:
     """Return what a table of predictions tells of its clips: listeners' votes, and who speaks, where that is known."""
     columns = ["clip_id", "path", "corpus", "speaker", "gender", "label"]
     further = [name for name in map(str, clips) if name in ("age", "race", "ethnicity") or name.startswith(VOTES)]
@@ -77,7 +77,7 @@ def write_report(
     """
     report = conditions | figures_of(predicted, labels, rounds, seed)
     if f"p_{labels[0]}" in predicted:
-        known = {"probabilities": chances_in(predicted, labels), "without_temperature": untempered}
+        known = {"probabilities": probabilities_in(predicted, labels), "without_temperature": untempered}
         targets = _numbers(predicted["label"], labels)
         report["calibration"] = {name: calibration(one, targets) for name, one in known.items() if one is not None}
         plots.reliability(report, out / "reliability.png")
@@ -105,25 +105,25 @@ def write_predictions(path: Path, predicted: pd.DataFrame) -> None:
     write_bytes(path, table_bytes(predicted, "%.6g"))
 
 
-def chances_in(predicted: pd.DataFrame, labels: tuple[str, ...]) -> Floats:
+def probabilities_in(predicted: pd.DataFrame, labels: tuple[str, ...]) -> Floats:
     """Return the probabilities of a table of predictions, float64 of shape (clips, labels)."""
     return predicted[[f"p_{label}" for label in labels]].to_numpy(np.float64)
 
 
-def without_temperature(chances: Floats, temperature: float) -> Floats:
+def without_temperature(probabilities: Floats, temperature: float) -> Floats:
     """Return what probabilities, float64 of shape (clips, labels), were before a temperature calibrated them."""
-    logits = temperature * np.log(np.maximum(chances, np.finfo(np.float64).tiny))
+    logits = temperature * np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
     before: Floats = softmax(logits, axis=1)
     return before
 
 
-def with_chances(clips: pd.DataFrame, labels: tuple[str, ...], chances: Floats) -> pd.DataFrame:
+def with_probabilities(clips: pd.DataFrame, labels: tuple[str, ...], probabilities: Floats) -> pd.DataFrame:
     """Return a table of clips with what probabilities, float64 of shape (clips, labels), say of each."""
     table = clips.assign(
-        predicted=[labels[number] for number in chances.argmax(axis=1)], confidence=chances.max(axis=1)
+        predicted=[labels[number] for number in probabilities.argmax(axis=1)], confidence=probabilities.max(axis=1)
     )
     for number, label in enumerate(labels):
-        table[f"p_{label}"] = chances[:, number]
+        table[f"p_{label}"] = probabilities[:, number]
     return table
 
 
@@ -141,8 +141,8 @@ def figures_of(predicted: pd.DataFrame, labels: tuple[str, ...], rounds: int = 1
         rounds=rounds,
         seed=seed,
     )
-    heard = listeners(votes_for(predicted, labels), answers, targets, speakers, rounds=rounds, seed=seed)
-    return found | ({"listeners": heard} if heard else {})
+    agreed = listeners(votes_for(predicted, labels), answers, targets, speakers, rounds=rounds, seed=seed)
+    return found | ({"listeners": agreed} if agreed else {})
 
 
 def matrices(predicted: pd.DataFrame, labels: tuple[str, ...]) -> dict[str, Counts]:

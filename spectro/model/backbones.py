@@ -175,18 +175,18 @@ def load_weights(net: SpectrogramNet, weights: str, spec: SpectrogramSpec) -> st
         return "random initialisation"
     if weights == "auto":
         return _fetch(net)
-    told, path = f"file {Path(weights).name}", Path(weights)
+    origin, path = f"file {Path(weights).name}", Path(weights)
     if weights in PRETRAINED:
         own = PRETRAINED[weights]
         seen = own.normalisation(spec)
         net.set_normalisation(seen["mean"], seen["std"])
-        told, path = f"{weights} ({own.title}; {own.licence}; {own.url})", convert.kept(weights)
+        origin, path = f"{weights} ({own.title}; {own.licence}; {own.url})", convert.kept(weights)
     elif (folder := _checkpoint_of(path)) is not None:
         _take_normalisation(net, folder)
     given = _read_state(path / WEIGHTS_FILE if path.is_dir() else path)
     expected = net.backbone.state_dict()
     _fit(expected, _to_timm_names(given, net.backbone), f"{weights} for {net.backbone_name}")
-    return told
+    return origin
 
 
 def _checkpoint_of(weights: Path) -> Path | None:

@@ -236,7 +236,7 @@ class Normalisation(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeechTeller:
+class SpeechDetector:
     """Distinguishes speech from other sound: a logistic regression on the input of the network's last layer.
 
     Args:
@@ -247,7 +247,7 @@ class SpeechTeller:
     weight: Annotated[tuple[Weight, ...], Meta(min_length=1, max_length=65_536)]
     bias: Weight
 
-    def chances(self, embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    def probabilities(self, embeddings: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
         """Return the probability of speech, float64 of shape (pictures,).
 
         Args:
@@ -255,8 +255,8 @@ class SpeechTeller:
         """
         terms = embeddings.astype(np.float64) * np.array(self.weight)
         logits = terms.sum(axis=1) + self.bias  # a sum per row gives the same digits in any batch
-        chances: npt.NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(logits, -700, 700)))
-        return chances
+        probabilities: npt.NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(logits, -700, 700)))
+        return probabilities
 
 
 class Result(Struct, frozen=True, kw_only=True):
@@ -313,7 +313,7 @@ class Description(Struct, frozen=True, kw_only=True, omit_defaults=True):
     temperature: Annotated[float, Meta(ge=COLDEST, le=HOTTEST)]
     dtype: Dtype | None = None
     parameters: Count = 0
-    speech: SpeechTeller | None = None
+    speech: SpeechDetector | None = None
     estimate: Annotated[tuple[Estimate, ...], Meta(max_length=1_000)] = ()
     heard_before: Names = ()
     weights: Text = ""
@@ -370,10 +370,10 @@ class Description(Struct, frozen=True, kw_only=True, omit_defaults=True):
         scaled = logits.astype(np.float64) / self.temperature
         with np.errstate(invalid="ignore"):  # infinite logits; the caller checks the result
             powers: npt.NDArray[np.float64] = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-        chances: npt.NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
-        return chances
+        probabilities: npt.NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
+        return probabilities
 
-    def heard(self) -> set[str]:
+    def training_speakers(self) -> set[str]:
         """Return the full names of the speakers that it, or its starting weights, trained or validated on."""
         from spectro.corpora.splits import full_names  # pandas takes a third of a second to import
 

@@ -112,8 +112,8 @@ def shown(samples: Waveform, spec: SpectrogramSpec) -> tuple[int, int]:
 
 def _most(sound: npt.NDArray[np.bool_], start: int, width: int) -> tuple[int, int] | None:
     """Return where the frames with the most sound begin and end, `width` at most; None if those at `start` do well."""
-    heard = np.concatenate([[0], np.cumsum(sound)])
-    counts = heard[width:] - heard[: len(heard) - width]
+    sounding = np.concatenate([[0], np.cumsum(sound)])
+    counts = sounding[width:] - sounding[: len(sounding) - width]
     start = min(start, len(counts) - 1)
     if counts[start] >= counts.max() - AS_GOOD_FRAMES and width - np.ptp(_inside(sound, start, width)) <= PAUSE_FRAMES:
         return None

@@ -30,7 +30,7 @@ Item = TypeVar("Item")
 
 
 def score_all(
-    scorer: Scorer, items: Iterable[Item], draw: Callable[[Item], Image], *, batch_size: int = 32, readers: int = 0
+    scorer: Scorer, items: Iterable[Item], render: Callable[[Item], Image], *, batch_size: int = 32, readers: int = 0
 ) -> Iterator[tuple[Item, Scores | AudioError | ImageError]]:
     """Yield each item with its scores (of one picture), in order; at most two batches are in memory.
 
@@ -51,7 +51,7 @@ def score_all(
     remaining = iter(items)
     with ThreadPoolExecutor(readers or min(MOST_READERS, threads())) as pool:
         while chunk := list(islice(remaining, batch_size)):
-            waiting.append([(item, pool.submit(draw, item)) for item in chunk])
+            waiting.append([(item, pool.submit(render, item)) for item in chunk])
             if len(waiting) > 1:
                 yield from _finish(scorer, waiting.popleft())
         while waiting:
@@ -100,7 +100,7 @@ class _Clip:
 class Draws(Scorer, Protocol):
     """What rows of recordings are made with: a `Predictor`."""
 
-    def draw(self, source: Path | BinaryIO) -> Image:
+    def render(self, source: Path | BinaryIO) -> Image:
         """Draw the picture of a recording."""
 
 
@@ -113,11 +113,11 @@ def predict_rows(predictor: Draws, paths: Iterable[Place], *, batch_size: int = 
         batch_size: pictures that the network takes at a time.
     """
 
-    def draw(clip: _Clip) -> Image:
+    def render(clip: _Clip) -> Image:
         with fetched(clip.path) if isinstance(clip.path, Address) else nullcontext(clip.path) as source:
             if clip.path.suffix.lower() == ".png":
                 return png.read(source, predictor.checkpoint.spec).pixels
-            pixels = predictor.draw(source)
+            pixels = predictor.render(source)
             clip.lasts_s = round(recording.duration_s(source), 3)
             return pixels
 
@@ -125,7 +125,7 @@ def predict_rows(predictor: Draws, paths: Iterable[Place], *, batch_size: int = 
     first = list(islice(remaining, 1))
     clips = map(_Clip, chain(first, remaining))
     readers = FETCHERS if isinstance(first[0] if first else None, Address) else 0
-    for clip, outcome in score_all(predictor, clips, draw, batch_size=batch_size, readers=readers):
+    for clip, outcome in score_all(predictor, clips, render, batch_size=batch_size, readers=readers):
         path = clip.path
         if not isinstance(outcome, Scores):
             yield Row(path=path_text(path), error=reason_of(outcome, path))

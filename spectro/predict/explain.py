@@ -112,7 +112,7 @@ def moved(explanation: Explanation, start_s: float) -> Explanation:
     return replace(explanation, start_s=explanation.start_s + start_s)
 
 
-def draw(explanation: Explanation, *, title: str = "", width_in: float = 7.5, height_in: float = 3.6) -> bytes:
+def plot(explanation: Explanation, *, title: str = "", width_in: float = 7.5, height_in: float = 3.6) -> bytes:
     """Draw the map over the spectrogram, with axes in seconds and hertz; returns the bytes of a PNG.
 
     Args:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self, TypeAlias
 import numpy as np
 
 from spectro.audio import recording
-from spectro.engines.base import Chances, Embedding, EngineName, Precision, Scores, batch
+from spectro.engines.base import Embedding, EngineName, Precision, Probabilities, Scores, batch
 from spectro.engines.choose import engine_for
 from spectro.engines.pytorch import TorchEngine
 from spectro.errors import ImageError, PredictionError
@@ -110,7 +110,7 @@ class Predictor:
         Raises:
             AudioError: the recording cannot be used; the text names it and the reason.
         """
-        return self.predict_pixels([self.draw(source)])[0]
+        return self.predict_pixels([self.render(source)])[0]
 
     def predict_image(self, source: Source) -> Prediction:
         """Classify a picture that was rendered by this checkpoint's spec.
@@ -155,7 +155,7 @@ class Predictor:
         """
         return timeline(self, source, settings, split_channels=split_channels, max_duration_s=max_duration_s)
 
-    def draw(self, source: Source) -> Image:
+    def render(self, source: Source) -> Image:
         """Draw the picture that the network sees of a recording: uint8 of shape `checkpoint.spec.shape`.
 
         Raises:
@@ -201,8 +201,8 @@ class Predictor:
         if not len(pictures):
             return Scores(np.zeros((0, len(self.labels))), np.zeros((0, 0), np.float32))
         scores = self.engine.scores(batch(pictures))
-        teller = self.checkpoint.speech
-        return scores if teller is None else replace(scores, speech=teller.chances(scores.embeddings))
+        detector = self.checkpoint.speech
+        return scores if detector is None else replace(scores, speech=detector.probabilities(scores.embeddings))
 
     @cached_property
     def torch_engine(self) -> TorchEngine:
@@ -229,7 +229,7 @@ class Predictor:
         other.min_margin = min_margin
         return other
 
-    def judge(self, chances: Chances, speech: float | None = None) -> str:
+    def judge(self, probabilities: Probabilities, speech: float | None = None) -> str:
         """Return the label that probabilities stand for, `unsure`, or `no speech`.
 
         Args:
@@ -238,8 +238,8 @@ class Predictor:
         """
         if speech is not None and speech < self.min_speech:
             return NO_SPEECH
-        second, first = np.sort(chances)[-2:] if len(chances) > 1 else (0.0, 1.0)
-        return UNSURE if first - second < self.min_margin else self.labels[int(chances.argmax())]
+        second, first = np.sort(probabilities)[-2:] if len(probabilities) > 1 else (0.0, 1.0)
+        return UNSURE if first - second < self.min_margin else self.labels[int(probabilities.argmax())]
 
 
 def load(

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from spectro.engines.base import Chances, Embedding, Scores
+from spectro.engines.base import Embedding, Probabilities, Scores
 from spectro.model.metadata import Description
 from spectro.picture.spec import Image
 
@@ -21,7 +21,7 @@ class Scorer(Protocol):
     def scores(self, pictures: Sequence[Image]) -> Scores:
         """Score pictures."""
 
-    def judge(self, chances: Chances, speech: float | None) -> str:
+    def judge(self, probabilities: Probabilities, speech: float | None) -> str:
         """Return the label that probabilities stand for."""
 
 
@@ -58,7 +58,7 @@ class Row:
             labels: the checkpoint's labels.
             embeddings: add the column `embedding`, a list of numbers.
         """
-        chances = {f"p_{label}": self.probabilities.get(label) for label in labels}
+        probabilities = {f"p_{label}": self.probabilities.get(label) for label in labels}
         record: dict[str, Any] = {
             "path": self.path,
             "start_s": self.start_s,
@@ -66,7 +66,7 @@ class Row:
             "label": self.label,
             "confidence": self.confidence,
             "p_speech": self.speech,
-            **chances,
+            **probabilities,
             "error": self.error,
         }
         if embeddings:
@@ -82,18 +82,18 @@ def verdict(scorer: Scorer, scores: Scores, label: str | None = None) -> dict[st
         scores: of one picture, or a mean over several.
         label: what is said; None for what the scores stand for.
     """
-    chances = scores.probabilities[0]
+    probabilities = scores.probabilities[0]
     speech = None if scores.speech is None else float(scores.speech[0])
-    said = scorer.judge(chances, speech) if label is None else label
+    said = scorer.judge(probabilities, speech) if label is None else label
     return {
         "label": said,
-        "confidence": 1 - speech if said == NO_SPEECH and speech is not None else float(chances.max()),
-        "probabilities": dict(zip(scorer.checkpoint.labels, chances.tolist(), strict=True)),
+        "confidence": 1 - speech if said == NO_SPEECH and speech is not None else float(probabilities.max()),
+        "probabilities": dict(zip(scorer.checkpoint.labels, probabilities.tolist(), strict=True)),
         "speech": speech,
     }
 
 
-def mean_scores(chances: Chances, speech: float) -> Scores:
+def mean_scores(probabilities: Probabilities, speech: float) -> Scores:
     """Return means over windows as the scores of one picture.
 
     Args:
@@ -101,4 +101,4 @@ def mean_scores(chances: Chances, speech: float) -> Scores:
         speech: mean probability that somebody speaks; NaN where the checkpoint cannot tell.
     """
     known = None if np.isnan(speech) else np.array([speech])
-    return Scores(chances[None], np.zeros((1, 0), np.float32), known)
+    return Scores(probabilities[None], np.zeros((1, 0), np.float32), known)

@@ -214,10 +214,10 @@ def spread(run: Spread, places: Iterable[Place]) -> int:
         if run.out.suffix:
             _merge(parts, run)
     failed, unusable = parts.failed()
-    told = f" ({kept} kept from an earlier run)" if kept else ""
+    note = f" ({kept} kept from an earlier run)" if kept else ""
     by = f" by {', '.join(sorted(engines))}" if engines else ""
     bad = f"; {failed} could not be used, see the column error" if failed else ""
-    print(f"{count - failed} of {count} recordings{told} in {printable(run.out)}{by}{bad}", file=sys.stderr)
+    print(f"{count - failed} of {count} recordings{note} in {printable(run.out)}{by}{bad}", file=sys.stderr)
     return 0 if not failed else 2 if unusable == count else 1
 
 

@@ -46,7 +46,7 @@ from spectro.outputs import LOCK, claimed, table_bytes
 from spectro.picture.spec import SpectrogramSpec
 from spectro.processes import in_processes
 from spectro.rendering.index import FAILURES, INDEX, REJECTED, SETTINGS, SPEC
-from spectro.rendering.worker import IMAGES, Job, Outcome, Recipe, draw_clips
+from spectro.rendering.worker import IMAGES, Job, Outcome, Recipe, render_clips
 
 TOGETHER = 16  # pictures that are handed to a process at a time
 
@@ -207,7 +207,7 @@ def _work(jobs: list[Job], settings: RenderSettings, out: Path) -> Iterator[Outc
     recipe = Recipe(out.absolute(), settings.spec, settings.augment, settings.max_duration_s, mark)
     some = max(1, TOGETHER // (1 + settings.copies))
     chunks = (jobs[start : start + some] for start in range(0, len(jobs), some))
-    work = partial(draw_clips, recipe=recipe)
+    work = partial(render_clips, recipe=recipe)
     if settings.cluster is None:
         rounds = in_processes(work, chunks, settings.workers or os.cpu_count() or 1)
     else:

@@ -57,7 +57,7 @@ class Outcome:
     reused: bool = False
 
 
-def draw_clips(jobs: list[Job], recipe: Recipe) -> list[list[Outcome]]:
+def render_clips(jobs: list[Job], recipe: Recipe) -> list[list[Outcome]]:
     """Draw some clips, each with its copies, or find them drawn.
 
     Args:
@@ -67,10 +67,10 @@ def draw_clips(jobs: list[Job], recipe: Recipe) -> list[list[Outcome]]:
     Returns:
         for each clip, what became of its untouched copy and of each other; of one that cannot be read, one error.
     """
-    return [_draw_clip(job, recipe) for job in jobs]
+    return [_render_clip(job, recipe) for job in jobs]
 
 
-def _draw_clip(job: Job, recipe: Recipe) -> list[Outcome]:
+def _render_clip(job: Job, recipe: Recipe) -> list[Outcome]:
     """Draw one clip and its copies, or find them drawn."""
     try:
         identity = f"{recipe.mark}:{content_mark(Path(job.path))}"
@@ -113,7 +113,7 @@ def _picture(samples: recording.Waveform, job: Job, copy: int, recipe: Recipe) -
     """Return the pixels of a copy, and what the PNG and the index say of how it was altered."""
     if copy == 0:
         return spectrogram.render(samples, recipe.spec), {}
-    drawn = augment.draw(recipe.augment, job.clip_id, copy)
+    drawn = augment.sample(recipe.augment, job.clip_id, copy)
     altered = augment.apply(samples, recipe.spec.sample_rate, drawn)
     text = {"augmentation": drawn.name, "parameters": drawn.to_json()}
     return spectrogram.render(altered, recipe.spec), text

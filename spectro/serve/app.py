@@ -36,11 +36,11 @@ from spectro.predict.timeline.segments import Segment, timeline
 from spectro.predict.timeline.windows import WindowSettings
 from spectro.serve import explanation
 from spectro.serve.callers import Names
-from spectro.serve.drawing import Drawers, check_samples
 from spectro.serve.guard import Guard
 from spectro.serve.limits import Limits
 from spectro.serve.metrics import Counting, Metrics
 from spectro.serve.models import Model, Models
+from spectro.serve.renderers import Renderers, check_samples
 from spectro.serve.schemas import (
     ExplanationAnswer,
     HealthAnswer,
@@ -94,13 +94,13 @@ class Service:
         models: the checkpoints.
         limits: what is taken.
         metrics: where it is counted.
-        drawers: processes that draw uploads; 0 for threads.
+        renderers: processes that render uploads; 0 for threads.
     """
 
-    def __init__(self, models: Models, limits: Limits, metrics: Metrics, drawers: int = 0) -> None:
+    def __init__(self, models: Models, limits: Limits, metrics: Metrics, renderers: int = 0) -> None:
         self.models, self.limits, self.metrics = models, limits, metrics
-        self._drawers = Drawers(drawers)
-        self._readers = FairThreads(max(READERS, drawers + 1), "reading")
+        self._renderers = Renderers(renderers)
+        self._readers = FairThreads(max(READERS, renderers + 1), "reading")
         self._explanations = FairThreads(1, "explaining")
         self._timelines = FairThreads(1, "timelines")
 
@@ -108,7 +108,7 @@ class Service:
         """Stop the threads."""
         await self.models.close()
         self._readers.shutdown()
-        self._drawers.shutdown()
+        self._renderers.shutdown()
         self._explanations.shutdown()
         self._timelines.shutdown()
 
@@ -123,20 +123,26 @@ class Service:
             raise HTTPException(503, f"the model {name!r} cannot be loaded; the service's log says why") from error
 
     async def predict(
-        self, model: Model, upload: UploadFile, draw: Callable[[BinaryIO], Image], *, min_margin: float, embedding: bool
+        self,
+        model: Model,
+        upload: UploadFile,
+        render: Callable[[BinaryIO], Image],
+        *,
+        min_margin: float,
+        embedding: bool,
     ) -> PredictionAnswer:
         """Draw an upload, score it among others, and answer."""
         with _named(upload):
-            picture = await asyncio.get_running_loop().run_in_executor(self._readers, draw, upload.file)
+            picture = await asyncio.get_running_loop().run_in_executor(self._readers, render, upload.file)
         found = await model.batcher.scores(picture)
         said = verdict(model.predictor.with_margin(min_margin), found)
         self.metrics.labels.labels(said["label"]).inc()
         return PredictionAnswer(**said, embedding=found.embeddings[0].tolist() if embedding else None)
 
-    def draw(self, model: Model, source: BinaryIO) -> Image:
+    def render(self, model: Model, source: BinaryIO) -> Image:
         """Draw a recording, if it does not hold too many samples."""
         assert isinstance(source, InMemory)
-        return self._drawers.draw(source, model.predictor, self.limits)
+        return self._renderers.render(source, model.predictor, self.limits)
 
     async def explain(self, model: Model, upload: UploadFile, *, min_margin: float, **what: Any) -> ExplanationAnswer:
         """Explain what a model makes of an upload, or of a stretch of it."""
@@ -201,7 +207,7 @@ def make_app(
     *,
     keys: tuple[str, ...] = (),
     names: Names | None = None,
-    drawers: int = 0,
+    renderers: int = 0,
 ) -> FastAPI:
     """Return the application.
 
@@ -211,9 +217,9 @@ def make_app(
         metrics: where it is counted.
         keys: API keys; none for an open service.
         names: what the service is called; None for a service on this machine alone.
-        drawers: processes that draw uploads; 0 for threads.
+        renderers: processes that render uploads; 0 for threads.
     """
-    service = Service(models, limits, metrics, drawers)
+    service = Service(models, limits, metrics, renderers)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -241,8 +247,8 @@ def make_app(
         """A recording longer than the picture is judged by its middle, or by the part with the most speech; see
         `/v1/timeline` for longer ones."""
         chosen = await service.model(model)
-        draw = partial(service.draw, chosen)
-        return await service.predict(chosen, file, draw, min_margin=min_margin, embedding=embedding)
+        render = partial(service.render, chosen)
+        return await service.predict(chosen, file, render, min_margin=min_margin, embedding=embedding)
 
     @app.post("/v1/predict/image", summary="Classify a rendered picture", **classify)
     async def predict_image(
@@ -251,10 +257,10 @@ def make_app(
         """The answer is the one that the recording would get that the picture was rendered from."""
         chosen = await service.model(model)
 
-        def draw(source: BinaryIO) -> Image:
+        def render(source: BinaryIO) -> Image:
             return png.read(source, chosen.predictor.checkpoint.spec).pixels
 
-        return await service.predict(chosen, file, draw, min_margin=min_margin, embedding=embedding)
+        return await service.predict(chosen, file, render, min_margin=min_margin, embedding=embedding)
 
     @app.post(
         "/v1/explain", **(classify | {"responses": PROBLEMS | UNEXPLAINED}), summary="Explain a recording's label"

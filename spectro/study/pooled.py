@@ -24,9 +24,9 @@ from spectro.evaluate.report import (
     ADAPTED_FILE,
     METRICS_FILE,
     PREDICTIONS_FILE,
-    chances_in,
     matrices,
-    with_chances,
+    probabilities_in,
+    with_probabilities,
     without_temperature,
     write_report,
 )
@@ -66,7 +66,7 @@ COLUMNS = (
     "ece_untempered",
     "nll_untempered",
 )
-CHANCES = ("ece", "nll")
+CALIBRATION = ("ece", "nll")
 
 
 class Answers(NamedTuple):
@@ -238,7 +238,7 @@ def _tables(entry: Entry, file: str) -> _Told | None:
     labels, temperatures = tuple(reports[0]["labels"]), [one.get("temperature") for one in reports]
     tables = [read_predictions(folder, file, entry.part).assign(fold=f, seed=str(s)) for f, s, folder in places]
     before = [
-        without_temperature(chances_in(table, labels), temperature or 1.0)
+        without_temperature(probabilities_in(table, labels), temperature or 1.0)
         for table, temperature in zip(tables, temperatures, strict=True)
     ]
     return _Told(labels, tables, before, None not in temperatures)
@@ -268,7 +268,9 @@ def _averaged(
         first = own[0][0]
         if any(list(table["clip_id"]) != list(first["clip_id"]) for table, _raw in own):
             raise EvaluationError(f"{entry.name}: the networks of fold {fold} were measured on different clips")
-        means.append(with_chances(first.assign(seed=""), labels, np.mean([chances_in(t, labels) for t, _ in own], 0)))
+        means.append(
+            with_probabilities(first.assign(seed=""), labels, np.mean([probabilities_in(t, labels) for t, _ in own], 0))
+        )
         raws.append(np.mean([raw for _table, raw in own], axis=0))
     return pd.concat(means, ignore_index=True), np.concatenate(raws)
 
@@ -313,8 +315,8 @@ def _row(settings: StudySettings, entry: Entry, found: Answers) -> dict[str, Any
         "high": report["uar"]["interval"][1],
         "wa": report["wa"]["value"],
         "f1": report["f1"]["value"],
-        **{name: told["probabilities"].get(name) for name in CHANCES},
-        **{f"{name}_untempered": told.get("without_temperature", {}).get(name) for name in CHANCES},
+        **{name: told["probabilities"].get(name) for name in CALIBRATION},
+        **{f"{name}_untempered": told.get("without_temperature", {}).get(name) for name in CALIBRATION},
     }
 
 

@@ -140,6 +140,6 @@ def report_folder(folder: Path, part: Part = "test") -> Path:
 def read_predictions(folder: Path, file: str = PREDICTIONS_FILE, part: Part = "test") -> pd.DataFrame:
     """Return what a run said of a part's clips: probabilities, and text, as names may look like numbers or nothing."""
     table = pd.read_csv(report_folder(folder, part) / file, dtype=str, keep_default_na=False)
-    chances = {name: float for name in table.columns if name == "confidence" or name.startswith("p_")}
+    probabilities = {name: float for name in table.columns if name == "confidence" or name.startswith("p_")}
     votes = {name: pd.to_numeric(table[name], errors="coerce") for name in table.columns if name.startswith(VOTES)}
-    return table.assign(speaker=table["speaker"].replace("", "unknown"), **votes).astype(chances)
+    return table.assign(speaker=table["speaker"].replace("", "unknown"), **votes).astype(probabilities)

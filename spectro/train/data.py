@@ -240,13 +240,13 @@ class PictureDataModule(pl.LightningDataModule):
         self.fingerprint = data_fingerprint(labelled, self.split)
         self._votes = votes
         if votes:
-            told = votes_for(self.rows["train"], self.labels)
-            if not told.any():
+            counts = votes_for(self.rows["train"], self.labels)
+            if not counts.any():
                 raise CorpusError(
                     f"{printable(folders[0])}: no training clip tells what listeners heard in it, in columns like "
                     "votes_angry; set votes to 0"
                 )
-            self.fingerprint = fingerprint([self.fingerprint, told.tolist()])
+            self.fingerprint = fingerprint([self.fingerprint, counts.tolist()])
         self._temperature, self._clips = temperature, clips
         self._batch_size = batch_size
         self._copies, self._balance = copies, balance
@@ -328,10 +328,10 @@ class PictureDataModule(pl.LightningDataModule):
         """Return how much of each label is wanted of the training clips, float32 of shape (rows, labels)."""
         rows = self.rows["train"]
         shares = np.eye(len(self.labels), dtype=np.float32)[rows["target"]]
-        heard = votes_for(rows, self.labels) * self.possible().numpy()[rows["group"]]  # of labels that a corpus has
-        total = heard.sum(axis=1)
-        told = total > 0
-        shares[told] = (1 - self._votes) * shares[told] + self._votes * heard[told] / total[told, None]
+        votes = votes_for(rows, self.labels) * self.possible().numpy()[rows["group"]]  # of labels that a corpus has
+        total = votes.sum(axis=1)
+        voted = total > 0
+        shares[voted] = (1 - self._votes) * shares[voted] + self._votes * votes[voted] / total[voted, None]
         return shares
 
     def _label_counts(self) -> npt.NDArray[np.int64]:

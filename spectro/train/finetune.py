@@ -164,12 +164,12 @@ def run_identity(settings: FinetuneSettings, data: PictureDataModule, net: Spect
         *("estimate", "estimate_of", "test", "sounds", "note"),  # told when the weights are there
         *(("temperature",) if settings.validates else ()),  # it is fitted
     }
-    told = identity_of(settings, free)
+    identity = identity_of(settings, free)
     if settings.valid_speakers:
-        told["valid_speakers"] = natural(map(str, settings.valid_speakers))
-    told["weights"] = weights_identity(settings.weights)
-    told |= {"turned": True} if net.turned else {}
-    return told | {"spec": data.spec.fingerprint, "data": data.fingerprint}
+        identity["valid_speakers"] = natural(map(str, settings.valid_speakers))
+    identity["weights"] = weights_identity(settings.weights)
+    identity |= {"turned": True} if net.turned else {}
+    return identity | {"spec": data.spec.fingerprint, "data": data.fingerprint}
 
 
 def _weights_of(identity: Any) -> Any:

@@ -87,7 +87,7 @@ def _heard_before(weights: Path) -> set[str]:
     folder = weights.parent if weights.name == WEIGHTS_FILE else weights
     if not (folder / DESCRIPTION_FILE).is_file():
         return set()
-    return Description.read(folder).heard()
+    return Description.read(folder).training_speakers()
 
 
 def finish(
@@ -117,16 +117,16 @@ def finish(
     seconds = round(float(curves["seconds"].sum()), 1)
     measured: tuple[Part, ...] = ("valid", "test") if settings.test else ("valid",)
     loaders = {part: data.whole(part) for part in measured if len(data.rows[part])}
-    told = {part: predict_part(net, loader, data.possible()) for part, loader in loaders.items()}
+    predicted = {part: predict_part(net, loader, data.possible()) for part, loader in loaders.items()}
     speech, sounds = learn(net, data, settings.sounds, settings.seed) if settings.sounds else (None, None)
     checkpoint = Checkpoint.of(
         net,
         labels=data.labels,
         spec=data.spec,
-        temperature=fit_temperature(*told["valid"][:2]) if "valid" in told else settings.temperature,
+        temperature=fit_temperature(*predicted["valid"][:2]) if "valid" in predicted else settings.temperature,
         speech=speech,
         sounds=sounds,
-        metrics={part: measure_corpora(*found, data.corpora) for part, found in told.items()},
+        metrics={part: measure_corpora(*found, data.corpora) for part, found in predicted.items()},
         **origin | {"training": replace(origin["training"], epoch=epoch, seconds=seconds)},
     )
     checkpoints.save(checkpoint, out, dtype=settings.dtype)

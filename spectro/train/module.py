@@ -148,9 +148,9 @@ class Classifier(pl.LightningModule):
         self.criterion = nn.CrossEntropyLoss(weight=class_weights, label_smoothing=smoothing)
         self.register_buffer("prior", torch.ones(possible.shape) if prior is None else prior, persistent=False)
         self.register_buffer("possible", possible, persistent=False)
-        told = net.classes + len(possible) * self.several
+        classes = net.classes + len(possible) * self.several
         self.mixes = [
-            mix(alpha=alpha, num_classes=told)
+            mix(alpha=alpha, num_classes=classes)
             for mix, alpha in ((v2.MixUp, settings.mixup), (v2.CutMix, settings.cutmix))
             if alpha > 0
         ]
@@ -254,8 +254,8 @@ class Classifier(pl.LightningModule):
         self.valid_confusion.reset()
         blocks = [whole[first : first + labels, first : first + labels] for first in range(0, len(whole), labels)]
         found = [figures(block) for block in blocks if block.sum()]
-        told = {f"valid_{name}": sum(getattr(one, name) for one in found) / len(found) for name in FIGURES}
-        self.log_dict(told, sync_dist=True)  # they are those of all devices already, and equal
+        means = {f"valid_{name}": sum(getattr(one, name) for one in found) / len(found) for name in FIGURES}
+        self.log_dict(means, sync_dist=True)  # they are those of all devices already, and equal
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return AdamW with a rate for each layer, and its one-cycle schedule."""

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from spectro.errors import TrainingError
 from spectro.files import printable
 from spectro.model.backbones import SpectrogramNet
-from spectro.model.metadata import SoundFigures, Sounds, SpeechTeller
+from spectro.model.metadata import SoundFigures, Sounds, SpeechDetector
 from spectro.rendering.index import read_indexes
 from spectro.train.conditions import Conditions, ConditionSettings
 from spectro.train.data import Draw, PictureDataModule, PictureDataset
@@ -36,7 +36,7 @@ BATCH = 64
 
 def learn(
     net: SpectrogramNet, data: PictureDataModule, folders: Sequence[Path], seed: int
-) -> tuple[SpeechTeller, Sounds]:
+) -> tuple[SpeechDetector, Sounds]:
     """Learn to tell the training clips from sounds in which nobody speaks, as they are and in other conditions.
 
     Args:
@@ -76,10 +76,10 @@ def learn(
     for source in sorted(set(sources)):
         own = sources == source
         without = _fit(of_speech.all(), of_sounds.all(~own), choosing)
-        passed = float((without.chances(of_sounds.plain[own]) >= 0.5).mean())
+        passed = float((without.probabilities(of_sounds.plain[own]) >= 0.5).mean())
         answered[source] = SoundFigures(sounds=int(own.sum()), answered=round(passed, 4))
-    told = {"train": of_speech.plain} | held
-    refused = {part: round(float((found.chances(own) < 0.5).mean()), 4) for part, own in told.items()}
+    scored = {"train": of_speech.plain} | held
+    refused = {part: round(float((found.probabilities(own) < 0.5).mean()), 4) for part, own in scored.items()}
     return found, Sounds(sources=answered, refused=refused)
 
 
@@ -120,7 +120,7 @@ def _embeddings(
 
 def _fit(
     speech: npt.NDArray[np.float32], sounds: npt.NDArray[np.float32], choosing: npt.NDArray[np.float32]
-) -> SpeechTeller:
+) -> SpeechDetector:
     from sklearn.linear_model import LogisticRegression
 
     features = np.concatenate([sounds, speech]).astype(np.float64)
@@ -130,4 +130,4 @@ def _fit(
     regression.fit((features - mean) / deviation, targets)
     weight: Floats = regression.coef_[0] / deviation
     bias = -float(np.quantile(choosing.astype(np.float64) @ weight, REFUSED))
-    return SpeechTeller(weight=tuple(map(float, weight)), bias=bias)
+    return SpeechDetector(weight=tuple(map(float, weight)), bias=bias)

@@ -13,7 +13,7 @@ from spectro.errors import AudioError, ImageError, PredictionError
 from spectro.files import MESSAGE, printable, write_bytes
 from spectro.model.locate import default_checkpoint
 from spectro.outputs import LOCK, claimed
-from spectro.predict.explain import draw, explain
+from spectro.predict.explain import explain, plot
 from spectro.predict.inputs import expand, local, stems
 from spectro.predict.predictor import Predictor
 
@@ -65,7 +65,7 @@ def _run(settings: ExplainSettings, paths: list[Place], outs: list[Path]) -> int
             continue
         array = io.BytesIO()
         np.save(array, found.heat)
-        write_bytes(stem.with_name(stem.name + ".png"), draw(found, title=printable(path.name, 60)))
+        write_bytes(stem.with_name(stem.name + ".png"), plot(found, title=printable(path.name, 60)))
         write_bytes(stem.with_name(stem.name + ".npy"), array.getvalue())
     print(f"{len(paths) - failed} of {len(paths)} recordings explained in {printable(settings.out)}", file=sys.stderr)
     return 0 if not failed else 2 if failed == len(paths) else 1

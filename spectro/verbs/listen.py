@@ -14,12 +14,12 @@ import numpy.typing as npt
 from spectro.audio.container import MAX_RATE, MIN_RATE
 from spectro.audio.recording import check_values
 from spectro.audio.stream import Cleaner
-from spectro.engines.base import Chances, EngineName, Precision
+from spectro.engines.base import EngineName, Precision, Probabilities
 from spectro.errors import PredictionError
 from spectro.predict.network import Network
 from spectro.predict.results import Row, Scorer, mean_scores, verdict
 from spectro.predict.timeline.segments import SILENCE
-from spectro.predict.timeline.windows import Cutter, WindowSettings, draw_samples
+from spectro.predict.timeline.windows import Cutter, WindowSettings, render_samples
 
 Block = npt.NDArray[np.float32]
 
@@ -104,7 +104,7 @@ def listen(scorer: Scorer, blocks: Iterable[Block], settings: ListenSettings) ->
     cutter = Cutter(spec, settings.windows)
     half_life_s = settings.windows.smooth_s
     keep = 0.5 ** (settings.every_s / half_life_s) if half_life_s else 0.0
-    average: Chances = np.zeros(0)
+    average: Probabilities = np.zeros(0)
     utterance = -1
     for number, block in enumerate(_even(blocks, round(settings.every_s * settings.rate))):
         check_values(block, f"{settings.source} (is the encoding {settings.encoding}?)" if raw else settings.source)
@@ -114,9 +114,9 @@ def listen(scorer: Scorer, blocks: Iterable[Block], settings: ListenSettings) ->
         if window is None:
             yield Row(path=settings.source, start_s=start_s, end_s=end_s, label=SILENCE)
             continue
-        scores = scorer.scores([draw_samples(window.samples, spec)])
-        heard = np.append(scores.probabilities[0], np.nan if scores.speech is None else scores.speech[0])
-        average = heard if window.utterance != utterance else keep * average + (1 - keep) * heard
+        scores = scorer.scores([render_samples(window.samples, spec)])
+        scored = np.append(scores.probabilities[0], np.nan if scores.speech is None else scores.speech[0])
+        average = scored if window.utterance != utterance else keep * average + (1 - keep) * scored
         utterance = window.utterance
         yield Row(
             path=settings.source,
@@ -160,7 +160,7 @@ def _microphone(settings: ListenSettings) -> Iterator[Block]:
             f"the microphone needs sounddevice and PortAudio ({error}); install spectro[listen] (and the system's "
             "libportaudio2), or send raw sound with --source stdin"
         ) from error
-    heard: queue.SimpleQueue[Block] = queue.SimpleQueue()
+    blocks: queue.SimpleQueue[Block] = queue.SimpleQueue()
     name: Any = settings.microphone
     try:
         with sounddevice.InputStream(
@@ -168,10 +168,10 @@ def _microphone(settings: ListenSettings) -> Iterator[Block]:
             channels=settings.channels,
             device=int(name) if name and name.isdigit() else name,
             dtype="float32",
-            callback=lambda data, *_: heard.put(data.copy()),
+            callback=lambda data, *_: blocks.put(data.copy()),
         ):
             while True:
-                yield heard.get()
+                yield blocks.get()
     except (sounddevice.PortAudioError, ValueError) as error:
         raise PredictionError(f"the microphone cannot be used ({error}); name another with --microphone") from error
 

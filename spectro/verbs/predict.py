@@ -264,8 +264,8 @@ class Run:
         kept = f" ({self._kept} kept from an earlier run)" if self._kept else ""
         where = f" in {printable(self._settings.out)}" if self._settings.out else ""
         bad = f"; {self.failed} could not be used, see the column error" if self.failed else ""
-        told = f"{self.total - self.failed} of {self.total} recordings classified{kept}{where}"
-        return f"{told} by {self._predictor.engine.name}{bad}"
+        done = f"{self.total - self.failed} of {self.total} recordings classified{kept}{where}"
+        return f"{done} by {self._predictor.engine.name}{bad}"
 
     def _count(self, records: list[Record]) -> None:
         for record in records:

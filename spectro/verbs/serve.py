@@ -45,8 +45,8 @@ class ServeSettings:
             [emotion.example.org]. Pages from these names may use the service. [*] allows any.
         proxies: addresses or networks of proxies. Only their X-Forwarded-For and X-Forwarded-Proto are believed.
         max_batch: pictures per batch.
-        drawers: processes that draw uploads while there are several; -1 for one per core but one, 0 for none but this
-            one.
+        renderers: processes that render uploads while there are several; -1 for one per core but one, 0 for
+            threads.
         limits: what is accepted.
         stop_s: time that running requests get when the service stops, in seconds.
         device: cpu, cuda, ...; null uses a GPU if there is one.
@@ -63,7 +63,7 @@ class ServeSettings:
     allowed_hosts: list[str] = field(default_factory=list)
     proxies: list[str] = field(default_factory=list)
     max_batch: int = 32
-    drawers: int = -1
+    renderers: int = -1
     limits: Limits = field(default_factory=Limits)
     stop_s: int = 8
     device: str | None = None
@@ -122,8 +122,8 @@ def _serve(settings: ServeSettings, listener: socket.socket) -> int:
     )
     keys = tuple(key.strip() for key in os.environ.get(KEYS, "").split(",") if key.strip())
     names = Names(settings.host, settings.allowed_hosts)
-    drawers = threads() - 1 if settings.drawers < 0 else settings.drawers
-    app = make_app(models, limits, metrics, keys=keys, names=names, drawers=drawers)
+    renderers = threads() - 1 if settings.renderers < 0 else settings.renderers
+    app = make_app(models, limits, metrics, keys=keys, names=names, renderers=renderers)
     if settings.page:
         add_page(app)
     host, port = listener.getsockname()[:2]

@@ -166,16 +166,16 @@ def _run(settings: TimelineSettings, paths: list[Place], names: list[Path]) -> i
     ):
         for path, length, name in zip(paths, lengths, names, strict=True):
             begin = bar.n
-            heard: list[Segment] = []
+            segments: list[Segment] = []
             for segment in _segments(predictor, path, settings):
                 table.add([segment.record(predictor.labels)])
                 failed += bool(segment.error)
                 rows += not segment.error
                 bar.update(max(0, round(begin + segment.end_s) - bar.n))
                 if settings.tracks and not segment.error:
-                    heard.append(segment)
+                    segments.append(segment)
             if settings.tracks:
-                _write_tracks(settings.tracks / name, path_text(path), heard)
+                _write_tracks(settings.tracks / name, path_text(path), segments)
             bar.update(max(0, round(begin + length) - bar.n))
     where = f" in {printable(settings.out)}" if settings.out else ""
     bad = f"; {failed} could not be used, or not to their end: see the column error" if failed else ""
@@ -204,10 +204,10 @@ def _write_tracks(stem: Path, path: str, segments: Sequence[Segment]) -> None:
     summary = Summary(path)
     for segment in segments:
         summary.add(segment)
-    labels, captions, told = (_track(stem, ending) for ending in ENDINGS)
+    labels, captions, numbers = (_track(stem, ending) for ending in ENDINGS)
     write_bytes(labels, audacity(segments).encode())
     write_bytes(captions, webvtt(segments).encode())
-    write_json(told, summary.content())
+    write_json(numbers, summary.content())
 
 
 def _track(stem: Path, ending: str) -> Path:

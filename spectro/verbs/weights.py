@@ -34,7 +34,7 @@ def run(settings: WeightsSettings) -> int:
     """Run the verb; returns its exit code."""
     if not settings.names:
         for weights in PRETRAINED.values():
-            print(_told(weights))
+            print(_paragraph(weights))
         print("auto: what timm publishes for a backbone, which finetune fetches")
         return 0
     for name in settings.names:
@@ -47,7 +47,7 @@ def run(settings: WeightsSettings) -> int:
     return 0
 
 
-def _told(weights: StartingWeights) -> str:
+def _paragraph(weights: StartingWeights) -> str:
     """Return a paragraph on starting weights."""
     there = f"kept in {printable(weights.path)}" if weights.path.is_file() else "not fetched yet"
     return (

@@ -51,12 +51,12 @@ def test_gain_is_in_decibels() -> None:
 
 def test_a_copy_depends_on_clip_number_and_seed_alone() -> None:
     settings = AugmentSettings(seed=3)
-    drawn = augment.draw(settings, "clip", 1)
-    assert augment.draw(settings, "clip", 1) == drawn
+    drawn = augment.sample(settings, "clip", 1)
+    assert augment.sample(settings, "clip", 1) == drawn
     others = [
-        augment.draw(settings, "clip", 2),
-        augment.draw(settings, "other", 1),
-        augment.draw(AugmentSettings(seed=4), "clip", 1),
+        augment.sample(settings, "clip", 2),
+        augment.sample(settings, "other", 1),
+        augment.sample(AugmentSettings(seed=4), "clip", 1),
     ]
     assert drawn not in others
     first = augment.apply(SAMPLES, RATE, drawn)
@@ -66,7 +66,7 @@ def test_a_copy_depends_on_clip_number_and_seed_alone() -> None:
 
 def test_draws_stay_within_their_ranges_and_use_them() -> None:
     settings = AugmentSettings(probability=0.5, gain_db=None)
-    drawn = [augment.draw(settings, f"clip{number}", 1) for number in range(400)]
+    drawn = [augment.sample(settings, f"clip{number}", 1) for number in range(400)]
     assert all(one.parameters for one in drawn)
     for name in STEPS:
         values = [one.parameters[name] for one in drawn if name in one.parameters]

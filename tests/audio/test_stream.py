@@ -33,15 +33,15 @@ def test_channels_are_averaged_or_kept_apart(wav: WriteWav) -> None:
 def test_what_comes_before_a_fault_is_heard_and_the_fault_says_when(wav: WriteWav, tmp_path: Path) -> None:
     samples = voice(4.0)
     samples[int(2.5 * RATE)] = np.nan
-    heard = []
+    blocks = []
     with pytest.raises(AudioError, match=r"nan\.wav: after 2\.0 s: holds NaN or infinite samples"):
-        heard.extend(stream.blocks(wav("nan.wav", samples, subtype="FLOAT"), sample_rate=RATE))
-    assert sum(map(len, heard)) == 2 * RATE
+        blocks.extend(stream.blocks(wav("nan.wav", samples, subtype="FLOAT"), sample_rate=RATE))
+    assert sum(map(len, blocks)) == 2 * RATE
     noise = np.random.default_rng(0).normal(0, 0.1, 20 * RATE)
     whole = wav("whole.flac", noise).read_bytes()
     (tmp_path / "cut.flac").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(AudioFormatError, match=r"cut\.flac"):
-        heard = list(stream.blocks(tmp_path / "cut.flac", sample_rate=RATE))
+        blocks = list(stream.blocks(tmp_path / "cut.flac", sample_rate=RATE))
 
 
 def test_empty_and_too_long_recordings_are_refused(wav: WriteWav) -> None:

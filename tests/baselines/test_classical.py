@@ -118,9 +118,11 @@ def test_figures_are_those_of_scikit_learn_and_torchmetrics(world: World, tmp_pa
         )
         macro = multiclass_f1_score(*tensors, num_classes=len(numbers), average="macro")
         assert run.metrics[part].f1 == pytest.approx(float(macro), abs=1e-4)
-        chances = table[[name for name in table if name.startswith("p_")]].to_numpy()
-        np.testing.assert_allclose(chances.sum(axis=1), 1, atol=1e-4)
-        assert [name.removeprefix("p_") for name in table if name.startswith("p_")][chances[0].argmax()] == predicted[0]
+        probabilities = table[[name for name in table if name.startswith("p_")]].to_numpy()
+        np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-4)
+        assert [name.removeprefix("p_") for name in table if name.startswith("p_")][
+            probabilities[0].argmax()
+        ] == predicted[0]
     assert read_json(tmp_path / "run" / "evaluation-test" / "metrics.json")["clip_ms"] > 0
 
 

@@ -74,7 +74,7 @@ def test_copies_are_those_that_the_pictures_show(index: Path) -> None:
     table, names = found.rows, found.names
     row = table[(table["copy"] == 2)].iloc[3]
     settings = AugmentSettings(**read_json(index / SETTINGS)["augment"])
-    drawn = augment.draw(settings, row["clip_id"], 2)
+    drawn = augment.sample(settings, row["clip_id"], 2)
     assert drawn.to_json() == row["parameters"]
     altered = augment.apply(spectrogram.read(row["path"], SMALL), SMALL.sample_rate, drawn)
     expected, expected_names = describe(altered, SMALL, QUICK)

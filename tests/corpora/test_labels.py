@@ -94,8 +94,8 @@ def test_votes_for_emotions_become_votes_for_labels() -> None:
     assert labels == ("negative", "neutral", "positive")
     assert votes_for(labelled, labels).tolist() == [[4, 0, 0], [2, 4, 0], [0, 0, 0]]
     labelled, labels = label_clips(VOTED, "emotion-gender")
-    heard = dict(zip(labels, votes_for(labelled, labels).T.tolist(), strict=True))
-    assert heard["female_angry"] == [3, 0, 0] and heard["male_sad"] == [0, 2, 0] and not any(heard["female_calm"])
+    votes = dict(zip(labels, votes_for(labelled, labels).T.tolist(), strict=True))
+    assert votes["female_angry"] == [3, 0, 0] and votes["male_sad"] == [0, 2, 0] and not any(votes["female_calm"])
 
 
 def test_votes_for_emotions_say_nothing_of_gender() -> None:

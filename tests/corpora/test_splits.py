@@ -143,17 +143,17 @@ def test_validation_speakers_of_the_published_folds_come_from_the_training_side(
 
 
 def test_what_starting_weights_had_heard_is_not_forgotten() -> None:
-    def heard(corpora: list[str], train: list[str], valid: list[str], before: list[str]) -> set[str]:
+    def speakers(corpora: list[str], train: list[str], valid: list[str], before: list[str]) -> set[str]:
         speakers = {"train": train, "valid": valid, "test": ["9"]}
         own = {
             "data": {"corpora": corpora, "labels": "emotion"},
             "split": {"protocol": "loso", "fold": 0, "speakers": speakers, "leak": ""},
         }
         shipped = content_of(REPOSITORY / "checkpoints/mobilenet-ravdess")
-        return Description.from_dict(shipped | own | {"heard_before": before}, REPOSITORY).heard()
+        return Description.from_dict(shipped | own | {"heard_before": before}, REPOSITORY).training_speakers()
 
-    assert heard(["ravdess-song"], ["1"], ["2"], ["tess/OAF"]) == {"ravdess/1", "ravdess/2", "tess/OAF"}
-    assert heard(["ravdess", "tess"], ["ravdess/1"], ["tess/OAF"], []) == {"ravdess/1", "tess/OAF"}
+    assert speakers(["ravdess-song"], ["1"], ["2"], ["tess/OAF"]) == {"ravdess/1", "ravdess/2", "tess/OAF"}
+    assert speakers(["ravdess", "tess"], ["ravdess/1"], ["tess/OAF"], []) == {"ravdess/1", "tess/OAF"}
 
 
 def _few(speakers: int, clips: int, rare: int) -> pd.DataFrame:

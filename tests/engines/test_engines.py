@@ -212,7 +212,7 @@ def test_bfloat16_gives_nearly_the_same(world: World, exported: Path, monkeypatc
 
 
 def test_close_calls_are_told_apart_exactly() -> None:
-    chances = np.array([[0.5, 0.31, 0.19], [0.1, 0.3, 0.6], [0.2, 0.39, 0.41]])
+    probabilities = np.array([[0.5, 0.31, 0.19], [0.1, 0.3, 0.6], [0.2, 0.39, 0.41]])
     asked: list[list[int]] = []
 
     def exact(some: npt.NDArray[np.uint8]) -> Scores:
@@ -220,19 +220,19 @@ def test_close_calls_are_told_apart_exactly() -> None:
         return Scores(np.tile([0.0, 1.0, 0.0], (len(some), 1)), np.full((len(some), 2), 7, np.float32))
 
     def rough(some: npt.NDArray[np.uint8]) -> Scores:
-        return Scores(chances[some[:, 0, 0, 0]], np.zeros((len(some), 2), np.float32))
+        return Scores(probabilities[some[:, 0, 0, 0]], np.zeros((len(some), 2), np.float32))
 
     some = np.arange(3, dtype=np.uint8).reshape(3, 1, 1, 1)
     found = base.settle(some, exact, rough)
     assert asked == [[0, 2]]
-    assert found.probabilities.tolist() == [[0, 1, 0], chances[1].tolist(), [0, 1, 0]]
+    assert found.probabilities.tolist() == [[0, 1, 0], probabilities[1].tolist(), [0, 1, 0]]
     assert found.embeddings[:, 0].tolist() == [7, 0, 7]
-    assert base.settle(some[1:2], exact, rough).probabilities.tolist() == [chances[1].tolist()]
+    assert base.settle(some[1:2], exact, rough).probabilities.tolist() == [probabilities[1].tolist()]
     assert len(asked) == 1
 
-    chances[1] = np.nan
+    probabilities[1] = np.nan
     assert base.settle(some[1:2], exact, rough).probabilities.tolist() == [[0, 1, 0]]
-    chances = np.ones((3, 1))
+    probabilities = np.ones((3, 1))
     assert base.settle(some, exact, rough).probabilities.tolist() == [[1], [1], [1]]
 
 

@@ -22,7 +22,7 @@ from spectro.engines.forks import FORKS
 from spectro.engines.onnx import OnnxEngine
 from spectro.engines.registry import FOR_EXPORTS
 from spectro.errors import CheckpointError, EvaluationError, ExportError, ImageError, PredictionError
-from spectro.evaluate.evaluate import adapted_chances
+from spectro.evaluate.evaluate import adapted_probabilities
 from spectro.model import checkpoint as checkpoints
 from spectro.model.checkpoint import Checkpoint
 from spectro.model.metadata import EXPORT_FILE
@@ -188,7 +188,7 @@ def test_adaptation_that_is_not_finite_is_an_error(world: World, monkeypatch: py
         "spectro.evaluate.evaluate.calibrate", lambda net, _given: net.head[1].weight.data.fill_(np.nan)
     )
     with pytest.raises(EvaluationError, match="not finite"):
-        adapted_chances(predictor, paths, np.array(["1", "1"]), 2)
+        adapted_probabilities(predictor, paths, np.array(["1", "1"]), 2)
 
 
 @pytest.mark.parametrize("engine", ["torch", "onnx", "openvino"])

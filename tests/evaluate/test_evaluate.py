@@ -14,7 +14,7 @@ from sklearn.metrics import recall_score
 
 from spectro.engines.base import batch
 from spectro.errors import EvaluationError
-from spectro.evaluate.evaluate import EvaluateSettings, adapted_chances, evaluate
+from spectro.evaluate.evaluate import EvaluateSettings, adapted_probabilities, evaluate
 from spectro.evaluate.intervals import calibration
 from spectro.picture import png
 from spectro.predict.predictor import Predictor
@@ -40,9 +40,9 @@ def test_the_report_is_about_the_test_speakers_and_agrees_with_its_predictions(w
     expected = recall_score(table["label"], table["predicted"], labels=present, average="macro")
     assert report["uar"]["value"] == pytest.approx(expected, abs=1e-4)
     assert report["speakers_heard_in_training"] == []
-    chances = table[[f"p_{label}" for label in world.trained.about.labels]]
-    assert (chances.sum(axis=1) - 1).abs().max() < 1e-4
-    assert (chances.idxmax(axis=1).str.removeprefix("p_") == table["predicted"]).all()
+    probabilities = table[[f"p_{label}" for label in world.trained.about.labels]]
+    assert (probabilities.sum(axis=1) - 1).abs().max() < 1e-4
+    assert (probabilities.idxmax(axis=1).str.removeprefix("p_") == table["predicted"]).all()
     for name in ("confusion.png", "recall.png", "reliability.png", "gallery.png"):
         with PIL.Image.open(tmp_path / name) as picture:
             assert min(picture.size) > 200
@@ -54,9 +54,9 @@ def test_the_report_tells_how_sure_the_network_was_without_its_temperature(world
     raw = Predictor(replace(world.trained, about=about), device="cpu")
     index, _spec = read_index(world.images)
     tested = index[(index["copy"] == 0) & index["speaker"].isin(world.trained.about.split.speakers["test"])]
-    chances = raw.scores([png.read(world.images / name).pixels for name in tested["image"]]).probabilities
+    probabilities = raw.scores([png.read(world.images / name).pixels for name in tested["image"]]).probabilities
     targets = np.array([raw.labels.index(label) for label in tested["emotion"]])
-    expected = calibration(chances, targets)
+    expected = calibration(probabilities, targets)
     assert found["without_temperature"]["ece"] == pytest.approx(expected["ece"], abs=1e-3)
     assert found["without_temperature"]["nll"] == pytest.approx(expected["nll"], abs=1e-3)
     assert found["probabilities"]["nll"] != pytest.approx(expected["nll"], abs=1e-3)
@@ -72,7 +72,7 @@ def test_transductive_figures_are_told_apart_and_leave_the_network_alone(world: 
     index, _spec = read_index(world.images)
     some = index[(index["copy"] == 0) & (index["speaker"] == "3")]
     pictures = [world.images / name for name in some["image"]]
-    found = adapted_chances(predictor, [*pictures, *pictures[:2]], np.array(["3"] * len(some) + ["a", "a"]), 32)
+    found = adapted_probabilities(predictor, [*pictures, *pictures[:2]], np.array(["3"] * len(some) + ["a", "a"]), 32)
     net = copy.deepcopy(world.trained.net)
     shown = torch.from_numpy(batch([png.read(path).pixels for path in pictures]))
     for module in net.modules():  # the reference: a pass in training mode that takes its statistics for all
@@ -85,7 +85,7 @@ def test_transductive_figures_are_told_apart_and_leave_the_network_alone(world: 
         expected = world.trained.about.probabilities(net.eval()(shown).numpy())
     np.testing.assert_allclose(found[: len(some)], expected, atol=1e-5)
     assert np.abs(found[0] - found[-2]).max() > 1e-4, "what others said matters"
-    again = adapted_chances(predictor, [*pictures, pictures[0]], np.array(["3"] * len(some) + ["a"]), 2)
+    again = adapted_probabilities(predictor, [*pictures, pictures[0]], np.array(["3"] * len(some) + ["a"]), 2)
     assert np.abs(again[: len(some)] - expected).max() > 1e-5, "batches of 2"
     alone = predictor.scores([png.read(pictures[0]).pixels]).probabilities[0]
     np.testing.assert_allclose(again[-1], alone, atol=1e-5)

@@ -94,18 +94,18 @@ def test_nothing_cannot_be_measured() -> None:
 
 def test_calibration_is_that_of_torchmetrics_and_scikit_learn() -> None:
     targets = _clips()[0]
-    chances = np.random.default_rng(1).dirichlet(np.full(5, 0.4), len(targets))
-    chances[0] = [0, 1, 0, 0, 0]  # the last bin holds its upper edge
-    found = calibration(chances, targets)
-    ece = multiclass_calibration_error(torch.tensor(chances), torch.tensor(targets), num_classes=5, n_bins=15)
+    probabilities = np.random.default_rng(1).dirichlet(np.full(5, 0.4), len(targets))
+    probabilities[0] = [0, 1, 0, 0, 0]  # the last bin holds its upper edge
+    found = calibration(probabilities, targets)
+    ece = multiclass_calibration_error(torch.tensor(probabilities), torch.tensor(targets), num_classes=5, n_bins=15)
     assert found["ece"] == pytest.approx(float(ece), abs=2e-4)
     assert found["nll"] == pytest.approx(
-        reference.log_loss(targets, np.maximum(chances, 1e-12), labels=range(5)), abs=1e-3
+        reference.log_loss(targets, np.maximum(probabilities, 1e-12), labels=range(5)), abs=1e-3
     )
     assert sum(one["clips"] for one in found["bins"]) == len(targets)
 
 
 def test_probabilities_that_are_as_sure_as_they_are_right_have_no_error() -> None:
-    chances = np.tile([0.75, 0.25], (400, 1))
-    found = calibration(chances, np.repeat([0, 0, 0, 1], 100))
+    probabilities = np.tile([0.75, 0.25], (400, 1))
+    found = calibration(probabilities, np.repeat([0, 0, 0, 1], 100))
     assert found["ece"] == 0 and found["bins"] == [{"clips": 400, "confidence": 0.75, "accuracy": 0.75}]

@@ -68,7 +68,7 @@ def test_every_value_of_another_kind_is_used_or_refused_in_a_sentence(folder: Pa
             inner[place[-1]] = value
             try:
                 about = Description.from_dict(content, folder)
-                about.heard()
+                about.training_speakers()
                 card(about, "net")
             except SpectroError as error:
                 assert in_a_sentence(error), (place, value)

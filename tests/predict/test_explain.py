@@ -15,7 +15,7 @@ from spectro.model.checkpoint import Checkpoint
 from spectro.picture.frontend import band_of
 from spectro.picture.spec import SpectrogramSpec
 from spectro.picture.spectrogram import first_column
-from spectro.predict.explain import draw, explain, explain_picture, moved
+from spectro.predict.explain import explain, explain_picture, moved, plot
 from spectro.predict.predictor import Predictor
 from tests.conftest import RATE, SMALL, World, WriteWav, voice
 
@@ -26,7 +26,7 @@ def predictor(world: World) -> Predictor:
 
 
 def test_the_map_is_grad_cam(predictor: Predictor, wav: WriteWav) -> None:
-    picture = predictor.draw(wav())
+    picture = predictor.render(wav())
     found = explain_picture(predictor, picture, label="calm")
     net, kept = predictor.torch_engine.net, []
     hook = net.backbone.bn2.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
@@ -107,8 +107,8 @@ def test_a_frequency_stands_at_the_band_that_it_excites() -> None:
 
 
 def test_explaining_and_scoring_at_once_disturb_each_other_not(predictor: Predictor, wav: WriteWav) -> None:
-    picture = predictor.draw(wav())
-    heat, chances = explain_picture(predictor, picture).heat, predictor.scores([picture]).probabilities
+    picture = predictor.render(wav())
+    heat, probabilities = explain_picture(predictor, picture).heat, predictor.scores([picture]).probabilities
     with ThreadPoolExecutor(3) as threads:
         scored = [threads.submit(predictor.scores, [picture]) for _ in range(150)]
         explained = [threads.submit(explain_picture, predictor, picture) for _ in range(40)]
@@ -116,12 +116,12 @@ def test_explaining_and_scoring_at_once_disturb_each_other_not(predictor: Predic
         for one in explained:
             np.testing.assert_allclose(one.result().heat, heat, atol=1e-5)
         for score in scored:
-            np.testing.assert_allclose(score.result().probabilities, chances, atol=1e-6)
+            np.testing.assert_allclose(score.result().probabilities, probabilities, atol=1e-6)
 
 
 def test_the_drawing_is_a_picture_with_axes(predictor: Predictor, wav: WriteWav) -> None:
     found = explain(predictor, wav())
-    plain = np.asarray(PIL.Image.open(io.BytesIO(draw(found, title="a_b$c$.wav"))).convert("RGB"))
+    plain = np.asarray(PIL.Image.open(io.BytesIO(plot(found, title="a_b$c$.wav"))).convert("RGB"))
     assert plain.shape == (432, 900, 3)
     assert len(np.unique(plain.reshape(-1, 3), axis=0)) > 500
 

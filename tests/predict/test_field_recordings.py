@@ -73,14 +73,16 @@ def test_what_the_network_sees_is_what_it_sees_of_the_clean_clip(
     path, clean = tmp_path / "case.wav", tmp_path / "clean.wav"
     clean.write_bytes(_wav(CLIP))
     path.write_bytes(SAME[case]())
-    expected, found = predictor.draw(clean).astype(float), predictor.draw(path).astype(float)
+    expected, found = predictor.render(clean).astype(float), predictor.render(path).astype(float)
     assert np.abs(found - expected).mean() < 6  # of 255; a picture of a pause is 80 away
-    of_clean, heard = ([one for one in predictor.timeline(each) if one.label != SILENCE] for each in (clean, path))
+    of_clean, segments = ([one for one in predictor.timeline(each) if one.label != SILENCE] for each in (clean, path))
     if "pause" in case:
-        later = [one for one in heard if one.start_s > 10]
-        heard = [one for one in heard if one.start_s < 10]
-        assert later[0].start_s - heard[0].start_s == pytest.approx(10 + len(CLIP) / RATE, abs=0.25)
-    assert (heard[0].start_s, heard[-1].end_s) == pytest.approx((of_clean[0].start_s, of_clean[-1].end_s), abs=0.3)
+        later = [one for one in segments if one.start_s > 10]
+        segments = [one for one in segments if one.start_s < 10]
+        assert later[0].start_s - segments[0].start_s == pytest.approx(10 + len(CLIP) / RATE, abs=0.25)
+    assert (segments[0].start_s, segments[-1].end_s) == pytest.approx(
+        (of_clean[0].start_s, of_clean[-1].end_s), abs=0.3
+    )
 
 
 @pytest.mark.parametrize("level", [0.0, 1e-4])

@@ -13,7 +13,7 @@ import soundfile
 
 from spectro.errors import CheckpointError, PredictionError
 from spectro.model import checkpoint as checkpoints
-from spectro.model.metadata import SpeechTeller
+from spectro.model.metadata import SpeechDetector
 from spectro.predict.predictor import Predictor
 from spectro.predict.timeline.formats import Summary, audacity, webvtt
 from spectro.predict.timeline.windows import WindowSettings
@@ -32,12 +32,12 @@ def folder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("taught")
     plain = Predictor(world.trained, engine="torch")
     index, _spec = read_index(world.images)
-    clips = [plain.draw(path) for path in index["path"].drop_duplicates()]
-    noise = [plain.draw(_written(folder, number)) for number in range(3)]
+    clips = [plain.render(path) for path in index["path"].drop_duplicates()]
+    noise = [plain.render(_written(folder, number)) for number in range(3)]
     speech, other = (plain.scores(some).embeddings.mean(axis=0) for some in (clips, noise))
     weight = 20 * (speech - other) / np.square(speech - other).sum()
-    teller = SpeechTeller(weight=tuple(map(float, weight)), bias=float(-weight @ (speech + other) / 2))
-    about = msgspec.structs.replace(world.trained.about, speech=teller)
+    detector = SpeechDetector(weight=tuple(map(float, weight)), bias=float(-weight @ (speech + other) / 2))
+    about = msgspec.structs.replace(world.trained.about, speech=detector)
     checkpoints.save(replace(world.trained, about=about), folder / "checkpoint")
     return folder / "checkpoint"
 

@@ -23,10 +23,10 @@ def predictor(world: World) -> Predictor:
 def test_a_recording_and_its_rendered_picture_have_the_same_probabilities(world: World, predictor: Predictor) -> None:
     index, _ = read_index(world.images)
     for row in index[index["copy"] == 0].sample(10, random_state=1).itertuples():
-        heard = predictor.predict_wav(str(row.path))
+        answer = predictor.predict_wav(str(row.path))
         seen = predictor.predict_image(world.images / str(row.image))
-        assert heard.label == seen.label
-        for label, probability in heard.probabilities.items():
+        assert answer.label == seen.label
+        for label, probability in answer.probabilities.items():
             assert seen.probabilities[label] == pytest.approx(probability, abs=1e-5)
 
 
@@ -65,7 +65,7 @@ def test_bad_input_is_refused(predictor: Predictor, tmp_path: Path) -> None:
 def test_the_batch_does_not_change_a_prediction(world: World, predictor: Predictor) -> None:
     index, _ = read_index(world.images)
     paths = index["path"].drop_duplicates().tolist()[:7]
-    pictures = [predictor.draw(path) for path in paths]
+    pictures = [predictor.render(path) for path in paths]
     alone = [predictor.predict_pixels([picture])[0] for picture in pictures]
     for one, together in zip(alone, predictor.predict_pixels(pictures), strict=True):
         np.testing.assert_allclose(list(one.probabilities.values()), list(together.probabilities.values()), atol=1e-5)

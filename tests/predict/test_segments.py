@@ -11,7 +11,7 @@ from spectro.errors import AudioError, PredictionError
 from spectro.picture import spectrogram
 from spectro.predict.predictor import Predictor
 from spectro.predict.timeline.segments import SILENCE, Segment, timeline
-from spectro.predict.timeline.windows import Cutter, Window, WindowSettings, draw_samples
+from spectro.predict.timeline.windows import Cutter, Window, WindowSettings, render_samples
 from tests.conftest import RATE, SMALL, World, WriteWav, voice
 
 LENGTH = SMALL.width * SMALL.hop_length  # of a window, in samples: 1.6 s
@@ -66,7 +66,7 @@ def test_memory_stays_the_same_however_long_the_recording() -> None:
             pass
         kept.append(len(cutter._kept))
     assert max(kept) < 3 * LENGTH
-    assert cutter.heard == 400 * RATE
+    assert cutter.samples_seen == 400 * RATE
 
 
 def test_the_window_that_goes_on_is_the_newest_sound() -> None:
@@ -116,7 +116,7 @@ def test_a_windows_probabilities_are_averaged_by_distance(predictor: Predictor, 
     path = wav(samples=np.concatenate([voice(6.0, pitch=pitch) for pitch in (120, 250)]))
     samples = highpass(soundfile.read(path, dtype="float32")[0], RATE)
     windows = cut(samples)
-    alone = predictor.scores([draw_samples(window.samples, SMALL) for window in windows]).probabilities
+    alone = predictor.scores([render_samples(window.samples, SMALL) for window in windows]).probabilities
     middles = np.array([(window.start + window.stop) / 2 / RATE for window in windows])
     weights = np.maximum(0, 1 - np.abs(middles[:, None] - middles[None]) / 2.0)
     expected = weights @ alone / weights.sum(1, keepdims=True)
@@ -146,11 +146,11 @@ def test_each_channel_can_be_a_party_of_its_own(predictor: Predictor, wav: Write
 def test_what_was_heard_before_a_fault_is_kept(predictor: Predictor, wav: WriteWav) -> None:
     samples = np.concatenate([voice(2.0), quiet(1), voice(3.0)])
     samples[5 * RATE + 100] = np.inf
-    heard: list[Segment] = []
+    segments: list[Segment] = []
     with pytest.raises(AudioError, match=r"after 5\.0 s"):
         for segment in timeline(predictor, wav(samples=samples, subtype="FLOAT")):
-            heard.append(segment)
-    assert heard[-1].end_s == pytest.approx(5, abs=0.05)
+            segments.append(segment)
+    assert segments[-1].end_s == pytest.approx(5, abs=0.05)
 
 
 def test_an_answer_that_misses_the_margin_is_unsure(predictor: Predictor, wav: WriteWav) -> None:

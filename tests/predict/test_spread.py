@@ -75,13 +75,13 @@ def same(one: pd.DataFrame, other: pd.DataFrame) -> None:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The recordings that have been drawn."""
     names: list[str] = []
-    before = predict.Predictor.draw
+    before = predict.Predictor.render
 
-    def draw(self: predict.Predictor, source: object) -> object:
+    def render(self: predict.Predictor, source: object) -> object:
         names.append(Path(str(getattr(source, "name", source))).name)
         return before(self, source)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(predict.Predictor, "draw", draw)
+    monkeypatch.setattr(predict.Predictor, "render", render)
     return names
 
 

@@ -50,7 +50,7 @@ def test_the_index_tells_everything_about_every_picture(world: World) -> None:
         else:
             parameters = json.loads(row.parameters)
             assert row.augmentation == "+".join(parameters)
-            drawn = augment.draw(augment.AugmentSettings(), row.clip_id, row.copy)
+            drawn = augment.sample(augment.AugmentSettings(), row.clip_id, row.copy)
             assert drawn.parameters == parameters
             samples = augment.apply(samples, spec.sample_rate, drawn)
         np.testing.assert_array_equal(picture.pixels, spectrogram.render(samples, spec))

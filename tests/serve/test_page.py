@@ -165,18 +165,18 @@ def test_a_long_recording_shows_its_course_and_plays_from_where_one_clicks(
     visit: Open, wav: WriteWav, world: World, tmp_path: Path
 ) -> None:
     path, page = wav("call.wav", CALL.astype(np.float32)), visit()
-    heard = list(timeline(Predictor(world.checkpoint, device="cpu"), path))
+    segments = list(timeline(Predictor(world.checkpoint, device="cpu"), path))
     answered(page, path)
     with page.expect_download() as download:
         page.get_by_role("button", name="Download JSON").click()
     download.value.save_as(tmp_path / "rows.json")
     rows = json.loads((tmp_path / "rows.json").read_text())["rows"]
-    assert [(row["label"], row["start_s"]) for row in rows] == [(one.label, one.start_s) for one in heard]
+    assert [(row["label"], row["start_s"]) for row in rows] == [(one.label, one.start_s) for one in segments]
     expect(page.locator("#rows tr")).to_have_count(len(rows))
     lengths = page.locator(".line").evaluate_all("lines => lines.map(one => one.offsetWidth)")
     assert 20 * sum(lengths) / lengths[0] == pytest.approx(38, abs=0.2)  # lines of 20 s
     stretches = page.locator(".stretch")
-    sounding = [one for one in heard if one.label != SILENCE]
+    sounding = [one for one in segments if one.label != SILENCE]
     assert [float(one.get_attribute("data-start") or -1) for one in stretches.all()][:2] == [
         one.start_s for one in sounding[:2]
     ]

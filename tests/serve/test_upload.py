@@ -130,12 +130,12 @@ def test_the_work_of_clients_who_have_left_is_not_done(
     start: Start, wav: WriteWav, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on, drawn, scored = threading.Event(), list[io.BytesIO](), list[int]()
-    draw, scores = Predictor.draw, Predictor.scores
+    render, scores = Predictor.render, Predictor.scores
 
-    def slow_draw(self: Predictor, source: io.BytesIO) -> np.ndarray:
+    def slow_render(self: Predictor, source: io.BytesIO) -> np.ndarray:
         drawn.append(source)
         assert go_on.wait(20)
-        return draw(self, source)
+        return render(self, source)
 
     def counted(self: Predictor, pictures: list[np.ndarray]) -> Scores:
         scored.append(len(pictures))
@@ -143,7 +143,7 @@ def test_the_work_of_clients_who_have_left_is_not_done(
 
     content = wav().read_bytes()
     body = PART + content + b"\r\n--x--\r\n"
-    monkeypatch.setattr(Predictor, "draw", slow_draw)
+    monkeypatch.setattr(Predictor, "render", slow_render)
     monkeypatch.setattr(Predictor, "scores", counted)
     with start() as running:
         for _ in range(12):

@@ -10,7 +10,7 @@ from sklearn.metrics import recall_score
 from spectro.errors import EvaluationError
 from spectro.evaluate import plots
 from spectro.evaluate.intervals import calibration
-from spectro.evaluate.report import told, with_chances, write_predictions, write_report
+from spectro.evaluate.report import told, with_probabilities, write_predictions, write_report
 from spectro.files import read_json, write_bytes, write_json
 from spectro.rendering.index import read_index
 from spectro.study.grid import grid
@@ -59,10 +59,10 @@ def _study(
         speakers = sorted(set(untouched["speaker"]))[4 * run.fold : 4 * run.fold + 4]
         clips = told(untouched[untouched["speaker"].isin(speakers)])
         drawn = 100 * systems.index(run.system) + 10 * run.fold + run.seed
-        table = with_chances(clips, EMOTIONS, _chances(drawn, clips["label"], 1.0))
+        table = with_probabilities(clips, EMOTIONS, _chances(drawn, clips["label"], 1.0))
         conditions = {"checkpoint": "x", "part": "test", "leak": "", "speakers_heard_in_training": []}
         report = write_report(folder / "evaluation-test", conditions | {"temperature": 2.0}, table, EMOTIONS, rounds=5)
-        adapted = with_chances(clips, EMOTIONS, _chances(drawn + 5, clips["label"], 3.0))
+        adapted = with_probabilities(clips, EMOTIONS, _chances(drawn + 5, clips["label"], 3.0))
         write_predictions(folder / "evaluation-test" / "predictions-transductive.csv", adapted)
         rows.append(
             {"config": run.config, "fold": run.fold, "seed": run.seed, "corpus": "synthetic", "transductive": False}
@@ -88,11 +88,11 @@ def test_kinds_of_answers_are_told_apart(world: World, tmp_path: Path, monkeypat
     for (_config, _fold, seed), folder in folders.items():
         read[seed].append(pd.read_csv(folder / "evaluation-test" / "predictions.csv"))
     seeds = [pd.concat(tables) for tables in read.values()]
-    chances = np.mean([one[[f"p_{label}" for label in EMOTIONS]].to_numpy() for one in seeds], axis=0)
-    named = np.array(EMOTIONS)[chances.argmax(axis=1)]
+    probabilities = np.mean([one[[f"p_{label}" for label in EMOTIONS]].to_numpy() for one in seeds], axis=0)
+    named = np.array(EMOTIONS)[probabilities.argmax(axis=1)]
     assert found["uar"]["ensemble"] == pytest.approx(recall_score(seeds[0]["label"], named, average="macro"), abs=1e-4)
     targets = np.array([EMOTIONS.index(name) for name in seeds[0]["label"]])
-    assert found["nll"]["ensemble"] == pytest.approx(calibration(chances, targets)["nll"], abs=1e-4)
+    assert found["nll"]["ensemble"] == pytest.approx(calibration(probabilities, targets)["nll"], abs=1e-4)
     sharper = [one[[f"p_{label}" for label in EMOTIONS]].to_numpy() ** 2 for one in seeds]
     raw = np.mean([one / one.sum(axis=1, keepdims=True) for one in sharper], axis=0)
     assert found["nll_untempered"]["ensemble"] == pytest.approx(calibration(raw, targets)["nll"], abs=1e-3)
@@ -125,8 +125,8 @@ def test_an_average_is_of_all_networks_of_its_systems(world: World, tmp_path: Pa
     read = {place: pd.read_csv(folder / "evaluation-test" / "predictions.csv") for place, folder in folders.items()}
     clips = pd.concat([own for (_config, fold, _seed), own in read.items()]).drop_duplicates("clip_id")
     shown = [f"p_{label}" for label in EMOTIONS]
-    chances = pd.concat(read.values()).groupby("clip_id")[shown].mean().loc[clips["clip_id"]].to_numpy()
-    named = np.array(EMOTIONS)[chances.argmax(axis=1)]
+    probabilities = pd.concat(read.values()).groupby("clip_id")[shown].mean().loc[clips["clip_id"]].to_numpy()
+    named = np.array(EMOTIONS)[probabilities.argmax(axis=1)]
     assert row["uar"] == pytest.approx(recall_score(clips["label"], named, average="macro"), abs=1e-4)
     assert (row["kind"], row["runs"], row["clips"], row["folds"]) == ("average", 8, len(clips), 2)
     single = found[(found["system"] == "net") & (found["kind"] == "single")].iloc[0]

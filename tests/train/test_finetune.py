@@ -276,11 +276,11 @@ def test_starting_weights_that_have_heard_the_test_speakers_are_told(world: Worl
     again = finetune(finetune_settings(world.images, tmp_path / "same", weights=str(world.checkpoint)))
     assert again.about.split.leak == ""
     other = finetune(finetune_settings(world.images, tmp_path / "other", weights=str(world.checkpoint), fold=1))
-    heard = set(other.about.split.speakers["test"]) - set(world.trained.about.split.speakers["test"])
-    assert heard
-    assert other.about.split.leak.endswith(", ".join(sorted(heard, key=int)))
+    trained_on = set(other.about.split.speakers["test"]) - set(world.trained.about.split.speakers["test"])
+    assert trained_on
+    assert other.about.split.leak.endswith(", ".join(sorted(trained_on, key=int)))
     assert "These figures leak" in (tmp_path / "other" / "card.md").read_text()
-    assert {f"synthetic/{name}" for name in heard} < set(other.about.heard_before)
+    assert {f"synthetic/{name}" for name in trained_on} < set(other.about.heard_before)
     file = finetune_settings(
         world.images, tmp_path / "file", weights=str(tmp_path / "other" / "model.safetensors"), protocol="random-leaky"
     )

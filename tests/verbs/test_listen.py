@@ -12,7 +12,7 @@ from spectro.cli import run_verb
 from spectro.errors import AudioError, PredictionError
 from spectro.predict.predictor import Predictor
 from spectro.predict.timeline.segments import SILENCE
-from spectro.predict.timeline.windows import WindowSettings, draw_samples
+from spectro.predict.timeline.windows import WindowSettings, render_samples
 from spectro.verbs import listen as live
 from spectro.verbs.listen import ListenSettings, listen
 from tests.conftest import RATE, SMALL, World, voice
@@ -35,7 +35,7 @@ def test_a_row_a_second_about_what_is_going_on(predictor: Predictor) -> None:
     assert [(row.start_s, row.end_s) for row in rows] == [(second, second + 1) for second in range(7)]
     # the utterance ends within the sixth second, by the pause after it
     assert [row.label == SILENCE for row in rows] == [True, True, False, False, False, False, True]
-    alone = draw_samples(highpass(SOUND, RATE)[2 * RATE : 3 * RATE - DELAY], SMALL)
+    alone = render_samples(highpass(SOUND, RATE)[2 * RATE : 3 * RATE - DELAY], SMALL)
     np.testing.assert_allclose(
         list(rows[2].probabilities.values()), predictor.scores([alone]).probabilities[0], atol=1e-6
     )
@@ -47,7 +47,7 @@ def test_what_was_heard_before_in_an_utterance_fades_by_half_lives(predictor: Pr
     rows = list(listen(predictor, blocks(sound), ListenSettings(windows=WindowSettings(smooth_s=1.0))))
     ends = [second * RATE - DELAY - RATE // 50 for second in (1, 2, 3)]  # the voice fades in the last frame
     shown = [highpass(sound, RATE)[max(0, end - length) : end] for end in ends]
-    alone = predictor.scores([draw_samples(one, SMALL) for one in shown]).probabilities
+    alone = predictor.scores([render_samples(one, SMALL) for one in shown]).probabilities
     expected = (alone[0] / 2 + alone[1] / 2) / 2 + alone[2] / 2
     np.testing.assert_allclose(list(rows[2].probabilities.values()), expected, atol=1e-6)
 

@@ -44,13 +44,13 @@ def wait_until(true: Callable[[], bool]) -> None:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The recordings that were really read, by name."""
     names: list[str] = []
-    original = Predictor.draw
+    original = Predictor.render
 
-    def draw(self: Predictor, source: Path) -> object:
+    def render(self: Predictor, source: Path) -> object:
         names.append(Path(source).name)
         return original(self, source)
 
-    monkeypatch.setattr(Predictor, "draw", draw)
+    monkeypatch.setattr(Predictor, "render", render)
     return names
 
 
@@ -59,8 +59,8 @@ def _has_lines(path: Path, count: int) -> bool:
 
 
 def _slow_down() -> None:
-    original = Predictor.draw
-    Predictor.draw = lambda *given: (time.sleep(0.05), original(*given))[1]  # type: ignore[method-assign]
+    original = Predictor.render
+    Predictor.render = lambda *given: (time.sleep(0.05), original(*given))[1]  # type: ignore[method-assign]
 
 
 def test_what_was_killed_goes_on_and_ends_with_the_same_table(world: World, tmp_path: Path) -> None:

@@ -36,6 +36,22 @@ METADATA = b"spectro"
 TOGETHER = 64  # files that are read at a time when a run begins or ends
 
 
+class Contents(NamedTuple):
+    """What the metadata of a file say.
+
+    Args:
+        identity: what its rows depend on; None for a file that is not whole.
+        keys: of its recordings, uint64 of shape (recordings,).
+        rows: how many rows each has, int64 of shape (recordings,).
+        failed: which of them could not be used, bool of shape (recordings,).
+    """
+
+    identity: str | None
+    keys: Keys
+    rows: npt.NDArray[np.int64]
+    failed: npt.NDArray[np.bool_]
+
+
 class Answered(NamedTuple):
     """A recording, and all its rows."""
 
@@ -116,9 +132,9 @@ class Parts:
         if isinstance(folder, Path):
             folder.mkdir(parents=True, exist_ok=True)
             remove_leftovers(folder)
-        for part, told in self._told():
-            if told["identity"] != identity or fresh:
-                self.dropped += int(told["rows"].sum()) * (told["identity"] != identity)
+        for part, known in self._contents():
+            if known.identity != identity or fresh:
+                self.dropped += int(known.rows.sum()) * (known.identity != identity)
                 _remove(part)
 
     def next_number(self) -> int:
@@ -137,21 +153,21 @@ class Parts:
             whether the recording of each key has its rows.
         """
         seen = np.zeros(len(wanted), np.bool_)
-        for part, told in self._told():
-            keys = told["keys"]
+        for part, known in self._contents():
+            keys = known.keys
             at = np.minimum(np.searchsorted(wanted, keys), max(0, len(wanted) - 1))
             stands = (wanted[at] == keys) & ~seen[at] if len(wanted) else np.zeros(len(keys), np.bool_)
             first = np.zeros(len(keys), np.bool_)
             first[np.unique(keys, return_index=True)[1]] = True
-            stands &= first if failed else first & ~told["failed"]
+            stands &= first if failed else first & ~known.failed
             seen[at[stands]] = True
             if not stands.all():
-                self._rewrite(part, told, stands)
+                self._rewrite(part, known, stands)
         return seen
 
     def failed(self) -> tuple[int, int]:
         """Return how many recordings could not be used, or not to their end; and how many of them have no other row."""
-        failed = [told["rows"][told["failed"]] for _part, told in self._told()]
+        failed = [known.rows[known.failed] for _part, known in self._contents()]
         return sum(map(len, failed)), sum(int((one == 1).sum()) for one in failed)
 
     def records(self, size: int = 1000) -> Iterator[list[Record]]:
@@ -160,19 +176,20 @@ class Parts:
             for rows in pq.ParquetFile(_content(part)).iter_batches(size):
                 yield rows.to_pylist()
 
-    def _told(self) -> Iterator[tuple[Place, dict[str, Any]]]:
+    def _contents(self) -> Iterator[tuple[Place, Contents]]:
         """Yield the files with what their metadata say, some read at a time."""
         remaining = iter(parts_in(self.folder))
         with ThreadPoolExecutor(TOGETHER) as pool:
             while some := list(islice(remaining, TOGETHER)):
-                yield from zip(some, pool.map(_metadata, some), strict=True)
+                yield from zip(some, pool.map(_contents, some), strict=True)
 
-    def _rewrite(self, part: Place, told: dict[str, Any], stands: npt.NDArray[np.bool_]) -> None:
+    def _rewrite(self, part: Place, known: Contents, stands: npt.NDArray[np.bool_]) -> None:
         if not stands.any():
             _remove(part)
             return
-        table = pq.read_table(_content(part)).filter(pa.array(np.repeat(stands, told["rows"])))
-        _put(part, _with_metadata(table, self._identity, *(told[name][stands] for name in ("keys", "rows", "failed"))))
+        table = pq.read_table(_content(part)).filter(pa.array(np.repeat(stands, known.rows)))
+        kept = Contents(self._identity, known.keys[stands], known.rows[stands], known.failed[stands])
+        _put(part, _with_metadata(table, kept))
 
 
 def parts_in(folder: Place) -> list[Place]:
@@ -198,37 +215,35 @@ def write_part(folder: Place, name: str, answered: Sequence[Answered], columns: 
     keys = np.array([one.key for one in answered], np.uint64)
     rows = np.array([len(one.records) for one in answered], np.int64)
     failed = np.array([any(record["error"] for record in one.records) for one in answered], np.bool_)
-    _put(folder / name, _with_metadata(table, identity, keys, rows, failed))
+    _put(folder / name, _with_metadata(table, Contents(identity, keys, rows, failed)))
 
 
-def _with_metadata(
-    table: pa.Table, identity: str, keys: Keys, rows: npt.NDArray[np.int64], failed: npt.NDArray[np.bool_]
-) -> pa.Table:
-    told = {
-        "identity": identity,
-        "keys": base64.b64encode(keys.astype("<u8").tobytes()).decode(),
-        "rows": rows.tolist(),
-        "failed": np.flatnonzero(failed).tolist(),
+def _with_metadata(table: pa.Table, contents: Contents) -> pa.Table:
+    metadata = {
+        "identity": contents.identity,
+        "keys": base64.b64encode(contents.keys.astype("<u8").tobytes()).decode(),
+        "rows": contents.rows.tolist(),
+        "failed": np.flatnonzero(contents.failed).tolist(),
     }
-    return table.replace_schema_metadata({METADATA: json.dumps(told).encode()})
+    return table.replace_schema_metadata({METADATA: json.dumps(metadata).encode()})
 
 
-def _metadata(part: Place) -> dict[str, Any]:
-    """Return what a file tells of itself; a file that is not whole tells of no recording, and of no identity."""
+def _contents(part: Place) -> Contents:
+    """Return what a file says of itself; a file that is not whole names no recording, and no identity."""
     try:
         found = pq.read_schema(_content(part)).metadata or {}
     except (pa.ArrowInvalid, EOFError):
-        return {"identity": None, "rows": np.zeros(0, np.int64)}
+        return Contents(None, np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.bool_))
     if METADATA not in found:
         raise PredictionError(
             f"{printable(part)}: is there already, and this kind of run did not make it; choose another --out, or move "
             "it away"
         )
-    told = json.loads(found[METADATA])
-    keys = np.frombuffer(base64.b64decode(told["keys"]), "<u8").astype(np.uint64)
+    metadata = json.loads(found[METADATA])
+    keys = np.frombuffer(base64.b64decode(metadata["keys"]), "<u8").astype(np.uint64)
     failed = np.zeros(len(keys), np.bool_)
-    failed[told["failed"]] = True
-    return {"identity": told["identity"], "keys": keys, "rows": np.array(told["rows"], np.int64), "failed": failed}
+    failed[metadata["failed"]] = True
+    return Contents(metadata["identity"], keys, np.array(metadata["rows"], np.int64), failed)
 
 
 def _content(part: Place) -> Any:

@@ -43,16 +43,16 @@ class Summary:
         time with sound, most frequent first; `strongest`, the moments with the highest confidence, with `start_s`,
         `end_s`, `label`, `confidence` and `channel`.
         """
-        heard = {label: seconds for label, seconds in self._seconds.items() if label != SILENCE}
-        sound_s = sum(heard.values())
-        order = sorted(heard, key=lambda label: (-heard[label], label))
+        seconds = {label: seconds for label, seconds in self._seconds.items() if label != SILENCE}
+        sound_s = sum(seconds.values())
+        order = sorted(seconds, key=lambda label: (-seconds[label], label))
         strongest = sorted(self._strongest, reverse=True, key=lambda entry: entry[:3])
         return {
             "path": self._path,
             "duration_s": round(self._end_s, 3),
             "sound_s": round(sound_s, 3),
             "silence_s": round(self._seconds.get(SILENCE, 0.0), 3),
-            "shares": {label: round(heard[label] / sound_s, 4) for label in order},
+            "shares": {label: round(seconds[label] / sound_s, 4) for label in order},
             "strongest": [_moment(segment) for *_, segment in strongest],
         }
 

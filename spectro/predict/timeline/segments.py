@@ -15,12 +15,12 @@ from spectro.audio import stream
 from spectro.audio.container import opened
 from spectro.audio.recording import Waveform
 from spectro.audio.source import Source, name_of
-from spectro.engines.base import Chances, Scores
+from spectro.engines.base import Probabilities, Scores
 from spectro.errors import AudioError
 from spectro.picture.spec import Image
 from spectro.predict.batches import score_all
 from spectro.predict.results import Row, Scorer, mean_scores, verdict
-from spectro.predict.timeline.windows import Cutter, Window, WindowSettings, draw_samples
+from spectro.predict.timeline.windows import Cutter, Window, WindowSettings, render_samples
 
 SILENCE = "silence"
 MAX_CHANNELS = 16
@@ -85,7 +85,7 @@ class _Scored:
     utterance: int
     start: int
     stop: int
-    chances: Chances
+    probabilities: Probabilities
     speech: float
 
     @property
@@ -126,8 +126,8 @@ class Timeline:
                 yield self._silence(end, start)
             end = round(segment.end_s * self._spec.sample_rate)
             yield segment
-        if self._cutter.heard > end:
-            yield self._silence(end, self._cutter.heard)
+        if self._cutter.samples_seen > end:
+            yield self._silence(end, self._cutter.samples_seen)
         if self._broken is not None:
             raise self._broken
 
@@ -147,7 +147,7 @@ class Timeline:
             yield _Scored(window.utterance, window.start, window.stop, outcome.probabilities[0], speech)
 
     def _draw(self, window: Window) -> Image:
-        return draw_samples(window.samples, self._spec)
+        return render_samples(window.samples, self._spec)
 
     def _smoothed(self, scored: Iterable[_Scored]) -> Iterator[_Scored]:
         """Average each with those around it."""
@@ -172,29 +172,29 @@ class Timeline:
         """Join neighbours of one label; between two of an utterance the border lies half-way between their middles."""
         last: _Scored | None = None
         begin, count = 0.0, 0
-        chances, speech = np.zeros(len(self._scorer.checkpoint.labels)), 0.0
+        probabilities, speech = np.zeros(len(self._scorer.checkpoint.labels)), 0.0
         for one in scored:
             if last is None:
                 begin = one.start
             elif last.utterance != one.utterance or self._label(last) != self._label(one):
                 same = last.utterance == one.utterance
                 border = (last.middle + one.middle) / 2 if same else last.stop
-                yield self._segment(self._label(last), chances / count, speech / count, begin, border)
-                begin, count, chances, speech = border if same else one.start, 0, 0 * chances, 0.0
-            last, count, chances, speech = one, count + 1, chances + one.chances, speech + one.speech
+                yield self._segment(self._label(last), probabilities / count, speech / count, begin, border)
+                begin, count, probabilities, speech = border if same else one.start, 0, 0 * probabilities, 0.0
+            last, count, probabilities, speech = one, count + 1, probabilities + one.probabilities, speech + one.speech
         if last is not None:
-            yield self._segment(self._label(last), chances / count, speech / count, begin, last.stop)
+            yield self._segment(self._label(last), probabilities / count, speech / count, begin, last.stop)
 
     def _label(self, one: _Scored) -> str:
-        return self._scorer.judge(one.chances, None if np.isnan(one.speech) else one.speech)
+        return self._scorer.judge(one.probabilities, None if np.isnan(one.speech) else one.speech)
 
-    def _segment(self, label: str, chances: Chances, speech: float, begin: float, end: float) -> Segment:
+    def _segment(self, label: str, probabilities: Probabilities, speech: float, begin: float, end: float) -> Segment:
         return Segment(
             path=self._path,
             channel=self._channel,
             start_s=self._seconds(begin),
             end_s=self._seconds(end),
-            **verdict(self._scorer, mean_scores(chances, speech), label),
+            **verdict(self._scorer, mean_scores(probabilities, speech), label),
         )
 
     def _silence(self, start: int, stop: int) -> Segment:
@@ -215,7 +215,7 @@ def _average(around: Iterable[_Scored], one: _Scored, reach: float) -> _Scored:
     weights = [max(0.0, 1 - abs(other.middle - one.middle) / reach) for other in others]
     return replace(
         one,
-        chances=np.average([other.chances for other in others], axis=0, weights=weights),
+        probabilities=np.average([other.probabilities for other in others], axis=0, weights=weights),
         speech=float(np.average([other.speech for other in others], weights=weights)),
     )
 

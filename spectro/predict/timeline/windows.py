@@ -83,7 +83,7 @@ class Cutter:
         self._begin = self._end = self._next = -1  # of the utterance: first sample, last sound, next window's first
 
     @property
-    def heard(self) -> int:
+    def samples_seen(self) -> int:
         """Samples that have come."""
         return self._first + len(self._kept)
 
@@ -134,7 +134,7 @@ class Cutter:
         self._kept, self._first = self._kept[oldest - self._first :], oldest
 
 
-def draw_samples(samples: Waveform, spec: SpectrogramSpec) -> Image:
+def render_samples(samples: Waveform, spec: SpectrogramSpec) -> Image:
     """Draw a piece of a recording as a clip is drawn: trimmed, then rendered."""
     if spec.trim_db is not None:
         kept = trim(samples, sample_rate=spec.sample_rate, top_db=spec.trim_db)

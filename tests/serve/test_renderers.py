@@ -13,8 +13,8 @@ from spectro.errors import AudioError, SpectroError
 from spectro.picture.spec import Image, SpectrogramSpec
 from spectro.predict.predictor import Predictor
 from spectro.serve import drawing
-from spectro.serve.drawing import Drawers
 from spectro.serve.limits import Limits
+from spectro.serve.renderers import Renderers
 from tests.conftest import SMALL, World, WriteWav
 
 ONCE = "SPECTRO_TEST_KILLED_ONCE"
@@ -29,7 +29,7 @@ def killed_once(content: bytes, spec: SpectrogramSpec, limits: Limits) -> Image:
     try:
         Path(os.environ[ONCE]).touch(exist_ok=False)
     except FileExistsError:
-        return drawing.draw_bytes(content, spec, limits)
+        return drawing.render_bytes(content, spec, limits)
     return killed(content, spec, limits)
 
 
@@ -39,44 +39,44 @@ def predictor(world: World) -> Predictor:
 
 
 @pytest.fixture
-def drawers() -> Iterator[Drawers]:
-    made = Drawers(1)
+def renderers() -> Iterator[Renderers]:
+    made = Renderers(1)
     yield made
     made.shutdown()
 
 
 def test_one_is_drawn_here_and_more_are_drawn_alike_elsewhere(
-    drawers: Drawers, predictor: Predictor, wav: WriteWav
+    renderers: Renderers, predictor: Predictor, wav: WriteWav
 ) -> None:
     content = wav().read_bytes()
-    alone = drawers.draw(io.BytesIO(content), predictor, Limits())
-    assert drawers._pool is None
-    with drawers._counted():
-        beside = drawers.draw(io.BytesIO(content), predictor, Limits())
+    alone = renderers.render(io.BytesIO(content), predictor, Limits())
+    assert renderers._pool is None
+    with renderers._counted():
+        beside = renderers.render(io.BytesIO(content), predictor, Limits())
         with pytest.raises(AudioError, match="audio: is not a recording"):
-            drawers.draw(io.BytesIO(b"nothing of the kind"), predictor, Limits())
-    assert drawers._pool is not None
+            renderers.render(io.BytesIO(b"nothing of the kind"), predictor, Limits())
+    assert renderers._pool is not None
     np.testing.assert_array_equal(alone, beside)
-    np.testing.assert_array_equal(alone, predictor.draw(io.BytesIO(content)))
+    np.testing.assert_array_equal(alone, predictor.render(io.BytesIO(content)))
 
 
 def test_without_processes_all_are_drawn_here(predictor: Predictor, wav: WriteWav) -> None:
-    here = Drawers(0)
+    here = Renderers(0)
     with here._counted():
-        here.draw(io.BytesIO(wav().read_bytes()), predictor, Limits())
+        here.render(io.BytesIO(wav().read_bytes()), predictor, Limits())
     assert here._pool is None
 
 
 def test_a_process_that_dies_is_replaced(
-    drawers: Drawers, predictor: Predictor, wav: WriteWav, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    renderers: Renderers, predictor: Predictor, wav: WriteWav, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = wav().read_bytes()
     monkeypatch.setenv(ONCE, str(tmp_path / "killed"))
-    with drawers._counted():
+    with renderers._counted():
         monkeypatch.setattr(drawing, "draw_bytes", killed_once)
-        assert drawers.draw(io.BytesIO(content), predictor, Limits()).shape == SMALL.shape
+        assert renderers.render(io.BytesIO(content), predictor, Limits()).shape == SMALL.shape
         monkeypatch.setattr(drawing, "draw_bytes", killed)
         with pytest.raises(SpectroError, match="were killed, perhaps"):
-            drawers.draw(io.BytesIO(content), predictor, Limits())
+            renderers.render(io.BytesIO(content), predictor, Limits())
         monkeypatch.setattr(drawing, "draw_bytes", killed_once)
-        assert drawers.draw(io.BytesIO(content), predictor, Limits()).shape == SMALL.shape
+        assert renderers.render(io.BytesIO(content), predictor, Limits()).shape == SMALL.shape

@@ -42,7 +42,7 @@ def check_samples(source: BinaryIO, max_samples: int, max_duration_s: float) -> 
     source.seek(0)
 
 
-def draw_bytes(content: bytes, spec: SpectrogramSpec, limits: Limits) -> Image:
+def render_bytes(content: bytes, spec: SpectrogramSpec, limits: Limits) -> Image:
     """Draw a recording of which these are the bytes, in another process: uint8 of shape `spec.shape`.
 
     Raises:
@@ -53,7 +53,7 @@ def draw_bytes(content: bytes, spec: SpectrogramSpec, limits: Limits) -> Image:
     return spectrogram.render(spectrogram.read(source, spec, max_duration_s=limits.max_duration_s), spec)
 
 
-class Drawers:
+class Renderers:
     """Draws uploads, for several threads at a time.
 
     Args:
@@ -65,7 +65,7 @@ class Drawers:
         self._busy = 0
         self._pool: Executor | None = None
 
-    def draw(self, source: io.BytesIO, predictor: Predictor, limits: Limits) -> Image:
+    def render(self, source: io.BytesIO, predictor: Predictor, limits: Limits) -> Image:
         """Draw what a predictor sees of an upload: uint8 of shape `checkpoint.spec.shape`.
 
         Raises:
@@ -75,8 +75,8 @@ class Drawers:
         with self._counted() as others:
             if not self._processes or not others:
                 check_samples(source, limits.max_samples, limits.max_duration_s)
-                return predictor.draw(source)
-            work = partial(draw_bytes, source.getvalue(), predictor.checkpoint.spec, limits)
+                return predictor.render(source)
+            work = partial(render_bytes, source.getvalue(), predictor.checkpoint.spec, limits)
             pool = self._running()
             try:
                 image: Image = pool.submit(work).result()
