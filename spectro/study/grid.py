@@ -10,7 +10,7 @@ from typing import Any
 
 from spectro.files import fingerprint
 from spectro.model.backbones import weights_identity
-from spectro.study.settings import NAMES, VERBS, StudySettings, listed, merged
+from spectro.study.settings import StudySettings, System, Verb, merged
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,18 +20,18 @@ class Run:
     Args:
         system: name of the system.
         verb: the verb that trains it.
-        augmented: whether augmentation is on; None for systems that do not say what it means.
+        augmented: whether augmentation is on; None if the system has no options for it.
         images: name of its rendering.
         protocol: protocol.
         fold: fold of the protocol.
         labels: label scheme.
         seed: seed of the training.
         settings: the other settings of its training.
-        config: fingerprint of what its figures depend on, beside fold and seed.
+        config: fingerprint of everything that its figures depend on, apart from fold and seed.
     """
 
     system: str
-    verb: str
+    verb: Verb
     augmented: bool | None
     images: str
     protocol: str
@@ -51,68 +51,48 @@ class Run:
 
     @property
     def key(self) -> tuple[str, int, int]:
-        """What tells its row from others: configuration, fold and seed."""
+        """Key of its row: configuration, fold and seed."""
         return self.config, self.fold, self.seed
 
 
 def grid(settings: StudySettings) -> Iterator[Run]:
-    """Yield the runs, all systems of a fold and seed before the next."""
+    """Yield the runs: all systems on a fold and seed before the next."""
     places = [(protocol, fold) for protocol, folds in settings.protocols.items() for fold in folds]
-    systems = [
-        (name, merged(settings.base.get(own.get("verb", VERBS[0]), {}), own)) for name, own in settings.chosen_systems()
-    ]
-    own = {seed for _name, system in systems for seed in system.get("seeds", [])}
+    systems = settings.chosen_systems()
+    own = {seed for system in systems for seed in system.seeds}
     seeds = [*settings.seeds, *sorted(own.difference(settings.seeds))]
     for seed, (protocol, fold), labels in product(seeds, places, settings.labels):
-        for name, system in systems:
-            if protocol not in listed(system.get("protocols", protocol)):
+        for system in systems:
+            if protocol not in system.protocols or seed not in system.seeds:
                 continue
-            if seed not in system.get("seeds", settings.seeds):
-                continue
-            for images in listed(system.get("images", list(settings.images))):
-                for augmented in settings.augmentation if "augmented" in system else [None]:
-                    yield _run(settings, name, system, augmented, images, protocol, fold, labels, seed)
+            for images in system.images:
+                for augmented in [None] if system.augmented is None else settings.augmentation:
+                    options = merged(system.options, system.augmented or {}) if augmented else dict(system.options)
+                    if system.verb == "finetune":
+                        options.setdefault("weights", settings.weights)
+                    yield Run(
+                        system=system.name,
+                        verb=system.verb,
+                        augmented=augmented,
+                        images=images,
+                        protocol=protocol,
+                        fold=fold,
+                        labels=labels,
+                        seed=seed,
+                        settings=options,
+                        config=_config(system, options, protocol, labels, settings.rendering(images)),
+                    )
 
 
-def _run(
-    settings: StudySettings,
-    name: str,
-    system: dict[str, Any],
-    augmented: bool | None,
-    images: str,
-    protocol: str,
-    fold: int,
-    labels: str,
-    seed: int,
-) -> Run:
-    verb = str(system.get("verb", VERBS[0]))
-    if augmented:
-        system = merged(system, system["augmented"])
-    chosen = {key: value for key, value in system.items() if key not in (*NAMES, "augmented")}
-    identity: dict[str, Any] = {
-        **copy.deepcopy(chosen),
-        "verb": verb,
-        "protocol": protocol,
-        "labels": labels,
-    }
-    if verb == "finetune":
-        chosen.setdefault("weights", settings.weights)
-        identity["weights"] = _checksum(str(chosen["weights"]))
+def _config(system: System, options: dict[str, Any], protocol: str, labels: str, rendering: dict[str, Any]) -> str:
+    """Return the fingerprint of a run, with weights and models by their content."""
+    identity = {**copy.deepcopy(options), "verb": system.verb, "protocol": protocol, "labels": labels}
+    if system.verb == "finetune":
+        identity["weights"] = _checksum(str(options["weights"]))
     for place in (identity, identity.get("features", {})):
         if "model" in place and Path(str(place["model"])).is_dir():
             place["model"] = _checksum(str(place["model"]))
-    return Run(
-        system=name,
-        verb=verb,
-        augmented=augmented,
-        images=images,
-        protocol=protocol,
-        fold=fold,
-        labels=labels,
-        seed=seed,
-        settings=chosen,
-        config=fingerprint({**identity, "images": settings.rendering(images)}),
-    )
+    return fingerprint({**identity, "images": rendering})
 
 
 @lru_cache

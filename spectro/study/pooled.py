@@ -1,22 +1,23 @@
-"""What a study's systems say of all clips: single runs, seeds averaged, and networks that adapted to a voice.
+"""Pooled figures of a study's systems: single networks, averages, and networks adapted to a speaker.
 
-Each kind of answer is told apart: `single` is what one network says of a voice that is new to it, the figures of all
-seeds together; `ensemble` averages the probabilities of a fold's seeds; `average` averages those of several systems,
-all seeds of each; `transductive` is said after the batch norms have seen all clips of a speaker without their labels.
+`kind` tells the answers apart. `single` pools the predictions of single networks on speakers that are new to them, all
+seeds together. `ensemble` averages the probabilities of a fold's seeds. `average` averages those of several systems,
+all seeds of each. `transductive` predictions are made after the batch norms have seen all clips of a speaker, without
+labels.
 
-Systems are compared with the study's first one on the same speakers, by a bootstrap that draws speakers for both at
-once: what all systems find hard in a voice falls out of the difference.
+Each system is compared with the study's first one on the same speakers. One bootstrap samples the speakers for both, so
+that the difficulty of a speaker that all systems share cancels out of the difference.
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
 
-from spectro.corpora.splits import LEAKS
+from spectro.corpora.splits import LEAKS, Part
 from spectro.errors import EvaluationError, SpectroError
 from spectro.evaluate import plots
 from spectro.evaluate.intervals import gain
@@ -33,114 +34,142 @@ from spectro.evaluate.report import (
 from spectro.files import fingerprint, printable, read_json, write_bytes
 from spectro.metrics import Floats, figures
 from spectro.rendering.index import read_index
-from spectro.study.results import Entry, read_predictions, report_folder
+from spectro.study.results import Entry, Place, read_predictions, report_folder
 from spectro.study.settings import StudySettings
 
-COLUMNS = (
-    "system",
-    "augmented",
-    "images",
-    "config",
-    "corpus",
-    "labels",
-    "protocol",
-    "part",
-    "kind",
-    "folds",
-    "seeds",
-    "runs",
-    "asked",
-    "clips",
-    "mean_uar",
-    "sd_of_seeds",
-    "uar",
-    "low",
-    "high",
-    "gain",
-    "gain_low",
-    "gain_high",
-    "wa",
-    "f1",
-    "ece",
-    "nll",
-    "ece_untempered",
-    "nll_untempered",
-)
-CALIBRATION = ("ece", "nll")
+Kind: TypeAlias = Literal["single", "ensemble", "average", "transductive", "transductive ensemble"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PooledRow:
+    """A row of the table of pooled figures.
+
+    Args:
+        system: name of the system, or of the average.
+        augmented: whether augmentation was on; None if the system has no options for it.
+        images: name of its rendering.
+        config: fingerprint of its configuration.
+        corpus: the corpora, joined by +.
+        labels: label scheme.
+        protocol: protocol.
+        part: the speakers measured, `test` or `valid`.
+        kind: kind of the answers; see the module.
+        folds: number of folds.
+        seeds: number of seeds.
+        runs: number of finished runs.
+        asked: number of runs in the study's grid.
+        clips: number of predictions.
+        mean_uar: UAR, mean over folds, then over seeds.
+        sd_of_seeds: standard deviation of the seeds' UAR; None with one seed, or while runs are missing.
+        uar: UAR of all clips together.
+        low: lower end of its 95 % interval, by the bootstrap over speakers.
+        high: upper end.
+        gain: UAR minus that of the study's first system with the same kind of answers; for the first system itself,
+            minus that of its single networks. None while runs are missing.
+        gain_low: lower end of its 95 % interval.
+        gain_high: upper end.
+        wa: accuracy.
+        f1: macro F1.
+        ece: expected calibration error; None for validation speakers, on whom the temperature was fitted.
+        nll: negative log-likelihood in nats; None for validation speakers.
+        ece_untempered: expected calibration error without the temperature.
+        nll_untempered: negative log-likelihood without the temperature.
+    """
+
+    system: str
+    augmented: bool | None
+    images: str
+    config: str
+    corpus: str
+    labels: str
+    protocol: str
+    part: Part
+    kind: Kind
+    folds: int
+    seeds: int
+    runs: int
+    asked: int
+    clips: int
+    mean_uar: float
+    sd_of_seeds: float | None
+    uar: float
+    low: float
+    high: float
+    gain: float | None = None
+    gain_low: float | None = None
+    gain_high: float | None = None
+    wa: float
+    f1: float
+    ece: float | None
+    nll: float | None
+    ece_untempered: float | None
+    nll_untempered: float | None
+
+
+COLUMNS = tuple(one.name for one in fields(PooledRow))
 
 
 class Answers(NamedTuple):
-    """What a system's runs said of all clips, in one way.
+    """The predictions of a system's runs on all clips, of one kind.
 
     Args:
-        kind: `single`, `ensemble`, `average`, `transductive` or `transductive ensemble`.
-        predicted: predictions, with the columns `fold` and `seed`, which is empty where seeds were averaged.
+        kind: their kind.
+        predicted: predictions, with the columns `fold` and `seed`; `seed` is empty where seeds were averaged.
         labels: names of the labels.
-        untempered: what the probabilities would be without their temperature, float64 of shape (clips, labels), or
-            None where they have none.
+        untempered: probabilities without the temperature, float64 of shape (clips, labels); None if a run has no
+            temperature.
     """
 
-    kind: str
+    kind: Kind
     predicted: pd.DataFrame
     labels: tuple[str, ...]
     untempered: Floats | None
 
 
 def write_pooled(settings: StudySettings, found: list[Entry]) -> pd.DataFrame:
-    """Write the pooled table beside the study's table, and a report of each kind of answer into `RUNS/pooled`.
+    """Write the table of pooled figures next to the study's table, and a report per kind of answers in `RUNS/pooled`.
 
-    `mean_uar` is the mean over folds, then seeds; `uar` that of all clips together, with `low` and `high` by the
-    bootstrap over speakers. `gain` is what a system's UAR is more than that of the study's first system, by the same
-    kind of answers; for the first system itself, what an ensemble or adaptation is more than its single networks. Of
-    several forms of the first system (with augmentation, on another rendering) the first leads.
-    Gains, and deviations of seeds, are told of systems whose runs are all done. Validation speakers tell nothing of
-    calibrated probabilities, since the temperature was fitted on them.
+    If the first system has several forms (with augmentation, on another rendering), the others are compared with its
+    first form.
 
     Args:
         settings: the study.
-        found: its systems. Of those whose predictions are gone, the rows that the table has are kept; those without
-            probabilities are left out.
+        found: its systems. Rows that the table already has of systems whose predictions are gone are kept. Systems
+            without probabilities are left out.
 
     Returns:
-        the rows of these systems, with the columns of `COLUMNS`.
+        the rows of these systems, with the columns of `PooledRow`.
 
     Raises:
-        EvaluationError: the networks of a fold that are averaged were measured on different clips.
+        EvaluationError: the networks to be averaged on a fold were measured on different clips.
     """
-    rows: list[dict[str, Any]] = []
-    first: dict[tuple[str, ...], Answers] = {}
-    leaders: dict[tuple[str, ...], tuple[str, bool | None, str]] = {}
+    rows: list[PooledRow] = []
+    first = settings.chosen_systems()[0].name
+    leaders: dict[Place, tuple[str, bool | None, str]] = {}
+    bases: dict[tuple[Place, Kind], Answers] = {}
     for entry in found:
         for one in answers(entry):
-            row = _row(settings, entry, one)
-            place = (entry.corpus, entry.labels, entry.protocol)
-            leads = (
-                entry.system == settings.chosen_systems()[0][0]
-                and entry.complete
-                and leaders.setdefault(place, entry.key) == entry.key
-            )
-            own = (*place, one.kind)
-            base = first.get((*place, "single") if leads else own)
+            leads = entry.system == first and entry.complete and leaders.setdefault(entry.place, entry.key) == entry.key
+            base = bases.get((entry.place, "single" if leads else one.kind))
             if leads:
-                first.setdefault(own, one)
-            if base is not None and entry.complete:
-                row |= _gain(base, one)
-            rows.append(row)
+                bases.setdefault((entry.place, one.kind), one)
+            rows.append(_row(settings, entry, one, base if entry.complete else None))
     averages = [entry for name, systems in settings.chosen_averages() for entry in _averages(name, systems, found)]
-    for entry, average in averages:
-        base = first.get((entry.corpus, entry.labels, entry.protocol, "single"))
-        if average is not None:
-            rows.append(_row(settings, entry, average) | (_gain(base, average) if base is not None else {}))
+    rows += [
+        _row(settings, entry, average, bases.get((entry.place, "single")))
+        for entry, average in averages
+        if average is not None
+    ]
     found = [*found, *(entry for entry, _answers in averages)]
     table = _with_kept(settings, found, pd.DataFrame(rows, columns=list(COLUMNS)))
     if len(table):
         write_bytes(settings.pooled, table.to_csv(index=False, float_format="%.4f").encode())
-    configs = {str(one.rows["config"].iloc[0]) for one in found}
+    configs = {one.config for one in found}
     return table[table["config"].isin(configs) & (table["part"] == settings.part)]
 
 
 def _with_kept(settings: StudySettings, found: list[Entry], table: pd.DataFrame) -> pd.DataFrame:
-    """Return the table with the rows that the file has of systems, or parts, that are not in it."""
+    """Return the new rows, with the rows of the file whose system or part has no new row."""
     if not settings.pooled.exists():
         return table
     try:
@@ -149,7 +178,7 @@ def _with_kept(settings: StudySettings, found: list[Entry], table: pd.DataFrame)
         known = pd.DataFrame()
     if tuple(known.columns) != COLUMNS:
         raise EvaluationError(f"{printable(settings.pooled)}: is not a table of pooled figures; name another --report")
-    current = {str(one.rows["config"].iloc[0]) for one in found}
+    current = {one.config for one in found}
     new = set(zip(table["config"], table["part"], strict=True))
     keep = [
         (config, part) not in new and (part != settings.part or config in current)
@@ -160,7 +189,7 @@ def _with_kept(settings: StudySettings, found: list[Entry], table: pd.DataFrame)
 
 
 def _averages(name: str, wanted: list[str], found: list[Entry]) -> Iterator[tuple[Entry, Answers | None]]:
-    """Yield what the average of several systems said, on each corpus, label scheme and protocol that all have done.
+    """Yield the average of several systems, at each place where all of them are complete.
 
     Args:
         name: name of the average.
@@ -168,19 +197,19 @@ def _averages(name: str, wanted: list[str], found: list[Entry]) -> Iterator[tupl
         found: the study's systems.
 
     Yields:
-        an entry for the average, and what it said; None in its place if predictions are gone.
+        an entry for the average, and its answers; None instead of answers if predictions are gone.
 
     Raises:
         EvaluationError: they were measured on different clips.
     """
-    places: dict[tuple[str, ...], list[Entry]] = {}
+    places: dict[Place, list[Entry]] = {}
     for entry in found:
         if entry.system in wanted and entry.complete:
-            places.setdefault((entry.corpus, entry.labels, entry.protocol), []).append(entry)
+            places.setdefault(entry.place, []).append(entry)
     for members in places.values():
         if {entry.system for entry in members} != set(wanted):
             continue
-        config = fingerprint(sorted(str(entry.rows["config"].iloc[0]) for entry in members))
+        config = fingerprint(sorted(entry.config for entry in members))
         whole = replace(
             members[0],
             system=name,
@@ -191,23 +220,23 @@ def _averages(name: str, wanted: list[str], found: list[Entry]) -> Iterator[tupl
             report=None,
             asked=sum(entry.asked for entry in members),
         )
-        told = [one for entry in members if (one := _tables(entry, PREDICTIONS_FILE)) is not None]
-        if len(told) < len(members):
+        runs = [one for entry in members if (one := _predictions(entry, PREDICTIONS_FILE)) is not None]
+        if len(runs) < len(members):
             yield whole, None
             continue
-        joined = _joined(told)
+        joined = _joined(runs)
         mean, raw_mean = _averaged(whole, joined.tables, joined.before, joined.labels)
         yield whole, Answers("average", mean, joined.labels, raw_mean if joined.tempered else None)
 
 
-class _Told(NamedTuple):
-    """What a system's runs said, run by run.
+class _Predictions(NamedTuple):
+    """The predictions of a system's runs, run by run.
 
     Args:
         labels: names of the labels.
-        tables: predictions, with the columns `fold` and `seed`.
-        before: probabilities without their temperature, float64 of shape (clips, labels), of each run.
-        tempered: whether every run tells its temperature.
+        tables: predictions of each run, with the columns `fold` and `seed`.
+        before: probabilities of each run without the temperature, float64 of shape (clips, labels).
+        tempered: whether every run has a temperature.
     """
 
     labels: tuple[str, ...]
@@ -216,19 +245,19 @@ class _Told(NamedTuple):
     tempered: bool
 
 
-def _joined(told: list[_Told]) -> _Told:
-    if len({one.labels for one in told}) > 1:
+def _joined(systems: list[_Predictions]) -> _Predictions:
+    if len({one.labels for one in systems}) > 1:
         raise EvaluationError("systems with different labels cannot be averaged")
-    return _Told(
-        told[0].labels,
-        [table for one in told for table in one.tables],
-        [before for one in told for before in one.before],
-        all(one.tempered for one in told),
+    return _Predictions(
+        systems[0].labels,
+        [table for one in systems for table in one.tables],
+        [before for one in systems for before in one.before],
+        all(one.tempered for one in systems),
     )
 
 
-def _tables(entry: Entry, file: str) -> _Told | None:
-    """Return what a system's runs said; None if any of it is gone, or has no probabilities."""
+def _predictions(entry: Entry, file: str) -> _Predictions | None:
+    """Return the predictions of a system's runs; None if any are gone, or have no probabilities."""
     places = list(zip(entry.rows["fold"], entry.rows["seed"], entry.folders, strict=True))
     reports = [read_json(report_folder(folder, entry.part) / METRICS_FILE) for _fold, _seed, folder in places]
     if entry.report is None or "calibration" not in reports[0]:
@@ -241,27 +270,31 @@ def _tables(entry: Entry, file: str) -> _Told | None:
         without_temperature(probabilities_in(table, labels), temperature or 1.0)
         for table, temperature in zip(tables, temperatures, strict=True)
     ]
-    return _Told(labels, tables, before, None not in temperatures)
+    return _Predictions(labels, tables, before, None not in temperatures)
 
 
 def answers(entry: Entry) -> Iterator[Answers]:
-    """Yield what a system's runs said, by kind; nothing if predictions are gone, or have no probabilities."""
+    """Yield a system's answers, kind by kind; none if predictions are gone, or have no probabilities."""
     folds = list(entry.rows["fold"])
     averaged = entry.complete and all(folds.count(fold) > 1 for fold in folds)
-    for name, file in (("", PREDICTIONS_FILE), ("transductive", ADAPTED_FILE)):
-        if (told := _tables(entry, file)) is None:
+    kinds: tuple[tuple[Kind, Kind, str], ...] = (
+        ("single", "ensemble", PREDICTIONS_FILE),
+        ("transductive", "transductive ensemble", ADAPTED_FILE),
+    )
+    for single, ensemble, file in kinds:
+        if (runs := _predictions(entry, file)) is None:
             continue
-        raw = np.concatenate(told.before) if told.tempered else None
-        yield Answers(name or "single", pd.concat(told.tables, ignore_index=True), told.labels, raw)
+        raw = np.concatenate(runs.before) if runs.tempered else None
+        yield Answers(single, pd.concat(runs.tables, ignore_index=True), runs.labels, raw)
         if averaged:
-            mean, raw_mean = _averaged(entry, told.tables, told.before, told.labels)
-            yield Answers(f"{name} ensemble".strip(), mean, told.labels, raw_mean if told.tempered else None)
+            mean, raw_mean = _averaged(entry, runs.tables, runs.before, runs.labels)
+            yield Answers(ensemble, mean, runs.labels, raw_mean if runs.tempered else None)
 
 
 def _averaged(
     entry: Entry, tables: list[pd.DataFrame], before: list[Floats], labels: tuple[str, ...]
 ) -> tuple[pd.DataFrame, Floats]:
-    """Return the mean over seeds of the probabilities of each fold's clips, and of those before the temperature."""
+    """Return the probabilities of each fold's clips, averaged over seeds, with and without the temperature."""
     means, raws = [], []
     for fold in dict.fromkeys(int(table["fold"].iloc[0]) for table in tables):
         own = [(table, raw) for table, raw in zip(tables, before, strict=True) if int(table["fold"].iloc[0]) == fold]
@@ -275,14 +308,16 @@ def _averaged(
     return pd.concat(means, ignore_index=True), np.concatenate(raws)
 
 
-def _row(settings: StudySettings, entry: Entry, found: Answers) -> dict[str, Any]:
+def _row(settings: StudySettings, entry: Entry, found: Answers, base: Answers | None) -> PooledRow:
+    """Write the report of a system's answers; returns their row, with the gain over those of `base`."""
     predicted, labels = found.predicted, found.labels
+    folds, seeds = ({int(one) for one in entry.rows[name]} for name in ("fold", "seed"))
     conditions = {
         "checkpoint": f"{entry.name}, {found.kind}",
         "part": entry.part,
         "protocol": entry.protocol,
-        "folds": sorted({int(fold) for fold in entry.rows["fold"]}),
-        "seeds": sorted({int(seed) for seed in entry.rows["seed"]}),
+        "folds": sorted(folds),
+        "seeds": sorted(seeds),
         "leak": LEAKS.get(entry.protocol, ""),
         "speakers_heard_in_training": [],
     }
@@ -292,36 +327,41 @@ def _row(settings: StudySettings, entry: Entry, found: Answers) -> dict[str, Any
     _gallery(settings, entry, report, predicted, out / "gallery.png")
     of_run = {place: _uar(own, labels) for place, own in predicted.groupby(["seed", "fold"], sort=False)}
     of_seed = pd.Series(of_run).groupby(level=0).mean()
-    told = report["calibration"] if entry.part == "test" else {**report["calibration"], "probabilities": {}}
-    return {
-        "system": entry.system,
-        "augmented": entry.augmented,
-        "images": entry.images,
-        "config": str(entry.rows["config"].iloc[0]),
-        "corpus": entry.corpus,
-        "labels": entry.labels,
-        "protocol": entry.protocol,
-        "part": entry.part,
-        "kind": found.kind,
-        "folds": len(conditions["folds"]),
-        "seeds": len(conditions["seeds"]),
-        "runs": len(entry.rows),
-        "asked": entry.asked,
-        "clips": len(predicted),
-        "mean_uar": float(of_seed.mean()),
-        "sd_of_seeds": float(of_seed.std()) if len(of_seed) > 1 and entry.complete else None,
-        "uar": report["uar"]["value"],
-        "low": report["uar"]["interval"][0],
-        "high": report["uar"]["interval"][1],
-        "wa": report["wa"]["value"],
-        "f1": report["f1"]["value"],
-        **{name: told["probabilities"].get(name) for name in CALIBRATION},
-        **{f"{name}_untempered": told.get("without_temperature", {}).get(name) for name in CALIBRATION},
-    }
+    calibration = report["calibration"]
+    tempered = calibration["probabilities"] if entry.part == "test" else {}
+    untempered = calibration.get("without_temperature", {})
+    return PooledRow(
+        system=entry.system,
+        augmented=entry.augmented,
+        images=entry.images,
+        config=entry.config,
+        corpus=entry.corpus,
+        labels=entry.labels,
+        protocol=entry.protocol,
+        part=entry.part,
+        kind=found.kind,
+        folds=len(folds),
+        seeds=len(seeds),
+        runs=len(entry.rows),
+        asked=entry.asked,
+        clips=len(predicted),
+        mean_uar=float(of_seed.mean()),
+        sd_of_seeds=float(of_seed.std()) if len(of_seed) > 1 and entry.complete else None,
+        uar=report["uar"]["value"],
+        low=report["uar"]["interval"][0],
+        high=report["uar"]["interval"][1],
+        **(_gain(base, found) if base is not None else {}),
+        wa=report["wa"]["value"],
+        f1=report["f1"]["value"],
+        ece=tempered.get("ece"),
+        nll=tempered.get("nll"),
+        ece_untempered=untempered.get("ece"),
+        nll_untempered=untempered.get("nll"),
+    )
 
 
 def _gain(base: Answers, found: Answers) -> dict[str, float | None]:
-    """Return the difference of two answers' UAR, with its interval; nothing where they are not of the same clips."""
+    """Return the difference of two UARs, with its interval; nothing if the clips are not the same."""
     if set(base.predicted["clip_id"]) != set(found.predicted["clip_id"]):
         return {}
     return gain(matrices(base.predicted, base.labels), matrices(found.predicted, found.labels))
@@ -334,7 +374,7 @@ def _uar(predicted: pd.DataFrame, labels: tuple[str, ...]) -> float:
 def _gallery(
     settings: StudySettings, entry: Entry, report: dict[str, Any], predicted: pd.DataFrame, path: Path
 ) -> None:
-    """Draw some of the clips, of answers that have each clip once, while the rendering is there."""
+    """Plot some of the clips, if the answers have each clip once and the rendering still exists."""
     folder = settings.runs / "images" / entry.images
     try:
         index, _spec = read_index(folder)

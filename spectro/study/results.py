@@ -1,10 +1,10 @@
-"""What a study found, system by system: its rows and predictions, pooled over folds and seeds."""
+"""The results of a study, system by system: its rows and predictions, pooled over folds and seeds."""
 
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -18,23 +18,31 @@ from spectro.study.settings import StudySettings
 Folders = dict[tuple[str, int, int], Path]
 
 
+class Place(NamedTuple):
+    """Where systems are compared: a corpus (several are joined by +), a label scheme and a protocol."""
+
+    corpus: str
+    labels: str
+    protocol: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Entry:
     """A system, with or without augmentation, on one corpus, label scheme and protocol.
 
     Args:
         system: its name.
-        augmented: whether augmentation was on; None where the system does not say what it means.
+        augmented: whether augmentation was on; None if the system has no options for it.
         corpus: the corpora, joined by +.
         labels: label scheme.
         protocol: protocol.
         rows: its rows of the study's table.
-        report: figures of all its predictions, as `summarise` returns them; None if they are gone.
-        folders: where its runs left their results.
+        report: figures of all its predictions, as `summarise` returns them; None if the predictions are gone.
+        folders: result folders of its runs.
         images: name of its rendering.
-        asked: how many runs the study asks for.
-        one_of_several: whether the study has other renderings.
-        part: the speakers that its report is of.
+        asked: number of its runs in the study's grid.
+        one_of_several: whether the study has several renderings.
+        part: the speakers of its report.
     """
 
     system: str
@@ -52,8 +60,18 @@ class Entry:
 
     @property
     def key(self) -> tuple[str, bool | None, str]:
-        """What tells it from others on the same clips."""
+        """Key that identifies it among the systems of a place."""
         return self.system, self.augmented, self.images
+
+    @property
+    def place(self) -> Place:
+        """Where it is compared with others."""
+        return Place(self.corpus, self.labels, self.protocol)
+
+    @property
+    def config(self) -> str:
+        """Fingerprint of its configuration."""
+        return str(self.rows["config"].iloc[0])
 
     @property
     def name(self) -> str:
@@ -68,7 +86,7 @@ class Entry:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """95 % interval of UAR over speakers; None if there is but one, or the predictions are gone."""
+        """95 % interval of UAR over speakers; None if there is only one speaker, or the predictions are gone."""
         if self.report is None or len(self.report["speakers"]) < 2:
             return None
         low, high = self.report["uar"]["interval"]
@@ -76,13 +94,14 @@ class Entry:
 
     @property
     def uar(self) -> float:
-        """Pooled UAR; where predictions are gone, the mean of the runs'."""
+        """Pooled UAR; the mean over runs if the predictions are gone."""
         return float(self.report["uar"]["value"]) if self.report else float(self.rows[f"{self.part}_uar"].mean())
 
 
 def entries(settings: StudySettings, table: pd.DataFrame, folders: Folders) -> Iterator[Entry]:
-    """Yield what the study's grid has in the table, pooled over folds and seeds: figures of test speakers, or, in a
-    study that does not look at these, of validation speakers.
+    """Yield the systems of the study's grid that have rows in the table, pooled over folds and seeds.
+
+    Figures are those of the test speakers, or of the validation speakers in a study with `test: false`.
 
     Args:
         settings: the study.
@@ -119,7 +138,7 @@ def entries(settings: StudySettings, table: pd.DataFrame, folders: Folders) -> I
 
 
 def _pooled(folders: tuple[Path, ...], part: Part = "test") -> dict[str, Any] | None:
-    """Return the figures of all predictions of a system's runs together; None if any are gone."""
+    """Return the figures of a system's runs, all predictions together; None if any are gone."""
     tables, labels = [], tuple[str, ...]()
     for folder in folders:
         path = report_folder(folder, part)
@@ -133,12 +152,15 @@ def _pooled(folders: tuple[Path, ...], part: Part = "test") -> dict[str, Any] | 
 
 
 def report_folder(folder: Path, part: Part = "test") -> Path:
-    """Return the folder of a run's report on a part, in that of its result."""
+    """Return the folder of a run's report on a part, inside the result folder."""
     return folder / f"evaluation-{part}"
 
 
 def read_predictions(folder: Path, file: str = PREDICTIONS_FILE, part: Part = "test") -> pd.DataFrame:
-    """Return what a run said of a part's clips: probabilities, and text, as names may look like numbers or nothing."""
+    """Return a run's predictions on a part.
+
+    Columns other than probabilities and votes are read as text, because names may look like numbers or missing values.
+    """
     table = pd.read_csv(report_folder(folder, part) / file, dtype=str, keep_default_na=False)
     probabilities = {name: float for name in table.columns if name == "confidence" or name.startswith("p_")}
     votes = {name: pd.to_numeric(table[name], errors="coerce") for name in table.columns if name.startswith(VOTES)}

@@ -1,20 +1,65 @@
-"""What can be chosen in a study."""
+"""The settings of a study."""
 
 import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, TypeAlias, get_args
+
+import msgspec
+from msgspec import Meta
 
 from spectro.corpora.splits import Part
 from spectro.errors import EvaluationError
 from spectro.model.pretrained import SPECS
+from spectro.schema import typed
 
-VERBS = ("finetune", "classical", "speech")
-"""The verbs that a system can be trained by."""
-NAMES = ("verb", "images", "protocols", "seeds")
-"""What a system says about its runs, and no verb is told."""
-OWN = ("out", "index", "protocol", "fold", "labels", "seed")
-"""Settings of a run that the study chooses itself."""
+Verb: TypeAlias = Literal["finetune", "classical", "speech"]
+Names: TypeAlias = str | list[str] | None
+
+VERBS: tuple[Verb, ...] = get_args(Verb)
+"""The verbs that train systems."""
+CHOSEN = ("out", "index", "protocol", "fold", "labels", "seed")
+"""Options of a run that the study sets itself."""
+
+
+class _Options(msgspec.Struct):
+    """What a study reads of a system's options; the verb that trains it reads the others."""
+
+    verb: Verb = VERBS[0]
+    images: Names = None
+    protocols: Names = None
+    seeds: Annotated[list[int], Meta(min_length=1)] | None = None
+    augmented: dict[str, Any] | None = None
+    features: dict[str, Any] | None = None
+    train_on: str | None = None
+    estimate: str | None = None
+
+
+OWN = ("verb", "images", "protocols", "seeds")
+"""Options of a system that its verb does not have."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class System:
+    """A system of a study.
+
+    Args:
+        name: its name.
+        verb: the verb that trains it.
+        images: names of the renderings that it is trained on.
+        protocols: names of its protocols.
+        seeds: seeds of its runs.
+        options: options of its verb.
+        augmented: options that change where augmentation is on; None if the system has no such runs.
+    """
+
+    name: str
+    verb: Verb
+    images: tuple[str, ...]
+    protocols: tuple[str, ...]
+    seeds: tuple[int, ...]
+    options: dict[str, Any]
+    augmented: dict[str, Any] | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +82,7 @@ class StudySettings:
             `protocols` and `seeds` name its renderings, protocols and seeds (default: the study's). `augmented` holds
             the options for runs with augmentation.
         averages: averages of systems' probabilities by name: the systems, each with all its seeds, on one rendering and
-            with or without augmentation. Of a system that is left out, or set to null, the average is left out.
+            with or without augmentation. If a system is left out, or set to null, its averages are left out.
         augmentation: for systems with `augmented`: run without, with, or both.
         protocols: folds by protocol.
         labels: label schemes.
@@ -76,68 +121,81 @@ class StudySettings:
                 raise EvaluationError(f"the study names no {name}")
         if empty := [name for name, folds in self.protocols.items() if not folds]:
             raise EvaluationError(f"the study names no fold of {', '.join(empty)}")
+        if self.jobs < 0:
+            raise EvaluationError(f"jobs is {self.jobs}; it must be 0 or more")
+        for name, own in [*self.images.items(), *self.systems.items(), *((name, {}) for name in self.averages)]:
+            if Path(str(name)).name != str(name):
+                raise EvaluationError(f"{name!r} cannot be the name of a folder; choose another")
+            if own is not None and not isinstance(own, dict):
+                raise EvaluationError(f"the study sets {name} to {own!r}; it lists settings")
         for name, own in self.images.items():
-            spec = own.get("spec") if isinstance(own, dict) else None
+            spec = own.get("spec")
             if isinstance(spec, str) and spec not in SPECS and not Path(spec).is_file():
                 raise EvaluationError(
                     f"the images {name} name the spec {spec}, which is no file; there are {', '.join(SPECS)}"
                 )
-        for name, own in [*self.images.items(), *self.chosen_systems(), *((name, {}) for name in self.averages)]:
-            if Path(str(name)).name != str(name):
-                raise EvaluationError(f"{name!r} cannot be the name of a folder; choose another")
-            if not isinstance(own, dict):
-                raise EvaluationError(f"the study sets {name} to {own!r}; it lists settings")
-        if self.jobs < 0:
-            raise EvaluationError(f"jobs is {self.jobs}; it must be 0 or more")
-        for name in [*self.base, *(system.get("verb", VERBS[0]) for _, system in self.chosen_systems())]:
-            if name not in VERBS:
-                raise EvaluationError(f"the study names the verb {name}; systems are trained by {', '.join(VERBS)}")
+        if unknown := [name for name in self.base if name not in VERBS]:
+            raise EvaluationError(
+                f"base sets options of {', '.join(unknown)}; systems are trained by {', '.join(VERBS)}"
+            )
+        systems = {system.name: system for system in self.chosen_systems()}
         for name, averaged in self.averages.items():
             if averaged is not None:
-                self._check_average(name, averaged)
-        for name, system in self.chosen_systems():
-            self._check(name, merged(self.base.get(system.get("verb", VERBS[0]), {}), system))
+                self._check_average(name, averaged, systems)
 
-    def _check_average(self, name: str, averaged: list[str]) -> None:
+    def _check_average(self, name: str, averaged: list[str], systems: dict[str, System]) -> None:
         if name in self.systems or len(set(averaged)) < 2 or not set(averaged) <= set(self.systems):
             raise EvaluationError(
                 f"the average {name} is of {', '.join(averaged) or 'nothing'}; it needs a name of its own, and two or "
                 f"more of the systems {', '.join(self.systems)}"
             )
-        for one in averaged:
-            system = self.systems[one] or {}
-            whole = merged(self.base.get(system.get("verb", VERBS[0]), {}), system)
-            if len(listed(whole.get("images", list(self.images)))) > 1 or (
-                "augmented" in system and len(self.augmentation) > 1
-            ):
+        for system in (systems[one] for one in averaged if one in systems):
+            if len(system.images) > 1 or (system.augmented is not None and len(self.augmentation) > 1):
                 raise EvaluationError(
-                    f"the average {name} is of {one}, which has several forms; give it one rendering, and no runs "
-                    "with and without augmentation"
+                    f"the average {name} is of {system.name}, which has several forms; give it one rendering, and no "
+                    "runs with and without augmentation"
                 )
 
-    def _check(self, name: str, system: dict[str, Any]) -> None:
-        for key, known, does in (
-            ("images", self.images, "reads the images"),
-            ("protocols", self.protocols, "runs under"),
-        ):
-            if not isinstance(named := system.get(key, []), str | list):
-                raise EvaluationError(f"system {name} sets {key} to {named}; it names one or lists several")
-            for one in listed(named):
-                if one not in known:
-                    raise EvaluationError(f"system {name} {does} {one}, which the study lacks")
-        seeds = system.get("seeds", self.seeds)
-        if not isinstance(seeds, list) or not seeds or any(type(one) is not int for one in seeds):
-            raise EvaluationError(f"system {name} sets seeds to {seeds}; it lists whole numbers")
-        for key in ("augmented", "features"):
-            if not isinstance(system.get(key, {}), dict):
-                raise EvaluationError(f"system {name} sets {key} to {system[key]!r}; it lists settings")
-        augmented = system.get("augmented", {})
-        if fixed := [key for key in NAMES if key in augmented]:
+    def chosen_systems(self) -> list[System]:
+        """Return the systems that are not set to null.
+
+        Raises:
+            EvaluationError: a system's options are not what a study can run.
+        """
+        return [self._system(name, own) for name, own in self.systems.items() if own is not None]
+
+    def _system(self, name: str, own: dict[str, Any]) -> System:
+        if (named := own.get("verb", VERBS[0])) not in VERBS:
+            raise EvaluationError(f"system {name} names the verb {named}; systems are trained by {', '.join(VERBS)}")
+        try:
+            verb = typed(own, _Options).verb
+            options = merged(self.base.get(verb, {}), own)
+            known = typed(options, _Options)
+        except ValueError as error:
+            raise EvaluationError(f"system {name}: {error}") from error
+        images = _listed(known.images) or tuple(self.images)
+        protocols = _listed(known.protocols) or tuple(self.protocols)
+        if unknown := [one for one in images if one not in self.images]:
+            raise EvaluationError(f"system {name} reads the images {', '.join(unknown)}, which the study lacks")
+        if unknown := [one for one in protocols if one not in self.protocols]:
+            raise EvaluationError(f"system {name} runs under {', '.join(unknown)}, which the study lacks")
+        augmented = known.augmented or {}
+        if fixed := [key for key in OWN if key in augmented]:
             raise EvaluationError(f"system {name} sets {', '.join(fixed)} where augmentation is on; set it for both")
-        if taken := [key for key in OWN if key in {**system, **augmented}]:
+        every = {**options, **augmented}
+        if taken := [key for key in CHOSEN if key in every]:
             raise EvaluationError(f"system {name} sets {', '.join(taken)}, which the study chooses")
-        if {**system, **augmented}.get("train_on") == "all" or "estimate" in {**system, **augmented}:
+        if every.get("train_on") == "all" or "estimate" in every:
             raise EvaluationError(f"system {name} trains on all speakers; a study measures on those that it holds out")
+        return System(
+            name=name,
+            verb=verb,
+            images=images,
+            protocols=protocols,
+            seeds=tuple(known.seeds or self.seeds),
+            options={key: value for key, value in options.items() if key not in (*OWN, "augmented")},
+            augmented=known.augmented,
+        )
 
     def rendering(self, name: str) -> dict[str, Any]:
         """Return the options of a rendering, with the fields of a spec in place of its name."""
@@ -146,19 +204,15 @@ class StudySettings:
         return options | {"spec": SPECS[spec].to_dict()} if isinstance(spec, str) and spec in SPECS else options
 
     def chosen_averages(self) -> list[tuple[str, list[str]]]:
-        """Return the averages that are not set to null, and of no system that is."""
-        chosen = {name for name, _system in self.chosen_systems()}
+        """Return the averages that are not set to null, and whose systems are not either."""
+        chosen = {name for name, own in self.systems.items() if own is not None}
         return [(name, own) for name, own in self.averages.items() if own is not None and set(own) <= chosen]
-
-    def chosen_systems(self) -> list[tuple[str, dict[str, Any]]]:
-        """Return the systems that are not set to null."""
-        return [(name, system) for name, system in self.systems.items() if system is not None]
 
     def shortened(self) -> "StudySettings":
         """Return the study that is run: this one, or the quick one that it describes.
 
         Raises:
-            EvaluationError: `shorter` sets something that a study does not know, or to what does not fit.
+            EvaluationError: `shorter` sets an unknown option, or one to a value that does not fit.
         """
         if not self.quick:
             return self
@@ -174,22 +228,22 @@ class StudySettings:
 
     @property
     def page(self) -> Path:
-        """Where the page goes."""
+        """Path of the page."""
         return self.report or self.runs / f"{self.table.stem}.html"
 
     @property
     def part(self) -> Part:
-        """The speakers whose figures are told."""
+        """The speakers whose figures are reported."""
         return "test" if self.test else "valid"
 
     @property
     def pooled(self) -> Path:
-        """Where the table of pooled figures goes."""
+        """Path of the table of pooled figures."""
         return self.table.with_name(f"{self.page.stem}-pooled.csv")
 
 
 def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Return `base` with `changes`, groups of settings within it likewise."""
+    """Return `base` updated with `changes`; nested groups of settings are merged in the same way."""
     groups = {
         name: merged(base[name], value)
         for name, value in changes.items()
@@ -198,6 +252,5 @@ def merged(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return base | changes | groups
 
 
-def listed(names: str | list[str]) -> list[str]:
-    """Return names of which there may be one alone."""
-    return [names] if isinstance(names, str) else names
+def _listed(names: Names) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names or ())

@@ -1,14 +1,15 @@
-"""A study: systems x pictures x protocols x folds x label schemes x seeds, one row each in a table that is kept.
+"""A study: systems x pictures x protocols x folds x label schemes x seeds, with one row each in a CSV.
 
-Every run is a process that does what `spectro VERB --config RUN.yaml` does, so that its memory ends with it, a crash
-costs one run, and anyone can repeat a single row. A row is added when its run ends. A study that is started again
-leaves out the rows that it has, and a fine-tuning that was cut short goes on from its last whole epoch.
+Every run is a process that executes `spectro VERB --config RUN.yaml`. Its memory is freed when it ends, a crash costs
+one run, and anyone can repeat a single row. A row is added when its run ends. A study that is started again skips the
+rows that it has, and continues an interrupted fine-tuning from its last complete epoch.
 
-Designs are compared with `test: false`, which measures on validation speakers alone.
+Compare designs with `test: false`, which measures on validation speakers only.
 """
 
 import os
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +32,53 @@ from spectro.study.results import entries, report_folder
 from spectro.study.runner import command
 from spectro.study.settings import StudySettings
 
-COLUMNS = (
-    "system",
-    "augmented",
-    "backbone",
-    "config",
-    "corpus",
-    "labels",
-    "protocol",
-    "fold",
-    "seed",
-    "epoch",
-    "valid_uar",
-    "test_wa",
-    "test_uar",
-    "test_f1",
-    "parameters",
-    "train_s",
-    "clip_ms",
-    "transductive",
-)
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of the study's table: one run, or its transductive figures.
+
+    Args:
+        system: name of the system.
+        augmented: whether augmentation was on; None if the system has no options for it.
+        backbone: its network, or its classifier.
+        config: fingerprint of everything that its figures depend on, apart from fold and seed.
+        corpus: the corpora, joined by +.
+        labels: label scheme.
+        protocol: protocol.
+        fold: fold of the protocol.
+        seed: seed of the training.
+        epoch: number of the best epoch, from 0; None if it is not trained in epochs.
+        valid_uar: UAR on the validation speakers; None if nobody is validated on.
+        test_wa: accuracy on the test speakers; None in a study with `test: false`, as the next two.
+        test_uar: UAR on the test speakers.
+        test_f1: macro F1 on the test speakers.
+        parameters: number of trainable parameters.
+        train_s: duration of the training, in seconds.
+        clip_ms: time from a recording to its label, in milliseconds; None if it was not measured.
+        transductive: whether the figures are those after adaptation to each test speaker without labels.
+    """
+
+    system: str
+    augmented: bool | None
+    backbone: str
+    config: str
+    corpus: str
+    labels: str
+    protocol: str
+    fold: int
+    seed: int
+    epoch: int | None
+    valid_uar: float | None
+    test_wa: float | None
+    test_uar: float | None
+    test_f1: float | None
+    parameters: int | None
+    train_s: float | None
+    clip_ms: float | None
+    transductive: bool
+
+
+COLUMNS = tuple(one.name for one in fields(Row))
 KEY = ("config", "fold", "seed", "transductive")
 FIGURES = ("wa", "uar", "f1")
 LOCK, RESULT = ".lock", "chosen"
@@ -58,18 +86,18 @@ RUN_MEMORY = 2 * 2**30  # bytes; a MobileNet's fine-tuning takes half of that
 
 
 def study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
-    """Run what is missing of a study, and write its page.
+    """Run the missing runs of a study, and write its page.
 
     Returns:
-        the table, with the columns of `COLUMNS`; and what went wrong, by the run's name.
+        the table, with the columns of `Row`; and why runs failed, by the run's name.
 
     Raises:
-        EvaluationError: a rendering failed, the table is not one of a study, two runs are the same, or another study
-            works in the same folder.
+        EvaluationError: a rendering failed, the table is not a study's, two runs are the same, or another study uses
+            the same folder.
     """
     settings = settings.shortened()
     check_distinct(list(grid(settings)))
-    read_published(settings.published)  # what is wrong with it should not be found out in the end
+    read_published(settings.published)  # fails now, not after hours of training
     with held(settings.runs / LOCK) as free:
         if not free:
             raise EvaluationError(f"{printable(settings.runs)}: another study works there; wait, or name other --runs")
@@ -112,7 +140,7 @@ def _study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
                     write_bytes(settings.table, table.to_csv(index=False).encode())
                 progress.update()
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # an interrupted study starts no other run
+            pool.shutdown(wait=False, cancel_futures=True)  # an interrupted study starts no further run
     systems = list(entries(settings, table, {run.key: settings.runs / run.name / RESULT for run in runs}))
     pooled = write_pooled(settings, systems)
     if settings.test and systems:
@@ -121,7 +149,7 @@ def _study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
 
 
 def check_distinct(runs: list[Run]) -> None:
-    """Refuse runs that would come to the same row or folder.
+    """Refuse runs that share a row or a folder.
 
     Raises:
         EvaluationError: two runs have equal settings; the text names them.
@@ -134,33 +162,34 @@ def check_distinct(runs: list[Run]) -> None:
 
 
 def possible_jobs() -> int:
-    """Return how many runs this machine holds at a time: by cores and free memory; one where there is a GPU."""
+    """Return how many runs fit on this machine, by cores and free memory; one if there is a GPU."""
     if torch.cuda.is_available():
         return 1
     return max(1, min(os.cpu_count() or 1, int(psutil.virtual_memory().available // RUN_MEMORY)))
 
 
 def unfinished(runs: list[Run], table: pd.DataFrame, settings: StudySettings) -> list[Run]:
-    """Return the runs whose rows are not in the table, or lack the test figures that are now asked for."""
+    """Return the runs that have no row in the table, or whose row lacks the test figures that are now wanted."""
     kept = table[table["test_uar"].notna()] if settings.test else table
     done = set(kept[list(KEY)].itertuples(index=False, name=None))
     return [run for run in runs if any((*run.key, kind) not in done for kind in kinds(run, settings))]
 
 
 def kinds(run: Run, settings: StudySettings) -> list[bool]:
-    """Return which rows a run has, by whether they are transductive."""
+    """Return the rows that a run has, as values of `transductive`."""
     return [False, True] if settings.test and settings.transductive and run.verb == "finetune" else [False]
 
 
-def with_rows(table: pd.DataFrame, found: list[dict[str, Any]]) -> pd.DataFrame:
-    """Return the table with a run's rows, in place of those that it had of this run."""
-    own = {tuple(one[name] for name in KEY) for one in found}
+def with_rows(table: pd.DataFrame, found: list[Row]) -> pd.DataFrame:
+    """Return the table with a run's rows, which replace older rows of the same run."""
+    new = pd.DataFrame(found, columns=list(COLUMNS))
+    own = set(new[list(KEY)].itertuples(index=False, name=None))
     others = [one for one in table.to_dict("records") if tuple(one[name] for name in KEY) not in own]
-    return pd.DataFrame([*others, *found], columns=list(COLUMNS))
+    return pd.DataFrame([*others, *new.to_dict("records")], columns=list(COLUMNS))
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Return mean, and standard deviation over runs, of each system's UAR, best on validation speakers first."""
+    """Return each system's UAR, mean and standard deviation over runs; the best on validation speakers comes first."""
     names = ["protocol", "labels", "system", "augmented", "transductive", "config"]
     groups = table.groupby(names, sort=False, dropna=False)
     columns = {
@@ -196,7 +225,7 @@ def _render(settings: StudySettings, name: str) -> None:
 
 
 def _describe(settings: StudySettings, missing: list[Run]) -> dict[str, str]:
-    """Make the features that runs share, before several runs would; returns what went wrong, by the run's name."""
+    """Extract the features that runs share, before the runs start; returns why it failed, by the run's name."""
     failed: dict[str, str] = {}
     wanted: dict[str, tuple[dict[str, Any], list[Run]]] = {}
     for run in missing:
@@ -215,8 +244,8 @@ def _describe(settings: StudySettings, missing: list[Run]) -> dict[str, str]:
     return failed
 
 
-def _train(settings: StudySettings, run: Run, jobs: int) -> list[dict[str, Any]] | str:
-    """Train and measure a run's system; returns its rows, or what went wrong."""
+def _train(settings: StudySettings, run: Run, jobs: int) -> list[Row] | str:
+    """Train and measure the system of a run; returns its rows, or why it failed."""
     folder = settings.runs / run.name
     threads = max(1, (os.cpu_count() or 1) // jobs)
     written = folder / RESULT / RUN_FILE
@@ -232,7 +261,7 @@ def _train(settings: StudySettings, run: Run, jobs: int) -> list[dict[str, Any]]
 
 
 def stages(settings: StudySettings, run: Run, threads: int) -> list[tuple[str, str, dict[str, Any]]]:
-    """Return the commands of a run, in order: a name, the verb and its settings."""
+    """Return the commands of a run, in order: name, verb and settings."""
     folder = settings.runs / run.name
     index = str(settings.runs / "images" / run.images)
     given = {
@@ -249,7 +278,7 @@ def stages(settings: StudySettings, run: Run, threads: int) -> list[tuple[str, s
         return [(RESULT, run.verb, {**given, **workers, "test": settings.test})]
     trained = (RESULT, "finetune", {**given, "test": settings.test})
     if not settings.test and run.settings.get("train_on", "train") != "train":
-        return [trained]  # nobody is left to measure it on
+        return [trained]  # no speaker is left to measure it on
     measured = {
         "checkpoint": given["out"],
         "index": index,
@@ -271,14 +300,14 @@ def result(folder: Path) -> Result:
         raise EvaluationError(f"{printable(folder)}: holds no result ({error}); run the study again") from error
 
 
-def row(run: Run, folder: Path, test: bool, transductive: bool = False) -> dict[str, Any]:
-    """Return a run's row, with the columns of `COLUMNS`.
+def row(run: Run, folder: Path, test: bool, transductive: bool = False) -> Row:
+    """Return the row of a run.
 
     Args:
         run: the run.
-        folder: its result.
-        test: whether the row holds its test figures.
-        transductive: whether they are those that its report tells as transductive.
+        folder: its result folder.
+        test: whether the row has test figures.
+        transductive: return the transductive figures of its report.
     """
     found = result(folder)
     measured = read_json(report_folder(folder) / METRICS_FILE) or {} if test else {}
@@ -286,24 +315,26 @@ def row(run: Run, folder: Path, test: bool, transductive: bool = False) -> dict[
     tested = {name: getattr(found.metrics["test"], name) for name in FIGURES} if test else {}
     if transductive:
         valid, tested = None, {name: measured["transductive"][name]["value"] for name in FIGURES}
-    return {
-        "system": run.system,
-        "augmented": run.augmented,
-        "backbone": found.backbone,
-        "config": run.config,
-        "corpus": "+".join(found.data.corpora),
-        "labels": found.data.scheme,
-        "protocol": found.split.protocol,
-        "fold": run.fold,
-        "seed": run.seed,
-        "epoch": found.training.epoch,
-        "valid_uar": None if valid is None else valid.uar,
-        **{f"test_{name}": tested.get(name) for name in FIGURES},
-        "parameters": found.parameters,
-        "train_s": found.training.seconds,
-        "clip_ms": measured.get("clip_ms"),
-        "transductive": transductive,
-    }
+    return Row(
+        system=run.system,
+        augmented=run.augmented,
+        backbone=found.backbone,
+        config=run.config,
+        corpus="+".join(found.data.corpora),
+        labels=found.data.scheme,
+        protocol=found.split.protocol,
+        fold=run.fold,
+        seed=run.seed,
+        epoch=found.training.epoch,
+        valid_uar=None if valid is None else valid.uar,
+        test_wa=tested.get("wa"),
+        test_uar=tested.get("uar"),
+        test_f1=tested.get("f1"),
+        parameters=found.parameters,
+        train_s=found.training.seconds,
+        clip_ms=measured.get("clip_ms"),
+        transductive=transductive,
+    )
 
 
 def _last_line(log: Path) -> str:

@@ -70,7 +70,7 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
             _check_folder(settings)
             if resume is None and settings.weights in PRETRAINED and PRETRAINED[settings.weights].folded:
                 unfold(net, torch.cat([one for one, *_ in data.calibration_dataloader(UNFOLDING_PICTURES)]))
-            origin = describe(settings, data, weights, identity)
+            about = describe(settings, data, net, weights, identity)
             net.to(memory_format=torch.channels_last)
             model = Classifier(
                 net,
@@ -89,8 +89,8 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
             _fit(trainer, model, data, resume, curves)
             data.forget()
             if not trainer.is_global_zero:
-                return Checkpoint.of(net, labels=data.labels, spec=data.spec)
-            return finish(settings, out, data, model, out / TRAINING / BEST, origin)
+                return Checkpoint(net=net, about=about)
+            return finish(settings, out, data, model, out / TRAINING / BEST, about)
 
 
 @contextmanager

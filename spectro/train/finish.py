@@ -1,4 +1,4 @@
-"""What is made of a finished training: the checkpoint, its figures, its temperature, and where it comes from."""
+"""From a finished training to a checkpoint: its description, temperature and figures."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,16 +38,24 @@ from spectro.train.state import read_state, unusable
 
 
 def describe(
-    settings: FinetuneSettings, data: PictureDataModule, weights: str, identity: dict[str, Any]
-) -> dict[str, Any]:
-    """Return the fields of the checkpoint's description that are known before training.
+    settings: FinetuneSettings, data: PictureDataModule, net: SpectrogramNet, weights: str, identity: dict[str, Any]
+) -> Description:
+    """Return the checkpoint's description as far as it is known before training.
+
+    Args:
+        settings: the settings of the run.
+        data: its pictures.
+        net: its network.
+        weights: the starting weights, for people.
+        identity: everything that the result depends on, as JSON values.
 
     Raises:
-        TrainingError: the estimate of its figures cannot be had.
+        TrainingError: the estimate of its figures cannot be read.
+        CheckpointError: the starting weights are a checkpoint whose description is damaged.
     """
     corpora = [find(name) for name in data.corpora]
     split = HeldOut.of(data.split)
-    before = _heard_before(Path(settings.weights))
+    before = _speakers_before(Path(settings.weights))
     if before:
         tested = full_names(data.split.speakers["test"], data.corpora)
         if known := [name for name, full in tested.items() if full in before]:
@@ -56,11 +64,14 @@ def describe(
     expected: list[Estimate] = []
     if settings.estimate is not None:
         expected = estimate(settings.estimate, settings.estimate_of, "+".join(data.corpora), settings.labels)
-    return {
-        "heard_before": tuple(sorted(before)),
-        "estimate": tuple(expected),
-        "weights": weights,
-        "data": TrainingData(
+    return Checkpoint.of(
+        net,
+        labels=data.labels,
+        spec=data.spec,
+        heard_before=tuple(sorted(before)),
+        estimate=tuple(expected),
+        weights=weights,
+        data=TrainingData(
             title=", ".join(corpus.title for corpus in corpora),
             corpora=tuple(data.corpora),
             licence=", ".join(dict.fromkeys(corpus.licence for corpus in corpora)),
@@ -72,17 +83,17 @@ def describe(
             scheme=settings.labels,
             training_pictures=len(data.rows["train"]),
         ),
-        "split": split,
-        "training": Training(seed=settings.seed, settings=identity),
-        "versions": checkpoints.versions(),
-    }
+        split=split,
+        training=Training(seed=settings.seed, settings=identity),
+        versions=checkpoints.versions(),
+    ).about
 
 
-def _heard_before(weights: Path) -> set[str]:
-    """Return the full names of the speakers that a checkpoint of ours, taken as starting weights, has heard.
+def _speakers_before(weights: Path) -> set[str]:
+    """Return the full names of the speakers that the starting weights were trained on, if they are a checkpoint.
 
     Raises:
-        CheckpointError: it does not tell, because what it says of itself is damaged.
+        CheckpointError: its description is damaged.
     """
     folder = weights.parent if weights.name == WEIGHTS_FILE else weights
     if not (folder / DESCRIPTION_FILE).is_file():
@@ -96,9 +107,17 @@ def finish(
     data: PictureDataModule,
     model: Classifier,
     best: Path,
-    origin: dict[str, Any],
+    about: Description,
 ) -> Checkpoint:
-    """Take the best epoch's weights as they will be kept, calibrate them, measure, and write the folder.
+    """Load the best epoch's weights in their final number format, calibrate and measure them, and write the folder.
+
+    Args:
+        settings: the settings of the run.
+        out: the checkpoint's folder.
+        data: the pictures.
+        model: the model that was trained.
+        best: its state after the best epoch.
+        about: its description, as far as it was known before training.
 
     Raises:
         TrainingError: the best epoch cannot be read, or gives numbers that are not finite.
@@ -109,7 +128,7 @@ def finish(
     except RuntimeError as error:
         raise unusable(best, "it does not fit this run") from error
     net = model.net.cpu()
-    freeze(net, settings.train, int(state["epoch"]))  # not yet done where a finished run is only written again
+    freeze(net, settings.train, int(state["epoch"]))  # not done yet if a finished run is only written again
     calibrate(net, (pictures for pictures, *_rest in data.calibration_dataloader()))
     net.load_state_dict({name: checkpoints.kept(value, settings.dtype) for name, value in net.state_dict().items()})
     net.eval()
@@ -119,16 +138,15 @@ def finish(
     loaders = {part: data.whole(part) for part in measured if len(data.rows[part])}
     predicted = {part: predict_part(net, loader, data.possible()) for part, loader in loaders.items()}
     speech, sounds = learn(net, data, settings.sounds, settings.seed) if settings.sounds else (None, None)
-    checkpoint = Checkpoint.of(
-        net,
-        labels=data.labels,
-        spec=data.spec,
+    about = replace(
+        about,
         temperature=fit_temperature(*predicted["valid"][:2]) if "valid" in predicted else settings.temperature,
         speech=speech,
         sounds=sounds,
         metrics={part: measure_corpora(*found, data.corpora) for part, found in predicted.items()},
-        **origin | {"training": replace(origin["training"], epoch=epoch, seconds=seconds)},
+        training=None if about.training is None else replace(about.training, epoch=epoch, seconds=seconds),
     )
+    checkpoint = Checkpoint(net=net, about=about)
     checkpoints.save(checkpoint, out, dtype=settings.dtype)
     plot_curves(curves, epoch, out / "curves.png")
     return checkpoint
@@ -144,7 +162,7 @@ def estimate(path: Path, system: str, corpus: str, labels: str) -> list[Estimate
         labels: label scheme.
 
     Raises:
-        TrainingError: the table cannot be read, or tells nothing, or of several configurations of a protocol.
+        TrainingError: the table cannot be read, has no figures of the system, or several configurations of a protocol.
     """
     try:
         table = pd.read_csv(path)
@@ -184,12 +202,12 @@ def estimate(path: Path, system: str, corpus: str, labels: str) -> list[Estimate
 def predict_part(
     net: SpectrogramNet, loader: Any, possible: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Return what a network says of a part, in float32 arithmetic.
+    """Return the logits of a network for a part, in float32 arithmetic.
 
     Args:
         net: the network.
         loader: batches of pictures, targets and groups.
-        possible: which labels each group has, bool of shape (groups, labels); logits of others are minus infinity.
+        possible: the labels of each group, bool of shape (groups, labels); other logits become minus infinity.
 
     Returns:
         logits float32 (clips, labels), targets int64 (clips,) and groups int64 (clips,).
@@ -203,7 +221,7 @@ def predict_part(
 def measure_corpora(
     logits: torch.Tensor, targets: torch.Tensor, groups: torch.Tensor, corpora: Sequence[str]
 ) -> Figures:
-    """Return the figures of a part, as `measure`; of several corpora their means, with each one's own in `corpora`."""
+    """Return the figures of a part, as `measure`; for several corpora the means, with each corpus's in `corpora`."""
     own = {
         corpora[group]: measure(logits[groups == group], targets[groups == group])
         for group in sorted(set(groups.tolist()))
@@ -228,7 +246,9 @@ def measure(logits: torch.Tensor, targets: torch.Tensor) -> Figures:
 
 
 def fit_temperature(logits: torch.Tensor, targets: torch.Tensor) -> float:
-    """Return the temperature that makes the targets most likely (Guo et al., ICML 2017), between 0.05 and 20.
+    """Return the temperature that maximises the likelihood of the targets, between 0.05 and 20.
+
+    Source: Guo et al., On calibration of modern neural networks, ICML 2017.
 
     Raises:
         TrainingError: a logit is not finite.
@@ -246,5 +266,5 @@ def _check_finite(logits: torch.Tensor) -> None:
     if bool(torch.isnan(logits).any() | torch.isposinf(logits).any()):
         raise TrainingError(
             "the network answers with numbers that are not finite (NaN or infinite), so there is nothing to measure; "
-            "train it anew with a lower --train.learning_rate, or with --dtype float32 --precision 32-true"
+            "train it again with a lower --train.learning_rate, or with --dtype float32 --precision 32-true"
         )

@@ -12,7 +12,7 @@ import pytest
 from spectro.errors import AudioError, SpectroError
 from spectro.picture.spec import Image, SpectrogramSpec
 from spectro.predict.predictor import Predictor
-from spectro.serve import drawing
+from spectro.serve import renderers as module
 from spectro.serve.limits import Limits
 from spectro.serve.renderers import Renderers
 from tests.conftest import SMALL, World, WriteWav
@@ -29,7 +29,7 @@ def killed_once(content: bytes, spec: SpectrogramSpec, limits: Limits) -> Image:
     try:
         Path(os.environ[ONCE]).touch(exist_ok=False)
     except FileExistsError:
-        return drawing.render_bytes(content, spec, limits)
+        return module.render_bytes(content, spec, limits)
     return killed(content, spec, limits)
 
 
@@ -73,10 +73,10 @@ def test_a_process_that_dies_is_replaced(
     content = wav().read_bytes()
     monkeypatch.setenv(ONCE, str(tmp_path / "killed"))
     with renderers._counted():
-        monkeypatch.setattr(drawing, "draw_bytes", killed_once)
+        monkeypatch.setattr(module, "render_bytes", killed_once)
         assert renderers.render(io.BytesIO(content), predictor, Limits()).shape == SMALL.shape
-        monkeypatch.setattr(drawing, "draw_bytes", killed)
+        monkeypatch.setattr(module, "render_bytes", killed)
         with pytest.raises(SpectroError, match="were killed, perhaps"):
             renderers.render(io.BytesIO(content), predictor, Limits())
-        monkeypatch.setattr(drawing, "draw_bytes", killed_once)
+        monkeypatch.setattr(module, "render_bytes", killed_once)
         assert renderers.render(io.BytesIO(content), predictor, Limits()).shape == SMALL.shape

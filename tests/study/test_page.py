@@ -12,7 +12,7 @@ from sklearn.metrics import recall_score
 
 from spectro.errors import EvaluationError
 from spectro.evaluate import plots
-from spectro.evaluate.report import told, write_report
+from spectro.evaluate.report import clip_columns, write_report
 from spectro.files import write_bytes
 from spectro.rendering.index import read_index
 from spectro.study import pooled
@@ -22,7 +22,7 @@ from spectro.study.page import PUBLISHED, write_page
 from spectro.study.pooled import write_pooled
 from spectro.study.results import Folders, _pooled, entries
 from spectro.study.settings import StudySettings
-from spectro.study.study import COLUMNS, RESULT, with_rows
+from spectro.study.study import COLUMNS, RESULT, Row, with_rows
 from tests.conftest import World
 
 CHROMIUM = shutil.which("chromium")
@@ -66,7 +66,7 @@ def study(
         if run.system == "net":
             shutil.copytree(world.checkpoint, folder)
         speakers = sorted(set(untouched["speaker"]))[4 * run.fold : 4 * run.fold + 4]
-        clips = told(untouched[untouched["speaker"].isin(speakers)].assign(label=lambda one: one["emotion"]))
+        clips = clip_columns(untouched[untouched["speaker"].isin(speakers)].assign(label=lambda one: one["emotion"]))
         generator = np.random.default_rng(number)
         right = generator.random(len(clips)) < (0.9 if run.protocol == "random-leaky" else 0.5)
         clips["predicted"] = np.where(right, clips["label"], generator.choice(EMOTIONS, len(clips)))
@@ -78,21 +78,26 @@ def study(
             "speakers_heard_in_training": [],
         }
         report = write_report(folder / "evaluation-test", conditions, clips, EMOTIONS, rounds=50)
-        row = dict.fromkeys(COLUMNS) | {
-            "system": run.system,
-            "augmented": run.augmented,
-            "config": run.config,
-            "corpus": "synthetic",
-            "labels": run.labels,
-            "protocol": run.protocol,
-            "fold": run.fold,
-            "seed": run.seed,
-            "valid_uar": 0.5,
-            "test_uar": report["uar"]["value"],
-            "train_s": 12.0,
-            "clip_ms": 3.0,
-            "transductive": False,
-        }
+        row = Row(
+            system=run.system,
+            augmented=run.augmented,
+            backbone=run.verb,
+            config=run.config,
+            corpus="synthetic",
+            labels=run.labels,
+            protocol=run.protocol,
+            fold=run.fold,
+            seed=run.seed,
+            epoch=None,
+            valid_uar=0.5,
+            test_wa=None,
+            test_uar=report["uar"]["value"],
+            test_f1=None,
+            parameters=None,
+            train_s=12.0,
+            clip_ms=3.0,
+            transductive=False,
+        )
         table = with_rows(table, [row])
     monkeypatch.undo()
     return settings, table, folders
@@ -148,8 +153,8 @@ def test_the_lead_is_what_validation_speakers_favour_on_new_speakers(
 ) -> None:
     settings, table, folders = study
     for favoured in ("net", "svm"):
-        told = table.assign(valid_uar=[0.9 if name == favoured else 0.1 for name in table["system"]])
-        _write(replace(settings, report=tmp_path / "page.html"), told, folders)
+        shown = table.assign(valid_uar=[0.9 if name == favoured else 0.1 for name in table["system"]])
+        _write(replace(settings, report=tmp_path / "page.html"), shown, folders)
         lead = re.search(r'<p class="lead">(.*?)</p>', (tmp_path / "page.html").read_text(), re.DOTALL)
         assert lead is not None and f"validation speakers, {favoured}" in lead[1] and "(group-kfold)" in lead[1]
     leaky = replace(settings, protocols={"random-leaky": [0]}, report=tmp_path / "page.html")
@@ -164,11 +169,11 @@ def test_a_system_that_lacks_runs_says_so_and_does_not_lead(
 ) -> None:
     settings, table, folders = study
     missing = (table["system"] == "net") & (table["fold"] == 1)
-    told = table.assign(valid_uar=[0.9 if name == "net" else 0.1 for name in table["system"]])[~missing]
-    _write(replace(settings, report=tmp_path / "page.html"), told, folders)
+    shown = table.assign(valid_uar=[0.9 if name == "net" else 0.1 for name in table["system"]])[~missing]
+    _write(replace(settings, report=tmp_path / "page.html"), shown, folders)
     text = (tmp_path / "page.html").read_text()
     assert "1 of 2</span>" in text and "validation speakers, svm" in text
-    _write(replace(settings, report=tmp_path / "page.html"), told[told["fold"] == 0], folders)
+    _write(replace(settings, report=tmp_path / "page.html"), shown[shown["fold"] == 0], folders)
     assert "No system is done yet on all the speakers" in (tmp_path / "page.html").read_text()
 
 

@@ -10,7 +10,7 @@ from sklearn.metrics import recall_score
 from spectro.errors import EvaluationError
 from spectro.evaluate import plots
 from spectro.evaluate.intervals import calibration
-from spectro.evaluate.report import told, with_probabilities, write_predictions, write_report
+from spectro.evaluate.report import clip_columns, with_probabilities, write_predictions, write_report
 from spectro.files import read_json, write_bytes, write_json
 from spectro.rendering.index import read_index
 from spectro.study.grid import grid
@@ -57,7 +57,7 @@ def _study(
     for run in grid(settings):
         folder = folders[run.key] = settings.runs / run.name / RESULT
         speakers = sorted(set(untouched["speaker"]))[4 * run.fold : 4 * run.fold + 4]
-        clips = told(untouched[untouched["speaker"].isin(speakers)])
+        clips = clip_columns(untouched[untouched["speaker"].isin(speakers)])
         drawn = 100 * systems.index(run.system) + 10 * run.fold + run.seed
         table = with_probabilities(clips, EMOTIONS, _chances(drawn, clips["label"], 1.0))
         conditions = {"checkpoint": "x", "part": "test", "leak": "", "speakers_heard_in_training": []}

@@ -116,9 +116,9 @@ def test_what_changes_figures_changes_the_configuration(tmp_path: Path) -> None:
 def test_designs_can_be_compared_without_a_look_at_test_speakers(world: World, tmp_path: Path) -> None:
     run = next(grid(_settings(tmp_path, tmp_path, systems={"one": {}})))
     hidden, shown = (row(run, world.checkpoint, test=test) for test in (False, True))
-    assert tuple(hidden) == tuple(shown) == COLUMNS
-    assert {name for name in COLUMNS if hidden[name] != shown[name]} == {"test_wa", "test_uar", "test_f1"}
-    assert (hidden["test_uar"], hidden["valid_uar"]) == (None, world.trained.about.metrics["valid"].uar)
+    different = {name for name in COLUMNS if getattr(hidden, name) != getattr(shown, name)}
+    assert different == {"test_wa", "test_uar", "test_f1"}
+    assert (hidden.test_uar, hidden.valid_uar) == (None, world.trained.about.metrics["valid"].uar)
 
 
 def test_designs_are_pooled_on_validation_speakers(world: World, tmp_path: Path) -> None:
@@ -218,8 +218,8 @@ def test_a_system_may_have_seeds_of_its_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"systems": {"a": {"augmented": 3}}}, "system a sets augmented to 3; it lists settings"),
-        ({"systems": {"a": {"verb": "classical", "features": 3}}}, "system a sets features to 3; it lists settings"),
+        ({"systems": {"a": {"augmented": 3}}}, r"system a: augmented: Expected 'object \| null', got 'int'"),
+        ({"systems": {"a": {"verb": "classical", "features": 3}}}, r"system a: features: Expected 'object"),
         ({"systems": {"../../a": {}}}, "'../../a' cannot be the name of a folder"),
         ({"images": {"../b": {}}}, "'../b' cannot be the name of a folder"),
         ({"quick": True, "shorter": {"systems": 3}}, "shorter sets systems to 3, which does not fit"),
@@ -336,11 +336,14 @@ def test_published_figures_are_read_before_anything_is_trained(tmp_path: Path) -
         ({"images": {"a": {"spec": "nope"}}}, "the images a name the spec nope, which is no file; there are mn04_as"),
         ({"systems": {"a": {"images": "large"}}}, "reads the images large, which the study lacks"),
         ({"systems": {"a": {"train_on": "all"}}}, "system a trains on all speakers"),
-        ({"systems": {"a": {"protocols": {"group-kfold": [0]}}}}, "system a sets protocols to .*lists several"),
+        (
+            {"systems": {"a": {"protocols": {"group-kfold": [0]}}}},
+            r"system a: protocols: Expected 'str \| array \| null', got 'object'",
+        ),
         ({"systems": {"a": {"protocols": "loso"}}}, "system a runs under loso, which the study lacks"),
-        ({"systems": {"a": {"seeds": 3}}}, "system a sets seeds to 3; it lists whole numbers"),
-        ({"systems": {"a": {"seeds": []}}}, "it lists whole numbers"),
-        ({"systems": {"a": {"seeds": [0, "x"]}}}, "it lists whole numbers"),
+        ({"systems": {"a": {"seeds": 3}}}, r"system a: seeds: Expected 'array \| null', got 'int'"),
+        ({"systems": {"a": {"seeds": []}}}, "system a: seeds: Expected 'array' of length >= 1"),
+        ({"systems": {"a": {"seeds": [0, "x"]}}}, r"system a: seeds\[1\]: Expected 'int', got 'str'"),
         ({"jobs": -1}, "jobs is -1"),
         ({"protocols": {"group-kfold": []}}, "names no fold of group-kfold"),
         ({"systems": {"a": {"augmented": {"train_on": "all"}}}}, "system a trains on all speakers"),
