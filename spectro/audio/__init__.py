@@ -1,1 +1,1 @@
-"""Sound in: recordings and streams read, cleaned, and altered."""
+"""Read, clean and augment recordings and streams."""

@@ -1,8 +1,8 @@
-"""A waveform -> an altered copy of it.
+"""Make augmented copies of a waveform.
 
-A copy is drawn first (`sample`: which steps, with which parameters) and applied then (`apply`), so that what was done
-can be written down and done again. Time stretching and pitch shifting are librosa's phase vocoder, resampling is
-soxr's; the other steps are one line of arithmetic each.
+`sample` first draws the steps of a copy and their parameters, then `apply` applies them, so that an augmentation can be
+recorded and repeated. Time stretching and pitch shifting use librosa's phase vocoder, resampling uses soxr; the other
+steps are one line of arithmetic each.
 """
 
 import hashlib
@@ -25,7 +25,7 @@ Step: TypeAlias = Callable[[Waveform, int, float, np.random.Generator], Waveform
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentSettings:
-    """Which steps a copy may get, and how strong: ranges to draw from uniformly, or null for never.
+    """Steps that a copy may get, and their strength: ranges to draw from uniformly, or null for never.
 
     Args:
         probability: probability of each step, 0 to 1; a copy that would get no step gets one.
@@ -34,7 +34,7 @@ class AugmentSettings:
         speed_rate: speed and pitch together, as on a tape, as a factor; 1 changes nothing.
         shift_share: shift in time, as a share of the clip; the gap is filled with zeros.
         gain_db: change of loudness, in dB.
-        snr_db: white Gaussian noise at this signal-to-noise ratio, in dB.
+        snr_db: signal-to-noise ratio of added white Gaussian noise, in dB.
         seed: random seed of all copies.
     """
 
@@ -61,16 +61,18 @@ class AugmentSettings:
         if self.shift_share is not None and not -1 < self.shift_share[0] <= self.shift_share[1] < 1:
             raise AugmentationError(f"shift_share is {self.shift_share}; it must lie between -1 and 1")
         if all(getattr(self, name) is None for name in STEPS):
-            raise AugmentationError("every step is null: nothing is left to make copies with; render with copies 0")
+            raise AugmentationError(
+                "every step is null, so copies cannot be altered; enable a step, or render with copies 0"
+            )
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done to one copy.
+    """The steps applied to one copy.
 
     Args:
         parameters: step name -> value, in the order of application; units as in `AugmentSettings`.
-        seed: words of the seed of the noise.
+        seed: words that seed the noise.
     """
 
     parameters: dict[str, float]
@@ -78,7 +80,7 @@ class Augmentation:
 
     @property
     def name(self) -> str:
-        """Steps joined by `+`, such as `pitch_semitones+snr_db`."""
+        """Step names joined with `+`, such as `pitch_semitones+snr_db`."""
         return "+".join(self.parameters)
 
     def to_json(self) -> str:
@@ -87,10 +89,10 @@ class Augmentation:
 
 
 def sample(settings: AugmentSettings, clip_id: str, copy: int) -> Augmentation:
-    """Draw what is done to copy number `copy` (1, 2, ...) of a clip; depends on nothing but these three.
+    """Draw the augmentation of copy number `copy` (1, 2, ...) of a clip; it depends only on the three arguments.
 
     Args:
-        settings: ranges, chances and seed.
+        settings: ranges, probability and seed.
         clip_id: the clip's id.
         copy: number of the copy.
     """
@@ -105,15 +107,15 @@ def sample(settings: AugmentSettings, clip_id: str, copy: int) -> Augmentation:
 
 
 def apply(samples: Waveform, sample_rate: int, augmentation: Augmentation) -> Waveform:
-    """Return an altered copy.
+    """Return an augmented copy.
 
     Args:
         samples: float32 array of shape (samples,).
         sample_rate: in Hz.
-        augmentation: what to do.
+        augmentation: the steps to apply.
 
     Returns:
-        float32 array of shape (other samples,), all finite.
+        float32 array of shape (samples of the copy,), all finite.
 
     Raises:
         AugmentationError: a step is unknown, or its result is empty or not finite.
@@ -122,16 +124,16 @@ def apply(samples: Waveform, sample_rate: int, augmentation: Augmentation) -> Wa
     altered = samples
     for name, value in augmentation.parameters.items():
         if name not in STEPS:
-            raise AugmentationError(f"unknown step {name!r}; there are {', '.join(STEPS)}")
+            raise AugmentationError(f"unknown step {name!r}; the steps are {', '.join(STEPS)}")
         altered = STEPS[name](altered, sample_rate, value, generator)
         if not len(altered) or not np.isfinite(altered).all():
-            raise AugmentationError(f"{name} = {value} leaves nothing that can be used of {len(samples)} samples")
+            raise AugmentationError(f"{name} = {value} leaves nothing usable of {len(samples)} samples")
     return altered.astype(np.float32, copy=False)
 
 
 def _stretch(samples: Waveform, sample_rate: int, rate: float, _generator: np.random.Generator) -> Waveform:
     ensure_cache()
-    from librosa.effects import time_stretch  # brings numba with it, which prediction does not need
+    from librosa.effects import time_stretch  # imports numba, which prediction does not need
 
     stretched: Waveform = time_stretch(samples, rate=rate, n_fft=vocoder_size(sample_rate))
     return stretched
@@ -146,7 +148,7 @@ def _shift_pitch(samples: Waveform, sample_rate: int, semitones: float, _generat
 
 
 def vocoder_size(sample_rate: int) -> int:
-    """Return the FFT size nearest to 64 ms: librosa's default of 2048 is for music, and smears speech at 16 kHz."""
+    """Return the FFT size closest to 64 ms: librosa's default of 2048 suits music, but smears speech at 16 kHz."""
     return int(2 ** round(math.log2(0.064 * sample_rate)))
 
 

@@ -1,7 +1,7 @@
-"""Where numba keeps what it has compiled of librosa.
+"""Choose where numba caches the compiled code of librosa.
 
-It keeps it beside librosa, or in the user's cache, and fails where it can write neither: a container whose files are
-read-only, a service's user who has no home.
+numba caches next to librosa or in the user's cache, and fails if it can write to neither: in a container with a
+read-only file system, or for a service's user without a home.
 """
 
 import os
@@ -16,10 +16,10 @@ VARIABLE = "NUMBA_CACHE_DIR"
 
 @cache
 def ensure_cache() -> None:
-    """Let numba keep compiled code in the temporary folder if it can in no other place; call it before librosa.
+    """Let numba cache in the temporary folder if it can write nowhere else; call this before importing librosa.
 
     Raises:
-        OSError: there is no temporary folder that can be written either.
+        OSError: no temporary folder can be written either.
     """
     from numba import config
     from numba.misc.appdirs import AppDirs
@@ -32,11 +32,11 @@ def ensure_cache() -> None:
         Path(AppDirs("numba", appauthor=False).user_cache_dir),
     ]
     if not any(map(_can_be_written, places)):
-        config.CACHE_DIR = os.environ[VARIABLE] = str(_own_folder())  # of this process, and of those that it starts
+        config.CACHE_DIR = os.environ[VARIABLE] = str(_own_folder())  # for this process and its children
 
 
 def _can_be_written(folder: Path) -> bool:
-    """Return whether numba would take the folder: it tries, since permission bits are not all that can forbid it."""
+    """Return whether numba can use the folder, by trying: permission bits are not the only obstacle."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
@@ -46,7 +46,7 @@ def _can_be_written(folder: Path) -> bool:
 
 
 def _own_folder() -> Path:
-    """Return a temporary folder that is nobody else's, the same one every time: numba executes what lies there."""
+    """Return a temporary folder that only this user owns, the same one every time: numba executes its content."""
     owner = os.getuid() if hasattr(os, "getuid") else ""
     folder = Path(tempfile.gettempdir(), f"spectro-numba-{owner}")
     folder.mkdir(mode=0o700, exist_ok=True)

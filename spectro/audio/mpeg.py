@@ -1,8 +1,9 @@
-"""How long an MP3 is that does not say so.
+"""Find the length of an MP3 whose header does not give it.
 
-libsndfile takes the length of an MP3 from the header that encoders put before the sound (Xing, Info or VBRI), and
-guesses it from the size of the first frame where there is none: of a variable rate it then reads a part, or promises
-more than there is. Here the frames are counted (ISO/IEC 11172-3 and 13818-3, layer III), and a Xing header is made.
+libsndfile takes the length of an MP3 from the header that encoders put before the sound (Xing, Info or VBRI). Without
+one, it guesses the length from the size of the first frame; with a variable bit rate it then reads only a part, or
+promises more than the file holds. This module counts the frames (ISO/IEC 11172-3 and 13818-3, layer III), and makes a
+Xing header.
 """
 
 import struct
@@ -16,13 +17,13 @@ KILOBITS = {
     True: (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
     False: (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 }
-"""Bit rates by their index, of MPEG-1 and of MPEG-2 and 2.5."""
+"""Bit rates in kbit/s by index, for MPEG-1, and for MPEG-2 and 2.5."""
 RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 """Sampling rates by version and index, in Hz."""
 MOST_FRAMES, MOST_PASSED = 2**22, 2**16
-"""Frames that are counted, a day of sound at least, and bytes between them that are passed over: what a stranger sends
-may be made to be counted."""
-ROOMY = 9  # index of a bit rate whose frames hold a Xing header whatever the sampling rate
+"""Limits on the frames counted, at least a day of sound, and on the bytes skipped between them: an untrusted file may be
+crafted to take long to count."""
+ROOMY = 9  # index of a bit rate whose frames have room for a Xing header at any sampling rate
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,9 @@ class Frame:
     """A frame's header.
 
     Args:
-        start: where it stands, in bytes.
-        size: bytes of the frame.
-        header: its four bytes.
+        start: offset of the frame, in bytes.
+        size: size of the frame, in bytes.
+        header: the header's four bytes.
     """
 
     start: int
@@ -41,20 +42,20 @@ class Frame:
 
     @property
     def side_info(self) -> int:
-        """Bytes between the header and where a Xing header would stand."""
+        """Bytes between the header and the place of a Xing header."""
         if self.header[1] >> 3 & 3 == MPEG1:
             return 17 if self.header[3] >> 6 == MONO else 32
         return 9 if self.header[3] >> 6 == MONO else 17
 
 
 def xing_frame(content: bytes | mmap) -> tuple[int, bytes] | None:
-    """Return where an MP3's first frame stands, and a frame that says how many there are, to be put before it.
+    """Return the offset of an MP3's first frame, and a frame with the frame count to insert there.
 
     Args:
-        content: the file.
+        content: the file's bytes.
 
     Returns:
-        None if the file says so itself, or holds no frames.
+        None if the file gives the count itself, or holds no frames.
     """
     frames = _frames(content, _after_tag(content))
     first = next(frames, None)
@@ -68,7 +69,7 @@ def xing_frame(content: bytes | mmap) -> tuple[int, bytes] | None:
 
 
 def _after_tag(content: bytes | mmap) -> int:
-    """Return where the sound begins after an ID3v2 tag."""
+    """Return the offset of the sound, after an ID3v2 tag if there is one."""
     if content[:3] != b"ID3" or len(content) < 10:
         return 0
     size = 0
@@ -78,7 +79,7 @@ def _after_tag(content: bytes | mmap) -> int:
 
 
 def _frames(content: bytes | mmap, start: int) -> Iterator[Frame]:
-    """Yield the frames from `start` on that are of the first one's kind, passing over little of what is none."""
+    """Yield the frames from `start` on that are of the first one's kind, skipping a limited number of other bytes."""
     end, kind, passed = len(content), None, 0
     for _ in range(MOST_FRAMES):
         while passed < MOST_PASSED and 0 <= start < end - 4:
@@ -96,7 +97,7 @@ def _frames(content: bytes | mmap, start: int) -> Iterator[Frame]:
 
 
 def _size(header: bytes) -> int:
-    """Return the bytes of a layer III frame; 0 if this is none, or tells no bit rate."""
+    """Return the size of a layer III frame in bytes; 0 if `header` is not from one, or gives no bit rate."""
     if header[0] != 0xFF or header[1] >> 5 != 7 or header[1] >> 1 & 3 != LAYER3:
         return 0
     version, rate, index = header[1] >> 3 & 3, header[2] >> 2 & 3, header[2] >> 4

@@ -1,4 +1,4 @@
-"""A file -> a mono float32 waveform at the working rate, checked."""
+"""Read a file as a mono float32 waveform at the working rate, and check it."""
 
 import math
 import os
@@ -20,7 +20,7 @@ from spectro.errors import AudioError
 Waveform: TypeAlias = npt.NDArray[np.float32]
 
 UNREAD = frozenset([".m4a", ".aac", ".amr", ".wma", ".webm", ".mka"])
-"""Endings of recordings that libsndfile does not read: in a folder they are refused one by one, not passed over."""
+"""File endings of recordings that libsndfile does not read: in a folder each one is refused, not skipped."""
 
 SUFFIXES = UNREAD | frozenset(
     [
@@ -45,15 +45,15 @@ SUFFIXES = UNREAD | frozenset(
         ".sph",
     ]
 )
-"""File endings that are taken for recordings when a folder is searched."""
+"""File endings that mark recordings when a folder is searched."""
 
-MAX_VALUE = 1e8  # 16-bit integers that were saved as floats are 3e4; squares must stay finite in single precision
+MAX_VALUE = 1e8  # 16-bit integers saved as floats reach 3e4; squares must stay finite in single precision
 SILENT_DB = -65.0
-"""Level of a frame of 20 ms below which nothing is heard, in dB of full scale."""
+"""Level below which a frame of 20 ms is silent, in dBFS."""
 FRAME_S = 0.02
-CANCELLED = 0.1  # of the power that the mean of unrelated channels has
+CANCELLED = 0.1  # share of the power that the mean of unrelated channels would have
 DEFAULT_MAX_DURATION_S = 60.0
-BLOCK_VALUES = 2**24  # samples, over all channels, that are decoded at a time: 64 MiB
+BLOCK_VALUES = 2**24  # samples, over all channels, decoded at a time: 64 MiB
 TRIM_WINDOW_S, TRIM_HOP_S = 0.032, 0.008
 
 
@@ -67,14 +67,14 @@ def read(
 ) -> Waveform:
     """Read a recording as mono at `sample_rate`.
 
-    Channels are averaged (see `Downmix`); soxr converts the rate at its high quality; what lies below the voice is
-    taken out (see `highpass`). Whatever libsndfile reads is read: WAV (8, 16, 24, 32 bit and float), FLAC, OGG, Opus,
-    MP3, AIFF, AU, CAF, ... Where a file does not tell how long it is, it is read to its end.
+    Channels are averaged (see `Downmix`), soxr resamples at its high quality, and what lies below the voice is removed
+    (see `highpass`). All formats of libsndfile are read: WAV (8, 16, 24, 32 bit and float), FLAC, OGG, Opus, MP3, AIFF,
+    AU, CAF, ... A file without a known length is read to its end.
 
     Args:
         source: a path, or a seekable binary file.
-        sample_rate: wanted sampling rate, in Hz.
-        trim_db: cut leading and trailing parts that lie this many dB below the loudest frame; None keeps everything.
+        sample_rate: target sampling rate, in Hz.
+        trim_db: cut leading and trailing parts this many dB below the loudest frame; None keeps everything.
         min_duration_s: shortest duration accepted after trimming, in seconds.
         max_duration_s: longest duration accepted before trimming, in seconds; None for no limit.
 
@@ -83,7 +83,7 @@ def read(
 
     Raises:
         AudioError: the file is missing, not audio, truncated, empty, silent, shorter or longer than allowed, holds
-            values that are not finite, or its header names an impossible sampling rate.
+            values that are not finite, or its header gives an impossible sampling rate.
     """
     samples, _first = read_from(
         source,
@@ -103,7 +103,7 @@ def read_from(
     min_duration_s: float,
     max_duration_s: float | None,
 ) -> tuple[Waveform, int]:
-    """Read a recording as `read` does; returns its samples, and how many were trimmed before them."""
+    """Read a recording as `read` does; return its samples, and how many samples were trimmed before them."""
     name = name_of(source)
     if max_duration_s is not None and math.isinf(max_duration_s):
         max_duration_s = None
@@ -113,7 +113,7 @@ def read_from(
         samples = soxr.resample(samples, file_rate, sample_rate, quality="HQ")
     samples = highpass(samples, sample_rate)
     if not is_audible(samples, sample_rate):
-        raise AudioError(f"{name}: is silent (nothing in it is louder than {SILENT_DB:g} dB of full scale)")
+        raise AudioError(f"{name}: is silent (nothing in it is louder than {SILENT_DB:g} dBFS)")
     start, stop = 0, len(samples)
     if trim_db is not None:
         start, stop = trim_bounds(samples, sample_rate=sample_rate, top_db=trim_db)
@@ -126,7 +126,7 @@ def read_from(
 
 
 def check_values(samples: npt.NDArray[np.float32], where: str) -> None:
-    """Raise AudioError, beginning with `where`, if samples are not finite, or too large to be squared."""
+    """Raise AudioError, its message beginning with `where`, if samples are not finite or too large to square."""
     largest = _peak(samples)
     if not math.isfinite(largest):
         raise AudioError(f"{where}: holds NaN or infinite samples; export it again from its source")
@@ -139,9 +139,9 @@ def _peak(samples: npt.NDArray[np.float32]) -> float:
 
 
 def is_audible(samples: Waveform, sample_rate: int) -> bool:
-    """Tell whether any 20 ms of a waveform, float32 of shape (samples,), are louder than `SILENT_DB`."""
+    """Return whether any 20 ms of a waveform, float32 of shape (samples,), is louder than `SILENT_DB`."""
     frame = round(FRAME_S * sample_rate)
-    if _peak(samples) > 10 ** (SILENT_DB / 20) * math.sqrt(frame):  # one sample makes its frame as loud
+    if _peak(samples) > 10 ** (SILENT_DB / 20) * math.sqrt(frame):  # that one sample makes its frame loud enough
         return True
     count = len(samples) // frame
     frames = samples[: count * frame].reshape(count, frame) if count else samples[None]
@@ -149,7 +149,7 @@ def is_audible(samples: Waveform, sample_rate: int) -> bool:
 
 
 def frame_levels(frames: Waveform) -> npt.NDArray[np.float64]:
-    """Return the levels of frames of shape (frames, samples), each about its mean, in dB of full scale, from -120."""
+    """Return the level of each frame about its mean, in dBFS, at least -120; `frames` has shape (frames, samples)."""
     squares = np.einsum("ij,ij->i", frames, frames).astype(np.float64) / frames.shape[1]
     means = frames.mean(axis=1).astype(np.float64)
     levels: npt.NDArray[np.float64] = 10 * np.log10(np.maximum(squares - means**2, 0) + 1e-12)
@@ -157,11 +157,11 @@ def frame_levels(frames: Waveform) -> npt.NDArray[np.float64]:
 
 
 class Downmix:
-    """Makes one channel of several, in blocks that follow each other.
+    """Mixes the channels of consecutive blocks down to one.
 
-    It is their mean, unless they cancel each other, as where one is wired the other way round: if their mean has less
-    than a tenth of the power that it would have if they were unrelated, the loudest channel is taken instead. What has
-    been heard so far decides, so that a pause changes nothing.
+    The result is the channels' mean, unless they cancel each other, for example because one has its polarity inverted:
+    if the mean has less than a tenth of the power that it would have if they were unrelated, the loudest channel is
+    used instead. The decision rests on all sound so far, so that a pause changes nothing.
     """
 
     def __init__(self) -> None:
@@ -170,7 +170,7 @@ class Downmix:
         self._chosen: int | None = None
 
     def add(self, block: Waveform) -> Waveform:
-        """Return a block, float32 of shape (samples, channels), as float32 of shape (samples,)."""
+        """Add a block, float32 of shape (samples, channels), and return it as float32 of shape (samples,)."""
         channels = block.shape[1]
         if channels == 1:
             return block[:, 0]
@@ -181,14 +181,14 @@ class Downmix:
             return mean
         loudest = int(self._powers.argmax())
         if self._chosen is None or self._powers[loudest] > 2 * self._powers[self._chosen]:
-            self._chosen = loudest  # and kept, since another one may have the other sign
+            self._chosen = loudest  # and kept, since another one may have the opposite sign
         return np.ascontiguousarray(block[:, self._chosen])
 
 
 def recordings(root: Path) -> Iterator[Path]:
-    """Yield all under `root` that has the ending of a recording, and folders that cannot be listed.
+    """Yield all paths under `root` with the ending of a recording, and folders that cannot be listed.
 
-    Links to folders are followed, once each. A folder that is named like a recording is yielded, and searched too.
+    Links to folders are followed, once each. A folder that is named like a recording is yielded and also searched.
     """
     seen: set[tuple[int, int]] = set()
     closed: list[Path] = []
@@ -208,9 +208,9 @@ def recordings(root: Path) -> Iterator[Path]:
 
 
 def duration_s(source: Source) -> float:
-    """Return how long a recording is, in seconds; 0 if it is none.
+    """Return a recording's duration in seconds; 0 if it is not a recording.
 
-    Its header says so; where it does not, the recording is read to its end.
+    The duration comes from the header. If the header does not give it, the recording is read to its end.
     """
     try:
         with opened(source, max_duration_s=None) as file:
@@ -225,10 +225,10 @@ def duration_s(source: Source) -> float:
 
 
 def trim(samples: Waveform, *, sample_rate: int, top_db: float) -> Waveform:
-    """Cut leading and trailing frames whose power lies more than `top_db` below the loudest frame's.
+    """Cut leading and trailing frames whose power is more than `top_db` below that of the loudest frame.
 
-    The frames are 32 ms long, 8 ms apart and centred, and the cut falls where `librosa.effects.trim` puts it for
-    the same frame and hop. At least one hop is kept.
+    The frames are 32 ms long, 8 ms apart and centred. The cut is where `librosa.effects.trim` cuts with the same frame
+    and hop. At least one hop is kept.
 
     Args:
         samples: float32 array of shape (samples,).
@@ -243,7 +243,7 @@ def trim(samples: Waveform, *, sample_rate: int, top_db: float) -> Waveform:
 
 
 def trim_bounds(samples: Waveform, *, sample_rate: int, top_db: float) -> tuple[int, int]:
-    """Return the first sample that `trim` keeps, and the first after those."""
+    """Return the index of the first sample that `trim` keeps, and the index after the last."""
     if not len(samples):
         return 0, 0
     window, hop = round(TRIM_WINDOW_S * sample_rate), round(TRIM_HOP_S * sample_rate)
@@ -275,9 +275,9 @@ def _decode(source: Source, name: str, max_duration_s: float | None) -> tuple[Wa
 
 
 def read_block(file: soundfile.SoundFile, frames: int) -> Waveform:
-    """Read up to `frames` frames, fewer where many channels would take much memory; float32 (frames, channels)."""
+    """Read up to `frames` frames, fewer if many channels would take much memory; float32 (frames, channels)."""
     count = min(frames, BLOCK_VALUES // file.channels)
-    if file.subtype == "PCM_16":  # to the same values as libsndfile, in a third of its time
+    if file.subtype == "PCM_16":  # the same values as libsndfile's, in a third of the time
         block: Waveform = np.multiply(file.read(count, dtype="int16", always_2d=True), np.float32(2**-15))
     else:
         block = file.read(count, dtype="float32", always_2d=True)

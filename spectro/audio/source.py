@@ -1,4 +1,4 @@
-"""What a recording is read from: its name in messages, whether it is a file, and what it is if it is no recording."""
+"""Sources of recordings: their names in messages, checks of files, and what a file is if it is not a recording."""
 
 import os
 import re
@@ -15,7 +15,7 @@ from spectro.files import printable
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO
 
 FOREIGN = {
-    r"\s*<|\s*\{": "a text such as a web page; a download has failed, perhaps",
+    r"\s*<|\s*\{": "text such as a web page; perhaps a download failed",
     r"PK\x03\x04|\x1f\x8b|7z\xbc\xaf|Rar!": "an archive; unpack it first",
     r"%PDF|\x89PNG|\xff\xd8\xff|GIF8": "a document or a picture",
 }
@@ -26,11 +26,11 @@ CONVERTED = {
     r"#!AMR": "AMR",
     r"\xff[\xf0\xf1\xf8\xf9]": "AAC",
 }
-"""How files begin that libsndfile does not read: those that are no recordings, and those that can be converted."""
+"""First bytes of files that libsndfile does not read: those that are not recordings, and those that can be converted."""
 
 
 def name_of(source: Source) -> str:
-    """Return what errors call a recording."""
+    """Return a recording's name for error messages."""
     if isinstance(source, str | os.PathLike):
         return printable(source)
     return printable(str(getattr(source, "name", "audio")))
@@ -38,10 +38,10 @@ def name_of(source: Source) -> str:
 
 @contextmanager
 def fetched(address: Address) -> Iterator[BinaryIO]:
-    """Have what lies at an address as a binary file, which is called after it.
+    """Open the file at an address as a binary file that is named after the address.
 
     Raises:
-        AudioError: it cannot be had.
+        AudioError: the file cannot be opened.
     """
     with ExitStack() as stack:
         try:
@@ -53,11 +53,11 @@ def fetched(address: Address) -> Iterator[BinaryIO]:
 
 
 def check_file(path: Path, name: str, *, opens: bool = False) -> None:
-    """Raise AudioError if a path is no file with content; with `opens`, if the system does not open it either."""
+    """Raise AudioError if a path is not a file with content or, with `opens`, if the system cannot open it."""
     try:
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
-            next(path.iterdir(), None)  # fails where it may not be listed
+            next(path.iterdir(), None)  # raises if it cannot be listed
             raise AudioError(f"{name}: is a folder, not a recording")
         if not stat.S_ISREG(status.st_mode):
             raise AudioError(f"{name}: is not a regular file")
@@ -72,7 +72,7 @@ def check_file(path: Path, name: str, *, opens: bool = False) -> None:
 
 
 def what_it_is(source: Source) -> str:
-    """Return what a file is that libsndfile does not read, and what to do about it; empty if that is not known."""
+    """Return what a file that libsndfile does not read is, and what to do about it; empty if unknown."""
     begin = _begin(source)
     for pattern, kind in FOREIGN.items():
         if re.match(pattern, begin):

@@ -1,4 +1,4 @@
-"""A recording of any length -> blocks at the working rate, and where in them somebody speaks; memory stays the same."""
+"""Stream a recording of any length in blocks at the working rate, and detect sound in them, in constant memory."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -22,19 +22,19 @@ LEAST_SOUND_S = 0.25
 def blocks(
     source: Source, *, sample_rate: int, channel: int | None = None, max_duration_s: float | None = None
 ) -> Iterator[Waveform]:
-    """Yield a recording in blocks of about a second, made into one channel and cleaned as `recording.read` does it.
+    """Yield a recording in blocks of about a second, mixed down to one channel and cleaned as in `recording.read`.
 
     Args:
         source: a path, or a seekable binary file.
-        sample_rate: wanted sampling rate, in Hz; soxr converts, at its high quality.
-        channel: take this channel alone, from 0; None for all of them, see `audio.Downmix`.
+        sample_rate: target sampling rate, in Hz; soxr resamples, at its high quality.
+        channel: use only this channel, from 0; None for all of them, see `recording.Downmix`.
         max_duration_s: longest duration accepted, in seconds; None for no limit.
 
     Yields:
         float32 arrays of shape (samples,), full scale at -1 and 1, all finite.
 
     Raises:
-        AudioError: the recording cannot be used, or not from some moment on; the text says from when.
+        AudioError: the recording cannot be used, or not from some time on; the message gives the time.
     """
     name = name_of(source)
     done = 0
@@ -57,12 +57,12 @@ def blocks(
 
 
 class Cleaner:
-    """Makes one channel at the working rate of blocks that follow each other, without what lies below the voice.
+    """Converts consecutive blocks to one channel at the working rate, without what lies below the voice.
 
     Args:
-        rate: their rate, in Hz.
-        wanted: the wanted rate, in Hz.
-        channel: take this channel alone, from 0; None for all of them.
+        rate: rate of the blocks, in Hz.
+        wanted: target rate, in Hz.
+        channel: use only this channel, from 0; None for all of them.
     """
 
     def __init__(self, rate: int, wanted: int, *, channel: int | None = None) -> None:
@@ -70,32 +70,32 @@ class Cleaner:
         self._resampler, self._highpass = Resampler(rate, wanted), HighPass(wanted)
 
     def add(self, block: Waveform) -> Waveform:
-        """Return what is ready, float32 (samples,), once a block, float32 of shape (samples, channels), is added."""
+        """Add a block, float32 of shape (samples, channels), and return the samples that are ready, float32 (samples,)."""
         mono = self._mix.add(block) if self._channel is None else block[:, self._channel]
         return self._highpass.add(self._resampler.add(mono))
 
     def finish(self) -> Waveform:
-        """Return what is left at the end."""
+        """Return the remaining samples."""
         return np.concatenate([self._highpass.add(self._resampler.finish()), self._highpass.finish()])
 
 
 class Resampler:
-    """Converts the rate of blocks that follow each other.
+    """Resamples consecutive blocks.
 
     Args:
-        rate: their rate, in Hz.
-        wanted: the wanted rate, in Hz.
+        rate: rate of the blocks, in Hz.
+        wanted: target rate, in Hz.
     """
 
     def __init__(self, rate: int, wanted: int) -> None:
         self._stream = None if rate == wanted else soxr.ResampleStream(rate, wanted, 1, dtype="float32", quality="HQ")
 
     def add(self, block: Waveform) -> Waveform:
-        """Return what is ready once a block, float32 of shape (samples,), is added."""
+        """Add a block, float32 of shape (samples,), and return the samples that are ready."""
         return self._convert(block, last=False)
 
     def finish(self) -> Waveform:
-        """Return what is left at the end."""
+        """Return the remaining samples."""
         return self._convert(np.zeros(0, np.float32), last=True)
 
     def _convert(self, block: Waveform, *, last: bool) -> Waveform:
@@ -106,14 +106,14 @@ class Resampler:
 
 
 class Activity:
-    """Tells frames of sound from frames of silence as they come.
+    """Classifies frames as sound or silence as they arrive.
 
-    A frame is silent if its level lies below `silence_db`, or in the noise: less than 12 dB above the level that a
-    tenth of the last half minute's frames stay below, where that is at least 20 dB below the loudest twentieth.
+    A frame is silent if its level is below `silence_db`, or within the noise. The noise reaches 12 dB above the level
+    that a tenth of the last half minute's frames stay below, but at most to 20 dB below the loudest twentieth.
 
     Args:
         sample_rate: in Hz.
-        silence_db: what is silent in any case, as the level of a frame (20 ms) in dB of full scale.
+        silence_db: level below which a frame (20 ms) is always silent, in dBFS.
     """
 
     def __init__(self, sample_rate: int, silence_db: float) -> None:
@@ -123,7 +123,7 @@ class Activity:
         self._rest: Waveform = np.zeros(0, np.float32)
 
     def add(self, samples: Waveform) -> npt.NDArray[np.bool_]:
-        """Return, for each whole frame that samples of shape (samples,) complete, whether there is sound."""
+        """Add samples, of shape (samples,), and return for each frame that they complete whether it has sound."""
         joined = np.concatenate([self._rest, samples])
         count = len(joined) // self.frame
         frames, self._rest = joined[: count * self.frame].reshape(count, self.frame), joined[count * self.frame :]
@@ -132,7 +132,7 @@ class Activity:
         return self.judge(frame_levels(frames))
 
     def judge(self, levels: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-        """Return, for each of the frames that follow, by its level in dB, whether there is sound."""
+        """Return, for each of the next frames, given its level in dB, whether it has sound."""
         self._levels.extend(levels.tolist())
         floor, loud = np.percentile(np.fromiter(self._levels, np.float64), (10, 95))
         sound: npt.NDArray[np.bool_] = levels > max(
@@ -142,16 +142,16 @@ class Activity:
 
 
 def active(samples: Waveform, sample_rate: int, range_db: float | None = None) -> tuple[npt.NDArray[np.bool_], int]:
-    """Tell frames of sound from frames of silence in a waveform.
+    """Classify the frames of a waveform as sound or silence.
 
     Args:
         samples: float32 of shape (samples,).
         sample_rate: in Hz.
-        range_db: what lies further below the loudest frame is no sound, such as a room's noise beside digital silence;
-            unless that leaves less than a quarter of a second. None for no such limit.
+        range_db: frames further below the loudest one count as silence, such as room noise next to digital silence,
+            unless that leaves less than a quarter of a second of sound. None for no such limit.
 
     Returns:
-        whether there is sound, for each whole frame, and the samples of a frame.
+        whether each whole frame has sound, and the number of samples per frame.
     """
     activity = Activity(sample_rate, SILENT_DB)
     frame, count = activity.frame, len(samples) // activity.frame

@@ -99,7 +99,7 @@ def _samples(count: int) -> bytes:
         (b"this is a text that was named like a recording", "not a recording"),
         (_header()[:30], "not a recording"),
         (_header(), "cut off|no samples"),
-        (_header() + _samples(4_000), "cut off: its header promises 32000 bytes of sound, it holds 8000"),
+        (_header() + _samples(4_000), "cut off: its header promises 32000 bytes of sound, but the file holds 8000"),
         (_header(channels=0) + _samples(16_000), "not a recording.*[Cc]hannel"),
         (_header(rate=1) + _samples(16_000), "its header says 1 Hz"),
         (_header() + bytes(32_000), "is silent"),
@@ -186,8 +186,8 @@ def test_an_mp3_of_variable_rate_that_does_not_tell_its_length_is_read_whole(
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("page.mp3", b"<!DOCTYPE html><html>404</html>" * 50, "a text such as a web page"),
-        ("error.wav", b'{"error": "expired"}', "a text such as a web page"),
+        ("page.mp3", b"<!DOCTYPE html><html>404</html>" * 50, "text such as a web page"),
+        ("error.wav", b'{"error": "expired"}', "text such as a web page"),
         ("calls.wav", b"PK\x03\x04" + bytes(100), "an archive; unpack it first"),
         ("scan.flac", b"%PDF-1.7" + bytes(100), "a document or a picture"),
         ("call.wav", b"\0\0\0\x1cftypM4A \0\0\0\0M4A mp42isom" + bytes(64), "M4A, MP4 or 3GP; convert it first"),

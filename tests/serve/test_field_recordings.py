@@ -39,4 +39,4 @@ def test_the_service_hears_no_constant_and_calls_a_web_page_by_its_name(service:
     assert [one["label"] for one in segments] == [SILENCE]
     answer = _post(service, "/v1/predict/wav", b"<!DOCTYPE html><html>404</html>" * 50, "page.mp3")
     assert answer.status_code == 415
-    assert "it is a text such as a web page" in answer.json()["detail"]
+    assert "it is text such as a web page" in answer.json()["detail"]
