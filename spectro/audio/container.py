@@ -1,7 +1,8 @@
 """Open a recording's file, and decide which parts of its header to trust.
 
 A writer to a pipe does not know the final length, and a recorder may die before it writes the length down. If the
-length is unknown, the sound is read to its end; if a header promises more than the file holds, the recording is cut off.
+length is unknown, the sound is read to its end. If a header promises more than the file holds, the recording is cut
+off.
 """
 
 import io
@@ -83,7 +84,7 @@ class Patched(io.RawIOBase):
         return self._place
 
     def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
-        """Fill a buffer from the current position, at most to the end of the part that holds it; return the byte count."""
+        """Fill a buffer from the current position, at most to the end of its part; return the number of bytes."""
         first = 0
         for part in self._parts:
             within = self._place - first

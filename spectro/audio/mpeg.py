@@ -21,8 +21,8 @@ KILOBITS = {
 RATES = {3: (44_100, 48_000, 32_000), 2: (22_050, 24_000, 16_000), 0: (11_025, 12_000, 8_000)}
 """Sampling rates by version and index, in Hz."""
 MOST_FRAMES, MOST_PASSED = 2**22, 2**16
-"""Limits on the frames counted, at least a day of sound, and on the bytes skipped between them: an untrusted file may be
-crafted to take long to count."""
+"""Limits on the frames counted, at least a day of sound, and on the bytes skipped between them: an untrusted file may
+be crafted to take long to count."""
 ROOMY = 9  # index of a bit rate whose frames have room for a Xing header at any sampling rate
 
 

@@ -26,7 +26,7 @@ CONVERTED = {
     r"#!AMR": "AMR",
     r"\xff[\xf0\xf1\xf8\xf9]": "AAC",
 }
-"""First bytes of files that libsndfile does not read: those that are not recordings, and those that can be converted."""
+"""First bytes of files that libsndfile does not read: files that are not recordings, and files to be converted."""
 
 
 def name_of(source: Source) -> str:

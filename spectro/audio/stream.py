@@ -70,7 +70,7 @@ class Cleaner:
         self._resampler, self._highpass = Resampler(rate, wanted), HighPass(wanted)
 
     def add(self, block: Waveform) -> Waveform:
-        """Add a block, float32 of shape (samples, channels), and return the samples that are ready, float32 (samples,)."""
+        """Add a block, float32 of shape (samples, channels), and return what is ready, float32 (samples,)."""
         mono = self._mix.add(block) if self._channel is None else block[:, self._channel]
         return self._highpass.add(self._resampler.add(mono))
 

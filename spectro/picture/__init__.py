@@ -1,1 +1,1 @@
-"""A waveform in, a picture out."""
+"""Render waveforms as pictures."""

@@ -1,4 +1,4 @@
-"""A waveform -> log-mel values: librosa's by default, and what networks that are pretrained on sound were shown."""
+"""Compute log-mel values of a waveform: librosa's by default, or those that networks were pretrained on."""
 
 from functools import lru_cache
 from typing import TypeAlias
@@ -14,20 +14,20 @@ from spectro.picture.spec import SpectrogramSpec
 
 FloatArray: TypeAlias = npt.NDArray[np.float32]
 
-POWER_FLOOR = 1e-10  # the quietest mel power that is told apart, -100 dB; librosa's `amin`
-FRAMES_TOGETHER = 64  # transformed at a time; memory of larger arrays is fetched from the system anew each time
+POWER_FLOOR = 1e-10  # the lowest mel power, -100 dB; librosa's `amin`
+FRAMES_TOGETHER = 64  # transformed at a time; larger arrays need new memory from the system each time
 
 
 def log_mel(samples: Waveform, spec: SpectrogramSpec, win_length: int | None = None) -> FloatArray:
-    """Compute the mel spectrogram in dB against a mel value of 1: 10 log10 of what the spec says.
+    """Compute the mel spectrogram in dB relative to a mel value of 1: 10 log10 of the values that the spec defines.
 
-    Frames are centred on multiples of the hop, the ends padded with zeros. With the default spec these are the values
-    of `librosa.feature.melspectrogram` and `librosa.power_to_db(top_db=None)`: within 0.01 dB down to 70 dB below the
-    clip's loudest, and within 0.2 dB below that, where single precision ends.
+    Frames are centred on multiples of the hop, and the ends are padded with zeros. With the default spec the values
+    match `librosa.feature.melspectrogram` and `librosa.power_to_db(top_db=None)` within 0.01 dB down to 70 dB below the
+    clip's maximum, and within 0.2 dB below that, where single precision ends.
 
     Args:
         samples: float32 array of shape (samples,).
-        spec: how to draw.
+        spec: how to render.
         win_length: overrides the spec's window length, in samples.
 
     Returns:
@@ -39,7 +39,7 @@ def log_mel(samples: Waveform, spec: SpectrogramSpec, win_length: int | None = N
     sound[:] = samples
     if spec.preemphasis:
         sound[1:] -= np.float32(spec.preemphasis) * samples[:-1]
-        sound[:1] *= np.float32(1 - spec.preemphasis)  # as if the first sample had been there before, as Kaldi does
+        sound[:1] *= np.float32(1 - spec.preemphasis)  # as if the first sample were preceded by itself, as in Kaldi
     frames = np.lib.stride_tricks.sliding_window_view(padded, spec.n_fft)[:: spec.hop_length]
     mel, filters = np.empty((spec.height, len(frames)), np.float32), _sparse_filterbank(spec)
     for start in range(0, len(frames), FRAMES_TOGETHER):
@@ -48,7 +48,7 @@ def log_mel(samples: Waveform, spec: SpectrogramSpec, win_length: int | None = N
         if spec.spectrum == "magnitude":
             mel[:, some] = filters @ np.abs(spectrum)
             continue
-        parts = spectrum.view(np.float32)  # real and imaginary parts in turns: squared and weighted in one piece
+        parts = spectrum.view(np.float32)  # real and imaginary parts alternate: squared and weighted together
         weighted = filters @ np.square(parts, out=parts)
         np.add(weighted[:, ::2], weighted[:, 1::2], out=mel[:, some])
     if spec.log_offset:
@@ -61,14 +61,14 @@ def log_mel(samples: Waveform, spec: SpectrogramSpec, win_length: int | None = N
 
 
 def band_of(frequency: float, spec: SpectrogramSpec) -> float:
-    """Return the mel band, from 0 for the lowest, in whose middle a frequency in Hz lies; between two, a fraction."""
+    """Return the mel band, from 0 for the lowest, centred on a frequency in Hz; a fraction between two bands."""
     lowest, highest, own = to_mel([spec.fmin, spec.fmax, frequency], spec.mel)
     return float((own - lowest) / (highest - lowest) * (spec.height + 1) - 1)
 
 
 @lru_cache(maxsize=16)
 def _window(n_fft: int, win_length: int, kind: str) -> FloatArray:
-    """Return a Hann window of `win_length` in the middle of `n_fft` zeros."""
+    """Return a Hann window of `win_length` samples, padded with zeros on both sides to `n_fft`."""
     before = (n_fft - win_length) // 2
     period = win_length - 1 if kind == "hann_symmetric" else win_length
     window = 0.5 - 0.5 * np.cos(2 * np.pi / period * np.arange(win_length))
@@ -78,5 +78,5 @@ def _window(n_fft: int, win_length: int, kind: str) -> FloatArray:
 
 @lru_cache(maxsize=16)
 def _sparse_filterbank(spec: SpectrogramSpec) -> scipy.sparse.csr_array:
-    """A band touches few bins: the sparse product is more than twice as fast as the dense one."""
+    """Return the filters as a sparse matrix: each has few bins, so it multiplies over twice as fast as a dense one."""
     return scipy.sparse.csr_array(spec.mel_filters)

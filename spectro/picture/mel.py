@@ -1,9 +1,9 @@
-"""Mel scales, and the triangular filters along them.
+"""Mel scales and their triangular filters.
 
-Three are in use. `slaney`, librosa's default, is linear to 1 kHz, then logarithmic; triangles are straight in Hz and of
-unit area (M. Slaney, Auditory Toolbox, Technical Report 1998-010). `htk`, torchaudio's default, is 1127 ln(1 + f/700);
-triangles are straight in Hz and 1 high. `kaldi`, Kaldi's and TensorFlow's, has the same scale, but its triangles are
-straight in mel, and 1 high.
+Three are in use. `slaney`, librosa's default, is linear to 1 kHz, then logarithmic; its triangles are linear in Hz and
+have unit area (M. Slaney, Auditory Toolbox, Technical Report 1998-010). `htk`, torchaudio's default, is
+1127 ln(1 + f/700); its triangles are linear in Hz and have height 1. `kaldi`, used by Kaldi and TensorFlow, has the
+same scale, but its triangles are linear in mel, with height 1.
 """
 
 from functools import lru_cache
@@ -17,7 +17,7 @@ Mels: TypeAlias = npt.NDArray[np.float64]
 
 
 def to_mel(frequencies: npt.ArrayLike, scale: MelScale) -> Mels:
-    """Return frequencies in Hz as mel: float64 of the same shape."""
+    """Convert frequencies in Hz to mel: float64 of the same shape."""
     hertz = np.asarray(frequencies, np.float64)
     if scale != "slaney":
         return 1127 * np.log1p(hertz / 700)
@@ -26,7 +26,7 @@ def to_mel(frequencies: npt.ArrayLike, scale: MelScale) -> Mels:
 
 
 def to_hertz(mels: npt.ArrayLike, scale: MelScale) -> Mels:
-    """Return mel as frequencies in Hz: float64 of the same shape."""
+    """Convert mel to frequencies in Hz: float64 of the same shape."""
     mel = np.asarray(mels, np.float64)
     if scale != "slaney":
         return 700 * np.expm1(mel / 1127)
@@ -43,10 +43,10 @@ def filterbank(
     Args:
         sample_rate: in Hz.
         n_fft: size of the Fourier transform, in samples.
-        bands: how many filters.
-        fmin: lower edge of the lowest, in Hz.
-        fmax: upper edge of the highest, in Hz.
-        scale: where they stand, and of which form they are.
+        bands: number of filters.
+        fmin: lower edge of the lowest filter, in Hz.
+        fmax: upper edge of the highest filter, in Hz.
+        scale: the mel scale, which sets the filters' positions and shape.
     """
     lowest, highest = to_mel([fmin, fmax], scale)
     edges = np.linspace(lowest, highest, bands + 2)

@@ -1,12 +1,12 @@
-"""A spectrogram image <-> a PNG that carries its spec.
+"""Write and read spectrogram images as PNGs that carry their spec.
 
-The PNG's text holds the spec's fingerprint, the clip's id and, for augmented copies, what was done; so a picture can
-be checked before it is believed. One channel is stored as gray, a colour map as a palette (one byte a pixel, decoded
+The PNG's text holds the spec's fingerprint, the clip's id and, for augmented copies, the steps applied, so that a
+picture can be checked before use. One channel is stored as gray, a colour map as a palette (one byte per pixel, decoded
 several times as fast as RGB), other pictures as RGB.
 
-The PNGs are written here, and not by Pillow, which tries five filters for each row: that takes as long as all the rest
-of drawing. Neighbouring bands are alike, so each row is stored as its difference from the one above, and ISA-L deflates
-that in a third of zlib's time, to files that are a twelfth larger than Pillow's.
+This module writes PNGs without Pillow, which tries five filters for each row: that takes as long as all the rest of
+rendering. Neighbouring bands are alike, so each row is stored as its difference from the one above. ISA-L deflates the
+rows in a third of zlib's time, to files a twelfth larger than Pillow's.
 """
 
 import os
@@ -36,7 +36,7 @@ DAMAGED = (
     struct.error,
     PIL.Image.DecompressionBombError,
 )  # what Pillow raises
-LONGEST_TEXT, MOST_TEXTS = 4_096, 32  # of a PNG's entries of ours: a packed one may hold megabytes
+LONGEST_TEXT, MOST_TEXTS = 4_096, 32  # of spectro's entries in a PNG: a compressed one may hold megabytes
 FINGERPRINT = re.compile("[0-9a-f]{16}")
 UP = 2  # the filter that stores differences from the row above
 
@@ -47,7 +47,7 @@ class Picture:
 
     Args:
         pixels: uint8 array of shape (height, width) or (height, width, 3).
-        text: what the PNG says of itself: `spec` (fingerprint), `clip` (clip id) and what else was written.
+        text: the PNG's text entries: `spec` (fingerprint), `clip` (clip id) and any others that were written.
     """
 
     pixels: Image
@@ -55,11 +55,11 @@ class Picture:
 
 
 def encode(pixels: Image, spec: SpectrogramSpec, clip_id: str, **text: str) -> bytes:
-    """Return the bytes of a PNG of `pixels` that carries the spec's fingerprint, the clip's id and `text`.
+    """Encode `pixels` as a PNG that carries the spec's fingerprint, the clip's id and `text`.
 
     Args:
         pixels: uint8 array of shape `spec.shape`.
-        spec: the spec that the pixels were drawn by.
+        spec: the spec that the pixels were rendered with.
         clip_id: the clip's id.
         text: further entries, ASCII or UTF-8.
 
@@ -88,14 +88,14 @@ def encode(pixels: Image, spec: SpectrogramSpec, clip_id: str, **text: str) -> b
 
 
 def read(source: str | os.PathLike[str] | BinaryIO, spec: SpectrogramSpec | None = None) -> Picture:
-    """Read a PNG, and check it against `spec` if one is given.
+    """Read a PNG, and check it against `spec` if given.
 
     Args:
         source: a path or a binary file.
-        spec: what the picture must have been drawn by.
+        spec: the spec that the picture must have been rendered with.
 
     Returns:
-        the pixels and the PNG's own text.
+        the pixels and the PNG's text entries.
 
     Raises:
         ImageError: not a whole PNG, of another size, or without this spec's fingerprint.
@@ -117,7 +117,7 @@ def read(source: str | os.PathLike[str] | BinaryIO, spec: SpectrogramSpec | None
 
 
 def read_text(path: Path) -> dict[str, str]:
-    """Return what a PNG says of itself, without decoding its pixels; empty if it is missing or not a PNG of ours."""
+    """Return a PNG's text entries without decoding its pixels; empty if it is missing or not one of spectro's."""
     try:
         with PIL.Image.open(path, formats=["PNG"]) as opened:
             return _text(opened, printable(path))
@@ -126,23 +126,23 @@ def read_text(path: Path) -> dict[str, str]:
 
 
 def _text(opened: PIL.Image.Image, name: str) -> dict[str, str]:
-    """Return our entries among those that stand before the pixels.
+    """Return spectro's text entries among those before the pixels.
 
     Raises:
-        ImageError: they are more, or longer, than any that are written here.
+        ImageError: there are more of them, or longer ones, than spectro writes.
     """
     ours = {str(key): str(value) for key, value in opened.info.items() if str(key).startswith(PREFIX)}
     if len(ours) > MOST_TEXTS or any(len(key + value) > LONGEST_TEXT for key, value in ours.items()):
-        raise ImageError(f"{name}: carries more text than a picture of ours: render the clip again")
+        raise ImageError(f"{name}: carries more text than spectro writes: render the clip again")
     return {key.removeprefix(PREFIX): value for key, value in ours.items()}
 
 
 def _check_size(opened: PIL.Image.Image, spec: SpectrogramSpec, name: str) -> None:
-    """Refuse a picture of another size before it is decoded."""
+    """Reject a picture of another size before decoding it."""
     if opened.size != (spec.width, spec.height):
         raise ImageError(
             f"{name}: is {opened.width} x {opened.height} pixels; the spec says {spec.width} x {spec.height}: "
-            "render the clip again by this spec"
+            "render the clip again with this spec"
         )
 
 
@@ -151,7 +151,7 @@ def _check(pixels: Image, text: Mapping[str, str], spec: SpectrogramSpec, name: 
         told = text.get("spec")
         found = "no spec at all" if told is None else told if FINGERPRINT.fullmatch(told) else "another program"
         raise ImageError(
-            f"{name}: was drawn by {found}, not by the expected spec {spec.fingerprint}: render the clip again"
+            f"{name}: was rendered with {found}, not with the expected spec {spec.fingerprint}: render the clip again"
         )
     if pixels.shape != spec.shape:
         raise ImageError(f"{name}: was saved again with other channels: render the clip again")
@@ -164,17 +164,17 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def _text_chunk(key: str, value: str) -> bytes:
-    """Return a chunk of UTF-8 text that is not compressed (ISO/IEC 15948, 11.3.4.5)."""
+    """Return a chunk of uncompressed UTF-8 text (ISO/IEC 15948, 11.3.4.5)."""
     return _chunk(b"iTXt", key.encode("latin-1") + b"\0\0\0\0\0" + value.encode())
 
 
 def _palette(spec: SpectrogramSpec) -> Image | None:
-    """Return the colours, uint8 of shape (256, 3), of pictures that are stored as places in a palette."""
+    """Return the colours, uint8 of shape (256, 3), if pictures are stored as palette indices, else None."""
     return colormap_table(spec.colormap) if spec.channels == "colormap" else None
 
 
 def _indices(pixels: Image, table: Image) -> Image:
-    """Return the place of each pixel's colour in a palette: uint8 of shape (height, width)."""
+    """Return the palette index of each pixel's colour: uint8 of shape (height, width)."""
     weights = np.array([1 << 16, 1 << 8, 1], np.uint32)
     keys, places = np.unique(table.astype(np.uint32) @ weights, return_index=True)
     found: Image = places[np.searchsorted(keys, pixels.astype(np.uint32) @ weights)].astype(np.uint8)

@@ -1,4 +1,4 @@
-"""What a picture of sound looks like: everything between waveform and pixel."""
+"""The definition of a spectrogram picture: everything between waveform and pixel."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -32,16 +32,16 @@ BOUNDS = {
     "height": (1, 2_048),
     "width": (1, 4_096),
 }
-"""The least and the most of each whole number. With the limits below they keep a spec from taking all memory."""
+"""Minimum and maximum of each whole number. With the limits below they keep a spec from taking all memory."""
 NUMBERS = ("fmin", "fmax", "low", "high", "preemphasis", "log_offset")
-LEVELS = 1_000.0  # dB or standard deviations: further from 0 no `low` or `high` lies
-MOST_PIXELS, MOST_SAMPLES, MOST_WEIGHTS = 2**20, 2**22, 2**22  # of a picture, its sound, and its mel filters
-SHORTEST_S = 0.05  # of sound that a picture shows
+LEVELS = 1_000.0  # dB or standard deviations: `low` and `high` are at most this far from 0
+MOST_PIXELS, MOST_SAMPLES, MOST_WEIGHTS = 2**20, 2**22, 2**22  # in a picture, its sound, and its mel filters
+SHORTEST_S = 0.05  # of sound in a picture
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpectrogramSpec:
-    """What a picture of sound looks like: everything between waveform and pixel.
+    """The definition of a spectrogram picture: everything between waveform and pixel.
 
     Two pictures can be compared, and a network can read a picture, only if their specs have the same `fingerprint`.
 
@@ -50,23 +50,23 @@ class SpectrogramSpec:
         n_fft: size of the Fourier transform, in samples.
         win_length: length of the window, in samples, at most `n_fft`.
         hop_length: distance between frames, in samples; the image shows `width * hop_length` samples.
-        height: image height in pixels, which is the number of mel bands.
-        width: image width in pixels, which is the number of frames.
+        height: image height in pixels, equal to the number of mel bands.
+        width: image width in pixels, equal to the number of frames.
         fmin: lower edge of the lowest mel band, in Hz.
         fmax: upper edge of the highest mel band, in Hz, at most half of `sample_rate`.
-        scale: what a gray value means. `full_scale`: dB against a power of 1 (a full-scale waveform). `clip_peak`:
-            dB against the clip's loudest mel value. `clip_norm`: standard deviations from the clip's mean log-mel.
-        low: value of black, in dB (`full_scale`, `clip_peak`) or in standard deviations (`clip_norm`).
-        high: value of white, in the same unit.
-        channels: `gray`: one channel. `colormap`: the gray value through a matplotlib colour map. `deltas`: log-mel,
-            its first and its second difference as R, G, B. `windows`: log-mel with half, once and twice `win_length`
-            as R, G, B.
+        scale: unit of the gray values. `full_scale`: dB relative to a power of 1 (a full-scale waveform). `clip_peak`:
+            dB relative to the clip's loudest mel value. `clip_norm`: standard deviations from the clip's mean log-mel.
+        low: value rendered as black, in dB (`full_scale`, `clip_peak`) or in standard deviations (`clip_norm`).
+        high: value rendered as white, in the same unit.
+        channels: `gray`: one channel. `colormap`: the gray value mapped with a matplotlib colour map. `deltas`: log-mel
+            and its first and second differences as R, G, B. `windows`: log-mel with half, one and two times
+            `win_length` as R, G, B.
         colormap: name of the matplotlib colour map for `channels="colormap"`.
         trim_db: cut leading and trailing sound this many dB below the loudest frame; null keeps it.
-        placement: `center` or `start`: where a short clip stands in the image, and which part of a long clip is shown
-            unless another part has more speech.
-        preemphasis: share of the previous sample that is subtracted from each sample; 0 for none.
-        window: `hann` is periodic, as in Fourier analysis; `hann_symmetric` is what filters are designed with.
+        placement: `center` or `start`: the position of a short clip in the image, and the part of a long clip that is
+            shown unless another part has more speech.
+        preemphasis: fraction of the previous sample that is subtracted from each sample; 0 for none.
+        window: `hann` is periodic, for Fourier analysis; `hann_symmetric` is the form used in filter design.
         spectrum: input of the mel filters: `power` or `magnitude`.
         mel: scale and filters: `slaney` (librosa), `htk` (torchaudio), `kaldi` (Kaldi, TensorFlow); see
             `spectro.picture.mel`.
@@ -75,7 +75,7 @@ class SpectrogramSpec:
             limit.
 
     Raises:
-        SpecError: the fields contradict each other; the text names them.
+        SpecError: the fields contradict each other; the message names them.
     """
 
     LATER: ClassVar[dict[str, Any]] = {
@@ -113,7 +113,7 @@ class SpectrogramSpec:
         self._check_kinds()
         self._check_sizes()
         if not self.high - self.low >= 0.01:
-            raise SpecError(f"low is {self.low} and high is {self.high}; low must lie below high, by 0.01 at least")
+            raise SpecError(f"low is {self.low} and high is {self.high}; low must lie at least 0.01 below high")
         if not 0 <= self.fmin < self.fmax <= self.sample_rate / 2:
             raise SpecError(
                 f"fmin is {self.fmin} Hz and fmax {self.fmax} Hz; 0 <= fmin < fmax <= {self.sample_rate / 2} Hz "
@@ -130,7 +130,7 @@ class SpectrogramSpec:
         if self.trim_db is not None and self.trim_db <= 0:
             raise SpecError(f"trim_db is {self.trim_db}; it must be positive, or null to keep silence")
         if self.range_db is not None and self.range_db <= 0:
-            raise SpecError(f"range_db is {self.range_db}; it must be positive, or null for no such limit")
+            raise SpecError(f"range_db is {self.range_db}; it must be positive, or null for no limit")
         if not 0 <= self.preemphasis <= 1:
             raise SpecError(f"preemphasis is {self.preemphasis}; it must lie between 0 and 1")
         if not 0 <= self.log_offset <= 1:
@@ -144,7 +144,7 @@ class SpectrogramSpec:
             )
 
     def _check_kinds(self) -> None:
-        """Refuse values of another kind, numbers that are not finite, and numbers out of bounds."""
+        """Reject values of the wrong type, numbers that are not finite, and numbers out of bounds."""
         for name, allowed in CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise SpecError(f"{name} is {quoted(getattr(self, name))}; it must be one of {', '.join(allowed)}")
@@ -156,15 +156,15 @@ class SpectrogramSpec:
         for name in (*NUMBERS, *optional):
             value = getattr(self, name)
             limit = LEVELS if name in ("low", "high") else BOUNDS["sample_rate"][1]
-            if isinstance(value, bool) or not isinstance(value, int | float) or not -limit <= value <= limit:  # nor NaN
+            if isinstance(value, bool) or not isinstance(value, int | float) or not -limit <= value <= limit:  # no NaN
                 raise SpecError(f"{name} is {quoted(value)}; it must be a number between {-limit:g} and {limit:g}")
         for name in NUMBERS:
-            object.__setattr__(self, name, float(getattr(self, name)))  # 8000 and 8000.0 are one fingerprint
+            object.__setattr__(self, name, float(getattr(self, name)))  # 8000 and 8000.0 give one fingerprint
         if type(self.colormap) is not str:
-            raise SpecError(f"colormap is {quoted(self.colormap)}; it must be the name of one")
+            raise SpecError(f"colormap is {quoted(self.colormap)}; it must be the name of a colour map")
 
     def _check_sizes(self) -> None:
-        """Refuse what would take more memory than any picture of speech needs."""
+        """Reject settings that would take more memory than any picture of speech needs."""
         for what, count, most in (
             ("height x width, the pixels of a picture,", self.height * self.width, MOST_PIXELS),
             ("width x hop_length, the samples that it shows,", self.width * self.hop_length, MOST_SAMPLES),
@@ -175,12 +175,12 @@ class SpectrogramSpec:
         if self.duration_s < SHORTEST_S:
             raise SpecError(
                 f"a picture shows {self.duration_s:g} s (width x hop_length / sample_rate); it must show "
-                f"{SHORTEST_S:g} s at least"
+                f"at least {SHORTEST_S:g} s"
             )
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that change when, and only when, a field changes that changes pictures."""
+        """16 hexadecimal digits that change if and only if a field that affects pictures changes."""
         return fingerprint(identity_of(self, () if self.channels == "colormap" else ("colormap",)))
 
     @property
@@ -202,12 +202,12 @@ class SpectrogramSpec:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of the image array: (height, width), or (height, width, 3) when it has colours."""
+        """Shape of the image array: (height, width), or (height, width, 3) with colours."""
         return (self.height, self.width) if self.channels == "gray" else (self.height, self.width, 3)
 
     @property
     def win_lengths(self) -> tuple[int, ...]:
-        """The window lengths that are used, in samples."""
+        """The window lengths in use, in samples."""
         if self.channels != "windows":
             return (self.win_length,)
         return (self.win_length // 2, self.win_length, self.win_length * 2)
@@ -218,17 +218,17 @@ class SpectrogramSpec:
 
     @classmethod
     def from_dict(cls, fields: Any) -> Self:
-        """Make a spec from `to_dict`'s result.
+        """Create a spec from the result of `to_dict`.
 
         Raises:
-            SpecError: it is no such result, a field is unknown or has a value that does not fit.
+            SpecError: `fields` is not such a result, or a field is unknown or has an invalid value.
         """
         if not isinstance(fields, dict):
             raise SpecError(f"a spec is {quoted(fields)}; it must be a mapping of fields to values")
         known = {field.name for field in dataclasses.fields(cls)}
         if unknown := sorted(map(str, set(fields) - known)):
             shown = ", ".join(quoted(name).strip("'") for name in unknown[:5])
-            raise SpecError(f"unknown fields {shown}; a spec has {', '.join(sorted(known))}")
+            raise SpecError(f"unknown fields {shown}; the fields of a spec are {', '.join(sorted(known))}")
         return restored(cls, fields)
 
     @classmethod
@@ -264,6 +264,6 @@ def colormap_table(name: str) -> Image:
         table: Image = matplotlib.colormaps[name](np.arange(256), bytes=True)[:, :3]
     except KeyError as error:
         raise SpecError(
-            f"colormap {quoted(name)} is not one of matplotlib's, such as magma, viridis or gray"
+            f"colormap {quoted(name)} is not in matplotlib; choose another, such as magma, viridis or gray"
         ) from error
     return np.ascontiguousarray(table)

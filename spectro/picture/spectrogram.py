@@ -1,7 +1,7 @@
-"""A recording -> a fixed-size uint8 log-mel image, as a SpectrogramSpec says.
+"""Render a recording as a fixed-size uint8 log-mel image, as a SpectrogramSpec defines it.
 
-The image is as high as there are mel bands and as wide as there are frames: nothing is ever resized. Row 0 is the
-highest band, column 0 the earliest frame.
+The image has one row per mel band and one column per frame: nothing is ever resized. Row 0 is the highest band, column
+0 the earliest frame.
 """
 
 from typing import Literal
@@ -17,21 +17,21 @@ from spectro.errors import AudioError
 from spectro.picture.frontend import FloatArray, log_mel
 from spectro.picture.spec import Image, SpectrogramSpec, colormap_table
 
-AS_GOOD_FRAMES = 5  # of 20 ms: the middle is shown where no other part has this much more sound,
-PAUSE_FRAMES = 20  # and where no more than this of it is silence at its ends
+AS_GOOD_FRAMES = 5  # of 20 ms: the middle is shown if no other part has more than this much extra sound,
+PAUSE_FRAMES = 20  # and if its ends have at most this much silence
 DELTA_WIDTH = 9  # frames; librosa's default
 DELTA_RANGES = (
     0.05,
     0.02,
-)  # of the whole gray scale per frame, and per frame squared: what maps to black and to white
+)  # slope and curvature shown as white (negative: black), in gray scales per frame and per frame squared
 
 
 def read(source: Source, spec: SpectrogramSpec, *, max_duration_s: float | None = DEFAULT_MAX_DURATION_S) -> Waveform:
-    """Read a recording as a spec wants it: its rate, its trimming, at least one window long, with sound in it.
+    """Read a recording at a spec's rate, trimmed as it sets, at least one window long, and with sound in it.
 
     Args:
         source: a path, or a seekable binary file.
-        spec: how it will be drawn.
+        spec: how it will be rendered.
         max_duration_s: longest duration accepted, in seconds; None for no limit.
 
     Returns:
@@ -44,7 +44,7 @@ def read(source: Source, spec: SpectrogramSpec, *, max_duration_s: float | None 
 
 
 def read_from(source: Source, spec: SpectrogramSpec, *, max_duration_s: float | None) -> tuple[Waveform, int]:
-    """Read a recording as `read` does; returns its samples, and how many were trimmed before them."""
+    """Read a recording as `read` does; return its samples, and how many samples were trimmed before them."""
     samples, first = recording.read_from(
         source,
         sample_rate=spec.sample_rate,
@@ -55,23 +55,23 @@ def read_from(source: Source, spec: SpectrogramSpec, *, max_duration_s: float | 
     sound, frame = active(samples, spec.sample_rate)
     heard_s = int(sound.sum()) * frame / spec.sample_rate
     least_s = min(LEAST_SOUND_S, len(samples) / spec.sample_rate / 2)
-    if heard_s < least_s - FRAME_S:  # a frame that sound fills in part is not counted
+    if heard_s < least_s - FRAME_S:  # a frame that is only partly sound is not counted
         raise AudioError(
             f"{name_of(source)}: is silent but for {heard_s:.2f} s; at least {LEAST_SOUND_S} s must be louder than "
-            f"{SILENT_DB:g} dB of full scale, and stand out from the noise"
+            f"{SILENT_DB:g} dBFS, and stand out from the noise"
         )
     return samples, first
 
 
 def render(samples: Waveform, spec: SpectrogramSpec) -> Image:
-    """Draw the log-mel image of a waveform.
+    """Render the log-mel image of a waveform.
 
     Args:
         samples: float32 array of shape (samples,) at `spec.sample_rate`, as `recording.read` returns it.
-        spec: how to draw.
+        spec: how to render.
 
     Returns:
-        uint8 array of shape `spec.shape`. Where the clip does not fill the width, columns are black.
+        uint8 array of shape `spec.shape`. Columns that the clip does not fill are black.
     """
     start, stop = shown(samples, spec)
     planes = [_scale(log_mel(samples[start:stop], spec, win_length), spec) for win_length in spec.win_lengths]
@@ -84,15 +84,15 @@ def render(samples: Waveform, spec: SpectrogramSpec) -> Image:
 
 
 def shown(samples: Waveform, spec: SpectrogramSpec) -> tuple[int, int]:
-    """Return the first sample of a waveform that a picture shows, and the first after those.
+    """Return the index of the first sample of a waveform that a picture shows, and the index after the last.
 
-    Of a waveform that is longer than the picture, that is the middle (or the begin, as the spec says), unless another
-    part holds more sound, as where the middle is a pause: then it is the part with the most sound, of equal ones the
-    nearest, cut to its sound. Sound is told from silence as a timeline does it.
+    Of a waveform longer than the picture, the picture shows the middle (or the start, as the spec sets), unless another
+    part has more sound, for example because the middle is a pause. Then it shows the part with the most sound, or the
+    nearest of equal parts, cut to its sound. Sound and silence are detected as in a timeline.
 
     Args:
         samples: float32 of shape (samples,) at `spec.sample_rate`.
-        spec: how they will be drawn.
+        spec: how they will be rendered.
     """
     length = spec.width * spec.hop_length - 1  # samples that give `width` centred frames
     excess = max(0, len(samples) - length)
@@ -111,7 +111,7 @@ def shown(samples: Waveform, spec: SpectrogramSpec) -> tuple[int, int]:
 
 
 def _most(sound: npt.NDArray[np.bool_], start: int, width: int) -> tuple[int, int] | None:
-    """Return where the frames with the most sound begin and end, `width` at most; None if those at `start` do well."""
+    """Return the bounds of the frames with the most sound, at most `width`; None if those at `start` will do."""
     sounding = np.concatenate([[0], np.cumsum(sound)])
     counts = sounding[width:] - sounding[: len(sounding) - width]
     start = min(start, len(counts) - 1)
@@ -123,30 +123,30 @@ def _most(sound: npt.NDArray[np.bool_], start: int, width: int) -> tuple[int, in
 
 
 def _inside(sound: npt.NDArray[np.bool_], start: int, width: int) -> tuple[int, int]:
-    """Return the first of `width` frames from `start` on that has sound, and the first after the last that has."""
+    """Return the first of `width` frames from `start` on that has sound, and the one after the last that has sound."""
     places = start + np.flatnonzero(sound[start : start + width])
     return (int(places[0]), int(places[-1]) + 1) if len(places) else (start, start)
 
 
 def first_column(start: int, stop: int, spec: SpectrogramSpec) -> int:
-    """Return which sample stands in the middle of the image's first column; negative where that lies before the sound.
+    """Return the index of the sample at the centre of the image's first column; negative if before the sound.
 
     Args:
-        start: the first sample that is shown.
-        stop: the first after those.
-        spec: how they are drawn.
+        start: index of the first sample shown.
+        stop: index after the last sample shown.
+        spec: how they are rendered.
     """
     frames = 1 + (stop - start) // spec.hop_length
     return start - _before(spec.width - frames, spec) * spec.hop_length
 
 
 def _before(missing: int, spec: SpectrogramSpec) -> int:
-    """Return how many of the columns that no frame fills stand before the frames."""
+    """Return how many of the `missing` columns, which no frame fills, come before the frames."""
     return missing // 2 if spec.placement == "center" else 0
 
 
 def _scale(decibels: FloatArray, spec: SpectrogramSpec) -> FloatArray:
-    """Map log-mel values so that the spec's `low` becomes 0 and its `high` 1, not clipped."""
+    """Map log-mel values so that the spec's `low` becomes 0 and its `high` 1, without clipping."""
     values = decibels
     if spec.scale == "clip_peak":
         values = decibels - decibels.max()
@@ -157,11 +157,11 @@ def _scale(decibels: FloatArray, spec: SpectrogramSpec) -> FloatArray:
 
 
 def _delta(plane: FloatArray, order: Literal[1, 2]) -> FloatArray:
-    """Return the local slope (order 1) or curvature (2) along time, 0 mapped to 0.5; librosa's `feature.delta`."""
+    """Return the slope (order 1) or curvature (2) along time as `librosa.feature.delta` does, with 0 mapped to 0.5."""
     width = min(DELTA_WIDTH, plane.shape[1] - 1 + plane.shape[1] % 2)
     if width <= order:
         return np.full_like(plane, 0.5)
-    from scipy.signal import savgol_filter  # a second to import, and used here alone
+    from scipy.signal import savgol_filter  # takes a second to import, and is used only here
 
     slope = savgol_filter(plane, width, polyorder=order, deriv=order, axis=1, mode="interp")
     mapped: FloatArray = (0.5 + slope / (2 * DELTA_RANGES[order - 1])).astype(np.float32)
@@ -173,7 +173,7 @@ def _quantise(plane: FloatArray) -> Image:
 
 
 def _fill(plane: Image, spec: SpectrogramSpec) -> Image:
-    """Turn the lowest band downwards and put the frames into the full width."""
+    """Put the lowest band at the bottom, and the frames into the full width."""
     missing = spec.width - plane.shape[1]
     before = _before(missing, spec)
     filled = np.zeros((spec.height, spec.width), np.uint8)

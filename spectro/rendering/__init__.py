@@ -1,1 +1,1 @@
-"""Clips and copies of them in, PNGs and their index out."""
+"""Render clips and augmented copies as PNGs with an index."""

@@ -22,7 +22,7 @@ def read_index(folder: Path) -> tuple[pd.DataFrame, SpectrogramSpec]:
         the index, and the spec of its pictures.
 
     Raises:
-        RenderError: there is no complete rendering in `folder`.
+        RenderError: `folder` holds no complete rendering.
     """
     try:
         index = pd.read_parquet(folder / INDEX)
@@ -36,16 +36,16 @@ def read_index(folder: Path) -> tuple[pd.DataFrame, SpectrogramSpec]:
 
 
 def read_indexes(folders: Sequence[Path]) -> tuple[pd.DataFrame, SpectrogramSpec]:
-    """Read the image indexes of renderings by one spec, as one whose column `image` holds whole paths.
+    """Read the image indexes of renderings with one spec as a single index, whose column `image` holds full paths.
 
     Args:
-        folders: output folders of renderings, one at least.
+        folders: output folders of renderings, at least one.
 
     Returns:
         the index, and the spec of its pictures.
 
     Raises:
-        RenderError: one of them holds no complete rendering, was rendered by another spec, or has a clip of another.
+        RenderError: a folder holds no complete rendering, has another spec, or shares a clip with another folder.
     """
     indexes, first = [], SpectrogramSpec()
     for place, folder in enumerate(folders):
@@ -53,7 +53,7 @@ def read_indexes(folders: Sequence[Path]) -> tuple[pd.DataFrame, SpectrogramSpec
         first = first if place else spec
         if spec.fingerprint != first.fingerprint:
             raise RenderError(
-                f"{printable(folder)}: was rendered by spec {spec.fingerprint}, {printable(folders[0])} by "
+                f"{printable(folder)}: was rendered with spec {spec.fingerprint}, {printable(folders[0])} with "
                 f"{first.fingerprint}; render both with --spec {printable(folders[0] / SPEC)}"
             )
         indexes.append(index.assign(image=[str(folder / name) for name in index["image"]]))

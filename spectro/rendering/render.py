@@ -1,13 +1,14 @@
 """The rendering stage: clips x copies -> PNGs and their index.
 
-A rendering can be killed at any moment and run again: every PNG comes to its place whole, and says by which settings
-it was made and of what content (size and CRC-32 of the recording). A PNG that agrees with settings and recording is
-kept, wherever the two have been copied to; any other is made anew. The index is written last, from what the PNGs say,
-so it is the same whether or not there was a kill, and whatever the number of workers.
+A rendering can be killed at any moment and run again. Every PNG is moved into place complete, and records its settings
+and its recording's content (size and CRC-32). A PNG that matches settings and recording is kept, wherever the two have
+been copied to; any other is rendered again. The index is written last, from the PNGs' text, so it is the same after a
+kill, and for any number of workers.
 
 In the output folder: `images/CLIP_COPY.png`, `index.parquet` (the clips' columns, `image`, `copy`, `augmentation`,
-`parameters`, `spec`), `spec.json`, `render.json` (what pictures depend on), `failures.csv` (clips that could not be
-rendered, with the reason) and `rejected.csv` (recordings that are not of the corpus, or stand in it twice).
+`parameters`, `spec`), `spec.json`, `render.json` (the settings that pictures depend on), `failures.csv` (clips that
+could not be rendered, with the reason) and `rejected.csv` (recordings that are not part of the corpus, or occur twice
+in it).
 """
 
 import os
@@ -48,12 +49,12 @@ from spectro.processes import in_processes
 from spectro.rendering.index import FAILURES, INDEX, REJECTED, SETTINGS, SPEC
 from spectro.rendering.worker import IMAGES, Job, Outcome, Recipe, render_clips
 
-TOGETHER = 16  # pictures that are handed to a process at a time
+TOGETHER = 16  # pictures handed to a process at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class RenderSettings:
-    """Draw every clip of a corpus, and augmented copies of it, as log-mel spectrogram PNGs.
+    """Render every clip of a corpus, and augmented copies of it, as log-mel spectrogram PNGs.
 
     Run it again after an interruption: finished pictures are kept. Exit code 1 means that some clips could not be
     rendered; failures.csv lists them with the reason, and all others are complete.
@@ -65,17 +66,17 @@ class RenderSettings:
         out: folder for pictures and index; null for data/images/CORPUS.
         copies: augmented copies per clip, in addition to the untouched one.
         augment: how copies are altered.
-        spec: what a picture looks like. --spec FILE reads a spec.json or a checkpoint's spectro.json; --spec mn04_as
-            takes what those starting weights read (`spectro weights` lists them); --spec.FIELD changes one field.
+        spec: definition of the pictures. --spec FILE reads a spec.json or a checkpoint's spectro.json; --spec mn04_as
+            uses the spec of those starting weights (`spectro weights` lists them); --spec.FIELD changes one field.
         protocol: make copies only of the training clips of this protocol; null makes copies of all clips, and training
             uses those of its own clips.
         fold: fold of that protocol.
         workers: number of processes; 0 for one per core.
-        cluster: spread the work with Ray, in place of workers: auto over the cluster that this machine belongs to,
-            HOST:6379 over the one with this head, local over one that is started here. All its machines must see source
-            and out where this one does, and have the same spectro. null works here alone.
+        cluster: distribute the work with Ray, instead of workers: auto uses the cluster that this machine belongs to,
+            HOST:6379 the one with this head, local one that is started here. All its machines must have the same
+            spectro, and see source and out at the same paths as this one. null uses this machine only.
         max_duration_s: recordings longer than this fail, in seconds.
-        overwrite: render again over pictures with other settings, instead of refusing.
+        overwrite: replace pictures rendered with other settings, instead of refusing.
     """
 
     corpus: str = "synthetic"
@@ -94,12 +95,12 @@ class RenderSettings:
 
 @dataclass(frozen=True)
 class Rendering:
-    """What a rendering did.
+    """The result of a rendering.
 
     Args:
         out: the output folder.
         images: pictures in the index.
-        reused: how many of them were there already.
+        reused: how many of them already existed.
         failures: rows of `failures.csv`.
         rejected: rows of `rejected.csv`.
     """
@@ -115,10 +116,10 @@ def render(settings: RenderSettings) -> Rendering:
     """Render a corpus.
 
     Returns:
-        what was done.
+        the counts of pictures and failures.
 
     Raises:
-        RenderError: the output folder holds pictures made with other settings, or another rendering writes there.
+        RenderError: the output folder holds pictures with other settings, or another rendering is writing there.
         WorkerError: a worker was killed.
         CorpusError: the corpus cannot be read.
         SpecError: the spec contradicts itself.
@@ -153,18 +154,18 @@ def render(settings: RenderSettings) -> Rendering:
 
 
 def _settings_dict(settings: RenderSettings) -> dict[str, Any]:
-    """What pictures depend on."""
+    """Return the settings that pictures depend on."""
     return {"spec": identity_of(settings.spec), "augment": identity_of(settings.augment)}
 
 
 def _is_rendering(out: Path) -> bool:
-    """Tell whether a folder holds the settings of a rendering, which are there before anything else is."""
+    """Return whether a folder holds the settings of a rendering, which are written before anything else."""
     found = read_json(out / SETTINGS)
     return isinstance(found, dict) and {"spec", "augment"} <= set(found)
 
 
 def _check_settings(settings: RenderSettings, out: Path) -> None:
-    """Refuse to mix two kinds of pictures, and write the settings down."""
+    """Refuse to mix pictures with different settings, and save the settings."""
     path, wanted = out / SETTINGS, _settings_dict(settings)
     if path.exists() and not settings.overwrite:
         before = read_json(path)
@@ -179,10 +180,10 @@ def _check_settings(settings: RenderSettings, out: Path) -> None:
         if changes:
             raise RenderError(
                 f"{printable(out)}: was rendered with other settings ({', '.join(changes)}); "
-                "choose another --out, or render it anew with --overwrite true"
+                "choose another --out, or render it again with --overwrite true"
             )
     if read_json(path) != wanted:
-        (out / INDEX).unlink(missing_ok=True)  # it would speak of pictures that are replaced one by one
+        (out / INDEX).unlink(missing_ok=True)  # it would describe pictures that are replaced one by one
     write_json(path, wanted)
     write_json(out / SPEC, settings.spec.to_dict())
 
@@ -200,7 +201,7 @@ def _jobs(clips: pd.DataFrame, settings: RenderSettings) -> list[Job]:
 
 
 def _work(jobs: list[Job], settings: RenderSettings, out: Path) -> Iterator[Outcome]:
-    """Render in processes, showing progress; yield outcomes as they come."""
+    """Render in processes and show progress; yield outcomes as they arrive."""
     (out / IMAGES).mkdir(parents=True, exist_ok=True)
     remove_leftovers(out / IMAGES)
     mark = fingerprint(_settings_dict(settings))
@@ -222,7 +223,7 @@ def _work(jobs: list[Job], settings: RenderSettings, out: Path) -> Iterator[Outc
 
 
 def _absolute(chunks: Iterable[list[Job]]) -> Iterator[list[Job]]:
-    """Yield jobs with paths that are the same on all machines."""
+    """Yield jobs with absolute paths, which are the same on all machines."""
     for jobs in chunks:
         yield [replace(job, path=str(Path(job.path).absolute())) for job in jobs]
 
@@ -240,7 +241,7 @@ def _write_index(
     write_bytes(out / FAILURES, table_bytes(failures))
     write_bytes(out / REJECTED, table_bytes(rejected))
     if not done:
-        raise RenderError(f"none of {len(clips)} clips could be rendered, such as: {failed[0].error}")
+        raise RenderError(f"none of {len(clips)} clips could be rendered; the first error: {failed[0].error}")
     images = pd.DataFrame(
         {
             "clip_id": pd.array([o.clip_id for o in done], dtype="string"),

@@ -1,6 +1,6 @@
-"""One clip and all its copies -> PNGs: what the processes of a rendering do.
+"""Render a clip and all its copies as PNGs, in the processes of a rendering.
 
-Apart from the rendering stage, so that a process that draws starts without pandas.
+This module is separate from the rendering stage so that a worker process starts without pandas.
 """
 
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ IMAGES = "images"
 
 @dataclass(frozen=True)
 class Recipe:
-    """How clips are drawn.
+    """How clips are rendered.
 
     Args:
-        out: the rendering's folder.
-        spec: what a picture looks like.
+        out: the rendering's output folder.
+        spec: definition of the pictures.
         augment: how copies are altered.
         max_duration_s: recordings longer than this are failures, in seconds.
-        mark: what tells pictures of these settings from others.
+        mark: identifies pictures with these settings.
     """
 
     out: Path
@@ -46,7 +46,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one copy: either it has an image, or an error."""
+    """The result for one copy: either an image or an error."""
 
     clip_id: str
     copy: int
@@ -58,24 +58,24 @@ class Outcome:
 
 
 def render_clips(jobs: list[Job], recipe: Recipe) -> list[list[Outcome]]:
-    """Draw some clips, each with its copies, or find them drawn.
+    """Render clips, each with its copies; finished pictures are reused.
 
     Args:
         jobs: the clips.
-        recipe: how they are drawn.
+        recipe: how they are rendered.
 
     Returns:
-        for each clip, what became of its untouched copy and of each other; of one that cannot be read, one error.
+        for each clip, the outcomes of its untouched copy and of each other copy; for an unreadable clip, one error.
     """
     return [_render_clip(job, recipe) for job in jobs]
 
 
 def _render_clip(job: Job, recipe: Recipe) -> list[Outcome]:
-    """Draw one clip and its copies, or find them drawn."""
+    """Render one clip and its copies; finished pictures are reused."""
     try:
         identity = f"{recipe.mark}:{content_mark(Path(job.path))}"
     except (OSError, ValueError):
-        identity = ""  # reading it will say what is wrong
+        identity = ""  # reading the clip below reports the error
     outcomes: list[Outcome] = []
     samples: recording.Waveform | None = None
     for copy in range(job.copies + 1):
@@ -93,7 +93,7 @@ def _render_clip(job: Job, recipe: Recipe) -> list[Outcome]:
         except SpectroError as error:
             outcomes.append(Outcome(job.clip_id, copy, error=printable(str(error), MESSAGE)))
             if samples is None:
-                break  # no copy can do better
+                break  # its other copies would fail, too
             continue
         write_bytes(recipe.out / name, content)
         outcomes.append(_outcome(job, copy, name, text))
@@ -101,7 +101,7 @@ def _render_clip(job: Job, recipe: Recipe) -> list[Outcome]:
 
 
 def _finished(path: Path, job: Job, copy: int, identity: str) -> dict[str, str] | None:
-    """Return what the PNG says of itself if it shows this copy of this very content by this recipe."""
+    """Return the PNG's text if it shows this copy of exactly this content, rendered with this recipe."""
     if not identity:
         return None
     text = png.read_text(path)
@@ -110,7 +110,7 @@ def _finished(path: Path, job: Job, copy: int, identity: str) -> dict[str, str] 
 
 
 def _picture(samples: recording.Waveform, job: Job, copy: int, recipe: Recipe) -> tuple[Image, dict[str, str]]:
-    """Return the pixels of a copy, and what the PNG and the index say of how it was altered."""
+    """Return the pixels of a copy, and its augmentation as text for the PNG and the index."""
     if copy == 0:
         return spectrogram.render(samples, recipe.spec), {}
     drawn = augment.sample(recipe.augment, job.clip_id, copy)

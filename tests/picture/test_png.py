@@ -47,7 +47,7 @@ def test_a_picture_of_another_spec_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     other = replace(SPEC, hop_length=160)
     path.write_bytes(png.encode(render(voice(), other), other, "clip"))
-    with pytest.raises(ImageError, match=rf"was drawn by {other.fingerprint}, not by"):
+    with pytest.raises(ImageError, match=rf"was rendered with {other.fingerprint}, not with"):
         png.read(path, SPEC)
     small = replace(SPEC, height=96)
     path.write_bytes(png.encode(render(voice(), small), small, "clip"))
@@ -110,7 +110,7 @@ def test_a_picture_that_carries_a_book_is_refused(tmp_path: Path, keyword: str, 
     path = tmp_path / "a.png"
     path.write_bytes(whole[:begin] + packed(keyword, text) + whole[begin:])
     with pytest.raises(
-        ImageError, match=r"a\.png: (carries more text than a picture of ours|is not a whole PNG)"
+        ImageError, match=r"a\.png: (carries more text than spectro writes|is not a whole PNG)"
     ) as found:
         png.read(path, SPEC)
     assert len(str(found.value)) < 500
@@ -127,6 +127,8 @@ def test_a_spec_that_is_no_fingerprint_is_not_quoted(tmp_path: Path, told: str) 
     begin = whole.index(b"IDAT") - 4
     path = tmp_path / "a.png"
     path.write_bytes(whole[:begin] + packed("spectro:spec", told.encode()) + whole[begin:])
-    with pytest.raises(ImageError, match=r"a\.png: was drawn by another program, not by the expected spec") as found:
+    with pytest.raises(
+        ImageError, match=r"a\.png: was rendered with another program, not with the expected spec"
+    ) as found:
         png.read(path, SPEC)
     assert told not in str(found.value)

@@ -92,7 +92,7 @@ def test_pictures_of_two_specs_are_not_mixed(world: World, savee: Path, tmp_path
             corpus="synthetic", source=world.corpus, out=tmp_path / "other", spec=replace(SMALL, low=-3.0), workers=1
         )
     )
-    with pytest.raises(RenderError, match=r"was rendered by spec .*; render both with --spec"):
+    with pytest.raises(RenderError, match=r"was rendered with spec .*; render both with --spec"):
         PictureDataModule(savee, tmp_path / "other", batch_size=8)
 
 
