@@ -1,4 +1,4 @@
-"""Containers: neither the installed packages nor the home folder can be written."""
+"""As in a container, where neither the installed packages nor the home folder can be written."""
 
 import os
 import tempfile
@@ -13,7 +13,7 @@ from spectro.audio import compiled
 
 @pytest.fixture
 def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The system's temporary folder, and numba as it is at the start."""
+    """The system's temporary folder, with numba in its initial state."""
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(config, "CACHE_DIR", "")
     monkeypatch.setenv(compiled.VARIABLE, "")
@@ -23,7 +23,7 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 
 def _forbid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing but the temporary folder can be written."""
+    """Make all folders but the temporary one read-only."""
     tried = compiled._can_be_written
     monkeypatch.setattr(compiled, "_can_be_written", lambda folder: folder.is_relative_to(tmp_path) and tried(folder))
 

@@ -6,7 +6,7 @@ from tests.conftest import RATE, voice
 
 
 def _gain_db(frequency: float, rate: int = RATE) -> float:
-    """Level of what comes out of a sine's frequency, against what goes in, away from the ends."""
+    """Gain of a sine at its own frequency, in dB, away from the ends."""
     time = np.arange(4 * rate) / rate
     wave = np.exp(-2j * np.pi * frequency * time)
     middle = slice(rate, 3 * rate)

@@ -36,7 +36,7 @@ def test_every_format_gives_the_samples_that_were_written(
     read = recording.read(wav(name, samples, subtype=subtype), sample_rate=RATE)
     assert read.dtype == np.float32
     assert len(read) == len(samples)
-    np.testing.assert_allclose(read, samples, atol=max(tolerance, 2e-5))  # the baseline that is taken out
+    np.testing.assert_allclose(read, samples, atol=max(tolerance, 2e-5))  # for the removed baseline
 
 
 def test_channels_are_averaged(wav: WriteWav) -> None:
@@ -151,7 +151,7 @@ def test_a_wav_that_holds_nothing_is_told_so(tmp_path: Path) -> None:
 def test_a_flac_from_a_pipe_is_read_to_its_end(wav: WriteWav) -> None:
     path = wav("piped.flac", voice(3.0))
     content = bytearray(path.read_bytes())
-    content[21] &= 0xF0  # STREAMINFO's number of samples, and its MD5: not known
+    content[21] &= 0xF0  # STREAMINFO's number of samples, and its MD5: unknown
     content[22:42] = bytes(20)
     whole = recording.read(path, sample_rate=RATE)
     path.write_bytes(content)
@@ -324,7 +324,7 @@ def test_a_pipe_has_no_duration(tmp_path: Path) -> None:
 
 
 def test_a_stranger_cannot_make_much_be_counted(tmp_path: Path, wav: WriteWav) -> None:
-    """Bytes that begin a frame and are none: each of them would be looked at."""
+    """Bytes that look like the start of a frame but are not: each one would be examined."""
     content = wav("a.mp3", voice(2.0)).read_bytes()
     place = next(content.index(mark) for mark in (b"Xing", b"Info") if mark in content)
     bare = content[:place] + b"none" + content[place + 4 :]
@@ -342,7 +342,7 @@ def test_a_stranger_cannot_make_much_be_counted(tmp_path: Path, wav: WriteWav) -
 def test_the_channel_that_is_heard_does_not_change_with_each_block() -> None:
     generator, mix, clip = np.random.default_rng(0), recording.Downmix(), voice(4.0)
     signs = set()
-    for piece in clip.reshape(-1, 1000):  # now the one is louder, now the other
+    for piece in clip.reshape(-1, 1000):  # which channel is louder varies
         gains = generator.uniform(0.9, 1.1, 2) * [1, -1]
         signs.add(np.sign(np.dot(mix.add((piece[:, None] * gains).astype(np.float32)), piece)))
     assert len(signs) == 1

@@ -1,4 +1,4 @@
-"""Pictures are what pretrained networks were shown: each front end against a reference that is not ours."""
+"""Pictures match the input of pretrained networks: each front end against an independent reference."""
 
 from dataclasses import replace
 
@@ -66,7 +66,7 @@ def speech(rate: int) -> np.ndarray:
 
 
 def kaldi_filters(spec: SpectrogramSpec) -> np.ndarray:
-    """Kaldi's definition, filter by filter: at the mel m of a bin, 1 - |m - middle| / distance of the middles."""
+    """Kaldi's definition, filter by filter: 1 - |m - centre| / distance of the centres, at the mel m of a bin."""
     low, high = (1127 * np.log(1 + edge / 700) for edge in (spec.fmin, spec.fmax))
     distance = (high - low) / (spec.height + 1)
     filters = np.zeros((spec.height, spec.n_fft // 2 + 1))
@@ -86,7 +86,7 @@ def spectra(samples: np.ndarray, spec: SpectrogramSpec, *, symmetric: bool = Fal
 
 
 def inside(values: np.ndarray, spec: SpectrogramSpec, count: int) -> np.ndarray:
-    """Of frames centred on multiples of the hop, those of `spectra`, whose first begins with the sound."""
+    """Of frames centred on multiples of the hop, those of `spectra`, whose first frame begins with the sound."""
     first = spec.n_fft // 2 / spec.hop_length
     assert first == int(first)
     return values[:, int(first) : int(first) + count]
@@ -104,8 +104,8 @@ def test_htks_filters_are_librosas() -> None:
 
 
 def test_efficientats_front_end() -> None:
-    """x[t] - 0.97 x[t-1], symmetric Hann of 800, power, Kaldi's filters, ln(x + 1e-5): within 0.01 of it."""
-    spec = replace(EFFICIENTAT, hop_length=256)  # so that frames of SciPy's can be compared
+    """x[t] - 0.97 x[t-1], symmetric Hann of 800, power, Kaldi's filters, ln(x + 1e-5): equal within 0.01."""
+    spec = replace(EFFICIENTAT, hop_length=256)  # so that SciPy's frames can be compared
     samples = speech(spec.sample_rate)
     emphasised = scipy.signal.lfilter([1, -0.97], [1], samples.astype(np.float64))
     power = np.abs(spectra(emphasised, spec, symmetric=True)) ** 2
@@ -115,7 +115,7 @@ def test_efficientats_front_end() -> None:
 
 
 def test_yamnets_front_end() -> None:
-    """Magnitude, mel filters straight in mel, ln(x + 0.001): within 0.001 of it."""
+    """Magnitude, filters linear in mel, ln(x + 0.001): equal within 0.001."""
     spec = replace(YAMNET, hop_length=128)
     samples = speech(spec.sample_rate)
     expected = np.log(kaldi_filters(spec) @ np.abs(spectra(samples.astype(np.float64), spec)) + 0.001)
@@ -124,7 +124,7 @@ def test_yamnets_front_end() -> None:
 
 
 def test_whispers_front_end_is_transformers() -> None:
-    """log10 of at least 1e-10 and of the loudest less 8, plus 4, over 4: within 0.002, but for the padded ends."""
+    """log10 floored at 1e-10 and at the maximum less 8, plus 4, over 4: equal within 0.002 except at the padded ends."""
     extractor = pytest.importorskip("transformers").WhisperFeatureExtractor(feature_size=80)
     samples = speech(16_000)
     expected = extractor(samples, sampling_rate=16_000, return_tensors="np")["input_features"][0]

@@ -74,7 +74,7 @@ def test_a_foreign_or_broken_picture_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_chunk_that_is_too_short_is_refused(tmp_path: Path) -> None:
-    """Pillow reads such a chunk without looking at its length."""
+    """Pillow reads such a chunk without checking its length."""
     whole = png.encode(render(voice(), SPEC), SPEC, "clip")
     end = whole.index(b"IEND") - 4
     chunk = b"cHRM" + b"\0\0"
@@ -90,7 +90,7 @@ def test_pixels_that_are_not_the_specs_are_not_written() -> None:
 
 
 def packed(keyword: str, text: bytes) -> bytes:
-    """A chunk of text that is compressed, as one of 1,172 bytes may unpack to a megabyte."""
+    """A compressed text chunk; one of 1,172 bytes may unpack to a megabyte."""
     content = b"zTXt" + keyword.encode() + b"\0\0" + zlib.compress(text, 9)
     return struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
 

@@ -253,7 +253,7 @@ def quiet(seconds: float, noise: float = 0.0) -> np.ndarray:
 @pytest.mark.parametrize("noise", [0.0, 1e-4, 1e-3])
 @pytest.mark.parametrize("order", [(0, 1, 0), (0, 0, 1), (1, 0, 0)])
 def test_a_picture_of_a_long_recording_shows_sound_and_no_pause(noise: float, order: tuple[int, ...]) -> None:
-    """Two seconds of a voice, ten seconds of next to nothing before, behind or around."""
+    """Two seconds of speech, with ten seconds of near silence before, after or on both sides."""
     parts = [voice(2.0) if one else quiet(10 if sum(order) == 1 else 0, noise) for one in order]
     begin = sum(map(len, parts[: order.index(1)]))
     start, stop = shown(np.concatenate(parts), SPEC)

@@ -129,7 +129,7 @@ def test_copies_can_be_kept_to_the_training_clips_of_a_protocol(tmp_path: Path) 
     render(_settings(corpus, out, copies=2, protocol="loso", fold=1))
     copies = read_index(out)[0].groupby("speaker")["copy"].max()
     assert copies["2"] == 0
-    assert (copies == 2).sum() == 2  # one speaker is tested, one validates
+    assert (copies == 2).sum() == 2  # one speaker is for testing, one for validation
 
 
 def test_a_corpus_that_cannot_be_rendered_at_all_is_an_error(tmp_path: Path) -> None:
@@ -153,7 +153,7 @@ def test_an_unfinished_or_mixed_rendering_is_not_read(world: World, tmp_path: Pa
 
 
 def test_a_killed_rendering_ends_with_the_same_bytes(world: World, tmp_path: Path) -> None:
-    """The process is killed for good (SIGKILL) again and again, whenever some more pictures are there."""
+    """The process is killed (SIGKILL) repeatedly, each time once more pictures exist."""
     out, log = tmp_path / "images", tmp_path / "log"
     arguments = [
         *("render", "--corpus", "synthetic", "--source", str(world.corpus), "--out", str(out)),
