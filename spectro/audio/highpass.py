@@ -1,4 +1,4 @@
-"""Remove what lies below the voice: the DC offset of a cheap sound card, drift, and rumble.
+"""Remove frequencies below the voice: the DC offset of a cheap sound card, drift, and rumble.
 
 A DC offset is removed completely; 1 Hz falls by 38 dB, 4 Hz by 14 dB, 10 Hz by 2 dB, and from 20 Hz up nothing changes
 by more than 0.1 dB. Mains hum (50 or 60 Hz) stays, since a man's voice goes nearly as low.

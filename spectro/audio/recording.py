@@ -67,7 +67,7 @@ def read(
 ) -> Waveform:
     """Read a recording as mono at `sample_rate`.
 
-    Channels are averaged (see `Downmix`), soxr resamples at its high quality, and what lies below the voice is removed
+    Channels are averaged (see `Downmix`), soxr resamples at its high quality, and frequencies below the voice are removed
     (see `highpass`). All formats of libsndfile are read: WAV (8, 16, 24, 32 bit and float), FLAC, OGG, Opus, MP3, AIFF,
     AU, CAF, ... A file without a known length is read to its end.
 
@@ -227,8 +227,8 @@ def duration_s(source: Source) -> float:
 def trim(samples: Waveform, *, sample_rate: int, top_db: float) -> Waveform:
     """Cut leading and trailing frames whose power is more than `top_db` below that of the loudest frame.
 
-    The frames are 32 ms long, 8 ms apart and centred. The cut is where `librosa.effects.trim` cuts with the same frame
-    and hop. At least one hop is kept.
+    The frames are 32 ms long, 8 ms apart and centred. The cut points are those of `librosa.effects.trim` with the
+    same frame and hop. At least one hop is kept.
 
     Args:
         samples: float32 array of shape (samples,).

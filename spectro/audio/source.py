@@ -1,4 +1,4 @@
-"""Sources of recordings: their names in messages, checks of files, and what a file is if it is not a recording."""
+"""Sources of recordings: their names in messages, checks of files, and hints on files that are not recordings."""
 
 import os
 import re
@@ -72,7 +72,7 @@ def check_file(path: Path, name: str, *, opens: bool = False) -> None:
 
 
 def what_it_is(source: Source) -> str:
-    """Return what a file that libsndfile does not read is, and what to do about it; empty if unknown."""
+    """Identify a file that libsndfile does not read, with what to do about it; empty if unknown."""
     begin = _begin(source)
     for pattern, kind in FOREIGN.items():
         if re.match(pattern, begin):

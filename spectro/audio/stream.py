@@ -57,7 +57,7 @@ def blocks(
 
 
 class Cleaner:
-    """Converts consecutive blocks to one channel at the working rate, without what lies below the voice.
+    """Converts consecutive blocks to one channel at the working rate, without frequencies below the voice.
 
     Args:
         rate: rate of the blocks, in Hz.

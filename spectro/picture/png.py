@@ -35,7 +35,7 @@ DAMAGED = (
     EOFError,
     struct.error,
     PIL.Image.DecompressionBombError,
-)  # what Pillow raises
+)  # raised by Pillow
 LONGEST_TEXT, MOST_TEXTS = 4_096, 32  # of spectro's entries in a PNG: a compressed one may hold megabytes
 FINGERPRINT = re.compile("[0-9a-f]{16}")
 UP = 2  # the filter that stores differences from the row above

@@ -124,7 +124,7 @@ def test_yamnets_front_end() -> None:
 
 
 def test_whispers_front_end_is_transformers() -> None:
-    """log10 floored at 1e-10 and at the maximum less 8, plus 4, over 4: equal within 0.002 except at the padded ends."""
+    """log10 floored at 1e-10 and at the maximum less 8, plus 4, over 4: equal within 0.002 but for the padded ends."""
     extractor = pytest.importorskip("transformers").WhisperFeatureExtractor(feature_size=80)
     samples = speech(16_000)
     expected = extractor(samples, sampling_rate=16_000, return_tensors="np")["input_features"][0]
