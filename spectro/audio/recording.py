@@ -67,9 +67,9 @@ def read(
 ) -> Waveform:
     """Read a recording as mono at `sample_rate`.
 
-    Channels are averaged (see `Downmix`), soxr resamples at its high quality, and frequencies below the voice are removed
-    (see `highpass`). All formats of libsndfile are read: WAV (8, 16, 24, 32 bit and float), FLAC, OGG, Opus, MP3, AIFF,
-    AU, CAF, ... A file without a known length is read to its end.
+    Channels are averaged (see `Downmix`), soxr resamples at its high quality, and frequencies below the voice are
+    removed (see `highpass`). All formats of libsndfile are read: WAV (8, 16, 24, 32 bit and float), FLAC, OGG, Opus,
+    MP3, AIFF, AU, CAF, ... A file without a known length is read to its end.
 
     Args:
         source: a path, or a seekable binary file.
