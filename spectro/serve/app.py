@@ -1,7 +1,7 @@
-"""The HTTP service: predictions of clips and pictures, timelines of recordings, and what operators need to see.
+"""The HTTP service: predictions for clips and pictures, timelines of recordings, and endpoints for operators.
 
-Clips are decoded and drawn by two threads, the network runs in a third on whatever has been drawn meanwhile, and
-timelines are made one at a time by a fourth; the event loop does nothing but pass things on.
+Two threads decode and render clips. A third runs the network on the pictures rendered meanwhile. A fourth computes
+timelines, one at a time. The event loop only passes work on.
 """
 
 import asyncio
@@ -56,30 +56,39 @@ from spectro.serve.upload import InMemory, UploadRoute
 from spectro.serve.words import add_words, said
 
 READERS = 2
-"""Uploads that are drawn at a time, where no process does it."""
+"""Uploads rendered at a time if no processes render them."""
 LOG = logging.getLogger("uvicorn.error")
 STATUS = {AudioFormatError: 415, ImageFormatError: 415, AudioLengthError: 413}
-"""Status of errors that are not the content's fault to be understood (422)."""
+"""Status by kind of error; all others get 422."""
 
 Recording = Annotated[UploadFile, File(description="a recording: WAV, FLAC, OGG, Opus, MP3, AIFF, ...")]
-Png = Annotated[UploadFile, File(description="a PNG that was rendered by the checkpoint's spec")]
-ModelName = Annotated[str | None, Query(description="name of a checkpoint; the default without it", max_length=200)]
+Png = Annotated[UploadFile, File(description="a PNG rendered with the checkpoint's spec")]
+ModelName = Annotated[str | None, Query(description="name of a checkpoint; omit for the default", max_length=200)]
 Margin = Annotated[
-    float, Query(ge=0, le=1, description="`unsure` where the two most likely probabilities are nearer than this")
+    float, Query(ge=0, le=1, description="answer `unsure` if the two highest probabilities are closer than this")
 ]
-Embedding = Annotated[bool, Query(description="also return what the network's last layer reads")]
+Embedding = Annotated[bool, Query(description="also return the embedding, the input of the network's last layer")]
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: {"model": Problem, "description": "the request cannot be parsed"},
     401: {"model": Problem, "description": "no API key, or a wrong one"},
-    403: {"model": Problem, "description": "a page of another site asks, and no key is needed"},
+    403: {
+        "model": Problem,
+        "description": "the request comes from a page of another site, and the service needs no key",
+    },
     404: {"model": Problem, "description": "there is no such model"},
-    408: {"model": Problem, "description": "the upload came too slowly"},
+    408: {"model": Problem, "description": "the upload arrived too slowly"},
     413: {"model": Problem, "description": "too many bytes, seconds, or samples"},
-    415: {"model": Problem, "description": "not a recording, or not a picture, that can be read"},
-    422: {"model": Problem, "description": "it can be read but not used: silent, too short, drawn otherwise, ..."},
-    421: {"model": Problem, "description": "the service is not called so"},
-    429: {"model": Problem, "description": "this client has too many requests at a time, or has guessed keys"},
+    415: {"model": Problem, "description": "not a readable recording or picture"},
+    422: {
+        "model": Problem,
+        "description": "readable but not usable: silent, too short, rendered with another spec, ...",
+    },
+    421: {"model": Problem, "description": "the `Host` header is not a name of this service"},
+    429: {
+        "model": Problem,
+        "description": "this client has too many requests in progress, or sent too many wrong keys",
+    },
     500: {"model": Problem, "description": "the service failed"},
     503: {"model": Problem, "description": "the service is busy"},
 }
@@ -88,12 +97,12 @@ Second = Annotated[float | None, Query(ge=0, le=360_000, allow_inf_nan=False)]
 
 
 class Service:
-    """What the routes work with.
+    """What all routes share: models, limits, metrics and threads.
 
     Args:
         models: the checkpoints.
-        limits: what is taken.
-        metrics: where it is counted.
+        limits: what is accepted.
+        metrics: counts requests and labels.
         renderers: processes that render uploads; 0 for threads.
     """
 
@@ -113,11 +122,13 @@ class Service:
         self._timelines.shutdown()
 
     async def model(self, name: str | None) -> Model:
-        """Return a model, or refuse with 404."""
+        """Return a model, or answer 404."""
         try:
             return await self.models.get(name)
         except KeyError:
-            raise HTTPException(404, f"there is no model {name!r}; there are {', '.join(self.models.names)}") from None
+            raise HTTPException(
+                404, f"there is no model {name!r}; choose from {', '.join(self.models.names)}"
+            ) from None
         except SpectroError as error:
             LOG.error("the model %s cannot be loaded: %s", name, error)
             raise HTTPException(503, f"the model {name!r} cannot be loaded; the service's log says why") from error
@@ -131,7 +142,7 @@ class Service:
         min_margin: float,
         embedding: bool,
     ) -> PredictionAnswer:
-        """Draw an upload, score it among others, and answer."""
+        """Render an upload, score it in a batch with others, and return the answer."""
         with _named(upload):
             picture = await asyncio.get_running_loop().run_in_executor(self._readers, render, upload.file)
         found = await model.batcher.scores(picture)
@@ -140,14 +151,14 @@ class Service:
         return PredictionAnswer(**said, embedding=found.embeddings[0].tolist() if embedding else None)
 
     def render(self, model: Model, source: BinaryIO) -> Image:
-        """Draw a recording, if it does not hold too many samples."""
+        """Render a recording, unless it has too many samples."""
         assert isinstance(source, InMemory)
         return self._renderers.render(source, model.predictor, self.limits)
 
     async def explain(self, model: Model, upload: UploadFile, *, min_margin: float, **what: Any) -> ExplanationAnswer:
-        """Explain what a model makes of an upload, or of a stretch of it."""
+        """Explain a model's prediction for an upload, or for a part of it."""
         if what["label"] not in (None, *model.predictor.labels):
-            raise HTTPException(422, f"label: there is none such; there are {', '.join(model.predictor.labels)}")
+            raise HTTPException(422, f"label: there is no such label; choose from {', '.join(model.predictor.labels)}")
 
         gone = threading.Event()
         whole = not what["start_s"] and what["end_s"] is None
@@ -155,7 +166,7 @@ class Service:
 
         def work() -> ExplanationAnswer:
             check_samples(upload.file, most, self.limits.max_timeline_s)
-            _ = model.predictor.torch_engine  # loaded here once, not by each copy of the predictor
+            _ = model.predictor.torch_engine  # loaded once here, not by each copy of the predictor
             scorer = model.predictor.with_margin(min_margin)
             return explanation.answer(
                 explanation.look(
@@ -168,14 +179,14 @@ class Service:
                 return await asyncio.get_running_loop().run_in_executor(self._explanations, work)
         except CheckpointError as error:
             LOG.error("the model %s cannot be explained: %s", model.name, error)
-            raise HTTPException(501, f"{model.name} cannot be explained: its checkpoint is not here") from error
+            raise HTTPException(501, f"{model.name} cannot be explained: its checkpoint is missing") from error
         except PredictionError as error:
             raise HTTPException(501, f"{model.name} cannot be explained: {error}") from error
         finally:
             gone.set()
 
     async def timeline(self, model: Model, upload: UploadFile, **options: Any) -> TimelineAnswer:
-        """Make a timeline; it is given up when nobody waits for it any more."""
+        """Return a timeline; stop computing it if the client disconnects."""
         gone = threading.Event()
 
         def work() -> TimelineAnswer:
@@ -191,7 +202,7 @@ class Service:
 
 @contextmanager
 def _named(upload: UploadFile) -> Iterator[None]:
-    """Call the recording by the upload's name in what is raised, and answer with the error's status."""
+    """Name the upload in error messages, and answer with the error's status."""
     try:
         yield
     except (AudioError, ImageError) as error:
@@ -213,10 +224,10 @@ def make_app(
 
     Args:
         models: the checkpoints.
-        limits: what is taken.
-        metrics: where it is counted.
+        limits: what is accepted.
+        metrics: counts requests and labels.
         keys: API keys; none for an open service.
-        names: what the service is called; None for a service on this machine alone.
+        names: host names of the service; None for a service reachable from this machine only.
         renderers: processes that render uploads; 0 for threads.
     """
     service = Service(models, limits, metrics, renderers)
@@ -229,9 +240,9 @@ def make_app(
     app = FastAPI(
         title="spectro",
         version=spectro.__version__,
-        description="Emotion in speech, recognised by looking at it. Acted emotion is not felt emotion: not for "
-        "decisions about people.",
-        docs_url=None,  # its page would load scripts from another host
+        description="Recognises emotion in speech from spectrogram pictures. Acted emotion is not felt emotion: do "
+        "not base decisions about people on it.",
+        docs_url=None,  # its page loads scripts from another host
         redoc_url=None,
         lifespan=lifespan,
     )
@@ -244,8 +255,8 @@ def make_app(
     async def predict_wav(
         file: Recording, model: ModelName = None, min_margin: Margin = 0.0, embedding: Embedding = False
     ) -> PredictionAnswer:
-        """A recording longer than the picture is judged by its middle, or by the part with the most speech; see
-        `/v1/timeline` for longer ones."""
+        """If a recording is longer than the picture, its middle is classified, or the part with the most speech. For
+        long recordings, see `/v1/timeline`."""
         chosen = await service.model(model)
         render = partial(service.render, chosen)
         return await service.predict(chosen, file, render, min_margin=min_margin, embedding=embedding)
@@ -254,7 +265,7 @@ def make_app(
     async def predict_image(
         file: Png, model: ModelName = None, min_margin: Margin = 0.0, embedding: Embedding = False
     ) -> PredictionAnswer:
-        """The answer is the one that the recording would get that the picture was rendered from."""
+        """The answer is the same as for the recording from which the picture was rendered."""
         chosen = await service.model(model)
 
         def render(source: BinaryIO) -> Image:
@@ -269,29 +280,33 @@ def make_app(
         file: Recording,
         model: ModelName = None,
         min_margin: Margin = 0.0,
-        label: Annotated[str | None, Query(description="the label to explain; the most likely without it")] = None,
+        label: Annotated[str | None, Query(description="the label to explain; omit for the most likely one")] = None,
         start_s: Second = None,
         end_s: Second = None,
     ) -> ExplanationAnswer:
-        """The answer of `/v1/predict/wav`, with the picture, places that speak for a label (Grad-CAM), and axes.
+        """The answer of `/v1/predict/wav`, with the picture, a map of the evidence for a label (Grad-CAM), and axes.
 
-        `start_s` and `end_s`, in seconds, choose a stretch of a longer recording."""
+        `start_s` and `end_s`, in seconds, select a part of a longer recording."""
         chosen = await service.model(model)
         return await service.explain(
             chosen, file, min_margin=min_margin, label=label, start_s=start_s or 0.0, end_s=end_s
         )
 
-    @app.post("/v1/timeline", responses=PROBLEMS, tags=["predict"], summary="What is heard in a long recording")
+    @app.post("/v1/timeline", responses=PROBLEMS, tags=["predict"], summary="Classify a long recording over time")
     async def timeline_of(
         file: Recording,
         model: ModelName = None,
         min_margin: Margin = 0.0,
-        split_channels: Annotated[bool, Query(description="each channel is a party of its own")] = False,
+        split_channels: Annotated[bool, Query(description="analyse each channel on its own")] = False,
         hop_s: Annotated[float, Query(ge=0.1, le=60, description="distance between windows, in seconds")] = 0.5,
-        smooth_s: Annotated[float, Query(ge=0, le=60, description="how far windows are averaged, in seconds")] = 2.0,
-        silence_db: Annotated[float, Query(ge=-120, lt=0, description="silence, in dB of full scale")] = -65.0,
+        smooth_s: Annotated[
+            float, Query(ge=0, le=60, description="average windows closer than this, in seconds")
+        ] = 2.0,
+        silence_db: Annotated[
+            float, Query(ge=-120, lt=0, description="sound below this level is silence, in dB of full scale")
+        ] = -65.0,
     ) -> TimelineAnswer:
-        """Stretches of one emotion or of silence, from begin to end, and a summary."""
+        """Segments of one label or of silence, from start to end, and a summary."""
         chosen = await service.model(model)
         settings = WindowSettings(hop_s=hop_s, smooth_s=smooth_s, silence_db=silence_db)
         return await service.timeline(
@@ -302,7 +317,7 @@ def make_app(
         "/v1/model", responses={key: PROBLEMS[key] for key in (401, 404, 421, 422, 429, 500, 503)}, tags=["service"]
     )
     async def model_card(model: ModelName = None) -> ModelAnswer:
-        """What answers, what it was trained on, and how well it does on speakers that it has never heard."""
+        """The model, its training data, and its results on unseen speakers."""
         chosen = await service.model(model)
         checkpoint = chosen.predictor.checkpoint
         return ModelAnswer(
@@ -319,7 +334,7 @@ def make_app(
             version=spectro.__version__,
         )
 
-    @app.get("/healthz", tags=["service"], summary="Is it alive")
+    @app.get("/healthz", tags=["service"], summary="Check that the service is alive")
     async def healthz() -> HealthAnswer:
         return HealthAnswer(status="ok")
 
@@ -340,11 +355,11 @@ def make_app(
 
 
 def keeper(gone: threading.Event) -> Callable[[], None]:
-    """Return what is called between two blocks of a long recording: it ends the work of a client who has gone."""
+    """Return a callback for each block of a long recording; it raises PredictionError once the client is gone."""
 
     def keep_on() -> None:
         if gone.is_set():
-            raise PredictionError("the client has gone")
+            raise PredictionError("the client disconnected")
 
     return keep_on
 

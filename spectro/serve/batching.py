@@ -1,4 +1,4 @@
-"""Pictures that are waiting together go through the network together."""
+"""Batches of pictures from concurrent requests."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -9,14 +9,14 @@ from spectro.picture.spec import Image
 
 
 class Batcher:
-    """Scores pictures in batches: whatever has come while the network was busy is the next batch.
+    """Scores pictures in batches: those that arrive while the network is busy form the next batch.
 
-    Nothing waits for a batch to fill, so that a lone request is answered as fast as without batching.
+    No request waits for a batch to fill, so a single request is answered as fast as without batching.
 
     Args:
-        score: scores a batch of pictures; runs in a thread of its own.
-        max_batch: pictures that the network takes at a time.
-        observe: is told the size of each batch.
+        score: scores a batch of pictures; runs in its own thread.
+        max_batch: largest number of pictures in a batch.
+        observe: called with the size of each batch.
     """
 
     def __init__(
@@ -36,7 +36,7 @@ class Batcher:
         return await answer
 
     async def close(self) -> None:
-        """Stop; what is waiting is cancelled."""
+        """Stop, and cancel waiting pictures."""
         if self._task is not None:
             self._task.cancel()
         while not self._waiting.empty():
@@ -49,13 +49,13 @@ class Batcher:
             batch = [await self._waiting.get()]
             while len(batch) < self._max_batch and not self._waiting.empty():
                 batch.append(self._waiting.get_nowait())
-            batch = [(picture, answer) for picture, answer in batch if not answer.done()]  # nobody waits for the others
+            batch = [(picture, answer) for picture, answer in batch if not answer.done()]  # drop cancelled ones
             if not batch:
                 continue
             self._observe(len(batch))
             try:
                 found = await loop.run_in_executor(self._thread, self._score, [picture for picture, _ in batch])
-            except Exception as error:  # noqa: BLE001 - goes to all who wait for it; the next batch may be well
+            except Exception as error:  # noqa: BLE001 - raised in all waiting requests; the next batch may succeed
                 for _, answer in batch:
                     if not answer.done():
                         answer.set_exception(error)

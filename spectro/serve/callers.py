@@ -1,4 +1,4 @@
-"""Who calls: whom an address counts for, whether a key is right, and whether a browser was sent by another site."""
+"""Identifies callers: the client of an address, its API key, and whether another site's page sent the request."""
 
 import hmac
 import re
@@ -21,7 +21,7 @@ AUTHORITY = re.compile(r"(?P<name>[a-z0-9._-]+|\[[0-9a-f:.]+\])(:[0-9]*)?")
 
 
 def share_of(address: str) -> str:
-    """Return whom an address counts for: itself; of IPv6 its first 64 bits, below which a client has all addresses."""
+    """Return the client of an address: itself, or the first 64 bits of IPv6, as one client can use all below them."""
     try:
         found = ip_address(address)
     except ValueError:
@@ -35,10 +35,10 @@ class Proxies:
     """Addresses and networks of proxies.
 
     Args:
-        given: such as `10.0.0.5` or `10.0.0.0/8`.
+        given: addresses or networks, such as `10.0.0.5` or `10.0.0.0/8`.
 
     Raises:
-        PredictionError: one is neither.
+        PredictionError: an entry is neither.
     """
 
     def __init__(self, given: Iterable[str]) -> None:
@@ -48,7 +48,7 @@ class Proxies:
                 self._networks.append(ip_network(one))
             except ValueError as error:
                 raise PredictionError(
-                    f"proxies: {one!r} is no address and no network ({error}); give one such as 10.0.0.5 or 10.0.0.0/8"
+                    f"proxies: {one!r} is not an address or network ({error}); give one such as 10.0.0.5 or 10.0.0.0/8"
                 ) from error
 
     def __contains__(self, address: str) -> bool:
@@ -60,11 +60,11 @@ class Proxies:
 
 
 class Keys:
-    """The keys that open the service, and how often clients have guessed.
+    """The API keys of the service, and how often clients guessed wrong.
 
     Args:
         keys: the keys; none for an open service.
-        max_guesses: wrong keys in a minute from a client before none is looked at.
+        max_guesses: wrong keys per minute from one client, after which its keys are not checked.
     """
 
     def __init__(self, keys: Sequence[str], max_guesses: int) -> None:
@@ -77,7 +77,7 @@ class Keys:
         return bool(self._digests)
 
     def refusal(self, headers: Mapping[str, str], client: str) -> JSONResponse | None:
-        """Return the answer to a client without a right key; None for one who has it."""
+        """Return the refusal of a client without a valid key; None if its key is valid."""
         given = headers.get("x-api-key") or _bearer(headers.get("authorization", ""))
         if not given:
             return problem(401, "an API key is needed: send it as X-API-Key", {"WWW-Authenticate": "Bearer"})
@@ -88,7 +88,7 @@ class Keys:
         if len(wrong) >= self._max_guesses:
             return problem(429, "too many wrong keys; wait", {"Retry-After": str(1 + int(GUESS_S - now + wrong[0]))})
         digest = sha256(given.encode("latin-1", "replace")).digest()
-        if sum(hmac.compare_digest(digest, one) for one in self._digests):  # all are compared, whichever is right
+        if sum(hmac.compare_digest(digest, one) for one in self._digests):  # compares all of them, whichever matches
             return None
         self._note(client, now)
         return problem(401, "this API key is wrong", {"WWW-Authenticate": "Bearer"})
@@ -101,7 +101,7 @@ class Keys:
 
 
 class Names:
-    """The names that the service is called by; a page of another site that makes its own name lead here is refused.
+    """The host names of the service; refuses a page of another site that points its own name here (DNS rebinding).
 
     Args:
         host: the address that the service listens on.
@@ -114,7 +114,7 @@ class Names:
         self._everywhere = host in ("", "0.0.0.0", "::")
 
     def knows(self, authority: str) -> bool:
-        """Tell whether a Host header is the service's; no header is, which no browser leaves out."""
+        """Return whether a Host header names the service; a missing one does, as browsers always send it."""
         if not authority or ALL in self._allowed:
             return True
         name = _hostname(authority)
@@ -126,7 +126,7 @@ class Names:
             return False
 
     def sent(self, origin: str, authority: str) -> bool:
-        """Tell whether an Origin header is that of the service's own page, which was loaded from `authority`."""
+        """Return whether an Origin header is that of the page, loaded from `authority`, or of an allowed name."""
         try:
             place = urlsplit(origin).netloc.lower()
         except ValueError:
@@ -135,7 +135,7 @@ class Names:
 
 
 def _hostname(authority: str) -> str:
-    """Return the name or the address in `name:port`; an empty text if it is no such thing."""
+    """Return the name or address in `name:port`; an empty string if it is malformed."""
     found = AUTHORITY.fullmatch(authority.lower())
     return found["name"].strip("[]").rstrip(".") if found else ""
 

@@ -1,4 +1,4 @@
-"""What an explanation looks like to a client: the picture and the map over it as PNGs, and where their axes are."""
+"""Explanations as the service returns them: the picture and its map as PNGs, and their axes."""
 
 import io
 from base64 import b64encode
@@ -29,21 +29,21 @@ def look(
     max_duration_s: float,
     on_block: Callable[[], object],
 ) -> Explanation:
-    """Explain a recording, or a stretch of a longer one, in the times of the whole.
+    """Explain a recording, or a part of a longer one; times count from the start of the whole recording.
 
     Args:
         predictor: the network.
         source: a seekable binary file.
         label: the label to explain; None for the most likely one.
-        start_s: where the stretch begins, in seconds.
-        end_s: where it ends, in seconds; None for the recording's end.
-        max_duration_s: longest recording of which a stretch is taken, in seconds.
-        on_block: is called for about each second that is read; what it raises ends the work.
+        start_s: start of the part, in seconds.
+        end_s: its end, in seconds; None for the end of the recording.
+        max_duration_s: longest recording that a part may come from, in seconds.
+        on_block: called about once per second of audio read; an exception from it stops the work.
 
     Raises:
-        AudioError: the recording, or the stretch, cannot be used.
-        PredictionError: the backbone keeps no map of time and frequency.
-        CheckpointError: the checkpoint that the network was exported from is not there.
+        AudioError: the recording or the part cannot be used.
+        PredictionError: the backbone has no feature map over time and frequency.
+        CheckpointError: the checkpoint from which the network was exported is missing.
     """
     if not start_s and end_s is None:
         return explain(predictor, source, label=label)
@@ -53,7 +53,7 @@ def look(
 
 
 def answer(found: Explanation) -> ExplanationAnswer:
-    """Return an explanation as the service answers it."""
+    """Return an explanation as the answer of the service."""
     said, spec = found.prediction, found.spec
     rows = {one: round(spec.height - 1 - band_of(one, spec), 3) for one in FREQUENCIES}
     return ExplanationAnswer(
@@ -74,11 +74,11 @@ def answer(found: Explanation) -> ExplanationAnswer:
 
 
 def columns(picture: Image, spec: SpectrogramSpec) -> tuple[int, int]:
-    """Return the first and the last column that hold sound; those before and after are padding, which is black.
+    """Return the first and the last column that hold sound; the others are padding, which is black.
 
     Args:
         picture: uint8 of shape `spec.shape`.
-        spec: how it was drawn.
+        spec: how it was rendered.
     """
     black = colormap_table(spec.colormap)[0] if spec.channels == "colormap" else 0
     other = picture != black
@@ -94,7 +94,7 @@ def _stretch(
     max_duration_s: float,
     on_block: Callable[[], object],
 ) -> BinaryIO:
-    """Return a stretch of a recording as a recording at the working rate, read no further than it goes."""
+    """Return a part of a recording as a WAV file at the working rate, without reading beyond the part."""
     name, limit_s, rate = name_of(source), predictor.max_duration_s, predictor.checkpoint.spec.sample_rate
     if end_s is not None and end_s <= start_s:
         raise AudioError(f"{name}: end_s ({end_s:g} s) must be later than start_s ({start_s:g} s)")
@@ -105,7 +105,7 @@ def _stretch(
         kept.append(block[max(0, start - done) : None if stop is None else max(0, stop - done)])
         done += len(block)
         if limit_s is not None and sum(map(len, kept)) > limit_s * rate:
-            raise AudioLengthError(f"{name}: the stretch lasts more than the limit of {limit_s:g} s; ask for a part")
+            raise AudioLengthError(f"{name}: the part is longer than the limit of {limit_s:g} s; choose a shorter one")
         if stop is not None and done >= stop:
             break
     samples = np.concatenate(kept)

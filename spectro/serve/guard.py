@@ -1,6 +1,6 @@
-"""What a request has to pass before it is worked on: name, key, origin, room, size, pace.
+"""Checks that a request passes before it is handled: host name, key, origin, load, size, pace.
 
-Pure ASGI, in front of everything, so that it sees each request first and each of its bytes.
+Pure ASGI, in front of everything else, so that it sees every request first, and every byte of it.
 """
 
 import asyncio
@@ -21,19 +21,19 @@ from spectro.serve.words import problem, said
 HEALTH = "/healthz"
 TIMELINE, CLIPS = "/v1/timeline", "/v1/predict/"
 OPEN, OPEN_FOLDER = (HEALTH, "/"), "/static/"
-"""What answers without a key: the page, which asks for it, and its files."""
+"""Paths that need no key: the health check, and the page, which asks for the key, with its files."""
 SAFE_METHODS = ("GET", "HEAD", "OPTIONS")
 HEADERS = {"X-Content-Type-Options": "nosniff", "Cross-Origin-Resource-Policy": "same-origin"}
 
 
 class Guard:
-    """Refuses requests before their body is read, and bodies that grow too large, stop coming, or come too slowly.
+    """Refuses requests before their body is read, and bodies that are too large, too slow, or stop arriving.
 
     Args:
-        app: who answers the others.
-        limits: what is taken.
-        keys: API keys, one of which all but `/healthz` and the page needs; none for an open service.
-        names: what the service is called.
+        app: answers the other requests.
+        limits: what is accepted.
+        keys: API keys; all paths but `/healthz` and the page need one of them; none for an open service.
+        names: host names of the service.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits, keys: tuple[str, ...] = (), names: Names | None = None) -> None:
@@ -82,7 +82,7 @@ class Guard:
                     del counts[client]
 
     def _stranger(self, scope: Scope, client: str) -> JSONResponse | None:
-        """Return the answer to those who may not ask at all."""
+        """Return the refusal of a client with a wrong host name, key or origin; None if it may use the service."""
         headers, path = Headers(scope=scope), scope["path"]
         if path == HEALTH:
             return None
@@ -101,7 +101,7 @@ class Guard:
         return None
 
     def _no_room(self, scope: Scope, client: str, largest_mb: float) -> JSONResponse | None:
-        """Return the answer to those who ask for too much."""
+        """Return the refusal of a request that is too large or one too many; None if there is room for it."""
         path, limits = scope["path"], self._limits
         if not path.startswith("/v1/"):
             return None
@@ -116,11 +116,11 @@ class Guard:
                 429, f"more than {limits.max_timelines_per_client} timelines at a time", {"Retry-After": "30"}
             )
         if path == TIMELINE and self._timelines.total() >= limits.max_timelines:
-            return problem(503, "other timelines are being made; try again", {"Retry-After": "30"})
+            return problem(503, "other timelines are being computed; try again", {"Retry-After": "30"})
         return None
 
     def take(self, client: str, count: int) -> None:
-        """Note bytes that have come into memory.
+        """Count bytes that have arrived in memory.
 
         Raises:
             HTTPException: there are too many.
@@ -135,13 +135,13 @@ class Guard:
             )
 
     def time_left_s(self, started: float, received: int) -> float:
-        """Return how long the next bytes of an upload have, in seconds."""
+        """Return the time that the next bytes of an upload have to arrive, in seconds."""
         due = started + self._limits.idle_s + received / (self._limits.min_kb_s * 1024)
         return min(self._limits.idle_s, due - time.monotonic())
 
 
 class _Body:
-    """A request's body: counts what comes, and does not wait for ever for more."""
+    """A request's body; counts its bytes, and limits the wait for more."""
 
     def __init__(self, guard: Guard, receive: Receive, client: str, largest_mb: float) -> None:
         self._guard, self._receive, self._client, self._largest_mb = guard, receive, client, largest_mb
@@ -149,15 +149,15 @@ class _Body:
         self.received = 0
 
     async def receive(self) -> Message:
-        """Return what comes next."""
+        """Return the next message."""
         if self._whole:
-            return await self._receive()  # nothing but the end of the connection comes now, whenever it comes
+            return await self._receive()  # only the end of the connection can follow, at any time
         left_s = self._guard.time_left_s(self._started, self.received)
         try:
             async with asyncio.timeout(left_s):
                 message = await self._receive()
         except TimeoutError as error:
-            raise HTTPException(408, "the upload came too slowly, or not at all") from error
+            raise HTTPException(408, "the upload arrived too slowly, or not at all") from error
         count = len(message.get("body", b""))
         self.received += count
         self._whole = not message.get("more_body", False)

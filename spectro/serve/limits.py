@@ -1,4 +1,4 @@
-"""What the service takes."""
+"""Limits of what the service accepts."""
 
 from dataclasses import dataclass, fields
 
@@ -9,13 +9,13 @@ MEBIBYTE = 2**20
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """What the service accepts.
+    """Limits on uploads, requests and connections.
 
     Args:
         max_mb: largest upload of a clip or picture, in MiB.
         max_timeline_mb: largest upload of a long recording, in MiB.
-        max_memory_mb: uploads in memory at a time, over all clients, in MiB; more get 503. One client address gets half
-            of it; more get 429.
+        max_memory_mb: uploads in memory at a time, over all clients, in MiB; more get 503. One client address may use
+            half of it; more get 429.
         max_duration_s: longest clip, in seconds.
         max_timeline_s: longest recording for a timeline, in seconds.
         max_samples: largest number of samples in a clip, over all channels, at its own sampling rate.
@@ -24,12 +24,12 @@ class Limits:
         max_per_client: the same for each client address; more get 429. The first 64 bits of IPv6 count as one address.
         max_timelines: timelines in progress or waiting; more get 503. One is computed at a time.
         max_timelines_per_client: the same for each client address; more get 429.
-        max_connections: open connections; beyond that, the one that has been idle longest is closed.
+        max_connections: open connections; beyond that, the one that has waited longest for a request is closed.
         max_connections_per_client: the same for each client address that is not a proxy.
-        max_guesses: wrong keys per minute from one client address; more get 429 unseen.
+        max_guesses: wrong keys per minute from one client address; after that, its keys get 429 unchecked.
         header_s: time for a request's header to arrive, in seconds.
-        idle_s: give up an upload that sends nothing for this long, in seconds.
-        min_kb_s: slowest average upload after the first `idle_s`, in KiB a second.
+        idle_s: abort an upload that sends nothing for this long, in seconds.
+        min_kb_s: lowest average upload rate after the first `idle_s`, in KiB a second.
     """
 
     max_mb: float = 32.0

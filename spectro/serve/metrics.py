@@ -1,4 +1,4 @@
-"""What the service counts, for Prometheus."""
+"""Counts and timings of the service, for Prometheus."""
 
 import time
 
@@ -9,7 +9,7 @@ SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60, 300)
 
 
 class Metrics:
-    """The service's counts; a registry of its own, so that two services in one process stay apart."""
+    """The service's counts, in their own registry, so that two services in one process stay apart."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -23,16 +23,16 @@ class Metrics:
         self.batch = Histogram(
             "spectro_batch_size", "Pictures in a batch.", buckets=(1, 2, 4, 8, 16, 32, 64), registry=self.registry
         )
-        self.labels = Counter("spectro_labels", "Labels given.", ["label"], registry=self.registry)
+        self.labels = Counter("spectro_labels", "Predicted labels.", ["label"], registry=self.registry)
 
 
 class Counting:
     """Counts the requests that pass through it.
 
     Args:
-        app: who answers them.
-        metrics: where they are counted.
-        known: the paths that are counted by their name; others are counted as `other`.
+        app: answers them.
+        metrics: counts them.
+        known: paths that are counted by name; all others are counted as `other`.
     """
 
     def __init__(self, app: ASGIApp, metrics: Metrics, known: frozenset[str]) -> None:
@@ -43,7 +43,7 @@ class Counting:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status = 500  # where the application fails before it answers
+        status = 500  # if the application fails before it answers
 
         async def counted(message: Message) -> None:
             nonlocal status

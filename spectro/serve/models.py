@@ -1,4 +1,4 @@
-"""The checkpoints that a service answers with: each is loaded when it is first asked for, and has its own batches."""
+"""The checkpoints of a service; each is loaded on its first request, and has its own batches."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -16,8 +16,8 @@ class Model:
     """A loaded checkpoint.
 
     Args:
-        name: what requests call it: its folder's name.
-        predictor: draws and scores.
+        name: its name in requests, which is the name of its folder.
+        predictor: renders and scores.
         batcher: scores in batches.
     """
 
@@ -30,13 +30,13 @@ class Models:
     """Checkpoints by name; the first is the default.
 
     Args:
-        folders: checkpoint folders, each with a name of its own.
-        load: makes a predictor of a folder.
-        max_batch: pictures that a network takes at a time.
-        observe: is told the size of each batch.
+        folders: checkpoint folders with distinct names.
+        load: loads a predictor from a folder.
+        max_batch: largest number of pictures in a batch.
+        observe: called with the size of each batch.
 
     Raises:
-        CheckpointError: two folders have one name, or the default cannot be loaded.
+        CheckpointError: two folders have the same name, or the default cannot be loaded.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Models:
         """Return a model; None for the default.
 
         Raises:
-            KeyError: there is no such name.
+            KeyError: there is no model of this name.
             CheckpointError: it cannot be loaded.
         """
         name = name or self.default.name

@@ -1,7 +1,7 @@
-"""Uploads are drawn in processes of their own while there are several, so that none waits for Python's lock.
+"""Renders concurrent uploads in separate processes, so that none waits for Python's global interpreter lock.
 
-A lone one is drawn here, which starts sooner. Processes that an upload kills are replaced, and what they were drawing
-is tried once more, each upload in a process of its own.
+A single upload is rendered in this process, which starts sooner. Processes that an upload kills are replaced, and the
+uploads that they were rendering are tried once more, each in a process of its own.
 """
 
 import io
@@ -24,13 +24,13 @@ from spectro.serve.limits import Limits
 
 
 def check_samples(source: BinaryIO, max_samples: int, max_duration_s: float) -> None:
-    """Refuse a recording that is short, but holds many channels or samples a second, before it is decoded.
+    """Refuse a recording that is short but has too many channels or samples a second, before it is decoded.
 
     Raises:
-        AudioError: it holds too many, or cannot be opened.
+        AudioError: it has too many samples, or cannot be opened.
     """
     with opened(source, max_duration_s=None) as file:
-        # one that does not tell its length is read no further than the longest that is allowed
+        # without a length in its header, it is read no further than the longest duration allowed
         most = int(max_duration_s * file.samplerate)
         samples = min(known_frames(file) or most, most) * file.channels
         if samples > max_samples:
@@ -43,10 +43,10 @@ def check_samples(source: BinaryIO, max_samples: int, max_duration_s: float) -> 
 
 
 def render_bytes(content: bytes, spec: SpectrogramSpec, limits: Limits) -> Image:
-    """Draw a recording of which these are the bytes, in another process: uint8 of shape `spec.shape`.
+    """Render the bytes of a recording, in another process: uint8 of shape `spec.shape`.
 
     Raises:
-        AudioError: it cannot be used, or holds too many samples.
+        AudioError: it cannot be used, or has too many samples.
     """
     source = io.BytesIO(content)
     check_samples(source, limits.max_samples, limits.max_duration_s)
@@ -54,10 +54,10 @@ def render_bytes(content: bytes, spec: SpectrogramSpec, limits: Limits) -> Image
 
 
 class Renderers:
-    """Draws uploads, for several threads at a time.
+    """Renders uploads, for several threads at a time.
 
     Args:
-        processes: that draw; 0 for none but this one.
+        processes: number of processes that render; 0 to use this one only.
     """
 
     def __init__(self, processes: int) -> None:
@@ -66,11 +66,11 @@ class Renderers:
         self._pool: Executor | None = None
 
     def render(self, source: io.BytesIO, predictor: Predictor, limits: Limits) -> Image:
-        """Draw what a predictor sees of an upload: uint8 of shape `checkpoint.spec.shape`.
+        """Render an upload as the predictor's network sees it: uint8 of shape `checkpoint.spec.shape`.
 
         Raises:
             AudioError: it cannot be used.
-            SpectroError: it has killed two processes.
+            SpectroError: it killed two processes.
         """
         with self._counted() as others:
             if not self._processes or not others:
@@ -80,18 +80,18 @@ class Renderers:
             pool = self._running()
             try:
                 image: Image = pool.submit(work).result()
-            except BrokenProcessPool:  # by this one, or by another that was drawn beside it
+            except BrokenProcessPool:  # broken by this upload or by a concurrent one
                 self._forget(pool)
                 return self._alone(work)
             return image
 
     def _alone(self, work: Callable[[], Image]) -> Image:
-        """Draw in a process of its own, which no other upload can kill."""
+        """Render in a separate process, which no other upload can kill."""
         pool = pool_of(1)
         try:
             image: Image = pool.submit(work).result()
         except BrokenProcessPool as error:
-            raise SpectroError("processes that drew this upload were killed, perhaps for want of memory") from error
+            raise SpectroError("processes that rendered this upload were killed, perhaps for lack of memory") from error
         finally:
             pool.shutdown()
         return image
@@ -103,7 +103,7 @@ class Renderers:
 
     @contextmanager
     def _counted(self) -> Iterator[int]:
-        """Count an upload while it is drawn; yields how many others are being drawn."""
+        """Count an upload while it is rendered; yields how many others are being rendered."""
         with self._lock:
             others, self._busy = self._busy, self._busy + 1
         try:
@@ -118,7 +118,7 @@ class Renderers:
             return self._pool
 
     def _forget(self, pool: Executor) -> None:
-        """Start anew next time, unless another thread has seen to that."""
+        """Start a new pool next time, unless another thread already has."""
         with self._lock:
             if self._pool is pool:
                 self._pool = None

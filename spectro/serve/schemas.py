@@ -1,4 +1,4 @@
-"""What the service answers, as OpenAPI shows it."""
+"""The answers of the service, as described in OpenAPI."""
 
 from typing import Any
 
@@ -8,64 +8,68 @@ ANGRY: Any = {"label": "angry", "confidence": 0.83, "probabilities": {"neutral":
 
 
 class PredictionAnswer(BaseModel):
-    """What the network makes of one clip or picture."""
+    """The prediction for one clip or picture."""
 
     label: str = Field(description="the most likely label, `no speech`, or `unsure`")
     confidence: float = Field(ge=0, le=1, description="probability of the most likely label, or of `no speech`")
-    probabilities: dict[str, float] = Field(description="probability of every label, if somebody speaks")
+    probabilities: dict[str, float] = Field(description="probability of every label, given that there is speech")
     speech: float | None = Field(
-        None, description="probability that somebody speaks; null where the network cannot tell"
+        None, description="probability that the clip contains speech; null if there is no speech detector"
     )
-    embedding: list[float] | None = Field(None, description="what the network's last layer reads, on request")
+    embedding: list[float] | None = Field(None, description="the input of the network's last layer; only on request")
 
     model_config = {"json_schema_extra": {"examples": [ANGRY]}}
 
 
 class TickAnswer(BaseModel):
-    """Where a frequency stands on the picture's axis."""
+    """A mark on the picture's frequency axis."""
 
     hz: float
-    row: float = Field(description="from 0, the picture's highest row; between two, a fraction")
+    row: float = Field(description="its row, from 0 for the picture's top row; a fraction between two rows")
 
 
 class ExplanationAnswer(BaseModel):
-    """What the network makes of a recording, and which places of its picture speak for a label (Grad-CAM)."""
+    """The prediction for a recording, and which parts of its picture support a label (Grad-CAM)."""
 
     label: str = Field(description="the most likely label, `no speech`, or `unsure`")
     confidence: float = Field(ge=0, le=1, description="probability of the most likely label, or of `no speech`")
-    probabilities: dict[str, float] = Field(description="probability of every label, if somebody speaks")
+    probabilities: dict[str, float] = Field(description="probability of every label, given that there is speech")
     speech: float | None = Field(
-        None, description="probability that somebody speaks; null where the network cannot tell"
+        None, description="probability that the recording contains speech; null if there is no speech detector"
     )
-    about: str = Field(description="the label that the map is about")
+    about: str = Field(description="the label that the map explains")
     picture: str = Field(description="the picture as the network sees it, a PNG in base64")
-    heat: str = Field(description="the map over it, a gray PNG in base64; 255 is the place that speaks most for it")
-    width: int = Field(description="columns of picture and map")
-    height: int = Field(description="rows of picture and map")
-    start_s: float = Field(description="when column 0 is, in seconds of the recording; may lie before its begin")
-    step_s: float = Field(description="from one column to the next, in seconds")
-    columns: tuple[int, int] = Field(description="the first and the last column that hold sound and no padding")
-    frequencies: list[TickAnswer] = Field(description="marks for the axis of frequency")
+    heat: str = Field(description="the map, a grey PNG in base64; 255 marks the strongest support for the label")
+    width: int = Field(description="width of picture and map, in columns")
+    height: int = Field(description="height of picture and map, in rows")
+    start_s: float = Field(
+        description="time of column 0 in the recording, in seconds; negative if it lies before its start"
+    )
+    step_s: float = Field(description="time between columns, in seconds")
+    columns: tuple[int, int] = Field(
+        description="the first and the last column that hold sound; the others are padding"
+    )
+    frequencies: list[TickAnswer] = Field(description="marks for the frequency axis")
 
 
 class SegmentAnswer(BaseModel):
-    """A stretch of a recording."""
+    """A segment of a recording."""
 
-    start_s: float = Field(description="its begin, in seconds")
-    end_s: float = Field(description="its end, in seconds")
+    start_s: float = Field(description="start, in seconds")
+    end_s: float = Field(description="end, in seconds")
     label: str = Field(description="the most likely label, `unsure`, `no speech`, or `silence`")
     confidence: float | None = Field(
         description="probability of the most likely label, or of `no speech`; null for silence"
     )
-    channel: int | None = Field(description="the channel, from 0; null for the mean of all")
+    channel: int | None = Field(description="the channel, from 0; null for the mean of all channels")
     probabilities: dict[str, float] = Field(description="probability of every label; empty for silence")
     speech: float | None = Field(
-        None, description="probability that somebody speaks; null where the network cannot tell"
+        None, description="probability that the segment contains speech; null if there is no speech detector"
     )
 
 
 class MomentAnswer(BaseModel):
-    """A stretch in which one label is very likely."""
+    """A segment in which one label is very likely."""
 
     start_s: float
     end_s: float
@@ -75,7 +79,7 @@ class MomentAnswer(BaseModel):
 
 
 class SummaryAnswer(BaseModel):
-    """A recording in short."""
+    """Summary of a recording."""
 
     path: str = Field(description="the upload's name")
     duration_s: float
@@ -86,25 +90,25 @@ class SummaryAnswer(BaseModel):
 
 
 class TimelineAnswer(BaseModel):
-    """What is heard in the course of a recording."""
+    """The segments of a recording, and a summary."""
 
     segments: list[SegmentAnswer]
     summary: SummaryAnswer
 
 
 class ModelAnswer(BaseModel):
-    """The network that answers."""
+    """The model that answers."""
 
-    name: str = Field(description="what to give as `model`")
-    models: list[str] = Field(description="all that can be given")
+    name: str = Field(description="its name, for the option `model`")
+    models: list[str] = Field(description="names of all models of this service")
     backbone: str
-    engine: str = Field(description="what computes it, and in which precision")
+    engine: str = Field(description="what runs the network, and in which precision")
     labels: list[str]
-    duration_s: float = Field(description="seconds of sound that one picture shows")
+    duration_s: float = Field(description="duration that one picture covers, in seconds")
     temperature: float
-    spec: dict[str, Any] = Field(description="how sound is drawn")
+    spec: dict[str, Any] = Field(description="how recordings are rendered")
     spec_fingerprint: str
-    origin: dict[str, Any] = Field(description="starting weights, data and their licence, split, training, figures")
+    origin: dict[str, Any] = Field(description="initial weights, data and their licence, split, training, results")
     version: str = Field(description="version of spectro")
 
 

@@ -1,7 +1,7 @@
-"""The HTTP server: uvicorn with h11, which limits the bytes of headers, and the limits that it lacks.
+"""The HTTP server: uvicorn with h11, which limits the size of headers, and the limits that it lacks.
 
-Connections in all and for each client, time for a header, time for what nobody reads, the number of chunks in a body;
-and an end in which no request is lost. docs/service.md tells how other servers compare.
+It limits connections in total and per client, the time for a header, the time for an unread answer, and the number of
+chunks in a body. It shuts down without losing a request. docs/service.md compares other servers.
 """
 
 import asyncio
@@ -25,16 +25,16 @@ from spectro.serve.limits import Limits
 from spectro.serve.words import as_bytes
 
 HEADER_BYTES = 16 * 1024
-PIECE_BYTES = 8 * 1024  # of a header that are parsed at a time, so that it is never much longer than allowed
-FREE_CHUNKS, CHUNK_BYTES = 64, 512  # each chunk costs some microseconds: beyond the first 64 they must not be tiny
-CHECK_TICKS = 5  # of a tenth of a second
-LINGER_S = 1.0  # connections that a client keeps are answered for this long after the service was told to stop
+PIECE_BYTES = 8 * 1024  # of a header, parsed at a time, so that it never gets much longer than allowed
+FREE_CHUNKS, CHUNK_BYTES = 64, 512  # each chunk costs some microseconds; after the first 64, tiny ones are refused
+CHECK_TICKS = 5  # one tick is 0.1 s
+LINGER_S = 1.0  # kept-alive connections are still served for this long after the service is told to stop
 CLOSE = (b"connection", b"close")
-HANGUP = getattr(signal, "SIGHUP", None)  # Windows has none
+HANGUP = getattr(signal, "SIGHUP", None)  # missing on Windows
 
 
 class _Parser(h11.Connection):
-    """h11's parser, which refuses bodies in tiny chunks."""
+    """h11's parser; also refuses bodies in tiny chunks."""
 
     _chunks, _chunked_bytes = 0, 0
 
@@ -54,8 +54,8 @@ class Connection(H11Protocol):
     """A client's connection.
 
     Args:
-        doors: who is let in.
-        given: what uvicorn gives.
+        doors: decides which connections stay open.
+        given: arguments from uvicorn.
     """
 
     def __init__(self, doors: "Doors", **given: Any) -> None:
@@ -66,16 +66,16 @@ class Connection(H11Protocol):
 
     @property
     def idle(self) -> bool:
-        """Whether no request is being answered or has wholly come."""
+        """Whether no request is in progress."""
         return self.cycle is None or self.cycle.response_complete
 
     @property
     def waited_since(self) -> float | None:
-        """The loop's time since when a request's header is waited for; None while none is."""
+        """The loop's time at which the wait for a request's header began; None if there is no such wait."""
         return self._since if self.conn.their_state is h11.IDLE else None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Let a client in, or not."""
+        """Accept or refuse a client."""
         super().connection_made(transport)
         self._doors.enter(self)
 
@@ -85,12 +85,12 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def abort(self) -> None:
-        """End at once."""
+        """Close at once."""
         self._doors.leave(self)
         self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Take what comes; headers by pieces, and nothing behind a request that is not answered yet."""
+        """Parse data: headers in pieces, and nothing that follows a request which is not answered yet."""
         while data and self.conn.their_state is h11.IDLE and not self.transport.is_closing():
             super().data_received(data[:PIECE_BYTES])
             data = data[PIECE_BYTES:]
@@ -102,13 +102,13 @@ class Connection(H11Protocol):
             self.last()
 
     def last(self) -> None:
-        """Make the answer that is due the connection's last."""
+        """Make the pending answer the last one of the connection."""
         if not self.idle:
             self.cycle.default_headers = [*self.cycle.default_headers, CLOSE]
             self.cycle.keep_alive = False
 
     def shutdown(self) -> None:
-        """Close, or say that the next answer is the last."""
+        """Close if idle; otherwise mark the pending answer as the last."""
         if self.idle and not self.transport.is_closing():
             super().shutdown()
         else:
@@ -120,20 +120,20 @@ class Connection(H11Protocol):
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """Refuse what is no HTTP; called by uvicorn while it handles h11's error."""
+        """Refuse malformed HTTP; uvicorn calls this while it handles h11's error."""
         error = sys.exc_info()[1]
         if getattr(error, "error_status_hint", 400) == 431:
             self._refuse(431, f"the request's header is longer than {HEADER_BYTES // 1024} KiB")
         else:
-            self._refuse(400, "the request is not HTTP/1.1 that can be read, or its body comes in tiny chunks")
+            self._refuse(400, "the request is not valid HTTP/1.1, or its body comes in tiny chunks")
 
     def check(self, now: float, header_s: float, idle_s: float) -> None:
-        """Close if what is due has not come for too long.
+        """Close the connection if the client has kept it waiting for too long.
 
         Args:
             now: the loop's time.
-            header_s: time that a header has, in seconds.
-            idle_s: time without progress that an answer's reader has, and a refused body to end, in seconds.
+            header_s: time for a header to arrive, in seconds.
+            idle_s: time that the client may stop reading an answer, or keep sending a refused body, in seconds.
         """
         unsent = self.transport.get_write_buffer_size()
         if not unsent or unsent != self._unsent:
@@ -144,8 +144,8 @@ class Connection(H11Protocol):
             return
         elif self.waited_since is not None:
             if now - self.waited_since > header_s:
-                self._refuse(408, f"the request's header did not come within {header_s:g} s")
-        elif self.conn.our_state is h11.DONE and now - self._since > idle_s:  # answered, and the body comes and comes
+                self._refuse(408, f"the request's header did not arrive within {header_s:g} s")
+        elif self.conn.our_state is h11.DONE and now - self._since > idle_s:  # answered, but the body keeps coming
             self.abort()
 
     def _refuse(self, status: int, detail: str) -> None:
@@ -155,13 +155,13 @@ class Connection(H11Protocol):
 
 
 class Doors:
-    """Lets connections in: so many in all, so many for each client but the proxies.
+    """Limits the number of connections, in total and for each client that is not a proxy.
 
-    Where there are too many, the one that has been waiting longest for a request goes, so that silent ones harm nobody.
+    If there are too many, the one that has waited longest for a request is closed, so that silent ones lock nobody out.
 
     Args:
-        limits: how many, and for how long.
-        proxies: addresses that many clients come from.
+        limits: maximum numbers and times.
+        proxies: addresses or networks of proxies, from which many clients come.
     """
 
     def __init__(self, limits: Limits, proxies: Sequence[str]) -> None:
@@ -170,7 +170,7 @@ class Doors:
         self._by_client: dict[str, set[Connection]] = {}
 
     def enter(self, connection: Connection) -> None:
-        """Note a connection; close another, or this, if there are too many."""
+        """Register a connection; close another one, or this one, if there are too many."""
         address = connection.client[0] if connection.client else ""
         mine = self._by_client.setdefault(share_of(address), set())
         mine.add(connection)
@@ -190,7 +190,7 @@ class Doors:
             self._by_client.pop(client, None)
 
     def check(self, now: float) -> None:
-        """Close connections on which what is due has not come for too long."""
+        """Close connections whose client has kept them waiting for too long."""
         for connection in list(self._all):
             connection.check(now, self._limits.header_s, self._limits.idle_s)
 
@@ -201,13 +201,13 @@ def _close_one(among: set[Connection], newest: Connection) -> None:
 
 
 class Server(uvicorn.Server):
-    """uvicorn behind these doors.
+    """uvicorn with these limits.
 
     Args:
-        app: who answers.
-        limits: what is taken.
+        app: the application.
+        limits: what is accepted.
         proxies: addresses or networks whose X-Forwarded-For and X-Forwarded-Proto are believed.
-        stop_s: time that requests have to end when the service is told to stop, in seconds.
+        stop_s: time that running requests get when the service stops, in seconds.
     """
 
     def __init__(self, app: ASGIApp, limits: Limits, *, proxies: Sequence[str] = (), stop_s: int = 8) -> None:
@@ -221,7 +221,7 @@ class Server(uvicorn.Server):
                 proxy_headers=bool(proxies),
                 forwarded_allow_ips=list(proxies),
                 timeout_graceful_shutdown=stop_s,
-                log_config=None,  # uvicorn's closes all handlers of the process, and absl's close what they write to
+                log_config=None,  # uvicorn's closes all handlers of the process; absl's then close their streams
                 log_level="error",
                 access_log=False,
                 server_header=False,
@@ -229,14 +229,14 @@ class Server(uvicorn.Server):
         )
 
     async def on_tick(self, counter: int) -> bool:
-        """Look after the connections, ten times a second."""
+        """Check the connections on every fifth tick; uvicorn ticks ten times a second."""
         if counter % CHECK_TICKS == 0:
             self._doors.check(asyncio.get_running_loop().time())
         return await super().on_tick(counter)
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Stop in good order on SIGHUP, too, unless the starter said, as nohup does, that it is to be passed over."""
+        """Shut down gracefully on SIGHUP, too, unless the parent process ignores it, as nohup does."""
         main = threading.current_thread() is threading.main_thread()
         if not main or HANGUP is None or signal.getsignal(HANGUP) == signal.SIG_IGN:
             with super().capture_signals():
@@ -250,8 +250,8 @@ class Server(uvicorn.Server):
             signal.signal(HANGUP, original)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no more connections, answer what comes over those that there are and say that it is the last, end."""
-        for _ in range(100):  # those that have connected are not reset by the listener's end
+        """Accept no new connections, answer requests on open ones and mark each answer as the last, then stop."""
+        for _ in range(100):  # accept pending connections, which closing the listener would reset
             if not _knocked(sockets or []):
                 break
             await asyncio.sleep(0)
@@ -268,7 +268,7 @@ class Server(uvicorn.Server):
 
 
 def _knocked(listeners: Sequence[socket.socket]) -> bool:
-    """Tell whether somebody has connected who has not been let in yet."""
+    """Return whether a connection is waiting to be accepted."""
     with selectors.DefaultSelector() as selector:
         for one in listeners:
             selector.register(one, selectors.EVENT_READ)
@@ -276,17 +276,17 @@ def _knocked(listeners: Sequence[socket.socket]) -> bool:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Return a socket that listens.
+    """Return a listening socket.
 
     Raises:
-        OSError: the address is taken, not this machine's, or not allowed.
+        OSError: the address is in use, does not belong to this machine, or is not allowed.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     return socket.create_server((host, port), family=family, backlog=2048)
 
 
 def allow_files(count: int) -> int:
-    """Let the process open as many files as the system allows it, up to `count`; returns how many it may open."""
+    """Raise the process's limit on open files up to `count`, as far as the system allows; returns the limit."""
     try:
         import resource
     except ImportError:  # Windows has no such limit

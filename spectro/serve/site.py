@@ -1,7 +1,7 @@
-"""The web page: static files in front of the service's own API. Nothing on it comes from another host.
+"""The web page: static files that use the service's API. Nothing on it comes from another host.
 
-The page is a client like any other: it has no route of its own behind it, and browsers are told to run, load and ask
-nothing but what lies here.
+The page is a client like any other, without routes of its own. Its Content-Security-Policy keeps browsers from running,
+loading or contacting anything but this service.
 """
 
 from pathlib import Path
@@ -15,8 +15,8 @@ from starlette.types import Scope
 
 FILES = Path(__file__).parent / "static"
 WAVEFORM_STYLE = "'sha256-7Wn/5ghbhb9U5yM332FZpa4jDUilNGJdZ87eJ6XZFBA='"
-"""The one style sheet that wavesurfer.js puts into its shadow tree, at the height that player.js asks for; a browser
-that refuses it, after an update, tells the new hash on its console."""
+"""Hash of the only style sheet that wavesurfer.js puts into its shadow tree, at the height that player.js sets. If a
+browser refuses it after an update, its console shows the new hash."""
 POLICY = "; ".join(
     (
         "default-src 'none'",
@@ -37,12 +37,12 @@ HEADERS = {
     "Permissions-Policy": "microphone=(self), camera=(), geolocation=()",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Cache-Control": "no-cache",  # kept, but asked for anew, so that page and service are of one version
+    "Cache-Control": "no-cache",  # cached but revalidated, so that page and service have the same version
 }
 
 
 class _Files(StaticFiles):
-    """The page's files, with its headers."""
+    """Serves the page's files with its headers."""
 
     async def get_response(self, path: str, scope: Scope) -> Response:
         response = await super().get_response(path, scope)
@@ -51,7 +51,7 @@ class _Files(StaticFiles):
 
 
 def add_page(app: FastAPI) -> None:
-    """Put the page at `/` and its files below `/static/`."""
+    """Serve the page at `/` and its files under `/static/`."""
     files = _Files(directory=FILES)
 
     async def index(request: Request) -> Response:

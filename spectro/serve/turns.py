@@ -1,4 +1,4 @@
-"""Threads in which clients take turns, and work that is dropped when its client leaves."""
+"""Threads in which clients take turns, and work that is dropped when its client disconnects."""
 
 import asyncio
 import threading
@@ -12,15 +12,15 @@ from typing import Any, TypeVar
 Result = TypeVar("Result")
 
 CLIENT: ContextVar[str] = ContextVar("CLIENT", default="")
-"""Whose request is being answered."""
+"""The client whose request is being answered."""
 
 
 class FairThreads(Executor):
-    """Threads that take the next work from another client than the last, so that nobody waits for all of one's work.
+    """Threads in which clients take turns, so that no client waits for all the work of another.
 
     Args:
-        threads: how many.
-        name: what the threads are called.
+        threads: number of threads.
+        name: prefix of the threads' names.
     """
 
     def __init__(self, threads: int, name: str) -> None:
@@ -29,7 +29,7 @@ class FairThreads(Executor):
         self._waiting: OrderedDict[str, deque[tuple[Future[Any], Callable[[], Any]]]] = OrderedDict()
 
     def submit(self, fn: Callable[..., Result], /, *args: Any, **kwargs: Any) -> Future[Result]:
-        """Do work, when the turn of the present client has come; what is cancelled before is never done."""
+        """Run work when it is the current client's turn; work that is cancelled before is never run."""
         future: Future[Result] = Future()
         with self._lock:
             self._waiting.setdefault(CLIENT.get(), deque()).append((future, partial(fn, *args, **kwargs)))
@@ -37,7 +37,7 @@ class FairThreads(Executor):
         return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Stop the threads when all work is done."""
+        """Stop the threads once all work is done."""
         self._threads.shutdown(wait, cancel_futures=cancel_futures)
 
     def _take(self) -> None:
@@ -45,17 +45,17 @@ class FairThreads(Executor):
             client, queue = self._waiting.popitem(last=False)
             future, work = queue.popleft()
             if queue:
-                self._waiting[client] = queue  # as the last in the row
+                self._waiting[client] = queue  # at the end of the queue
         if not future.set_running_or_notify_cancel():
             return
         try:
             future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - goes to the one who waits for it
+        except BaseException as error:  # noqa: BLE001 - raised where the result is awaited
             future.set_exception(error)
 
 
 async def unless_gone(work: Coroutine[Any, Any, Result], gone: Awaitable[None]) -> Result | None:
-    """Return what `work` returns; cancel it, and return None, if `gone` comes to its end first."""
+    """Return the result of `work`; if `gone` finishes first, cancel it and return None."""
     working, watching = asyncio.ensure_future(work), asyncio.ensure_future(gone)
     try:
         await asyncio.wait({working, watching}, return_when=asyncio.FIRST_COMPLETED)

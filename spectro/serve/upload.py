@@ -1,4 +1,4 @@
-"""Uploads, which stay in memory: nothing of them touches the disk."""
+"""Uploads, which stay in memory: no part of them touches the disk."""
 
 import difflib
 import logging
@@ -18,26 +18,28 @@ from starlette.types import Receive
 from spectro.serve.turns import unless_gone
 from spectro.serve.words import HOW
 
-logging.getLogger("python_multipart").setLevel(logging.ERROR)  # warns of each broken piece: strangers fill the log
+logging.getLogger("python_multipart").setLevel(
+    logging.ERROR
+)  # it warns of each broken piece, so strangers could fill the log
 FILE = "file"
-GONE = 499  # as nginx counts it; nobody reads the answer
+GONE = 499  # nginx's status for this; nobody reads the answer
 
 
 class InMemory(BytesIO):
-    """A file in memory, as starlette's UploadFile asks about it."""
+    """A file in memory, with the attribute that starlette's UploadFile looks up."""
 
     _rolled = False
 
     def close(self) -> None:
-        """Let go of the memory; a thread that still reads it for a client who has left finds its end, and stops."""
+        """Free the memory; a thread that still reads it for a client that disconnected finds its end, and stops."""
         self.truncate(0)
 
 
 class Form:
-    """A form whose only field is a file; takes its bytes as they come.
+    """A form whose only field is a file; parses its bytes as they arrive.
 
     Args:
-        boundary: what stands between its parts.
+        boundary: separates its parts.
     """
 
     def __init__(self, boundary: bytes) -> None:
@@ -49,10 +51,10 @@ class Form:
         self._parser = python_multipart.MultipartParser(boundary, callbacks)
 
     def write(self, content: bytes) -> None:
-        """Take more bytes.
+        """Parse more bytes.
 
         Raises:
-            HTTPException: they are not a form's, or the form holds something else.
+            HTTPException: they are not a form, or the form has other fields.
         """
         try:
             self._parser.write(content)
@@ -60,13 +62,13 @@ class Form:
             raise HTTPException(400, f"the form cannot be read: {HOW}") from error
 
     def content(self) -> FormData:
-        """Return the form when all has come.
+        """Return the form when all of it has arrived.
 
         Raises:
-            HTTPException: it breaks off.
+            HTTPException: it is incomplete.
         """
         if not self._whole:
-            raise HTTPException(400, f"the form breaks off: {HOW}")
+            raise HTTPException(400, f"the form is incomplete: {HOW}")
         if self._upload is None:
             return FormData()
         self._upload.size = self._upload.file.tell()
@@ -92,10 +94,10 @@ class Form:
         if field != FILE:
             raise HTTPException(
                 422,
-                f"the form has a field {field!r}; its only one is `file`, options go into the address: ?{field}=...",
+                f"the form has a field {field!r}; only `file` is allowed, options are query parameters: ?{field}=...",
             )
         if self._upload is not None:
-            raise HTTPException(400, "the form holds more than one file; send each in a request of its own")
+            raise HTTPException(400, "the form has more than one file; send each in its own request")
         self._upload = UploadFile(InMemory(), filename=_text(options.get(b"filename", b"upload")))
 
     def _on_part_data(self, data: bytes, start: int, end: int) -> None:
@@ -107,7 +109,7 @@ class Form:
 
 
 class UploadRequest(Request):
-    """A request whose form is such a one."""
+    """A request whose form is parsed by `Form`."""
 
     def form(self, **_limits: Any) -> Any:
         """Read the form, once."""
@@ -125,11 +127,11 @@ class UploadRequest(Request):
         return self._form
 
     async def _more(self) -> bytes:
-        """Return what comes next of the body; nothing at its end."""
+        """Return the next bytes of the body; none at its end."""
         while not self._stream_consumed:
             message = await self.receive()
             if message["type"] == "http.disconnect":
-                raise HTTPException(GONE, "the client has gone")
+                raise HTTPException(GONE, "the client disconnected")
             self._stream_consumed = not message.get("more_body", False)
             if body := message.get("body", b""):
                 return bytes(body)
@@ -137,10 +139,10 @@ class UploadRequest(Request):
 
 
 class UploadRoute(APIRoute):
-    """A route that takes an upload, refuses options that it does not know, and drops the work of clients that leave."""
+    """A route that takes an upload, refuses unknown options, and drops the work of clients that disconnect."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return what answers a request."""
+        """Return the handler of a request."""
         handler = super().get_route_handler()
         known = [one.alias for one in self.dependant.query_params]
         takes_upload = bool(self.dependant.body_params)
@@ -158,18 +160,18 @@ class UploadRoute(APIRoute):
 
 
 def _check_options(given: list[str], known: Collection[str]) -> None:
-    """Refuse options that are unknown, or there twice."""
+    """Refuse unknown and repeated options."""
     for name in given:
         if name not in known:
             near = difflib.get_close_matches(name, known, 1, 0.0)
-            hint = f"did you mean {near[0]}? There are {', '.join(known)}" if near else "there is none at this address"
+            hint = f"did you mean {near[0]}? The options are {', '.join(known)}" if near else "this address takes none"
             raise HTTPException(422, f"there is no option {name!r}; {hint}")
         if given.count(name) > 1:
             raise HTTPException(422, f"the option {name} is given {given.count(name)} times; give it once")
 
 
 async def _disconnected(receive: Receive) -> None:
-    """Return when the client, who has sent all, leaves."""
+    """Return when the client, which has sent its whole request, disconnects."""
     while (await receive())["type"] != "http.disconnect":
         pass
 

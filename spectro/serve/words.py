@@ -1,4 +1,4 @@
-"""What the service says where its framework would speak: an answer that is no success is one sentence."""
+"""Error messages of the service in place of its framework's: each is one sentence."""
 
 import json
 import logging
@@ -26,30 +26,30 @@ SENTENCES = {
     "bool_parsing": "is {input!r}; it must be true or false",
     "string_too_long": "is longer than {max_length} characters",
 }
-HOW = "send the recording as the field `file` of a form, multipart/form-data, as curl -F file=@clip.wav does"
+HOW = "send the recording as the field `file` of a multipart/form-data form, as curl -F file=@clip.wav does"
 LOG = logging.getLogger("uvicorn.error")
-FAILED = "the service failed at this; its log says why"
+FAILED = "the service failed; its log says why"
 
 
 def said(text: str) -> str:
-    """Return text, in which others may have had a word, printable and short."""
+    """Return text that may contain input of strangers, made printable and short."""
     return printable(text, MESSAGE)
 
 
 def problem(status: int, detail: str, headers: Mapping[str, str] | None = None) -> JSONResponse:
-    """Return an answer that is no success."""
+    """Return an error as a JSON response."""
     return JSONResponse({"detail": said(detail)}, status, headers)
 
 
 def as_bytes(status: int, detail: str) -> bytes:
-    """Return the same answer as it goes over a connection that ends with it."""
+    """Return the same answer as raw bytes of HTTP that close the connection."""
     body = json.dumps({"detail": detail}).encode()
     head = f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
     return f"{head}Content-Length: {len(body)}\r\nConnection: close\r\n\r\n".encode() + body
 
 
 def add_words(app: FastAPI) -> None:
-    """Let an application answer with sentences, whatever goes wrong."""
+    """Make an application answer every error with a sentence."""
 
     async def invalid(_request: Request, error: Exception) -> Response:
         assert isinstance(error, RequestValidationError)
@@ -59,14 +59,14 @@ def add_words(app: FastAPI) -> None:
         assert isinstance(error, HTTPException)
         detail = str(error.detail)
         if error.status_code == HTTPStatus.NOT_FOUND and detail == HTTPStatus.NOT_FOUND.phrase:
-            detail = f"there is nothing at {request.url.path}; /openapi.json tells what there is"
+            detail = f"there is nothing at {request.url.path}; /openapi.json lists all addresses"
         if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
             allowed = (error.headers or {}).get("Allow", "another method")
-            detail = f"{request.method} is not answered at {request.url.path}; use {allowed}"
+            detail = f"{request.method} is not supported at {request.url.path}; use {allowed}"
         return problem(error.status_code, detail, error.headers)
 
     async def unusable(_request: Request, error: Exception) -> Response:
-        if isinstance(error, CheckpointError):  # whose text names a folder of this machine
+        if isinstance(error, CheckpointError):  # its text names a folder of this machine
             LOG.error("%s", printable(str(error), MESSAGE))
             return problem(500, FAILED)
         return problem(500, str(error))
@@ -81,7 +81,7 @@ def add_words(app: FastAPI) -> None:
 
 
 def _sentence(error: Mapping[str, Any]) -> str:
-    """Return what pydantic found as a sentence."""
+    """Return an error of pydantic as a sentence."""
     place = "/".join(str(part) for part in error["loc"][1:]) or "the request"
     if place == "file":
         return f"file is missing: {HOW}"

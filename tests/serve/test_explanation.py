@@ -76,7 +76,7 @@ def test_a_stretch_is_explained_in_the_times_of_the_whole(service: Running, wav:
 @pytest.mark.parametrize(
     ("query", "status", "words"),
     [
-        ({"label": "hungry"}, 422, "there are neutral, calm, happy"),
+        ({"label": "hungry"}, 422, "choose from neutral, calm, happy"),
         ({"start_s": 9}, 422, "clip.wav: ends after 1.0 s"),
         ({"start_s": 0.5, "end_s": 0.5}, 422, "clip.wav: end_s (0.5 s) must be later than start_s (0.5 s)"),
         ({"start_s": "nan"}, 422, "start_s"),
@@ -95,9 +95,9 @@ def test_a_network_without_its_checkpoint_answers_but_is_not_explained(
     service: Running, wav: WriteWav, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(_self: Predictor) -> None:
-        raise CheckpointError("its checkpoint is not here")
+        raise CheckpointError("its checkpoint is missing")
 
     monkeypatch.setattr(Predictor, "torch_engine", property(missing))
     answer = ask(service, wav())
     assert answer.status_code == 501
-    assert answer.json()["detail"] == ("checkpoint cannot be explained: its checkpoint is not here")
+    assert answer.json()["detail"] == ("checkpoint cannot be explained: its checkpoint is missing")

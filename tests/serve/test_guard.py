@@ -136,7 +136,7 @@ def test_a_proxy_is_an_address_or_a_network() -> None:
     assert "10.1.2.3" in Proxies(["10.0.0.0/8"])
     assert "11.1.2.3" not in Proxies(["10.0.0.0/8"])
     assert "" not in Proxies(["10.0.0.0/8"])
-    with pytest.raises(PredictionError, match="'nginx' is no address and no network"):
+    with pytest.raises(PredictionError, match="'nginx' is not an address or network"):
         Proxies(["nginx"])
 
 

@@ -446,7 +446,7 @@ def test_a_recording_that_is_explained_does_not_end_the_work_on_the_next(visit: 
 
 
 def test_a_network_that_cannot_be_explained_answers_all_the_same(visit: Open, wav: WriteWav) -> None:
-    page, reason = visit(), {"detail": "exported cannot be explained: its checkpoint is not there"}
+    page, reason = visit(), {"detail": "exported cannot be explained: its checkpoint is missing"}
     page.route("**/v1/explain*", lambda route: route.fulfill(status=501, json=reason))
     answered(page, wav())
     expect(page.locator("#unexplained")).to_contain_text(reason["detail"])

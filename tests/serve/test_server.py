@@ -60,9 +60,7 @@ def test_what_is_no_http_gets_a_sentence(service: Running) -> None:
     for nonsense in (b"hello\r\n\r\n", b"\x16\x03\x01\x02\x00\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"):
         answer = ask(service, nonsense)
         assert answer.startswith(b"HTTP/1.1 400 ")
-        assert answer.endswith(
-            b'{"detail": "the request is not HTTP/1.1 that can be read, or its body comes in tiny chunks"}'
-        )
+        assert answer.endswith(b'{"detail": "the request is not valid HTTP/1.1, or its body comes in tiny chunks"}')
 
 
 def test_a_body_in_tiny_chunks_is_refused(service: Running) -> None:
@@ -173,10 +171,10 @@ def test_methods_are_told_apart(service: Running) -> None:
                 continue
             answer = requests.request(method, service.url + path, timeout=9)
             assert (answer.status_code, answer.headers["Allow"]) == (405, allowed)
-            assert answer.json()["detail"] == f"{method} is not answered at {path}; use {allowed}"
+            assert answer.json()["detail"] == f"{method} is not supported at {path}; use {allowed}"
     nothing = requests.get(service.url + "/nothing", timeout=9)
     assert nothing.status_code == 404
-    assert nothing.json()["detail"] == "there is nothing at /nothing; /openapi.json tells what there is"
+    assert nothing.json()["detail"] == "there is nothing at /nothing; /openapi.json lists all addresses"
     disguised = {"X-HTTP-Method-Override": "POST"}
     assert requests.get(service.url + "/v1/timeline", headers=disguised, timeout=9).status_code == 405
 

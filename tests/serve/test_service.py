@@ -227,7 +227,7 @@ def test_a_form_holds_one_file(service: Running, wav: WriteWav) -> None:
     assert requests.post(service.url + "/v1/predict/wav", files=files, timeout=60).status_code == 400
     answer = requests.post(service.url + "/v1/predict/wav", files=files[:1], data={"min_margin": "0.9"}, timeout=60)
     assert answer.status_code == 422
-    assert "options go into the address: ?min_margin=..." in answer.json()["detail"]
+    assert "options are query parameters: ?min_margin=..." in answer.json()["detail"]
 
 
 def test_a_model_that_cannot_be_loaded_is_not_there_and_the_others_are(

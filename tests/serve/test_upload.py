@@ -35,12 +35,12 @@ def detail(answer: requests.Response, status: int) -> str:
 def test_options_that_are_not_known_are_refused_and_the_nearest_is_named(service: Running, wav: WriteWav) -> None:
     files, url = {"file": wav().read_bytes()}, service.url
     said = detail(requests.post(url + "/v1/predict/wav?min_marign=0.9", files=files, timeout=60), 422)
-    assert said.startswith("there is no option 'min_marign'; did you mean min_margin? There are ")
+    assert said.startswith("there is no option 'min_marign'; did you mean min_margin? The options are ")
     said = detail(requests.post(url + "/v1/timeline?hop=1", files=files, timeout=60), 422)
     assert "did you mean hop_s?" in said
     assert "did you mean model?" in detail(requests.get(url + "/v1/model?modle=a", timeout=9), 422)
     said = detail(requests.get(url + "/healthz?a=1", timeout=9), 422)
-    assert said == "there is no option 'a'; there is none at this address"
+    assert said == "there is no option 'a'; this address takes none"
     twice = requests.post(url + "/v1/predict/wav?min_margin=0&min_margin=1", files=files, timeout=60)
     assert detail(twice, 422) == "the option min_margin is given 2 times; give it once"
 
@@ -61,12 +61,12 @@ def test_values_are_refused_in_sentences(service: Running, wav: WriteWav) -> Non
 
 def test_forms_that_are_none_are_told_how_to_be_one(service: Running, wav: WriteWav) -> None:
     url, content = service.url + "/v1/predict/wav", wav().read_bytes()
-    how = "send the recording as the field `file` of a form, multipart/form-data, as curl -F file=@clip.wav does"
+    how = "send the recording as the field `file` of a multipart/form-data form, as curl -F file=@clip.wav does"
     for raw in (content, b"", b'{"file": 1}'):
         assert detail(requests.post(url, data=raw, timeout=60), 422) == f"file is missing: {how}"
     wrong_field = requests.post(url, files={"audio": content}, timeout=60)
-    assert detail(wrong_field, 422).startswith("the form has a field 'audio'; its only one is `file`")
-    for broken, said in ((b"nonsense", "cannot be read"), (PART + content, "breaks off"), (b"", "breaks off")):
+    assert detail(wrong_field, 422).startswith("the form has a field 'audio'; only `file` is allowed")
+    for broken, said in ((b"nonsense", "cannot be read"), (PART + content, "is incomplete"), (b"", "is incomplete")):
         assert detail(requests.post(url, data=broken, headers=KIND, timeout=60), 400) == f"the form {said}: {how}"
     empty = requests.post(url, data=b"--x--\r\n", headers=KIND, timeout=60)
     assert empty.status_code in (400, 422)
@@ -119,10 +119,10 @@ def test_a_network_that_fails_is_a_sentence(start: Start, wav: WriteWav, monkeyp
         for path in ("/v1/predict/wav", "/v1/timeline"):
             fails.append(CheckpointError("checkpoint: its probabilities are not finite"))
             answer = requests.post(running.url + path, files=files, timeout=60)
-            assert detail(answer, 500) == "the service failed at this; its log says why"  # no folder of the machine
+            assert detail(answer, 500) == "the service failed; its log says why"  # no folder of the machine
             fails.append(RuntimeError("a secret"))
             answer = requests.post(running.url + path, files=files, timeout=60)
-            assert detail(answer, 500) == "the service failed at this; its log says why"
+            assert detail(answer, 500) == "the service failed; its log says why"
             assert requests.post(running.url + path, files=files, timeout=60).status_code == 200
 
 
