@@ -442,7 +442,7 @@ def test_a_recording_that_is_explained_does_not_end_the_work_on_the_next(visit: 
     expect(page.locator("#answer")).to_be_hidden()
     explained[-1].continue_()
     expect(page.locator("body")).to_have_attribute("data-state", "answer")
-    expect(page.locator("#asked")).to_have_text("Heard in this clip")
+    expect(page.locator("#asked")).to_have_text("Prediction for this clip")
 
 
 def test_a_network_that_cannot_be_explained_answers_all_the_same(visit: Open, wav: WriteWav) -> None:

@@ -1,10 +1,10 @@
-// The label with its bars, the table of stretches, and the card of the model.
+// The label with its bars, the table of segments, and the model card.
 
 import { NO_SPEECH, SILENCE, clock, make, percent } from "./words.js";
 
 const $ = (id) => document.getElementById(id);
 
-/** Show bars for shares (0 to 1) by label, the largest first. */
+/** Show a bar for each label's share (0 to 1), the largest first. */
 export function bars(shares, colour) {
   const sorted = Object.entries(shares).sort(([, one], [, other]) => other - one);
   $("bars").replaceChildren(
@@ -18,33 +18,33 @@ export function bars(shares, colour) {
   );
 }
 
-/** Show the label of a clip, and what comes next to it. */
+/** Show the label of a clip, and the next most likely one. */
 export function verdict({ label, confidence, probabilities }, colour) {
   const [first, second] = Object.entries(probabilities).sort(([, one], [, other]) => other - one);
-  $("asked").textContent = "Heard in this clip";
+  $("asked").textContent = "Prediction for this clip";
   $("label").textContent = label;
   $("closeness").textContent = closeness(label, confidence, first, second);
   bars(probabilities, colour);
 }
 
 function closeness(label, confidence, first, second) {
-  if (label === NO_SPEECH) return `${percent(confidence)} likely that nobody speaks; if somebody does, then ${first[0]}`;
+  if (label === NO_SPEECH) return `${percent(confidence)} likely that there is no speech; if there is, most likely ${first[0]}`;
   if (label === first[0]) {
     return `${percent(confidence)} likely${second ? `, followed by ${second[0]} at ${percent(second[1])}` : ""}`;
   }
   return `${first[0]} (${percent(first[1])}) and ${second[0]} (${percent(second[1])}) are too close to call`;
 }
 
-/** Show what a long recording holds. */
+/** Show the most frequent label of a long recording, and the shares of all. */
 export function course({ shares, sound_s, duration_s }, colour) {
   const [[label]] = Object.entries(shares).sort(([, one], [, other]) => other - one);
-  $("asked").textContent = "Heard most in this recording";
+  $("asked").textContent = "Most frequent in this recording";
   $("label").textContent = label;
   $("closeness").textContent = `Shares of the ${clock(sound_s)} that contain sound, out of ${clock(duration_s)} in total`;
   bars(shares, colour);
 }
 
-/** Show stretches as a table; a begin is a button. */
+/** Show segments as a table; each start is a button. */
 export function stretches(segments, colour, onPick) {
   $("rows").replaceChildren(
     ...segments.map((segment) => {
@@ -66,7 +66,7 @@ export function stretches(segments, colour, onPick) {
   );
 }
 
-/** Show what a model was trained on, and how well it does. */
+/** Show the data that a model was trained on, and its results. */
 export function card(model) {
   const { data = {}, split = {}, estimate = [], metrics = {} } = model.origin;
   const speakers = split.speakers?.train?.length;

@@ -1,8 +1,8 @@
-// The service's own API, asked like any other client asks it. The key is kept in the tab's session and nowhere else.
+// Calls the service's API like any other client. The key is kept in the tab's session and nowhere else.
 
 const KEY = "spectro-key";
 
-/** What the service answers in place of a success. */
+/** An error answer of the service. */
 export class Refusal extends Error {
   constructor(status, detail) {
     super(detail);
@@ -10,15 +10,15 @@ export class Refusal extends Error {
   }
 }
 
-/** Whether a key can be sent at all. */
+/** Return whether a key can be sent at all. */
 export const possible = (key) => /^[^\x00-\x1f\x7f]+$/.test(key);
 
 /**
- * Ask, and ask the user for the key where the service wants one.
+ * Send a request; prompt the user for the key if the service needs one.
  *
- * @param path     below the page's own address
- * @param options  `query` (null values are left out), `file` to upload, `signal` to give up, `onUpload` is told 0 to 1
- * @param askKey   given whether a key was refused, resolves to a key; rejects where the user gives up
+ * @param path     relative to the page's address
+ * @param options  `query` (null values are left out), `file` to upload, `signal` to abort, `onUpload` gets 0 to 1
+ * @param askKey   called with whether a key was refused; resolves to a key, or rejects if the user cancels
  */
 export async function ask(path, options, askKey) {
   for (;;) {
@@ -33,12 +33,12 @@ export async function ask(path, options, askKey) {
   }
 }
 
-/** A text as its bytes in UTF-8, one a character: a header holds no others. */
+/** Return the UTF-8 bytes of a text, one per character: headers cannot hold other characters. */
 const bytes = (text) => String.fromCharCode(...new TextEncoder().encode(text));
 
 function send(path, { query = {}, file = null, signal = null, onUpload = () => {} }, key) {
   return new Promise((resolve, reject) => {
-    const request = new XMLHttpRequest(); // fetch tells nothing of an upload's progress
+    const request = new XMLHttpRequest(); // fetch does not report upload progress
     const given = Object.entries(query).filter(([, value]) => value !== null && value !== "");
     request.open(file ? "POST" : "GET", `${path}${given.length ? "?" : ""}${new URLSearchParams(given)}`);
     if (key !== null) request.setRequestHeader("X-API-Key", bytes(key));
@@ -51,7 +51,7 @@ function send(path, { query = {}, file = null, signal = null, onUpload = () => {
       try {
         answer = JSON.parse(request.responseText);
       } catch {
-        answer = { detail: `The service answered ${request.status} without an explanation.` }; // a proxy's page, say
+        answer = { detail: `The service answered ${request.status} without an explanation.` }; // such as a proxy's page
       }
       if (request.status === 200) resolve(answer);
       else reject(new Refusal(request.status, String(answer.detail)));

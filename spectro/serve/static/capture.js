@@ -1,4 +1,4 @@
-// Runs beside the sound card: hands each block of the first channel over as it comes.
+// Runs on the audio thread: passes on each block of the first channel as it arrives.
 registerProcessor(
   "capture",
   class extends AudioWorkletProcessor {

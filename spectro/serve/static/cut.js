@@ -1,8 +1,8 @@
-// A stretch of a WAV file as a WAV file, so that a long recording is not uploaded anew for each of its stretches.
+// Cuts a part of a WAV file as a WAV file, so that a long recording is not uploaded again for each segment.
 
-const HEADER_BYTES = 2 ** 16; // where the sound begins later, the whole file is sent
+const HEADER_BYTES = 2 ** 16; // if the sound starts later, the whole file is sent
 
-/** Return the stretch, a little wider than asked; null where the file is of another kind. */
+/** Return the part, slightly longer than requested; null for other kinds of files. */
 export async function cut(file, start_s, end_s) {
   const header = new DataView(await file.slice(0, HEADER_BYTES).arrayBuffer());
   const layout = chunks(header);
@@ -17,8 +17,8 @@ export async function cut(file, start_s, end_s) {
   return new File([head, file.slice(from, to)], file.name, { type: "audio/wav" });
 }
 
-/** Where the sound of a RIFF WAVE file begins, and how fast it goes; null where its samples are no plain numbers.
- *  The bytes per second are not looked at: writers leave them at 0, or wrong. */
+/** Return where the sound of a RIFF WAVE file starts, its rate and its frame size; null if its samples are not plain
+ *  numbers. The bytes per second are ignored: some writers leave them at 0, or write wrong ones. */
 function chunks(view) {
   const name = (at) => String.fromCharCode(...new Uint8Array(view.buffer, at, 4));
   if (view.byteLength < 44 || name(0) !== "RIFF" || name(8) !== "WAVE") return null;

@@ -1,4 +1,4 @@
-// The page: takes a recording, asks the service, and shows what it answers.
+// The page: takes a recording, sends it to the service, and shows the answer.
 
 import * as answer from "./answer.js";
 import { ask, possible } from "./api.js";
@@ -10,8 +10,8 @@ import { csv, download } from "./tables.js";
 import { Timeline } from "./timeline.js";
 import { SILENCE, clock, colours } from "./words.js";
 
-const SEVERAL_PICTURES = 1.5; // a recording this many pictures long has a course
-const NO_EXPLANATION = [413, 501]; // the model, or the recording's size, allows none; the answer stands without it
+const SEVERAL_PICTURES = 1.5; // a recording longer than this many pictures gets a timeline
+const NO_EXPLANATION = [413, 501]; // the model or the recording's size allows none; the answer is shown without it
 
 const $ = (id) => document.getElementById(id);
 const picture = new Picture();
@@ -21,13 +21,13 @@ const player = new Player((now) => {
   picture.at(now);
 });
 
-let model = null; // what GET /v1/model answers
+let model = null; // the answer of GET /v1/model
 let file = null;
 let rows = [];
 let work = new AbortController();
 let explaining = new AbortController();
 
-/** Take a recording, and show what is heard in it. */
+/** Take a recording, and show its prediction or its timeline. */
 async function look(given) {
   file = given;
   begin();
@@ -40,14 +40,14 @@ async function look(given) {
     signal.throwIfAborted();
     const short = seconds !== null && seconds <= SEVERAL_PICTURES * model.duration_s;
     if (short || !(await showCourse(signal))) await showClip(signal);
-    signal.throwIfAborted(); // an explanation that is cut short ends quietly
+    signal.throwIfAborted(); // an aborted explanation ends without an error
     end("answer", `${$("asked").textContent}: ${$("label").textContent}. ${$("closeness").textContent}.`);
   } catch (error) {
     if (signal === work.signal) fail(error);
   }
 }
 
-/** Know the model that is chosen. */
+/** Load the description of the chosen model. */
 async function know(signal) {
   const chosen = $("model").value;
   if (model && (!chosen || chosen === model.name)) return;
@@ -79,7 +79,7 @@ async function showClip(signal) {
   if (said.picture) await picture.show(said);
 }
 
-/** Show a recording's course; false where it is no longer than a clip. */
+/** Show a recording's timeline; false if it is no longer than a clip. */
 async function showCourse(signal) {
   const { segments, summary } = await send("v1/timeline", {}, signal);
   player.setLength(summary.duration_s);
@@ -97,7 +97,7 @@ async function showCourse(signal) {
   return true;
 }
 
-/** Play a stretch, and explain it. */
+/** Play a segment, and explain it. */
 function pick(segment) {
   player.playFrom(segment.start_s);
   if (segment.label === SILENCE) return;
@@ -105,7 +105,7 @@ function pick(segment) {
   explain(segment).catch((error) => signal === work.signal && fail(error));
 }
 
-/** Explain a stretch by its middle, as much as a picture shows. */
+/** Explain a segment by its middle, as much as fits a picture. */
 async function explain({ start_s, end_s, label }) {
   explaining.abort();
   explaining = new AbortController();
@@ -123,13 +123,13 @@ async function explain({ start_s, end_s, label }) {
   } catch (error) {
     if (error.status) picture.without(error.message);
     else if (error.name !== "AbortError") throw error;
-    else if (signal === explaining.signal) picture.without("cancelled"); // and no other has taken its place
+    else if (signal === explaining.signal) picture.without("cancelled"); // and no other explanation has replaced it
   }
 }
 
 function send(path, query, signal) {
   const margin = $("margin").valueAsNumber || null;
-  const onUpload = (share) => progress(share < 1 ? "Uploading" : "Listening", share < 1 ? share : null);
+  const onUpload = (share) => progress(share < 1 ? "Uploading" : "Analysing", share < 1 ? share : null);
   return ask(path, { query: { model: model.name, min_margin: margin, ...query }, file, signal, onUpload }, askKey);
 }
 
@@ -147,7 +147,7 @@ function begin() {
 
 function progress(what, share) {
   const words = `${what}…`;
-  if ($("status").textContent !== words) $("status").textContent = words; // told aloud, so not at each step
+  if ($("status").textContent !== words) $("status").textContent = words; // screen readers announce it, so not at each step
   $("progress").hidden = false;
   if (share === null) $("progress").removeAttribute("value");
   else $("progress").value = share;
@@ -190,7 +190,7 @@ function askKey(refused) {
       event.preventDefault();
       const key = $("secret").value.trim();
       if (!possible(key)) {
-        $("refused").textContent = "This cannot be the key: a key has at least one character, and no control characters.";
+        $("refused").textContent = "This cannot be the key: a key has at least one character and no control characters.";
         return;
       }
       resolve(key);
@@ -201,7 +201,7 @@ function askKey(refused) {
 
 async function speak() {
   $("alert").hidden = true;
-  $("record").disabled = true; // at once: a second click would open the microphone again
+  $("record").disabled = true; // at once; a second click would open the microphone again
   try {
     const running = await record((seconds, loudness) => {
       $("recorded").textContent = clock(seconds);

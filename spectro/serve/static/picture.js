@@ -1,11 +1,11 @@
-// The spectrogram as the network sees it, without its padding, and over it what speaks for a label.
+// The spectrogram as the network sees it, without its padding, overlaid with the evidence for a label.
 
 import { clock, make } from "./words.js";
 
 const INFERNO = [[0, 0, 4], [40, 11, 84], [101, 21, 110], [159, 42, 99], [212, 72, 66], [245, 125, 21], [250, 193, 39], [252, 255, 164]];
 const OPACITY = 0.7;
-const MARK_PX = 48; // an axis's marks are at least this far apart, and half of it from top to bottom
-const DIGIT_PX = 10; // of a mark late in a long recording, with what parts it from the next
+const MARK_PX = 48; // least distance between the marks of the time axis; half of it on the frequency axis
+const DIGIT_PX = 10; // width per digit of a mark late in a long recording, including the gap to the next
 
 const $ = (id) => document.getElementById(id);
 
@@ -39,7 +39,7 @@ export class Picture {
     );
   }
 
-  /** Forget what was shown, so that nothing old stands beside a new answer. */
+  /** Clear the figure, so that no old one is shown beside a new answer. */
   clear() {
     this.left = this.length = NaN;
     $("seen").hidden = $("unexplained").hidden = true;
@@ -51,7 +51,7 @@ export class Picture {
     for (const axis of ["frequencies", "times"]) $(axis).replaceChildren();
   }
 
-  /** Say why there is none. */
+  /** Show why there is no explanation. */
   without(reason) {
     $("about").textContent = "Evidence";
     $("figure").hidden = $("switch").hidden = true;
@@ -127,7 +127,7 @@ function strongest(heat, first, count) {
   return best;
 }
 
-/** The frequency of a row, between the axis's marks. */
+/** Return the frequency of a row, interpolated between the axis's marks. */
 function hertz(row, { frequencies }) {
   const above = frequencies.findLast((one) => one.row >= row) ?? frequencies[0];
   const below = frequencies.find((one) => one.row < row) ?? frequencies.at(-1);

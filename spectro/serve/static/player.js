@@ -1,17 +1,17 @@
-// The recording to hear: a waveform that is a slider, and a button.
+// Plays the recording: a waveform that is a slider, and a button.
 
 import WaveSurfer from "./vendor/wavesurfer.esm.js";
 import { clock } from "./words.js";
 
-const HEIGHT = 88; // the page's policy knows the style sheet of this height alone
-const DECODED_S = 1200; // longer recordings would take gigabytes as samples; they are played without a waveform
+const HEIGHT = 88; // the page's policy allows only the style sheet for this height
+const DECODED_S = 1200; // the samples of longer recordings would take gigabytes; they are played without a waveform
 const DECODED_BYTES = 256 * 2 ** 20;
 const FLAT = [new Array(1000).fill(0)];
 
 const $ = (id) => document.getElementById(id);
 
 export class Player {
-  /** @param onTime is told the seconds, whenever they change */
+  /** @param onTime called with the position in seconds, whenever it changes */
   constructor(onTime) {
     this.audio = $("audio");
     this.onTime = onTime;
@@ -21,7 +21,7 @@ export class Player {
     for (const name of ["play", "pause", "ended"]) this.audio.addEventListener(name, () => this.#face());
   }
 
-  /** Take a file; returns its seconds, or null where the browser cannot tell. */
+  /** Load a file; returns its duration in seconds, or null if the browser cannot determine it. */
   async load(file) {
     this.surfer?.destroy();
     URL.revokeObjectURL(this.address);
@@ -32,11 +32,11 @@ export class Player {
     $("play").disabled = seconds === null;
     $("wave").hidden = seconds === null;
     if (seconds !== null) await this.#draw(file, seconds);
-    if (address === this.address) this.setLength(seconds ?? 0); // and no other file has taken its place
+    if (address === this.address) this.setLength(seconds ?? 0); // and no other file has replaced it
     return seconds;
   }
 
-  /** The recording's seconds, as the service tells them. */
+  /** Set the recording's duration in seconds. */
   setLength(seconds) {
     this.length = seconds;
     $("length").textContent = clock(seconds);
@@ -50,7 +50,7 @@ export class Player {
     this.audio.play();
   }
 
-  /** Take the page's colours anew. */
+  /** Apply the page's current colours. */
   recolour() {
     this.surfer?.setOptions(paint());
   }
@@ -59,7 +59,7 @@ export class Player {
     this.surfer = WaveSurfer.create({
       container: $("wave"),
       media: this.audio,
-      peaks: FLAT, // until the file is decoded; without them it would be fetched, which the page's policy forbids
+      peaks: FLAT, // until the file is decoded; without them wavesurfer.js would fetch the file, which the page's policy forbids
       duration: seconds,
       height: HEIGHT,
       normalize: true,
@@ -73,7 +73,7 @@ export class Player {
     this.surfer.on("timeupdate", (now) => this.#tell(now));
     await new Promise((resolve) => this.surfer.once("ready", resolve));
     const { surfer, address } = this;
-    const plain = () => surfer === this.surfer && surfer.load(address, FLAT, seconds); // it plays, but browsers do not decode all that they play
+    const plain = () => surfer === this.surfer && surfer.load(address, FLAT, seconds); // it plays, but browsers cannot decode everything that they play
     if (seconds <= DECODED_S && file.size <= DECODED_BYTES) await surfer.loadBlob(file).catch(plain);
   }
 

@@ -1,12 +1,12 @@
-// The microphone as a WAV file: the service reads no WebM, which is all that MediaRecorder writes in many browsers.
+// Records the microphone as WAV: the service cannot read WebM, the only format of MediaRecorder in many browsers.
 
 export const MOST_S = 1800;
 const RAW = { channelCount: 1, echoCancellation: false, noiseSuppression: false, autoGainControl: false };
 
-/** Record until `stop` or `discard` is called; `onBlock` is told the seconds so far and the loudness, 0 to 1. */
+/** Record until `stop` or `discard` is called; `onBlock` gets the seconds so far and the loudness, 0 to 1. */
 export async function record(onBlock) {
   if (!navigator.mediaDevices || !window.AudioWorkletNode) {
-    throw new Error("This browser allows the microphone only on https:// pages and on this machine; choose a file instead.");
+    throw new Error("This browser allows the microphone only on https:// pages and on the same machine; choose a file instead.");
   }
   const stream = await navigator.mediaDevices.getUserMedia({ audio: RAW }).catch((error) => {
     throw new Error(`The microphone cannot be used (${error.message}); allow it in the browser, or choose a file instead.`);
@@ -41,7 +41,7 @@ export async function record(onBlock) {
   };
 }
 
-/** A WAV file of 16-bit blocks of one channel. */
+/** Return a WAV file of 16-bit blocks of one channel. */
 function wav(blocks, samples, rate) {
   const header = new DataView(new ArrayBuffer(44));
   const text = (place, letters) => [...letters].forEach((one, i) => header.setUint8(place + i, one.charCodeAt(0)));

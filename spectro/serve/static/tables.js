@@ -1,6 +1,6 @@
-// Answers as files, made here: nothing has to be kept on the server to be downloaded.
+// Downloads, written in the browser: the server keeps nothing for them.
 
-/** Rows of a timeline as CSV; a clip is one row. */
+/** Return the rows of a timeline as CSV; a clip is one row. */
 export function csv(rows, labels) {
   const header = ["start_s", "end_s", "label", "confidence", ...labels.map((label) => `p_${label}`)];
   const lines = rows.map((row) => [
@@ -13,10 +13,10 @@ export function csv(rows, labels) {
   return [header, ...lines].map((line) => `${line.map(cell).join(",")}\r\n`).join("");
 }
 
-/** What a spreadsheet would take for a formula: the same texts as in the tables that the commands write. */
+/** Texts that a spreadsheet would take for a formula; the same as in the tables that the commands write. */
 const FORMULA = /^([=@\t\r]|[+-](?!\d+(\.\d+)?$))/;
 
-/** A cell; a formula begins with an apostrophe. */
+/** Return a cell; a formula gets a leading apostrophe. */
 function cell(value) {
   if (value === null || value === undefined) return "";
   const text = typeof value === "string" && FORMULA.test(value) ? `'${value}` : String(value);

@@ -1,4 +1,4 @@
-// What is heard, stretch by stretch, under the player: lines of equal length, the last as long as what is left.
+// The timeline under the player: one button per segment, on lines of equal duration; the last one takes the rest.
 
 import { SILENCE, clock, make, percent } from "./words.js";
 
@@ -7,8 +7,8 @@ const narrow = matchMedia("(width < 44rem)");
 
 export class Timeline {
   /**
-   * @param place   the element that it stands in
-   * @param onPick  is told the stretch that was clicked
+   * @param place   the element that contains it
+   * @param onPick  called with the segment that was clicked
    */
   constructor(place, onPick) {
     this.place = place;
@@ -48,7 +48,7 @@ export class Timeline {
     for (const { button, segment } of this.buttons) button.toggleAttribute("data-now", segment === current);
   }
 
-  /** Mark the stretch that is explained, by its begin. */
+  /** Mark the segment that is explained, given its start. */
   mark(start_s) {
     this.marked = start_s;
     for (const { button, segment } of this.buttons ?? []) {
@@ -89,7 +89,7 @@ export class Timeline {
       button.style.width = `${(100 * (right - left)) / length}%`;
       button.style.backgroundColor = this.colour(segment.label);
       button.dataset.start = segment.start_s;
-      button.tabIndex = this.buttons.length ? -1 : 0; // one stop for the Tab key; the arrow keys do the rest
+      button.tabIndex = this.buttons.length ? -1 : 0; // one stop for the Tab key; the arrow keys move between segments
       button.addEventListener("click", () => this.onPick(segment));
       button.addEventListener("focus", () => this.#stop(button));
       this.buttons.push({ button, segment });

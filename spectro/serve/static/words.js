@@ -1,13 +1,13 @@
-// How numbers, times and labels look everywhere on the page.
+// The format of numbers, times and labels everywhere on the page.
 
-/** Paul Tol's light scheme (SRON/EPS/TN/09-002): told apart by all kinds of colour vision, with black text on it. */
+/** Paul Tol's light scheme (SRON/EPS/TN/09-002): distinct in all kinds of colour vision, also under black text. */
 const COLOURS = ["#77aadd", "#ee8866", "#eedd88", "#ffaabb", "#99ddff", "#44bb99", "#bbcc33", "#aaaa00"];
 const OTHER = "#dddddd";
 
 export const SILENCE = "silence";
 export const NO_SPEECH = "no speech";
 
-/** A function from labels to colours; a label has the same one whatever the order. */
+/** Return a function from labels to colours; the order of the labels does not matter. */
 export function colours(labels) {
   const sorted = [...labels].sort();
   return (label) => (sorted.includes(label) ? COLOURS[sorted.indexOf(label) % COLOURS.length] : OTHER);
@@ -23,7 +23,7 @@ export function clock(seconds) {
 
 export const percent = (share) => `${Math.round(100 * share)} %`;
 
-/** Make an element; texts are texts, never markup. */
+/** Make an element; strings are inserted as text, never as markup. */
 export function make(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
