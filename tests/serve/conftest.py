@@ -1,4 +1,4 @@
-"""A running service over the small world's checkpoint."""
+"""A running service with the checkpoint of the small test world."""
 
 import socket
 import threading
@@ -26,7 +26,7 @@ from tests.conftest import REPOSITORY, World
 
 @dataclass(frozen=True)
 class Running:
-    """A service, and where it is."""
+    """A running service and its address."""
 
     url: str
     port: int
@@ -37,22 +37,22 @@ class Running:
 
     @property
     def guard(self) -> Guard:
-        """The service's gate."""
+        """The service's guard."""
         found: Any = self.app.middleware_stack
         while not isinstance(found, Guard):
             found = found._app if hasattr(found, "_app") else found.app
         return found
 
     def pending(self) -> float | None:
-        """How many requests are being answered."""
+        """The number of requests in progress."""
         return self.metrics.registry.get_sample_value("spectro_requests_pending")
 
     def connections(self) -> int:
-        """How many connections are open."""
+        """The number of open connections."""
         return len(self.server._doors._all)
 
     def bytes_in_memory(self) -> int:
-        """How many bytes of uploads are in memory."""
+        """The bytes of uploads in memory."""
         return self.guard._bytes.total()
 
     def connected(self, address: str = "127.0.0.1") -> socket.socket:
@@ -69,7 +69,7 @@ class Running:
 
 
 def ask(running: Running, request: bytes, address: str = "127.0.0.1") -> bytes:
-    """Send a request from an address, as it stands; returns the begin of the answer."""
+    """Send raw bytes from an address; returns the start of the answer."""
     with running.connected(address) as connection:
         connection.sendall(request)
         return connection.recv(4096)
@@ -121,6 +121,6 @@ def start(world: World) -> Start:
 
 @pytest.fixture(scope="session")
 def service(start: Start) -> Iterator[Running]:
-    """A service for all tests that only ask."""
+    """A shared service for tests that only send requests."""
     with start() as running:
         yield running

@@ -66,7 +66,7 @@ def test_padding_is_told_from_sound_in_every_kind_of_picture(channels: str) -> N
 def test_a_stretch_is_explained_in_the_times_of_the_whole(service: Running, wav: WriteWav) -> None:
     whole = np.concatenate([voice(3.0, pitch=240), np.zeros(RATE, np.float32), voice(1.2), voice(70.0, pitch=300)])
     path, alone = wav("long.wav", whole), wav("alone.wav", voice(1.2))
-    assert ask(service, path).status_code == 413  # longer than a clip may be
+    assert ask(service, path).status_code == 413  # longer than the limit for a clip
     answer, expected = ask(service, path, start_s=4.0, end_s=5.2).json(), ask(service, alone).json()
     assert answer["start_s"] == pytest.approx(expected["start_s"] + 4.0, abs=1e-3)
     assert answer["probabilities"] == pytest.approx(expected["probabilities"], abs=0.01)

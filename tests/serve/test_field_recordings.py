@@ -1,4 +1,4 @@
-"""Recordings as they come from pipes, dead recorders and crossed wires, sent to the service."""
+"""Recordings from pipes, crashed recorders and miswired channels, sent to the service."""
 
 import io
 

@@ -1,4 +1,4 @@
-"""Who is let in: names, keys, origins, sizes, pace."""
+"""Which requests are accepted: host names, keys, origins, sizes, pace."""
 
 import asyncio
 from pathlib import Path
@@ -43,7 +43,7 @@ def test_names_that_are_allowed_are_known() -> None:
     assert [names.knows(one) for one in ("10.1.2.3:80", "Emotion.example.org", "10.1.2.4", "example.org")] == [
         True, True, False, False,
     ]  # fmt: skip
-    assert Names("0.0.0.0").knows("192.168.1.5:7860")  # an address is no name that could be made to lead here
+    assert Names("0.0.0.0").knows("192.168.1.5:7860")  # nobody can point an address here, unlike a name
     assert not Names("0.0.0.0").knows("evil.example")
     assert Names(allowed=["*"]).knows("evil.example")
     assert not names.knows("[::1")
@@ -75,7 +75,7 @@ def test_keys_are_taken_however_the_scheme_is_written_and_before_anything_is_rea
         assert requests.get(url, headers={"X-API-Key": "zwölf".encode()}, timeout=9).status_code == 200
         for path in ("/v1/predict/wav", "/nothing", "/openapi.json", "/metrics"):
             head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 30000000\r\n\r\n"
-            assert ask(running, head.encode()).startswith(b"HTTP/1.1 401 ")  # though nothing of the body has come
+            assert ask(running, head.encode()).startswith(b"HTTP/1.1 401 ")  # although none of the body has arrived
         assert requests.get(running.url + "/", timeout=9).status_code != 401
         assert requests.get(running.url + "/static/a.js", timeout=9).status_code == 404
 
@@ -200,7 +200,7 @@ def test_nothing_of_an_upload_touches_the_disk(start: Start, wav: WriteWav, monk
         monkeypatch.setattr(f"tempfile.{name}", forbidden)
     monkeypatch.setattr("starlette.formparsers.SpooledTemporaryFile", forbidden)
     path: Path = wav(rate=48_000)
-    content = path.read_bytes() + bytes(3_000_000)  # behind its sound, where a recording may have all kinds of chunks
+    content = path.read_bytes() + bytes(3_000_000)  # after the sound, where a recording may have other chunks
     with start() as running:
         for place in ("/v1/predict/wav", "/v1/timeline"):
             assert requests.post(running.url + place, files={"file": content}, timeout=60).status_code == 200

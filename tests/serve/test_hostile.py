@@ -19,14 +19,14 @@ def test_what_answers_is_what_the_schema_promises(start: Start) -> None:
             @given(case=found.ok().as_strategy())
             @settings(max_examples=25, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
             def ask(case: schemathesis.Case) -> None:
-                # a schema cannot say what a recording is, so that most of what fits it is refused, with 415
+                # a schema cannot describe recordings, so most data that fits it is refused with 415
                 case.call_and_validate(timeout=60, excluded_checks=[schemathesis.checks.positive_data_acceptance])
 
             ask()
 
 
 def broken_files(whole: bytes, count: int) -> Iterator[bytes]:
-    """Cut off, and with bytes changed where headers are."""
+    """Yield truncated copies, and copies with changed bytes in the header."""
     generator = np.random.default_rng(0)
     for number in range(count):
         broken = bytearray(whole)

@@ -1,4 +1,4 @@
-"""The page in a real browser: what people see of it, and what it does not do."""
+"""The page in a real browser: what users see, and what it must not do."""
 
 import csv
 import json
@@ -46,7 +46,7 @@ WATCH_MICROPHONE = """() => {
 }"""
 HOSTILE = "<img src=x onerror=alert(1)>.wav"
 
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here; install Debian's package chromium")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium found; install Debian's package chromium")
 
 Open = Callable[..., Page]
 
@@ -68,7 +68,7 @@ def running(start: Start) -> Iterator[Running]:
 
 @pytest.fixture
 def visit(browser: Browser, running: Running) -> Iterator[Open]:
-    """Opens the page; at the end, it has asked nobody else, broken no rule of its policy, and scrolls in one way."""
+    """Opens the page; at the end, checks that it contacted no other host, kept its policy, and fits the window's width."""
     opened: list[tuple[Page, int]] = []
     hosts: set[str | None] = set()
     trouble: list[str] = []
@@ -92,7 +92,7 @@ def visit(browser: Browser, running: Running) -> Iterator[Open]:
     widths = [(page.evaluate("document.documentElement.scrollWidth"), width) for page, width in opened]
     for page, _width in opened:
         page.context.close()
-    # the browser itself notes answers that are no success; the page shows their sentence
+    # the browser logs error answers itself; the page shows their sentence
     assert [text for text in trouble if not re.match(r"Failed to load resource: .* status of (4|501)", text)] == []
     assert hosts - {None, ""} == {"127.0.0.1"}  # data: and blob: have no host
     assert all(scrolled <= width for scrolled, width in widths)
@@ -318,7 +318,7 @@ def test_a_closed_service_asks_for_the_key_once(start: Start, visit: Open, wav: 
         answered(page, wav())
         assert page.evaluate("Object.values(sessionStorage)") == ["secret"]
         assert page.evaluate("[Object.values(localStorage).length, document.cookie]") == [0, ""]
-        page.goto("about:blank")  # lets the service go
+        page.goto("about:blank")  # closes connections, so that the service can stop
 
 
 def test_any_key_that_a_service_can_have_opens_the_page(start: Start, visit: Open, wav: WriteWav) -> None:
@@ -336,7 +336,7 @@ def test_any_key_that_a_service_can_have_opens_the_page(start: Start, visit: Ope
         key.fill(secret)
         key.press("Enter")
         expect(page.locator("body")).to_have_attribute("data-state", "answer")
-        page.goto("about:blank")  # lets the service go
+        page.goto("about:blank")  # closes connections, so that the service can stop
 
 
 def test_all_can_be_done_with_the_keyboard(visit: Open, wav: WriteWav) -> None:
@@ -349,7 +349,7 @@ def test_all_can_be_done_with_the_keyboard(visit: Open, wav: WriteWav) -> None:
                 return
         raise AssertionError(f"the Tab key does not reach {selector}")
 
-    # asked for before the keys: the browser does not wait for a request to hand its dialog over
+    # registered before the key presses: the browser does not wait for a handler of its dialog
     page.on("filechooser", lambda chooser: chooser.set_files(long))
     tab_to("#file")
     page.keyboard.press("Space")
@@ -392,7 +392,7 @@ def test_the_card_tells_what_a_model_learned_from_and_how_well_it_does(visit: Op
     with page.expect_request("**/v1/model?*"):
         page.get_by_label("Model", exact=True).select_option("mobilenet-ravdess")
     page.get_by_label("margin").fill("0.05")
-    page.keyboard.press("Tab")  # begins anew, with the model that was chosen
+    page.keyboard.press("Tab")  # starts again, with the chosen model
     card = page.locator("#card")
     expect(card).to_contain_text("RAVDESS speech, 24 speakers, CC BY-NC-SA 4.0")
     expect(card).to_contain_text("mean recall 67 %")
@@ -410,12 +410,12 @@ def test_work_can_be_given_up(visit: Open, wav: WriteWav) -> None:
     expect(page.get_by_role("progressbar")).to_be_hidden()
     page.unroute("**/v1/explain*")
     answered(page, wav())
-    assert page.locator("#listen").bounding_box() == player  # nothing jumps when the answer comes
+    assert page.locator("#listen").bounding_box() == player  # the layout does not jump when the answer arrives
 
 
 def test_an_explanation_can_be_given_up_and_the_course_stays(visit: Open, wav: WriteWav) -> None:
     page, long = visit(), wav("call.wav", CALL[: 9 * RATE].astype(np.float32))
-    answered(page, wav())  # whose picture must not stand for the next one's
+    answered(page, wav())  # its picture must not be shown for the next recording
     page.route("**/v1/explain*", lambda _route: None)  # never answered
     with page.expect_request("**/v1/explain*"):
         give(page, long)
@@ -432,7 +432,7 @@ def test_an_explanation_can_be_given_up_and_the_course_stays(visit: Open, wav: W
 
 def test_a_recording_that_is_explained_does_not_end_the_work_on_the_next(visit: Open, wav: WriteWav) -> None:
     page, explained = visit(), list[Route]()
-    page.route("**/v1/explain*", lambda route: explained.append(route))  # held until the test goes on
+    page.route("**/v1/explain*", lambda route: explained.append(route))  # held until the test continues
     with page.expect_request("**/v1/explain*"):
         give(page, wav("long.wav", CALL[: 9 * RATE].astype(np.float32)))
     with page.expect_request("**/v1/explain*"):

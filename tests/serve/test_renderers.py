@@ -1,4 +1,4 @@
-"""Uploads that are drawn in processes of their own."""
+"""Uploads that are rendered in separate processes."""
 
 import io
 import os

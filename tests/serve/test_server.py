@@ -28,14 +28,14 @@ POST = b"POST /v1/predict/wav HTTP/1.1\r\nHost: localhost\r\nContent-Type: multi
 
 
 def healthy_within_s(running: Running) -> float:
-    """How long /healthz takes, over a new connection."""
+    """Return the seconds that /healthz takes over a new connection."""
     started = time.monotonic()
     assert ask(running, GET + b"\r\n").startswith(b"HTTP/1.1 200 ")
     return time.monotonic() - started
 
 
 def until_closed(connection: socket.socket) -> bytes:
-    """All that comes until the other side closes."""
+    """Return all bytes until the other side closes."""
     connection.settimeout(20)
     found = b""
     with contextlib.suppress(ConnectionError):
@@ -52,7 +52,7 @@ def test_a_header_without_an_end_is_refused(service: Running) -> None:
                 connection.sendall(b"a" * 10_000)
         assert healthy_within_s(service) < 5
     assert b" 431 " in ask(service, GET + b"X-a: " + b"a" * 30_000)
-    assert b" 431 " in ask(service, GET + b"a: b\r\n" * 10_000 + b"\r\n")  # though all of it has come at once
+    assert b" 431 " in ask(service, GET + b"a: b\r\n" * 10_000 + b"\r\n")  # although all of it arrived at once
     assert b" 200 " in ask(service, GET + b"X-a: " + b"a" * 10_000 + b"\r\n\r\n")
 
 
@@ -122,7 +122,7 @@ def test_silent_connections_of_an_address_lock_nobody_out(start: Start) -> None:
         silent = [stack.enter_context(running.connected("127.0.0.2")) for _ in range(40)]
         running.until(lambda: running.connections() == 5)
         assert healthy_within_s(running) < 5
-        assert ask(running, GET + b"\r\n", "127.0.0.2").startswith(b"HTTP/1.1 200 ")  # nor those beside it
+        assert ask(running, GET + b"\r\n", "127.0.0.2").startswith(b"HTTP/1.1 200 ")  # nor their own
         assert until_closed(silent[0]) == b""
 
 
@@ -180,7 +180,7 @@ def test_methods_are_told_apart(service: Running) -> None:
 
 
 def test_no_request_is_lost_at_the_end(start: Start, wav: WriteWav, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("spectro.serve.server.LINGER_S", 30)  # whoever is slow now is not closed while it asks
+    monkeypatch.setattr("spectro.serve.server.LINGER_S", 30)  # slow clients are not closed during a request
     content, lost, ending = wav().read_bytes(), list[Exception](), threading.Event()
     counts = [0] * 8
 
@@ -248,7 +248,7 @@ def test_a_port_in_use_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> No
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(PredictionError, match=rf"cannot listen on port {port} of 127.0.0.1 \(.*in use\);"):
-            run(ServeSettings(checkpoint=Path("/nowhere"), port=port, page=False))  # which would be told later
+            run(ServeSettings(checkpoint=Path("/nowhere"), port=port, page=False))  # reported later than the port
     assert capsys.readouterr().err == ""
 
 
@@ -280,7 +280,7 @@ def test_files_are_allowed_as_far_as_the_system_goes() -> None:
 
 def test_a_service_leaves_the_logging_of_its_process_alone(start: Start) -> None:
     class Closing(logging.StreamHandler):  # type: ignore[type-arg]
-        """As absl's handler does, which comes with TensorBoard."""
+        """Closes its stream, like the handler of absl, which TensorBoard installs."""
 
         def close(self) -> None:
             self.stream.close()

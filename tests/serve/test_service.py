@@ -166,7 +166,7 @@ def test_clients_that_stop_sending_harm_no_one(start: Start, wav: WriteWav) -> N
 
 
 def _open_upload(running: Running) -> socket.socket:
-    """Begin an upload, and do not go on."""
+    """Start an upload, and send nothing more."""
     connection = running.connected()
     connection.sendall(
         b"POST /v1/predict/wav HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
@@ -177,7 +177,7 @@ def _open_upload(running: Running) -> socket.socket:
 
 
 def _sent(running: Running, path: str, content: bytes) -> socket.socket:
-    """Send a whole upload; returns the connection, on which nobody has waited for the answer yet."""
+    """Send a whole upload; returns the connection without waiting for the answer."""
     request = requests.Request("POST", running.url + path, files={"file": ("a.wav", content)}).prepare()
     lines = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
     assert isinstance(request.body, bytes)
@@ -286,7 +286,7 @@ def test_counts_are_prometheus_text(start: Start, wav: WriteWav) -> None:
 
 
 def _batches(count: int, max_batch: int) -> tuple[list[int], list[float]]:
-    """Ask for the scores of pictures that all arrive at once; returns sizes of batches, and the answers."""
+    """Score pictures that all arrive at once; returns the batch sizes and the answers."""
     sizes: list[int] = []
 
     def score(pictures: object) -> Scores:

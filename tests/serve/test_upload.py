@@ -1,4 +1,4 @@
-"""What is uploaded, and what becomes of it."""
+"""Uploads: how they are parsed, limited, queued and dropped."""
 
 import io
 import threading
@@ -24,7 +24,7 @@ KIND = {"Content-Type": "multipart/form-data; boundary=x"}
 
 
 def detail(answer: requests.Response, status: int) -> str:
-    """What an answer of this status says."""
+    """Return the error message of an answer, which must have this status."""
     assert answer.status_code == status, answer.text
     found = answer.json()
     assert list(found) == ["detail"]
@@ -119,7 +119,7 @@ def test_a_network_that_fails_is_a_sentence(start: Start, wav: WriteWav, monkeyp
         for path in ("/v1/predict/wav", "/v1/timeline"):
             fails.append(CheckpointError("checkpoint: its probabilities are not finite"))
             answer = requests.post(running.url + path, files=files, timeout=60)
-            assert detail(answer, 500) == "the service failed; its log says why"  # no folder of the machine
+            assert detail(answer, 500) == "the service failed; its log says why"  # names no folder of this machine
             fails.append(RuntimeError("a secret"))
             answer = requests.post(running.url + path, files=files, timeout=60)
             assert detail(answer, 500) == "the service failed; its log says why"
@@ -153,9 +153,9 @@ def test_the_work_of_clients_who_have_left_is_not_done(
         running.until(lambda: running.pending() == 0)
         go_on.set()
         assert requests.post(running.url + "/v1/predict/wav", files={"file": content}, timeout=60).status_code == 200
-        assert len(drawn) <= 3  # two threads were at it; the other ten were never begun
-        running.until(lambda: not any(source.getvalue() for source in drawn))  # and find nothing more to decode
-        assert sum(scored) == 1  # nor was anything scored of those two
+        assert len(drawn) <= 3  # two threads were working; the other ten never started
+        running.until(lambda: not any(source.getvalue() for source in drawn))  # and there is nothing left to decode
+        assert sum(scored) == 1  # nor were those two scored
         count = running.metrics.registry.get_sample_value(
             "spectro_requests_total", {"path": "/v1/predict/wav", "method": "POST", "status": "499"}
         )
