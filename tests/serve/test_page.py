@@ -68,7 +68,7 @@ def running(start: Start) -> Iterator[Running]:
 
 @pytest.fixture
 def visit(browser: Browser, running: Running) -> Iterator[Open]:
-    """Opens the page; at the end, checks that it contacted no other host, kept its policy, and fits the window's width."""
+    """Opens the page; at the end, checks that it contacted no other host, kept its policy, and fits the width."""
     opened: list[tuple[Page, int]] = []
     hosts: set[str | None] = set()
     trouble: list[str] = []
