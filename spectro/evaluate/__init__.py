@@ -1,1 +1,1 @@
-"""Probabilities in, numbers and pictures for people out."""
+"""Turn probabilities into figures and plots for people."""

@@ -1,4 +1,4 @@
-"""A checkpoint measured on speakers that it has not heard, in numbers and pictures."""
+"""Evaluate a checkpoint on held-out speakers, in figures and plots."""
 
 import copy
 from dataclasses import dataclass
@@ -42,24 +42,24 @@ from spectro.train.module import calibrate
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateSettings:
-    """Measure a checkpoint on rendered pictures: UAR, WA and F1 with intervals, by label, speaker and gender.
+    """Evaluate a checkpoint on rendered pictures: UAR, WA and F1 with intervals, by label, speaker and gender.
 
     Writes metrics.json, predictions.csv, confusion.png, recall.png, reliability.png and gallery.png.
 
     Args:
         checkpoint: checkpoint folder; null for the shipped checkpoint.
         index: folder of a rendering with the checkpoint's spec.
-        part: test or valid: the speakers that the checkpoint's own split holds out; all: every untouched clip, for
-            another corpus. The report names speakers the network was trained on.
+        part: test or valid: the speakers held out by the checkpoint's own split; all: every untouched clip, for another
+            corpus. The report lists speakers that the network was trained on.
         out: folder for the report; null for CHECKPOINT/evaluation-PART.
-        answers: any: every label of the checkpoint is an answer; corpus: only labels that the clip's corpus has, as
-            figures on foreign corpora are told. The report says which.
-        transductive: also report, separately, the network after its batch norms have seen all clips of a speaker
-            without labels, speaker by speaker. Compare these figures with other transductive ones only.
-        rounds: bootstrap samples.
+        answers: any: predict any label of the checkpoint; corpus: predict only labels that the clip's corpus has, the
+            usual way to report figures on foreign corpora. The report states which.
+        transductive: also report, separately, the network after its batch norms are re-estimated on all clips of each
+            speaker, without labels. Compare these figures only with other transductive ones.
+        rounds: number of bootstrap samples.
         seed: seed of the bootstrap.
         batch_size: pictures per batch.
-        device: cpu, cuda, ...; null uses a GPU if there is one.
+        device: cpu, cuda, ...; null uses a GPU if available.
     """
 
     checkpoint: Path | None = None
@@ -80,24 +80,24 @@ class EvaluateSettings:
 
     @property
     def checkpoint_folder(self) -> Path:
-        """The checkpoint that is measured."""
+        """The checkpoint to evaluate."""
         return self.checkpoint or default_checkpoint()
 
     @property
     def folder(self) -> Path:
-        """Where the report goes."""
+        """The folder that the report is written to."""
         return self.out or self.checkpoint_folder / f"evaluation-{self.part}"
 
 
 def evaluate(settings: EvaluateSettings) -> dict[str, Any]:
-    """Measure a checkpoint, and write the report.
+    """Evaluate a checkpoint and write the report.
 
     Returns:
         the content of `metrics.json`.
 
     Raises:
-        EvaluationError: the pictures have another spec, or hold no clip to measure on; or the output folder holds other
-            files of these names, or another run writes there.
+        EvaluationError: the pictures have another spec, or the index has no clip to evaluate on; or the output folder
+            holds other files with these names, or another run is writing there.
         CheckpointError, RenderError: the checkpoint or the index cannot be read.
     """
     out = settings.folder
@@ -113,7 +113,7 @@ def _evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     index, spec = read_index(settings.index)
     if spec.fingerprint != checkpoint.spec.fingerprint:
         raise EvaluationError(
-            f"{printable(settings.index)}: was rendered by spec {spec.fingerprint}, the checkpoint reads "
+            f"{printable(settings.index)}: was rendered with spec {spec.fingerprint}, the checkpoint needs "
             f"{checkpoint.spec.fingerprint}; render with --spec {printable(folder)}/spectro.json"
         )
     clips = _clips(index, checkpoint, settings.part)
@@ -123,7 +123,9 @@ def _evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     conditions |= {"clip_ms": clip_ms(predictor.predict_wav, clips["path"]), "temperature": checkpoint.temperature}
     if settings.transductive:
         if clips["speaker"].isna().any():
-            raise EvaluationError("transductive figures need every clip's speaker, and some clips do not tell it")
+            raise EvaluationError(
+                "transductive figures need every clip's speaker, and some clips have none; leave --transductive out"
+            )
         speakers = speaker_names(clips).to_numpy(str)
         adapted = adapted_probabilities(predictor, paths, speakers, settings.batch_size)
         table = with_probabilities(clip_columns(clips), predictor.labels, adapted)
@@ -143,29 +145,29 @@ def _evaluate(settings: EvaluateSettings) -> dict[str, Any]:
 
 
 def _clips(index: pd.DataFrame, checkpoint: Description, part: Part | Literal["all"]) -> pd.DataFrame:
-    """Return the clips of a part that have a label of the checkpoint."""
+    """Return the clips of a part whose label the checkpoint has."""
     data, own = checkpoint.data, checkpoint.split
     if data is None or own is None:
-        raise EvaluationError("the checkpoint does not tell its data and split, so no clip is known to be new to it")
+        raise EvaluationError("the checkpoint does not record its data and split, so no clip is known to be unseen")
     labelled, _labels = label_clips(index, data.scheme)
     if part != "all":
         if not set(labelled["corpus"]) <= set(data.corpora):
             raise EvaluationError(
-                f"the checkpoint's split is of {', '.join(data.corpora)}, these clips are of "
-                f"{', '.join(sorted(set(labelled['corpus'])))}: measure on all of them with --part all"
+                f"the checkpoint's split is of {', '.join(data.corpora)}, these clips are from "
+                f"{', '.join(sorted(set(labelled['corpus'])))}: evaluate on all of them with --part all"
             )
         if not own.speakers[part]:
             raise EvaluationError(
-                f"the checkpoint was trained on the {part} speakers too: it has none to be measured on; name another "
-                "--checkpoint, or an --index of a corpus that it has not heard"
+                f"the checkpoint was also trained on the {part} speakers, so none are held out; choose another "
+                "--checkpoint, or an --index of a corpus that it was not trained on"
             )
         if own.protocol in LEAKS:
             found = split(labelled, own.protocol, own.fold)
             found = found if own.speakers["valid"] else found.without_validation()
             if data_fingerprint(labelled, found) != _trained_on(checkpoint):
                 raise EvaluationError(
-                    f"the checkpoint was trained on random clips ({own.protocol}) of another rendering: only with "
-                    "that one as --index is it known which clips are new to it"
+                    f"the checkpoint was trained on random clips ({own.protocol}) of another rendering: pass that "
+                    "rendering as --index, the only one whose held-out clips are known"
                 )
             labelled = labelled[labelled["clip_id"].map(found.part) == part]
         else:
@@ -173,17 +175,17 @@ def _clips(index: pd.DataFrame, checkpoint: Description, part: Part | Literal["a
             labelled = labelled[_full_names(labelled).isin(wanted)]
     labelled = labelled[(labelled["copy"] == 0) & labelled["label"].isin(checkpoint.labels)]
     if not len(labelled):
-        raise EvaluationError(f"no clip of the {part} speakers, with a label of this checkpoint, is in the index")
+        raise EvaluationError(f"the index has no clip of the {part} speakers with a label of this checkpoint")
     return labelled.reset_index(drop=True)
 
 
 def _full_names(clips: pd.DataFrame) -> "pd.Series[str]":
-    """Return the speakers' names with their corpus, whether or not the clips are of one corpus alone."""
+    """Return the speakers' names prefixed with their corpus, even if all clips are from one corpus."""
     return clips["corpus"].map(voices) + "/" + clips["speaker"]
 
 
 def _among(probabilities: Probabilities, clips: pd.DataFrame, labels: tuple[str, ...]) -> Probabilities:
-    """Return probabilities among the labels that each clip's corpus has in these clips."""
+    """Return probabilities renormalised over the labels that each clip's corpus has among these clips."""
     has = clips.groupby("corpus")["label"].unique()
     possible = np.array([[label in has[corpus] for label in labels] for corpus in clips["corpus"]])
     kept = probabilities * possible
@@ -192,7 +194,7 @@ def _among(probabilities: Probabilities, clips: pd.DataFrame, labels: tuple[str,
 
 
 def _trained_on(checkpoint: Description) -> str | None:
-    """Return the fingerprint of the data that a checkpoint was trained on; None if it does not tell."""
+    """Return the fingerprint of the data that a checkpoint was trained on; None if not recorded."""
     return checkpoint.training.setting("data") if checkpoint.training else None
 
 
@@ -211,21 +213,21 @@ def _predict(predictor: Predictor, settings: EvaluateSettings, clips: pd.DataFra
 def adapted_probabilities(
     predictor: Predictor, pictures: list[Path], speakers: npt.NDArray[np.str_], batch_size: int
 ) -> Probabilities:
-    """Return probabilities of a network whose batch norms are estimated anew on all pictures of each speaker.
+    """Return probabilities of a network whose batch norms are re-estimated on all pictures of each speaker.
 
-    Of a speaker with a single clip there is nothing to estimate, and the network stays as it is.
+    For a speaker with a single clip, nothing can be estimated and the network is used unchanged.
 
     Args:
-        predictor: the network; it is left as it is.
+        predictor: the network; it is not modified.
         pictures: PNGs.
-        speakers: speaker of each.
-        batch_size: pictures that the network takes at a time, at least; twice as many at most.
+        speakers: speaker of each picture.
+        batch_size: minimum number of pictures per batch; a batch has at most twice as many.
 
     Returns:
-        float64 of shape (pictures, labels). Networks without batch norms say what they say of single clips.
+        float64 of shape (pictures, labels). Networks without batch norms give the same as for single clips.
 
     Raises:
-        EvaluationError: they are not finite.
+        EvaluationError: the probabilities are not finite.
 
     Source: Li et al., Adaptive batch normalization for practical domain adaptation, Pattern Recognition 80 (2018).
     """
@@ -234,7 +236,7 @@ def adapted_probabilities(
     for speaker in natural(set(speakers.tolist())):
         own = np.flatnonzero(speakers == speaker)
         count = max(1, len(own) // max(2, batch_size))
-        parts = [own[start::count] for start in range(count)]  # alike, as batches drawn at random are
+        parts = [own[start::count] for start in range(count)]  # similar to each other, like random batches
         shown = [batch([png.read(pictures[place], checkpoint.spec).pixels for place in part]) for part in parts]
         net = copy.deepcopy(engine.net)
         with torch.inference_mode():
@@ -244,14 +246,14 @@ def adapted_probabilities(
                 probabilities[part] = checkpoint.probabilities(net(engine.tensor(one)).float().cpu().numpy())
     if not np.isfinite(probabilities).all():
         raise EvaluationError(
-            "the network answers with numbers that are not finite once its batch norms have seen a speaker's clips; "
+            "the network's output is not finite after its batch norms are re-estimated on a speaker's clips; "
             "leave --transductive out"
         )
     return probabilities
 
 
 def _describe(folder: Path, checkpoint: Description, clips: pd.DataFrame, settings: EvaluateSettings) -> dict[str, Any]:
-    """Return under which conditions the figures were had, and what makes them flatter."""
+    """Return the conditions of the evaluation, and whatever makes its figures too good."""
     own, trained = checkpoint.split, checkpoint.training_speakers()
     assert own is not None  # `_clips` needs it
     names = full_names(set(speaker_names(clips).dropna()) - {""}, set(clips["corpus"]))

@@ -1,7 +1,7 @@
 """Figures of a classifier, with bootstrap intervals over speakers.
 
-All figures follow from one confusion matrix a speaker. Clips of one speaker are alike, so intervals are had by drawing
-speakers, not clips, with replacement (Bisani & Ney, ICASSP 2004, draw speakers for the same reason).
+All figures are computed from one confusion matrix per speaker. Clips of one speaker are alike, so the bootstrap
+resamples speakers, not clips, with replacement (Bisani & Ney, ICASSP 2004, resample speakers for the same reason).
 """
 
 from typing import Any
@@ -17,7 +17,7 @@ BINS = 15
 
 
 def by_group(targets: Counts, predicted: Counts, groups: npt.NDArray[np.str_], labels: int) -> dict[str, Counts]:
-    """Return one confusion matrix for each group (speaker, gender), by name."""
+    """Return one confusion matrix per group (speaker, gender), by name."""
     return {
         group: confusion(targets[groups == group], predicted[groups == group], labels)
         for group in natural(set(groups.tolist()))
@@ -25,12 +25,12 @@ def by_group(targets: Counts, predicted: Counts, groups: npt.NDArray[np.str_], l
 
 
 def bootstrap(matrices: dict[str, Counts], *, rounds: int = 1000, seed: int = 0) -> list[Figures]:
-    """Return the figures of `rounds` samples of speakers, drawn with replacement; none where there is but one.
+    """Return the figures of `rounds` samples of speakers, drawn with replacement; none if there is only one speaker.
 
     Args:
-        matrices: one confusion matrix for each speaker.
+        matrices: one confusion matrix per speaker.
         rounds: number of samples.
-        seed: seed of the drawing.
+        seed: seed of the sampling.
     """
     if len(matrices) < 2:
         return []
@@ -41,7 +41,7 @@ def bootstrap(matrices: dict[str, Counts], *, rounds: int = 1000, seed: int = 0)
 
 
 def interval(samples: Floats | list[float]) -> list[float | None]:
-    """Return the middle 95 % of samples as [low, high]; [None, None] where a sample set is empty."""
+    """Return the middle 95 % of samples as [low, high]; [None, None] if there are no samples."""
     values = np.asarray(samples, dtype=np.float64)
     values = values[~np.isnan(values)]
     if not len(values):
@@ -51,16 +51,16 @@ def interval(samples: Floats | list[float]) -> list[float | None]:
 
 
 def gain(base: dict[str, Counts], other: dict[str, Counts]) -> dict[str, float | None]:
-    """Return how much higher the UAR of other answers to the same clips is, with its interval.
+    """Return how much higher the UAR of other predictions for the same clips is, with its interval.
 
-    Both samples draw the same speakers, so that what all systems find hard in a voice falls out of the difference.
+    Both bootstraps draw the same speakers, so a speaker that is hard for every system cancels out in the difference.
 
     Args:
-        base: one confusion matrix for each speaker.
-        other: those of the other answers, of the same speakers in the same order.
+        base: one confusion matrix per speaker.
+        other: confusion matrices of the other predictions, for the same speakers in the same order.
 
     Returns:
-        `gain`, and the edges of its interval, `gain_low` and `gain_high`.
+        `gain`, and the ends of its interval, `gain_low` and `gain_high`.
     """
     whole = [figures(np.sum(list(one.values()), axis=0)).uar for one in (base, other)]
     drawn = [[sample.uar for sample in bootstrap(one)] for one in (base, other)]
@@ -85,10 +85,10 @@ def summarise(
         targets: true labels' numbers, int64 of shape (clips,).
         predicted: predicted labels' numbers, likewise.
         speakers: speaker of each clip.
-        genders: gender of each clip; empty where it is not told.
+        genders: gender of each clip's speaker; empty where unknown.
         labels: names of the labels.
-        groups: further groups of speakers by what tells them apart (age, ...); empty where it is not told.
-        rounds: samples of the bootstrap.
+        groups: further groupings of speakers (age, ...): the group of each clip, empty where unknown.
+        rounds: number of bootstrap samples.
         seed: seed of the bootstrap.
     """
     matrix = confusion(targets, predicted, len(labels))
@@ -128,13 +128,14 @@ def summarise(
 
 
 def calibration(probabilities: Floats, targets: Counts) -> dict[str, Any]:
-    """Return how far probabilities can be believed, as JSON values.
+    """Return how well probabilities are calibrated, as JSON values.
 
-    `ece` is the expected calibration error: the distance between confidence and accuracy, a mean over the `bins` of 15
-    equal ranges of confidence, by their clips (empty bins are left out); `nll` the negative log-likelihood in nats.
+    `ece` is the expected calibration error: the mean distance between confidence and accuracy over the `bins`, 15 equal
+    ranges of confidence, weighted by their clips (empty bins are left out). `nll` is the negative log-likelihood in
+    nats.
 
     Args:
-        chances: float64 of shape (clips, labels).
+        probabilities: float64 of shape (clips, labels).
         targets: true labels' numbers, int64 of shape (clips,).
 
     Source: Guo et al., On calibration of modern neural networks, ICML 2017, section 2.

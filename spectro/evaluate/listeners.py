@@ -1,8 +1,8 @@
-"""Agreement with listeners: an actor was asked for one emotion, and people often hear another.
+"""Agreement with listeners: an actor plays one emotion, and listeners often perceive another.
 
-Of votes for a clip, a listener's answer is one that is drawn at random. Agreement is then the share of the votes that
-an answer has, a mean over clips: so that a system, the label and another listener are told on one scale. Listeners who
-chose none of the labels do not count.
+A listener's answer is one vote for the clip, drawn at random. The agreement of an answer is therefore its share of the
+votes, averaged over clips. This puts a system, the label and another listener on one scale. Listeners who chose none of
+the labels do not count.
 """
 
 from typing import Any
@@ -25,20 +25,20 @@ def listeners(
     rounds: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any] | None:
-    """Return how well answers agree with listeners, as JSON values; None where no clip has votes.
+    """Return how well predictions agree with listeners, as JSON values; None if no clip has votes.
 
-    `agreement` is the chance that a listener gives the system's answer, `another_listener` that a second listener of
-    the clip gives the same (of clips with two votes or more), `label` that a listener hears what the clip is labelled,
-    and `most_possible` what one reaches who always answers as most listeners do. `listener_uar` and `majority_uar` are
-    the UAR of a listener, and of the majority, against the labels; where several emotions share the majority, the
-    right one counts in part.
+    `agreement` is the probability that a listener chooses the predicted label; `another_listener` that a second
+    listener of the clip chooses the same label (over clips with two votes or more); `label` that a listener chooses
+    the clip's label. `most_possible` is the agreement of always predicting the listeners' most frequent choice.
+    `listener_uar` and `majority_uar` are the UAR of a listener, and of the majority, against the labels; if several
+    emotions tie for the majority, the correct one counts in part.
 
     Args:
         votes: how many listeners chose each label, float64 of shape (clips, labels).
-        predicted: the system's answers, int64 of shape (clips,).
+        predicted: predicted labels' numbers, int64 of shape (clips,).
         targets: true labels' numbers, likewise.
         speakers: speaker of each clip.
-        rounds: samples of the bootstrap over speakers.
+        rounds: number of samples of the bootstrap over speakers.
         seed: seed of the bootstrap.
     """
     voted = votes.sum(axis=1) > 0
@@ -69,7 +69,7 @@ def listeners(
 
 
 def _samples(each: Floats, speakers: npt.NDArray[np.str_], rounds: int, seed: int) -> Floats:
-    """Return the means of samples of speakers, float64 of shape (rounds, figures); none where there is one speaker."""
+    """Return the means of samples of speakers, float64 of shape (rounds, figures); no rows if there is one speaker."""
     names, places = np.unique(speakers, return_inverse=True)
     if len(names) < 2:
         return np.empty((0, len(each)))
@@ -81,7 +81,7 @@ def _samples(each: Floats, speakers: npt.NDArray[np.str_], rounds: int, seed: in
 
 
 def _means(sums: Floats, counts: Floats | Counts) -> Floats:
-    """Return means; NaN where there is nothing."""
+    """Return sums divided by counts; NaN where the count is 0."""
     means: Floats = np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)
     return means
 

@@ -1,4 +1,4 @@
-"""Pictures of a report: the confusion matrix, recalls by label and speaker, reliability, and some of the clips."""
+"""Plots of a report: confusion matrix, recall by label, UAR by speaker, reliability, and a gallery of clips."""
 
 from collections.abc import Sequence
 from io import BytesIO
@@ -14,12 +14,12 @@ from spectro.files import write_bytes
 
 DPI = 120
 SHOWN = 3
-"""Clips of each label that a gallery shows, of those named rightly and of those named wrongly."""
-BLUE, GRAY = "#0072B2", "0.6"  # of the colour-blind-safe palette of Okabe & Ito (2008)
+"""Clips per label in a gallery: this many that were predicted correctly, and as many that were not."""
+BLUE, GRAY = "#0072B2", "0.6"  # from the colour-blind-safe palette of Okabe & Ito (2008)
 
 
 def confusion(report: dict[str, Any], path: Path) -> None:
-    """Draw the confusion matrix of a report: shares of each true label, with counts."""
+    """Plot the confusion matrix of a report: shares of each true label, with counts."""
     labels, counts = list(report["labels"]), np.array(report["confusion"])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     size = 2.2 + 0.62 * len(labels)
@@ -38,7 +38,7 @@ def confusion(report: dict[str, Any], path: Path) -> None:
 
 
 def recall(report: dict[str, Any], path: Path) -> None:
-    """Draw recall by label with intervals, and UAR by speaker."""
+    """Plot recall by label with intervals, and UAR by speaker."""
     labels = {name: values for name, values in report["labels"].items() if values["recall"]["value"] is not None}
     speakers = report["speakers"]
     figure = Figure(figsize=(10, 1.5 + 0.3 * max(len(labels), len(speakers))), layout="constrained")
@@ -47,7 +47,7 @@ def recall(report: dict[str, Any], path: Path) -> None:
     edges = np.array([one["recall"]["interval"] for one in labels.values()], dtype=float)
     errors = np.abs(np.stack([values - edges[:, 0], edges[:, 1] - values]))
     left.barh(list(labels), values, color=BLUE, xerr=errors, error_kw={"ecolor": "0.3", "capsize": 3})
-    left.set(xlabel="recall, and 95 % interval over speakers", xlim=(0, 1), title=_title(report))
+    left.set(xlabel="recall with 95 % interval over speakers", xlim=(0, 1), title=_title(report))
     right.barh(list(speakers), [one["uar"] for one in speakers.values()], color=GRAY)
     right.axvline(report["uar"]["value"], color=BLUE, label=f"all: {report['uar']['value']:.3f}")
     right.set(xlabel="UAR", ylabel="speaker", xlim=(0, 1), title="by speaker")
@@ -58,13 +58,13 @@ def recall(report: dict[str, Any], path: Path) -> None:
 
 
 def reliability(report: dict[str, Any], path: Path) -> None:
-    """Draw accuracy against confidence, after and before the temperature, over how many clips have that confidence."""
+    """Plot accuracy against confidence, with and without the temperature, above the number of clips per confidence."""
     figure = Figure(figsize=(5, 5.5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
-    upper.plot([0, 1], [0, 1], color="0.3", linewidth=1, linestyle=":", label="as sure as right")
+    upper.plot([0, 1], [0, 1], color="0.3", linewidth=1, linestyle=":", label="perfect calibration")
     styles = {
         "probabilities": ("probabilities", BLUE, "o-"),
-        "without_temperature": ("before the temperature", GRAY, "s--"),
+        "without_temperature": ("without temperature", GRAY, "s--"),
     }
     for name, found in report["calibration"].items():
         label, colour, line = styles[name]
@@ -79,13 +79,13 @@ def reliability(report: dict[str, Any], path: Path) -> None:
 
 
 def gallery(report: dict[str, Any], predicted: pd.DataFrame, pictures: Sequence[Path], path: Path) -> None:
-    """Draw, of each label, the clips that were named rightly with the most confidence, and those named wrongly.
+    """Plot, for each label, the most confident correct predictions and the most confident wrong ones.
 
     Args:
         report: content of `metrics.json`.
         predicted: content of `predictions.csv`.
-        pictures: PNG of each row.
-        path: where to.
+        pictures: PNG of each row of `predicted`.
+        path: PNG to write.
     """
     table = predicted.assign(picture=[str(path) for path in pictures]).sort_values("confidence", ascending=False)
     labels = [name for name in report["labels"] if (table["label"] == name).any()]
@@ -102,7 +102,7 @@ def gallery(report: dict[str, Any], predicted: pd.DataFrame, pictures: Sequence[
                     axes.imshow(picture.convert("RGB"))
                 named = label if first == 0 else f"{label} \u2192 {clip['predicted']}"
                 axes.set_title(f"{named}, {clip['confidence']:.2f}", fontsize=8)
-    figure.suptitle(f"{_title(report)}; left: right, right: wrong, most confident first", fontsize=10)
+    figure.suptitle(f"{_title(report)}; left: correct, right: wrong, most confident first", fontsize=10)
     _save(figure, path)
 
 

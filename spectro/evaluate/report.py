@@ -1,4 +1,4 @@
-"""What every system's predictions become: figures, a table and pictures, in one form for all, so that they compare."""
+"""Write the report of any system's predictions: figures, a table and plots, in one format, so systems compare."""
 
 import time
 from collections.abc import Callable, Iterable
@@ -34,15 +34,15 @@ REPORT_FILES = (
     "reliability.png",
     "gallery.png",
 )
-"""What a report may consist of."""
+"""The files that a report may have."""
 TIMED = 20
-"""Clips that are classified one by one to see how long it takes."""
+"""Clips that are classified one by one to measure the time per clip."""
 AGES = (30, 45, 60)
-"""The first ages, in years, of all groups of speakers but the youngest."""
+"""The lowest age, in years, of every age group but the youngest."""
 
 
 def clip_columns(clips: pd.DataFrame) -> pd.DataFrame:
-    """Return what a table of predictions tells of its clips: listeners' votes, and who speaks, where that is known."""
+    """Return the columns of a table of predictions that describe its clips: speaker and, where known, listeners' votes."""
     columns = ["clip_id", "path", "corpus", "speaker", "gender", "label"]
     further = [name for name in map(str, clips) if name in ("age", "race", "ethnicity") or name.startswith(VOTES)]
     return clips[[*columns, *(name for name in further if clips[name].notna().any())]].copy()
@@ -58,18 +58,18 @@ def write_report(
     rounds: int = 1000,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Write `metrics.json`, `predictions.csv`, `confusion.png`, `recall.png`, and `reliability.png` of probabilities.
+    """Write `metrics.json`, `predictions.csv`, `confusion.png`, `recall.png`; with probabilities, `reliability.png`.
 
     Args:
-        out: where to.
-        conditions: under which the figures were had, as JSON values; `checkpoint`, `part`, `leak` and
-            `speakers_heard_in_training` are drawn into the pictures.
-        predicted: what `told` returns, with `predicted` and, where the system gives them, `confidence` and
-            `p_<label>`.
+        out: folder of the report.
+        conditions: conditions of the evaluation, as JSON values; `checkpoint`, `part`, `leak` and
+            `speakers_heard_in_training` appear in the plots' titles.
+        predicted: the table that `clip_columns` returns, with `predicted` and, if the system gives them, `confidence`
+            and `p_<label>`.
         labels: names of the labels, in order.
-        untempered: what the probabilities would be without the temperature that calibrated them, float64 of shape
-            (clips, labels), to be told beside them; None where there was none.
-        rounds: samples of the bootstrap over speakers.
+        untempered: the probabilities without the calibrating temperature, float64 of shape (clips, labels), reported
+            beside the calibrated ones; None if there was no temperature.
+        rounds: number of samples of the bootstrap over speakers.
         seed: seed of the bootstrap.
 
     Returns:
@@ -89,13 +89,13 @@ def write_report(
 
 
 def is_report(folder: Path) -> bool:
-    """Tell whether a folder holds a report."""
+    """Return whether a folder holds a report."""
     found = read_json(folder / METRICS_FILE)
     return isinstance(found, dict) and {"checkpoint", "part", "uar"} <= set(found)
 
 
 def is_run(folder: Path) -> bool:
-    """Tell whether a folder holds what a study must know of a run."""
+    """Return whether a folder holds the results of a run that a study reads."""
     found = read_json(folder / RUN_FILE)
     return isinstance(found, dict) and {"backbone", "split", "training"} <= set(found)
 
@@ -111,14 +111,14 @@ def probabilities_in(predicted: pd.DataFrame, labels: tuple[str, ...]) -> Floats
 
 
 def without_temperature(probabilities: Floats, temperature: float) -> Floats:
-    """Return what probabilities, float64 of shape (clips, labels), were before a temperature calibrated them."""
+    """Return probabilities, float64 of shape (clips, labels), as they were before calibration with a temperature."""
     logits = temperature * np.log(np.maximum(probabilities, np.finfo(np.float64).tiny))
     before: Floats = softmax(logits, axis=1)
     return before
 
 
 def with_probabilities(clips: pd.DataFrame, labels: tuple[str, ...], probabilities: Floats) -> pd.DataFrame:
-    """Return a table of clips with what probabilities, float64 of shape (clips, labels), say of each."""
+    """Return a table of clips with the predictions from probabilities, float64 of shape (clips, labels)."""
     table = clips.assign(
         predicted=[labels[number] for number in probabilities.argmax(axis=1)], confidence=probabilities.max(axis=1)
     )
@@ -128,7 +128,7 @@ def with_probabilities(clips: pd.DataFrame, labels: tuple[str, ...], probabiliti
 
 
 def figures_of(predicted: pd.DataFrame, labels: tuple[str, ...], rounds: int = 1000, seed: int = 0) -> dict[str, Any]:
-    """Return `summarise` of a table of predictions, and in `listeners` how far those agree whose votes are told."""
+    """Return `summarise` of a table of predictions and, if it has votes, agreement with listeners in `listeners`."""
     targets, answers = (_numbers(predicted[name], labels) for name in ("label", "predicted"))
     speakers = speaker_names(predicted).fillna("unknown").to_numpy(str)
     found = summarise(
@@ -154,7 +154,7 @@ def matrices(predicted: pd.DataFrame, labels: tuple[str, ...]) -> dict[str, Coun
 
 
 def _groups(predicted: pd.DataFrame) -> dict[str, npt.NDArray[np.str_]]:
-    """Return by what else than gender speakers are grouped, and the group of each clip; empty where it is not told."""
+    """Return groupings of speakers other than gender: the group of each clip by grouping, empty where unknown."""
     found = {name: predicted[name].fillna("").astype(str) for name in ("age", "race", "ethnicity") if name in predicted}
     if "age" in found:
         found["age"] = pd.to_numeric(found["age"], errors="coerce").map(_age_group, na_action="ignore").fillna("")
@@ -175,14 +175,14 @@ def _numbers(named: pd.Series, labels: tuple[str, ...]) -> Counts:
 
 
 def clip_ms(classify: Callable[[Path], Any], recordings: Iterable[str]) -> float | None:
-    """Return how long a system takes from a recording to its label, one at a time, in milliseconds.
+    """Return the time a system needs from one recording to its label, in milliseconds.
 
     Args:
-        classify: takes a recording's path.
-        recordings: paths; the first 20 are timed, after one that warms up.
+        classify: classifies one recording, given its path.
+        recordings: paths; the first 20 are timed one at a time, after one run to warm up.
 
     Returns:
-        the median; None where the recordings are gone or cannot be used.
+        the median; None if the recordings are gone or cannot be used.
     """
     paths = [Path(path) for path in list(recordings)[:TIMED]]
     seconds: list[float] = []
@@ -197,10 +197,10 @@ def clip_ms(classify: Callable[[Path], Any], recordings: Iterable[str]) -> float
 
 
 def show_figures(split: HeldOut, metrics: dict[str, Figures]) -> None:
-    """Print the figures of each part, and what leaks.
+    """Print the figures of each part, and any leak.
 
     Args:
-        split: the speakers that were held out.
+        split: the held-out speakers.
         metrics: figures by part.
     """
     for part in PARTS[1:]:
