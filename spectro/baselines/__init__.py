@@ -1,1 +1,1 @@
-"""The other systems that people compare with, on the same clips and the same speakers."""
+"""Baseline systems, trained and evaluated on the same clips and the same speakers."""

@@ -1,10 +1,10 @@
-"""Features and a scikit-learn classifier, as most public projects do it, on held-out speakers.
+"""Features and a scikit-learn classifier, as in most public projects, evaluated on held-out speakers.
 
-Hyper-parameters are searched on the training speakers only, by inner folds that keep speakers apart, on untouched
-clips; the best are then fitted on all training clips (and their copies). The validation speakers choose nothing here:
-they are measured, so that designs can be compared without a look at test speakers.
+Hyper-parameters are searched on the training speakers only, with speaker-disjoint inner folds of untouched clips. The
+best are then fitted on all training clips (and their copies). The validation speakers select nothing here: they are
+evaluated so that designs can be compared without looking at test speakers.
 
-What is fitted is measured and not kept: it could only be kept by pickling.
+The fitted classifier is evaluated but not saved: saving would need pickle.
 """
 
 import time
@@ -70,32 +70,32 @@ CLASSIFIERS: dict[str, tuple[Callable[[int], Any], dict[str, list[Any]]]] = {
         {"alpha": [0.01, 1.0, 10.0]},
     ),
 }
-"""Each classifier, made from a seed, and the grid that is searched."""
+"""A factory for each classifier, given a seed, and its search grid."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassicalSettings:
-    """Train a classical classifier on features of the clips, and measure it on new speakers.
+    """Train a classical classifier on features of the clips, and evaluate it on held-out speakers.
 
-    Writes run.json, and evaluation-test/ and evaluation-valid/ as `evaluate` does. Exit code 1 means that some
-    clips could not be described and were left out.
+    Writes run.json, and evaluation-test/ and evaluation-valid/ as `evaluate` does. Exit code 1 means that
+    features of some clips could not be computed; these clips are left out.
 
     Args:
         index: folder of a rendering; its recordings must still be in place.
         classifier: logistic (regression), knn, tree, forest, boosting (histogram-based gradient boosting), xgboost
             (extra `xgboost`), svm-linear, svm-rbf, or mlp.
-        features: which features.
+        features: the features to use.
         out: folder for the results; null for checkpoints/CLASSIFIER-NAME_OF_INDEX-foldN.
         labels: label scheme: emotion, emotion5, valence, gender, emotion-gender, emotion5-gender.
         protocol: how speakers are split: luna-jimenez, emobox (both for RAVDESS), group-kfold or loso; random-leaky
-            mixes speakers, as tutorials do, and says so.
+            mixes speakers, as tutorials do, and reports it.
         fold: fold of the protocol, from 0.
         copies: all: also train on the augmented copies of training clips; none: untouched clips only.
-        inner_folds: folds of the hyper-parameter search, by speaker, within the training speakers; 0 uses the middle of
-            the grid without a search.
+        inner_folds: speaker-disjoint folds of the hyper-parameter search within the training speakers; 0 uses the
+            middle of the grid without a search.
         seed: random seed.
         workers: number of processes; 0 for one per core.
-        test: measure the test speakers; false while designs are compared.
+        test: evaluate on the test speakers; use false while comparing designs.
     """
 
     index: Path = Path("data/images/synthetic")
@@ -120,7 +120,7 @@ class ClassicalSettings:
 
     @property
     def folder(self) -> Path:
-        """Where the results go."""
+        """The folder that the results are written to."""
         return self.out or Path("checkpoints") / f"{self.classifier}-{self.index.name}-fold{self.fold}"
 
 
@@ -131,7 +131,7 @@ class Table:
     Args:
         clips: the clips.
         values: features, float32 of shape (rows, features).
-        failures: clips that could not be described, with the reason.
+        failures: clips whose features could not be computed, with the reason.
     """
 
     clips: Clips
@@ -144,9 +144,9 @@ class Fitted:
     """A fitted classifier.
 
     Args:
-        model: scaler and classifier, which number the labels that they were trained on without gaps.
-        codes: the label's number for each of the model's own, int64 of shape (trained labels,).
-        chosen: the hyper-parameters that were chosen.
+        model: scaler and classifier; its class numbers count only the labels it was trained on, without gaps.
+        codes: the label's number for each of the model's class numbers, int64 of shape (trained labels,).
+        chosen: the selected hyper-parameters.
     """
 
     model: Pipeline
@@ -154,12 +154,12 @@ class Fitted:
     chosen: dict[str, Any]
 
     def predict(self, values: npt.NDArray[np.float32]) -> Numbers:
-        """Return the numbers of the labels of features, float32 of shape (clips, features)."""
+        """Return the predicted labels' numbers for features, float32 of shape (clips, features)."""
         predicted: Numbers = self.codes[self.model.predict(values)]
         return predicted
 
     def probabilities(self, values: npt.NDArray[np.float32], labels: int) -> npt.NDArray[np.float64] | None:
-        """Return float64 of shape (clips, labels); None for classifiers that give none."""
+        """Return probabilities, float64 of shape (clips, labels); None for classifiers that give none."""
         if not hasattr(self.model, "predict_proba"):
             return None
         probabilities = np.zeros((len(values), labels))
@@ -168,16 +168,16 @@ class Fitted:
 
 
 def classical(settings: ClassicalSettings) -> Result:
-    """Train and measure, and write the results.
+    """Train and evaluate, and write the results.
 
     Returns:
         the content of `run.json`.
 
     Raises:
-        FeatureError: the features cannot be had.
-        TrainingError: the training speakers are too few for the inner folds; or the output folder is not a run's, or
-            another run writes there.
-        RenderError, CorpusError: the rendering, labels or split cannot be had.
+        FeatureError: the features cannot be computed.
+        TrainingError: there are too few training speakers for the inner folds; or the output folder is not of a run,
+            or another run is writing there.
+        RenderError, CorpusError: the rendering, labels or split are not available.
     """
     with run_folder(settings.folder):
         return _classical(settings)
@@ -208,7 +208,8 @@ def fit(table: Table, settings: ClassicalSettings) -> Fitted:
     """Search hyper-parameters, and fit the best on all training clips.
 
     Raises:
-        TrainingError: the training speakers are too few for the inner folds.
+        TrainingError: there are too few training speakers for the inner folds, or no classifier of the grid can be
+            fitted.
         FeatureError: the classifier is not installed.
     """
     make, grid = CLASSIFIERS[settings.classifier]
@@ -217,16 +218,19 @@ def fit(table: Table, settings: ClassicalSettings) -> Fitted:
     codes, targets = np.unique(clips.rows["target"].to_numpy(np.int64), return_inverse=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # epochs are limited on purpose
-        warnings.filterwarnings("ignore", "(Scoring failed|One or more of the test scores are non-finite)")  # left out
+        warnings.filterwarnings(
+            "ignore", "(Scoring failed|One or more of the test scores are non-finite)"
+        )  # such fits are left out
         if settings.inner_folds:
             rows = clips.part("train")
             named = speaker_names(clips.rows).fillna(
                 "clip " + clips.rows["clip_id"]
-            )  # one without a name is nobody else
+            )  # a clip without a speaker is its own speaker
             speakers = named.to_numpy(object).astype(str)[rows]
             if len(set(speakers)) < settings.inner_folds:
                 raise TrainingError(
-                    f"{len(set(speakers))} training speakers are too few for {settings.inner_folds} inner folds"
+                    f"{len(set(speakers))} training speakers are too few for {settings.inner_folds} inner folds; "
+                    "set inner_folds lower, or to 0 for no search"
                 )
             inner = StratifiedGroupKFold(settings.inner_folds, shuffle=True, random_state=settings.seed)
             search = GridSearchCV(
@@ -241,10 +245,10 @@ def fit(table: Table, settings: ClassicalSettings) -> Fitted:
                 search.fit(table.values[rows], targets[rows], groups=speakers)
             except ValueError as error:
                 raise TrainingError(
-                    f"{settings.classifier} cannot be searched on {len(rows)} clips ({error})"
+                    f"{settings.classifier}: the search failed on {len(rows)} clips ({error})"
                 ) from error
             if np.isnan(search.best_score_):
-                raise TrainingError(f"none of the grid of {settings.classifier} can be fitted to {len(rows)} clips")
+                raise TrainingError(f"{settings.classifier}: no point of the grid can be fitted to {len(rows)} clips")
             best = dict(search.best_params_)
         else:
             best = {f"classify__{name}": values[len(values) // 2] for name, values in grid.items()}
@@ -255,7 +259,7 @@ def fit(table: Table, settings: ClassicalSettings) -> Fitted:
 
 
 def _table(settings: ClassicalSettings) -> Table:
-    """Return the labelled clips with their features; what cannot be done is found out before features are made."""
+    """Return the labelled clips with their features; check labels and split before computing features."""
     index, _spec = read_index(settings.index)
     Clips.of(index, settings.labels, settings.protocol, settings.fold)
     copies = settings.copies == "all"
@@ -265,7 +269,7 @@ def _table(settings: ClassicalSettings) -> Table:
 
 
 def _measure(fitted: Fitted, table: Table, part: Part, settings: ClassicalSettings) -> dict[str, Any]:
-    """Classify a part, and write its report."""
+    """Classify the clips of a part, and write its report."""
     values = table.values[table.clips.part(part)]
     _index, spec = read_index(settings.index)
 
@@ -278,7 +282,7 @@ def _measure(fitted: Fitted, table: Table, part: Part, settings: ClassicalSettin
 
 
 def _parameters(model: Pipeline) -> int | None:
-    """Return how many weights were fitted; None for methods that keep clips or trees."""
+    """Return the number of fitted weights; None for methods that store clips or trees."""
     classifier = model[-1]
     if isinstance(classifier, MLPClassifier):
         return int(sum(one.size for one in (*classifier.coefs_, *classifier.intercepts_)))
@@ -288,6 +292,6 @@ def _parameters(model: Pipeline) -> int | None:
 
 
 def _plain(settings: ClassicalSettings) -> dict[str, Any]:
-    """Return what figures depend on, as JSON values."""
+    """Return the settings that the figures depend on, as JSON values."""
     free = ("out", "index", "workers", "test", "features")
     return identity_of(settings, free) | {"features": settings.features.identity()}

@@ -1,9 +1,9 @@
-"""Hand-made features, openSMILE's eGeMAPS and frozen speech networks: one vector a clip, kept beside the rendering.
+"""Hand-crafted features, openSMILE's eGeMAPS and frozen speech networks: one vector per clip, kept with a rendering.
 
-Vectors are made of the very waveforms that the pictures of a rendering were drawn from: its clips, cut and resampled as
-its spec says, and its augmented copies, drawn again by their seeds. They are kept in
-`INDEX/features/FINGERPRINT.parquet`, a row a clip and copy, so that systems share them, a run that was cut short goes
-on, and other tools can read them. A row stands as long as its recording's content (size and CRC-32) does.
+Vectors are computed from the same waveforms as the pictures of a rendering: its clips, cut and resampled as its spec
+says, and its augmented copies, recreated from their seeds. They are stored in `INDEX/features/FINGERPRINT.parquet`, one
+row per clip and copy, so that systems share them, an interrupted run can continue, and other tools can read them. A row
+is valid while its recording's content (size and CRC-32) is unchanged.
 """
 
 import os
@@ -49,7 +49,7 @@ Extractor: TypeAlias = Callable[[Waveform, int], Vector]
 FOLDER = "features"
 KEYS = ["clip_id", "copy", "identity"]
 SHOWN_FAILURES = 20
-KEPT_EVERY = 500  # clips; what a kill can cost
+KEPT_EVERY = 500  # clips; the most that a kill loses
 
 PARTS = (
     "mfcc",
@@ -70,18 +70,18 @@ LOGMEL_BANDS, CHROMA = 64, 12
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSettings:
-    """Which features describe a clip.
+    """The features that describe a clip.
 
     Args:
-        kind: handmade: the features in `parts`, summarised over time by `statistics`; egemaps: the 88 functionals of
-            openSMILE's eGeMAPS (extra `egemaps`); speech: the mean over time of a frozen speech network (extra
-            `speech`).
-        parts: hand-made features: mfcc, delta (of the MFCC), chroma, logmel (64 bands), contrast, tonnetz,
+        kind: handmade: the features in `parts`, summarised over time with `statistics`; egemaps: the 88 functionals of
+            openSMILE's eGeMAPS (extra `egemaps`); speech: a hidden layer of a frozen speech network, averaged over time
+            (extra `speech`).
+        parts: hand-crafted features: mfcc, delta (of the MFCCs), chroma, logmel (64 bands), contrast, tonnetz,
             zero_crossings, rms, centroid, bandwidth, rolloff.
-        mfcc: number of MFCC; 13 and 40 are common.
+        mfcc: number of MFCCs; 13 and 40 are common.
         statistics: summaries over time: mean, std, skewness, kurtosis.
         model: for speech: a name on the Hugging Face hub, such as facebook/wav2vec2-base, or a local folder.
-        layer: for speech: hidden layer to average; -1 is the last, 0 the input of the first.
+        layer: for speech: hidden layer to average; -1 is the last, 0 the input of the first layer.
     """
 
     kind: Literal["handmade", "egemaps", "speech"] = "handmade"
@@ -94,14 +94,14 @@ class FeatureSettings:
     def __post_init__(self) -> None:
         for name, known in (("parts", PARTS), ("statistics", STATISTICS)):
             if not (chosen := getattr(self, name)):
-                raise FeatureError(f"features.{name} is empty; there are {', '.join(known)}")
+                raise FeatureError(f"features.{name} is empty; choose from {', '.join(known)}")
             if unknown := [one for one in chosen if one not in known]:
-                raise FeatureError(f"features.{name}: there is no {', '.join(unknown)}; there are {', '.join(known)}")
+                raise FeatureError(f"features.{name}: unknown {', '.join(unknown)}; choose from {', '.join(known)}")
         if not 1 <= self.mfcc <= 128:
             raise FeatureError(f"features.mfcc is {self.mfcc}; it must lie between 1 and 128")
 
     def identity(self) -> dict[str, Any]:
-        """Return what vectors depend on, as JSON values."""
+        """Return the settings that the vectors depend on, as JSON values."""
         own = {
             "handmade": ("kind", "parts", "mfcc", "statistics"),
             "egemaps": ("kind",),
@@ -118,14 +118,14 @@ class FeatureSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturesSettings:
-    """Describe every clip of a rendering, and its copies, by a feature vector, stored as Parquet next to the rendering.
+    """Compute a feature vector for every clip of a rendering and its copies, stored as Parquet with the rendering.
 
-    Run it again after an interruption: finished clips are kept. `classical` calls it by itself.
+    Run it again after an interruption: finished clips are kept. `classical` calls it automatically.
 
     Args:
         index: folder of a rendering; its recordings must still be in place.
-        features: which features.
-        copies: describe augmented copies, too.
+        features: the features to compute.
+        copies: also compute features of augmented copies.
         workers: number of processes; 0 for one per core.
     """
 
@@ -137,7 +137,7 @@ class FeaturesSettings:
 
 @dataclass(frozen=True)
 class _Job:
-    """One clip, and the copies of it that lack their vectors."""
+    """One clip, and its copies that lack vectors."""
 
     clip_id: str
     path: str
@@ -147,12 +147,12 @@ class _Job:
 
 @dataclass(frozen=True)
 class Described:
-    """What was made of a rendering.
+    """The features of a rendering.
 
     Args:
-        rows: the rows of the image index that have features, with these as further columns, float32.
+        rows: the rows of the image index that have features, with the features as further columns, float32.
         names: names of the features.
-        failures: clips that could not be described, with the reason.
+        failures: clips whose features could not be computed, with the reason.
     """
 
     rows: pd.DataFrame
@@ -161,18 +161,19 @@ class Described:
 
 
 def extract(folder: Path, settings: FeatureSettings, *, copies: bool = True, workers: int = 0) -> Described:
-    """Describe the clips of a rendering; vectors that are there already are taken.
+    """Compute the features of a rendering's clips; existing vectors are reused.
 
     Args:
         folder: a rendering's folder.
-        settings: what describes a clip.
-        copies: whether augmented copies are described too.
-        workers: processes; 0 is one a core.
+        settings: the features to compute.
+        copies: whether to compute features of augmented copies, too.
+        workers: number of processes; 0 for one per core.
 
     Raises:
-        FeatureError: no clip could be described, or what `settings` ask for is not installed.
-        WeightsError: a speech network cannot be had.
-        RenderError: there is no complete rendering in `folder`.
+        FeatureError: features could not be computed for any clip, a package that `settings` need is not installed, or
+            another run is computing these features.
+        WeightsError: a speech network is not available.
+        RenderError: `folder` has no complete rendering.
     """
     index, spec = read_index(folder)
     wanted = index if copies else index[index["copy"] == 0]
@@ -188,26 +189,27 @@ def extract(folder: Path, settings: FeatureSettings, *, copies: bool = True, wor
     if jobs:
         with held(path.with_suffix(".lock")) as free:
             if not free:
-                raise FeatureError(f"{printable(path)}: another run makes these features; wait for it")
+                raise FeatureError(f"{printable(path)}: another run is computing these features; wait for it")
             remove_leftovers(path.parent, {path.name})
             write_json(path.with_suffix(".json"), identity)
             kept, failed = _fill(path, _read(path), jobs, settings, spec, augmentation, workers)
         failures += failed
     names = [name for name in kept.columns if name not in KEYS]
     if not names:
-        raise FeatureError(f"none of {len(failures)} clips can be described, such as: {failures[0]}")
+        raise FeatureError(f"features failed for all {len(failures)} clips, for example: {failures[0]}")
     vectors = kept.drop(columns="identity").astype({"clip_id": wanted["clip_id"].dtype})
-    if jobs and failures:  # rows of recordings as they were before
+    if jobs and failures:  # drop rows of recordings that have changed since
         vectors = vectors[~vectors["clip_id"].isin([one.partition(": ")[0] for one in failures])]
     rows = wanted.merge(vectors, on=["clip_id", "copy"], how="inner", validate="one_to_one")
     return Described(rows, names, failures)
 
 
 def describe(samples: Waveform, spec: SpectrogramSpec, settings: FeatureSettings) -> tuple[Vector, list[str]]:
-    """Return a waveform's vector, float32 of shape (features,), and the features' names.
+    """Return a waveform's feature vector, float32 of shape (features,), and the features' names.
 
     Raises:
-        FeatureError: what `settings` ask for is not installed or cannot be fetched.
+        FeatureError: a package that `settings` need is not installed, or the speech network has no such layer.
+        WeightsError: the speech network is not available.
     """
     if settings.kind == "handmade":
         return handmade(samples, spec.sample_rate, settings)
@@ -219,14 +221,14 @@ def describe(samples: Waveform, spec: SpectrogramSpec, settings: FeatureSettings
 
 
 def handmade(samples: Waveform, sample_rate: int, settings: FeatureSettings) -> tuple[Vector, list[str]]:
-    """Return statistics over time of hand-made features, by librosa, and their names.
+    """Return statistics over time of hand-crafted features, computed with librosa, and their names.
 
-    Frames are 64 ms long and 16 ms apart. A feature that does not change has skewness and kurtosis 0.
+    Frames are 64 ms long and 16 ms apart. A constant feature has skewness and kurtosis 0.
 
     Args:
         samples: float32 array of shape (samples,).
         sample_rate: in Hz.
-        settings: which features and statistics.
+        settings: the features and statistics to compute.
     """
     rows: list[Frames] = []
     names: list[str] = []
@@ -245,7 +247,7 @@ def handmade(samples: Waveform, sample_rate: int, settings: FeatureSettings) -> 
 
 
 def _courses(samples: Waveform, sample_rate: int, settings: FeatureSettings) -> Iterator[tuple[str, Frames]]:
-    """Yield each part's name and its course, float32 of shape (values, frames)."""
+    """Yield each part's name and its values over time, float32 of shape (values, frames)."""
     ensure_cache()
     from librosa import feature, power_to_db, stft
 
@@ -256,7 +258,7 @@ def _courses(samples: Waveform, sample_rate: int, settings: FeatureSettings) -> 
     mel = power_to_db(feature.melspectrogram(S=power, n_mels=128, **common))
     mfcc = feature.mfcc(S=mel, n_mfcc=settings.mfcc)
     chroma = feature.chroma_stft(S=power, n_chroma=CHROMA, tuning=0.0, **common)
-    octaves = int(np.log2(sample_rate / 2 / 200))  # above 200 Hz, as librosa counts
+    octaves = int(np.log2(sample_rate / 2 / 200))  # above 200 Hz, as librosa counts them
     made: dict[str, Callable[[], Frames]] = {
         "mfcc": lambda: mfcc,
         "delta": lambda: feature.delta(mfcc, mode="nearest"),
@@ -282,7 +284,7 @@ def _courses(samples: Waveform, sample_rate: int, settings: FeatureSettings) -> 
 
 
 def _shape(course: npt.NDArray[np.float64], moment: Callable[..., Any]) -> npt.NDArray[np.float64]:
-    """Return a standardised moment of each row; 0 where a row does not change, which has none."""
+    """Return a standardised moment of each row; 0 for a constant row, which has none."""
     changes = course.std(axis=1) > 1e-9 * np.maximum(1.0, np.abs(course).max(axis=1))
     found = np.zeros(len(course))
     found[changes] = moment(course[changes], axis=1)
@@ -312,9 +314,9 @@ def _read(path: Path) -> pd.DataFrame:
 
 
 def _jobs(wanted: pd.DataFrame, kept: pd.DataFrame) -> tuple[list[_Job], list[str]]:
-    """Return the clips of which vectors are missing, or are of a recording that has changed; and those that are gone.
+    """Return the clips whose vectors are missing, or whose recording has changed; and the clips that are gone.
 
-    What is known of a clip stands while its recording is away.
+    A clip's vectors stay valid while its recording is missing.
     """
     known = {(one[0], one[1]): one[2] for one in kept[KEYS].itertuples(index=False)}
     jobs, gone = [], []
@@ -341,7 +343,7 @@ def _fill(
     augmentation: AugmentSettings,
     workers: int,
 ) -> tuple[pd.DataFrame, list[str]]:
-    """Add what is missing to the table, and write it now and then; returns it, and the clips that failed."""
+    """Add missing rows to the table, and write it at intervals; return it, and the clips that failed."""
     count = 1 if settings.kind == "speech" else workers or os.cpu_count() or 1  # one network in memory
     work = partial(_describe_clip, settings=settings, spec=spec, augmentation=augmentation)
     rounds = in_processes(work, jobs, count)
@@ -363,7 +365,7 @@ def _fill(
 def _describe_clip(
     job: _Job, settings: FeatureSettings, spec: SpectrogramSpec, augmentation: AugmentSettings
 ) -> tuple[pd.DataFrame | None, str]:
-    """Return the rows of a clip and an empty text, or nothing and what is wrong."""
+    """Return the rows of a clip and an empty string, or None and an error message."""
     vectors: list[Vector] = []
     names: list[str] = []
     try:
@@ -373,10 +375,10 @@ def _describe_clip(
             altered = augment.apply(samples, spec.sample_rate, drawn) if drawn else samples
             vector, names = describe(altered, spec, settings)
             if not np.isfinite(vector).all():
-                return None, f"{job.clip_id}: {printable(job.path)}: has features that are not finite"
+                return None, f"{job.clip_id}: {printable(job.path)}: features are not finite"
             vectors.append(vector)
     except (FeatureError, WeightsError):
-        raise  # something is not installed or cannot be had: no other clip can do better
+        raise  # a package or network is missing, so every other clip would fail, too
     except SpectroError as error:
         return None, f"{job.clip_id}: {printable(str(error), MESSAGE)}"
     rows = pd.DataFrame(np.stack(vectors), columns=names)
@@ -387,7 +389,7 @@ def _describe_clip(
 
 
 def show_failures(failures: list[str]) -> int:
-    """Say which clips could not be described; returns the exit code that this means."""
+    """Print the clips whose features could not be computed; return the exit code."""
     for reason in failures[:SHOWN_FAILURES]:
         print(f"left out: {reason}", file=sys.stderr)
     if len(failures) > SHOWN_FAILURES:

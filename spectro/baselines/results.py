@@ -1,4 +1,4 @@
-"""The clips that a baseline is trained and measured on, and the results that it writes, in the form of `evaluate`."""
+"""The clips that a baseline is trained and evaluated on, and its results, in the format of `evaluate`."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -39,7 +39,7 @@ class Clips:
         rows: rows of an image index with the columns `label` and `target` (the label's number).
         scheme: name of the label scheme.
         labels: names of the labels, in order.
-        split: the fold.
+        split: the split of this fold.
     """
 
     rows: pd.DataFrame
@@ -49,10 +49,10 @@ class Clips:
 
     @classmethod
     def of(cls, index: pd.DataFrame, scheme: str, protocol: str, fold: int) -> Self:
-        """Label and split the clips of an image index, or of one with further columns.
+        """Label and split the clips of an image index, which may have further columns.
 
         Raises:
-            CorpusError: the labels or the split cannot be had from these clips.
+            CorpusError: these clips do not provide the labels or the split.
         """
         labelled, labels = label_clips(index, scheme)
         if problem := label_problem(labels):
@@ -62,25 +62,25 @@ class Clips:
 
     @property
     def fingerprint(self) -> str:
-        """What tells these clips, copies, labels and parts from others."""
+        """A fingerprint of these clips, copies, labels and parts."""
         return data_fingerprint(self.rows, self.split)
 
     def part(self, part: Part, *, copies: bool = False) -> Numbers:
-        """Return the numbers of a part's rows; those of copies only if they are asked for."""
+        """Return the row numbers of a part; augmented copies are included only with `copies`."""
         return np.flatnonzero(self.split.rows(self.rows, part, copies=copies))
 
 
 @contextmanager
 def run_folder(out: Path, further: Iterable[str] = (), *, begun: bool = False) -> Iterator[None]:
-    """Have a run's folder to oneself while the block writes it.
+    """Hold a run's folder exclusively while the block writes to it.
 
     Args:
         out: the folder.
-        further: what the run writes into it beside `run.json` and its reports.
-        begun: a run is known to have begun there.
+        further: names that the run writes there besides `run.json` and its reports.
+        begun: whether a run is known to have begun there.
 
     Raises:
-        TrainingError: what lies there is not of a run, or another run writes there.
+        TrainingError: files there are not of a run, or another run is writing there.
     """
     reports = [f"evaluation-{part}" for part in PARTS[1:]]
     known = begun or is_run(out) or any(is_report(out / name) for name in reports)
@@ -97,15 +97,15 @@ def report(
     probabilities: npt.NDArray[np.float64] | None,
     classify: Callable[[Path], Any],
 ) -> dict[str, Any]:
-    """Write what a system says of the untouched clips of a part to `out/evaluation-PART`.
+    """Write the report of a system's predictions for the untouched clips of a part to `out/evaluation-PART`.
 
     Args:
         out: the run's folder.
-        part: which.
+        part: the part.
         clips: the clips.
-        predicted: number of the predicted label, int64 of shape (clips of the part,).
+        predicted: numbers of the predicted labels, int64 of shape (clips of the part,).
         probabilities: float64 of shape (clips of the part, labels), or None for systems that give none.
-        classify: classifies one recording, to see how long that takes; done for test speakers only.
+        classify: classifies one recording, given its path, to time it; used for test speakers only.
 
     Returns:
         the content of `metrics.json`.
@@ -113,7 +113,9 @@ def report(
     table = clip_columns(clips.rows.iloc[clips.part(part)]).reset_index(drop=True)
     if probabilities is not None:
         table = with_probabilities(table, clips.labels, probabilities)
-    table["predicted"] = [clips.labels[number] for number in predicted]  # of a machine, not always the most likely
+    table["predicted"] = [
+        clips.labels[number] for number in predicted
+    ]  # a classifier need not predict the most probable label
     conditions = {
         "checkpoint": out.name,
         "corpora": sorted(set(table["corpus"])),
@@ -134,18 +136,18 @@ def write_run(
     backbone: str,
     parameters: int | None,
 ) -> Result:
-    """Write `run.json`: what a study, or a reader, must know of the run.
+    """Write `run.json`: the facts about a run that a study or a reader needs.
 
     Args:
         out: the run's folder.
         clips: the clips.
-        reports: what `report` returned, by part.
+        reports: the results of `report`, by part.
         training: the training run.
-        backbone: name of what was trained.
-        parameters: how many weights it has; None for methods that keep clips or trees.
+        backbone: name of the trained classifier or network.
+        parameters: its number of weights; None for methods that store clips or trees.
 
     Returns:
-        what was written.
+        the content of `run.json`.
     """
     run = Result(
         backbone=backbone,

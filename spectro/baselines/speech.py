@@ -1,9 +1,9 @@
 """wav2vec 2.0, WavLM, HuBERT and the Audio Spectrogram Transformer, through transformers (extra `speech`).
 
-Frozen, such a network is a kind of feature (`embed`), which `classical` puts a linear head (`logistic`) or a layer more
-(`mlp`) on. The verb `speech` fine-tunes the whole network, with transformers' own trainer, on the waveforms that the
-pictures of a rendering were drawn from; the epoch is chosen on validation speakers. Networks are read from the hub or
-from a local folder, safetensors first; where there are none, PyTorch reads tensors and nothing else from the file.
+Frozen, such a network is a kind of feature (`embed`); `classical` adds a linear head (`logistic`) or one with a hidden
+layer (`mlp`). The verb `speech` fine-tunes the whole network, with transformers' own trainer, on the waveforms that the
+pictures of a rendering were made from; the epoch is chosen on validation speakers. Networks are read from the hub or
+from a local folder, safetensors first; without safetensors, PyTorch reads only tensors from the file.
 """
 
 import json
@@ -43,14 +43,14 @@ MODEL, TRAINING, SETTINGS_FILE, LOCK = "model", "training", "settings.json", ".l
 STATE_FILE, STATE_BYTES = "trainer_state.json", 2**24
 WARMUP = 0.1
 SHORTEST_S = 0.1
-"""Shorter clips get silence: wav2vec 2.0's convolutions need 25 ms."""
+"""Shorter clips are padded with silence: wav2vec 2.0's convolutions need 25 ms."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SpeechSettings:
     """Fine-tune a speech network (wav2vec 2.0, WavLM, HuBERT, AST) on clips, with whole speakers held out.
 
-    Needs the extra `speech`. Run it again after an interruption: it continues from the last whole epoch. Writes the
+    Needs the extra `speech`. Run it again after an interruption: it continues from the last complete epoch. Writes the
     network to model/, and run.json, evaluation-test/ and evaluation-valid/ as `evaluate` does.
 
     Args:
@@ -59,16 +59,16 @@ class SpeechSettings:
         out: folder for the results; null for checkpoints/speech-NAME_OF_INDEX-foldN.
         labels: label scheme: emotion, emotion5, valence, gender, emotion-gender, emotion5-gender.
         protocol: how speakers are split: luna-jimenez, emobox (both for RAVDESS), group-kfold or loso; random-leaky
-            mixes speakers, as tutorials do, and says so.
+            mixes speakers, as tutorials do, and reports it.
         fold: fold of the protocol, from 0.
         copies: all: also train on the augmented copies of training clips; none: untouched clips only.
         epochs: passes over the training clips.
         learning_rate: peak learning rate, reached after a tenth of the run and then decayed linearly to zero.
         batch_size: clips per batch.
         freeze_encoder: freeze the convolutional feature encoder, if the network has one.
-        max_s: of longer clips the middle is used, in seconds.
+        max_s: maximum clip length in seconds; longer clips are cut to their middle.
         seed: random seed.
-        test: measure the test speakers; false while designs are compared.
+        test: evaluate on the test speakers; use false while comparing designs.
         overwrite: start again over a run with other settings, instead of refusing.
     """
 
@@ -97,24 +97,24 @@ class SpeechSettings:
 
     @property
     def folder(self) -> Path:
-        """Where the results go."""
+        """The folder that the results are written to."""
         return self.out or Path("checkpoints") / f"speech-{self.index.name}-fold{self.fold}"
 
 
 def embed(samples: Waveform, sample_rate: int, model: str, layer: int) -> tuple[npt.NDArray[np.float32], list[str]]:
     """Return a hidden layer of a frozen network, averaged over its frames: float32 of shape (features,), and names.
 
-    The Audio Spectrogram Transformer's frames are the patches of its picture and its two class tokens.
+    The Audio Spectrogram Transformer's frames are the patches of its spectrogram and its two class tokens.
 
     Args:
         samples: float32 array of shape (samples,).
-        sample_rate: in Hz; the network's own is resampled to.
+        sample_rate: in Hz; samples are resampled to the network's own rate.
         model: a name on the hub, or a local folder.
-        layer: -1 for the last, 0 for what enters the first.
+        layer: -1 for the last, 0 for the input of the first.
 
     Raises:
-        FeatureError: transformers is not installed, or there is no such layer.
-        WeightsError: the network cannot be had.
+        FeatureError: transformers is not installed, or the network has no such layer.
+        WeightsError: the network is not available.
     """
     import torch
 
@@ -122,13 +122,13 @@ def embed(samples: Waveform, sample_rate: int, model: str, layer: int) -> tuple[
     with torch.inference_mode():
         hidden = net(**_inputs(extractor, [samples], sample_rate), output_hidden_states=True).hidden_states
     if not -len(hidden) <= layer < len(hidden):
-        raise FeatureError(f"{model} has layers 0 to {len(hidden) - 1}; layer {layer} was asked for")
+        raise FeatureError(f"{model} has layers 0 to {len(hidden) - 1}, but layer is {layer}")
     vector = hidden[layer][0].mean(0).numpy().astype(np.float32)
     return vector, [f"hidden{number}" for number in range(len(vector))]
 
 
 def model_identity(model: str) -> str:
-    """Return what tells a network from others: its name on the hub, or the checksum of a folder's weights."""
+    """Return an identifier of a network: its name on the hub, or the checksum of a folder's weights."""
     if not Path(model).is_dir():
         return model
     from spectro.model.backbones import weights_identity
@@ -143,11 +143,11 @@ def _frozen(model: str) -> tuple[Any, Any]:
 
 
 def load(model: str, kind: str, **options: Any) -> tuple[Any, Any]:
-    """Return a network of transformers and what prepares its input.
+    """Return a feature extractor of transformers and its network.
 
     Args:
         model: a name on the hub, or a local folder.
-        kind: class of transformers that opens it, such as `AutoModel`.
+        kind: class of transformers that loads the network, such as `AutoModel`.
         options: further options of its `from_pretrained`.
 
     Raises:
@@ -167,22 +167,22 @@ def load(model: str, kind: str, **options: Any) -> tuple[Any, Any]:
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise WeightsError(
-            f"the network {model} cannot be had ({reason}); name a folder that holds one, or one on the hub that the "
-            "network reaches"
+            f"{model}: the network cannot be loaded ({reason}); name a folder that holds one, or one on the hub "
+            "that this machine can reach"
         ) from error
 
 
 def _inputs(extractor: Any, clips: list[Waveform], sample_rate: int) -> Any:
-    """Return what a network takes for waveforms, padded to one length."""
+    """Return a network's input for waveforms, padded to one length."""
     own = int(extractor.sampling_rate)
     clips = [np.pad(one, (0, max(0, round(SHORTEST_S * sample_rate) - len(one)))) for one in clips]
     resampled = [soxr.resample(one, sample_rate, own, quality="HQ") if own != sample_rate else one for one in clips]
-    padding = "max_length" if hasattr(extractor, "max_length") else True  # AST sees pictures of one size
+    padding = "max_length" if hasattr(extractor, "max_length") else True  # AST needs inputs of one size
     return extractor(resampled, sampling_rate=own, padding=padding, return_tensors="pt")
 
 
 class _Waveforms:
-    """Rows of an index as (waveform, target), read when they are needed."""
+    """Rows of an index as (waveform, target), read on demand."""
 
     def __init__(self, folder: Path, rows: pd.DataFrame, max_s: float) -> None:
         _index, self.spec = read_index(folder)
@@ -214,10 +214,10 @@ def finetune(settings: SpeechSettings) -> Result:
         the content of `run.json`.
 
     Raises:
-        TrainingError: the output folder holds another run, or something else, or another run writes there, or what it
-            left cannot be read.
-        FeatureError, WeightsError: transformers or the network cannot be had.
-        RenderError, CorpusError: the rendering, labels or split cannot be had.
+        TrainingError: the output folder holds another run or other files, another run is writing there, or the saved
+            state of this run cannot be read.
+        FeatureError, WeightsError: transformers or the network is not available.
+        RenderError, CorpusError: the rendering, labels or split are not available.
     """
     begun = read_json(settings.folder / TRAINING / SETTINGS_FILE) is not None
     with run_folder(settings.folder, (MODEL, TRAINING), begun=begun):
@@ -232,7 +232,7 @@ def _finetune(settings: SpeechSettings) -> Result:
     out, identity = settings.folder, _identity(settings, clips, spec.fingerprint)
     _check_run(out, identity, settings.overwrite)
     names = dict(enumerate(clips.labels))
-    torch.manual_seed(settings.seed)  # of the head, which no network brings with it
+    torch.manual_seed(settings.seed)  # for the head, which is not pretrained
     extractor, net = load(
         settings.model,
         "AutoModelForAudioClassification",
@@ -279,13 +279,13 @@ def _finetune(settings: SpeechSettings) -> Result:
 
 
 def _identity(settings: SpeechSettings, clips: Clips, spec: str) -> dict[str, Any]:
-    """Return what a run's result depends on, as JSON values."""
+    """Return the settings and data that a run's result depends on, as JSON values."""
     identity = identity_of(settings, ("out", "index", "test", "overwrite"))
     return identity | {"model": model_identity(settings.model), "spec": spec, "data": clips.fingerprint}
 
 
 def _check_run(out: Path, identity: dict[str, Any], overwrite: bool) -> None:
-    """Refuse to mix two runs, and to go on from what is no state of one."""
+    """Refuse to mix two runs, or to continue from an invalid state; with `overwrite`, delete the old training state."""
     before = read_json(out / TRAINING / SETTINGS_FILE)
     if before == identity:
         try:
@@ -305,12 +305,12 @@ def _check_run(out: Path, identity: dict[str, Any], overwrite: bool) -> None:
 def _trainer(
     settings: SpeechSettings, net: Any, extractor: Any, waveforms: dict[Part, _Waveforms], sample_rate: int
 ) -> Any:
-    """Return transformers' trainer, which keeps the epoch that is best on validation speakers."""
+    """Return transformers' trainer, which keeps the best epoch on the validation speakers."""
     import torch
     from transformers import Trainer, TrainerCallback, TrainingArguments
 
     class Clock(TrainerCallback):  # type: ignore[misc]
-        """Notes each epoch's seconds in the state that resuming restores, and whether a step was begun."""
+        """Record each epoch's seconds in the state that resuming restores, and whether a step has begun."""
 
         begun = False
 
@@ -341,7 +341,7 @@ def _trainer(
         per_device_eval_batch_size=settings.batch_size,
         eval_strategy="epoch",
         save_strategy="epoch",
-        save_total_limit=2,  # the best, and the last, from which a finished run is written again
+        save_total_limit=2,  # the best, and the last, from which a finished run is rewritten
         load_best_model_at_end=True,
         metric_for_best_model="uar",
         remove_unused_columns=False,
@@ -361,13 +361,13 @@ def _trainer(
 
 
 def _train(trainer: Any, folder: Path) -> tuple[int, float]:
-    """Train, or go on from the last whole epoch; returns the epoch that was chosen, from 0, and the seconds."""
+    """Train, or resume from the last complete epoch; return the selected epoch, from 0, and the seconds."""
     last = max(_saved(folder), key=lambda saved: int(saved.name.rpartition("-")[2]), default=None)
     if last is not None:
         _bring_along(last)
     try:
         trainer.train(resume_from_checkpoint=last and str(last))
-    except Exception as error:  # a broken state raises errors of many kinds
+    except Exception as error:  # a broken state raises many kinds of error
         if last is None or any(getattr(one, "begun", False) for one in trainer.callback_handler.callbacks):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -380,10 +380,10 @@ def _train(trainer: Any, folder: Path) -> tuple[int, float]:
 
 
 def _saved(folder: Path) -> list[Path]:
-    """Return the states of whole epochs in a folder, without those that were never finished, which are removed."""
+    """Return the saved states of complete epochs in a folder; incomplete states are removed."""
     whole = []
     for saved in folder.glob("checkpoint-*"):
-        if not (saved / STATE_FILE).exists():  # which is written last
+        if not (saved / STATE_FILE).exists():  # it is written last
             shutil.rmtree(saved)
         elif saved.name.rpartition("-")[2].isdecimal():
             whole.append(saved)
@@ -391,7 +391,7 @@ def _saved(folder: Path) -> list[Path]:
 
 
 def _check_saved(saved: Path) -> None:
-    """Raise TrainingError if a state cannot be read."""
+    """Raise TrainingError if a saved state cannot be read."""
     try:
         typed(_read_state(saved), TrainerState)
         with safe_open(saved / "model.safetensors", "pt") as file:
@@ -401,22 +401,22 @@ def _check_saved(saved: Path) -> None:
 
 
 class TrainerState(Struct):
-    """What transformers' state of a run must hold."""
+    """The required fields of transformers' state of a run."""
 
     log_history: list[dict[str, Any]]
     best_model_checkpoint: Text | None = None
 
 
 def _read_state(saved: Path) -> Any:
-    """Return what transformers noted of a run, where a loss or a gradient may be NaN, and each logged step is a row."""
+    """Return transformers' log of a run; a loss or a gradient may be NaN, and each logged step is a row."""
     return read_foreign_json(saved / STATE_FILE, max_bytes=STATE_BYTES, finite=False)
 
 
 def _bring_along(saved: Path) -> None:
-    """Make a state name the best epoch where it is now, so that a run that was moved keeps it."""
+    """Update a state's path to the best epoch, so that a run whose folder was moved keeps it."""
     state = _read_state(saved)
     if best := state.get("best_model_checkpoint"):
         moved = str(saved.with_name(Path(best).name))
         if moved != best:
-            content = json.dumps(state | {"best_model_checkpoint": moved}, indent=2)  # with its NaN
+            content = json.dumps(state | {"best_model_checkpoint": moved}, indent=2)  # NaN allowed
             write_bytes(saved / STATE_FILE, (content + "\n").encode())

@@ -42,7 +42,7 @@ AGES = (30, 45, 60)
 
 
 def clip_columns(clips: pd.DataFrame) -> pd.DataFrame:
-    """Return the columns of a table of predictions that describe its clips: speaker and, where known, listeners' votes."""
+    """Return the columns that describe clips in a table of predictions: speaker and, where known, listeners' votes."""
     columns = ["clip_id", "path", "corpus", "speaker", "gender", "label"]
     further = [name for name in map(str, clips) if name in ("age", "race", "ethnicity") or name.startswith(VOTES)]
     return clips[[*columns, *(name for name in further if clips[name].notna().any())]].copy()

@@ -1,4 +1,4 @@
-"""A rendering that baselines may write their features into."""
+"""A rendering that baselines may write features to."""
 
 import shutil
 from dataclasses import replace
@@ -11,7 +11,7 @@ from tests.conftest import World
 
 @pytest.fixture(scope="session")
 def world(world: World, tmp_path_factory: pytest.TempPathFactory) -> World:
-    """The tests' world with a rendering of its own, since features are kept beside the pictures."""
+    """The tests' world with a rendering of its own, since features are stored with the pictures."""
     images: Path = tmp_path_factory.mktemp("baselines") / "images"
     shutil.copytree(world.images, images)
     return replace(world, images=images)

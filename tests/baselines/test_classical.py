@@ -27,7 +27,7 @@ LABELS = ("calm", "happy", "angry")
 
 
 def _table(speakers: int = 10, copies: int = 1, seed: int = 0) -> Table:
-    """Clips whose features tell the label, with noise, and the speaker."""
+    """Return clips whose features encode the label, with noise, and the speaker."""
     generator = np.random.default_rng(seed)
     rows = [
         {"clip_id": f"{speaker}-{emotion}-{take}", "copy": copy, "speaker": str(speaker), "emotion": emotion}
@@ -163,7 +163,7 @@ def test_a_search_that_cannot_be_made_is_said_in_one_line() -> None:
     ]
     frame = pd.DataFrame(rows).assign(corpus="synthetic", emotion="calm", path="", language="en")
     table = Table(Clips.of(frame, "gender", "group-kfold", 0), np.eye(12, dtype=np.float32))
-    with pytest.raises(TrainingError, match="logistic cannot be searched on 8 clips"):
+    with pytest.raises(TrainingError, match="logistic: the search failed on 8 clips"):
         fit(table, _settings(inner_folds=7))
 
 

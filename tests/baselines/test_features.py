@@ -26,7 +26,7 @@ QUICK = FeatureSettings(parts=("mfcc", "rms"), mfcc=13, statistics=("mean", "std
 
 @pytest.fixture
 def index(world: World, tmp_path: Path) -> Path:
-    """A rendering of its own, whose features nobody has made yet."""
+    """A copy of the rendering, without any features yet."""
     shutil.copytree(world.images, tmp_path / "index", ignore=shutil.ignore_patterns(features.FOLDER))
     return tmp_path / "index"
 
@@ -118,7 +118,7 @@ def test_what_is_known_is_not_made_again(index: Path, monkeypatch: pytest.Monkey
         recording.write_bytes(content)
     made.clear()
     store = next((index / features.FOLDER).glob("*.lock"))
-    with held(store), pytest.raises(FeatureError, match="another run makes these features"):
+    with held(store), pytest.raises(FeatureError, match="another run is computing these features"):
         extract(index, QUICK, copies=False, workers=1)
     extract(index, QUICK, copies=False, workers=1)
     made.clear()
@@ -160,7 +160,7 @@ def test_recordings_that_are_gone_are_named_and_what_is_known_of_them_stands(ind
     table, _ = read_index(index)
     moved = table.assign(path=str(tmp_path / "gone.wav"))
     moved.to_parquet(index / "index.parquet")
-    with pytest.raises(FeatureError, match=r"none of 48 clips.*gone\.wav: the recording is gone"):
+    with pytest.raises(FeatureError, match=r"all 48 clips.*gone\.wav: the recording is gone"):
         extract(index, QUICK, workers=1)
     table.to_parquet(index / "index.parquet")
     before = extract(index, QUICK, workers=1)

@@ -25,7 +25,7 @@ from tests.conftest import RATE, World, voice
 transformers = pytest.importorskip("transformers")
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:At least one mel filter has all zero values"),  # AST's own 128 bands
+    pytest.mark.filterwarnings("ignore:At least one mel filter has all zero values"),  # from AST's own 128 bands
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
 ]
@@ -48,7 +48,7 @@ NETWORKS = ("Wav2Vec2", "WavLM", "Hubert", "AST")
 
 @pytest.fixture(scope="session")
 def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Tiny networks of the real classes, from random weights."""
+    """Tiny networks of the real classes, with random weights."""
     root = tmp_path_factory.mktemp("networks")
     torch.manual_seed(0)
     for name in NETWORKS:
@@ -76,7 +76,7 @@ def test_a_frozen_network_gives_the_mean_of_a_hidden_layer(networks: Path, name:
     with torch.inference_mode():
         inputs = extractor([samples], sampling_rate=RATE, return_tensors="pt")
         expected = net.eval()(**inputs).last_hidden_state[0].mean(0)
-    if name != "AST":  # whose last state is normalised once more
+    if name != "AST":  # its last state is normalised once more
         np.testing.assert_allclose(vector, expected, rtol=1e-4, atol=1e-5)
     other, _ = speech.embed(samples, RATE, str(networks / name), 0)
     assert not np.allclose(vector, other)
@@ -149,7 +149,7 @@ def test_a_run_goes_on_from_its_last_whole_epoch(
     with pytest.raises(Killed):
         finetune(cut)
     monkeypatch.undo()
-    half = tmp_path / "cut" / "training" / "checkpoint-99"  # killed while it was written
+    half = tmp_path / "cut" / "training" / "checkpoint-99"  # killed while this was written
     half.mkdir()
     assert (tmp_path / "cut" / "training").exists() and not (tmp_path / "cut" / "run.json").exists()
     resumed = finetune(cut)
@@ -162,14 +162,14 @@ def test_a_run_goes_on_from_its_last_whole_epoch(
 
 @pytest.fixture(scope="module")
 def settled(world: World, networks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that has ended; tests copy it."""
+    """A finished run; tests copy it."""
     out = tmp_path_factory.mktemp("settled") / "run"
     finetune(_settings(world, networks, out))
     return out
 
 
 class Evil:
-    """Makes a file when it is unpickled."""
+    """Create a file when unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -191,7 +191,7 @@ def test_a_planted_pickle_is_not_run(world: World, networks: Path, settled: Path
         ):
             finetune(settings)
     else:
-        finetune(settings)  # it has ended: no number is drawn any more, and these arguments are nobody's
+        finetune(settings)  # finished: no more random numbers are drawn, and nothing reads these arguments
     assert not (tmp_path / "ran").exists()
 
 
@@ -261,9 +261,9 @@ def test_networks_that_cannot_be_had_are_named(networks: Path, tmp_path: Path, m
     with pytest.raises(WeightsError, match="is neither a folder nor a name on the hub"):
         load(str(tmp_path / "there" / "is" / "none"), "AutoModel")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(WeightsError, match="cannot be had"):
+    with pytest.raises(WeightsError, match="cannot be loaded"):
         load(str(tmp_path / "empty"), "AutoModel")
-    with pytest.raises(FeatureError, match="has layers 0 to 2; layer 9 was asked for"):
+    with pytest.raises(FeatureError, match="has layers 0 to 2, but layer is 9"):
         speech.embed(voice(), RATE, str(networks / "Hubert"), 9)
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(FeatureError, match=r"pip install 'spectro\[speech\]'"):
@@ -272,5 +272,7 @@ def test_networks_that_cannot_be_had_are_named(networks: Path, tmp_path: Path, m
 
 def test_without_the_network_the_hub_is_not_waited_for_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(WeightsError, match=r"spectro-has-no/such-network cannot be had .*name a folder that holds one"):
+    with pytest.raises(
+        WeightsError, match=r"spectro-has-no/such-network: the network cannot be loaded .*name a folder that holds one"
+    ):
         load("spectro-has-no/such-network", "AutoModel")

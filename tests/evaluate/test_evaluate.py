@@ -75,7 +75,7 @@ def test_transductive_figures_are_told_apart_and_leave_the_network_alone(world: 
     found = adapted_probabilities(predictor, [*pictures, *pictures[:2]], np.array(["3"] * len(some) + ["a", "a"]), 32)
     net = copy.deepcopy(world.trained.net)
     shown = torch.from_numpy(batch([png.read(path).pixels for path in pictures]))
-    for module in net.modules():  # the reference: a pass in training mode that takes its statistics for all
+    for module in net.modules():  # the reference: one pass in training mode whose statistics are then used for all
         if isinstance(module, torch.nn.BatchNorm2d):
             module.reset_running_stats()
             module.momentum = 1.0
@@ -84,7 +84,7 @@ def test_transductive_figures_are_told_apart_and_leave_the_network_alone(world: 
         net(shown)
         expected = world.trained.about.probabilities(net.eval()(shown).numpy())
     np.testing.assert_allclose(found[: len(some)], expected, atol=1e-5)
-    assert np.abs(found[0] - found[-2]).max() > 1e-4, "what others said matters"
+    assert np.abs(found[0] - found[-2]).max() > 1e-4, "probabilities do not depend on the speaker's other clips"
     again = adapted_probabilities(predictor, [*pictures, pictures[0]], np.array(["3"] * len(some) + ["a"]), 2)
     assert np.abs(again[: len(some)] - expected).max() > 1e-5, "batches of 2"
     alone = predictor.scores([png.read(pictures[0]).pixels]).probabilities[0]
@@ -123,7 +123,7 @@ def test_a_leaky_checkpoint_is_measured_on_its_own_clips_and_says_so(world: Worl
 
 
 def test_a_leaky_checkpoint_is_not_measured_on_another_rendering(world: World, tmp_path: Path) -> None:
-    """Random clips fall otherwise as soon as one is missing."""
+    """A random split changes as soon as one clip is missing."""
     finetune(finetune_settings(world.images, tmp_path / "leaky", protocol="random-leaky"))
     shutil.copytree(world.images, tmp_path / "images")
     index = pd.read_parquet(tmp_path / "images" / "index.parquet")

@@ -11,7 +11,7 @@ LABELS = ("a", "b", "c", "d", "e")
 
 
 def _clips(count: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Targets, predictions that are right more often than not, and speakers; label 4 never occurs."""
+    """Return targets, predictions that are mostly correct, and speakers; label 4 never occurs in the targets."""
     generator = np.random.default_rng(seed)
     targets = generator.integers(0, 4, count)
     predicted = np.where(generator.random(count) < 0.6, targets, generator.integers(0, 5, count))
@@ -36,7 +36,7 @@ def test_figures_are_those_of_scikit_learn() -> None:
 
 
 def test_intervals_are_those_of_drawing_speakers() -> None:
-    """The reference draws speakers and measures their clips with scikit-learn."""
+    """The reference draws speakers and evaluates their clips with scikit-learn."""
     targets, predicted, speakers = _clips()
     matrices = by_group(targets, predicted, speakers, 5)
     found = interval([sample.uar for sample in bootstrap(matrices, rounds=300, seed=1)])
@@ -95,7 +95,7 @@ def test_nothing_cannot_be_measured() -> None:
 def test_calibration_is_that_of_torchmetrics_and_scikit_learn() -> None:
     targets = _clips()[0]
     probabilities = np.random.default_rng(1).dirichlet(np.full(5, 0.4), len(targets))
-    probabilities[0] = [0, 1, 0, 0, 0]  # the last bin holds its upper edge
+    probabilities[0] = [0, 1, 0, 0, 0]  # the last bin includes its upper edge
     found = calibration(probabilities, targets)
     ece = multiclass_calibration_error(torch.tensor(probabilities), torch.tensor(targets), num_classes=5, n_bins=15)
     assert found["ece"] == pytest.approx(float(ece), abs=2e-4)

@@ -1,4 +1,4 @@
-"""Agreement with listeners, against figures that are counted out vote by vote."""
+"""Agreement with listeners, compared with figures counted vote by vote."""
 
 from itertools import permutations
 
