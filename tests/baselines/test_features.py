@@ -203,9 +203,9 @@ def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"parts": ("mfcc", "pitch")}, "there is no pitch; there are mfcc, delta"),
+        ({"parts": ("mfcc", "pitch")}, "features.parts: unknown pitch; choose from mfcc, delta"),
         ({"parts": ()}, "features.parts is empty"),
-        ({"statistics": ("median",)}, "there is no median"),
+        ({"statistics": ("median",)}, "features.statistics: unknown median"),
         ({"mfcc": 0}, "features.mfcc is 0"),
     ],
 )
