@@ -77,8 +77,8 @@ CLASSIFIERS: dict[str, tuple[Callable[[int], Any], dict[str, list[Any]]]] = {
 class ClassicalSettings:
     """Train a classical classifier on features of the clips, and evaluate it on held-out speakers.
 
-    Writes run.json, and evaluation-test/ and evaluation-valid/ as `evaluate` does. Exit code 1 means that
-    features of some clips could not be computed; these clips are left out.
+    Writes run.json, and evaluation-test/ and evaluation-valid/ as `evaluate` does. Exit code 1 means that some
+    clips were left out because their features could not be computed.
 
     Args:
         index: folder of a rendering; its recordings must still be in place.
@@ -218,14 +218,12 @@ def fit(table: Table, settings: ClassicalSettings) -> Fitted:
     codes, targets = np.unique(clips.rows["target"].to_numpy(np.int64), return_inverse=True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # epochs are limited on purpose
-        warnings.filterwarnings(
-            "ignore", "(Scoring failed|One or more of the test scores are non-finite)"
-        )  # such fits are left out
+        # failed fits are left out
+        warnings.filterwarnings("ignore", "(Scoring failed|One or more of the test scores are non-finite)")
         if settings.inner_folds:
             rows = clips.part("train")
-            named = speaker_names(clips.rows).fillna(
-                "clip " + clips.rows["clip_id"]
-            )  # a clip without a speaker is its own speaker
+            # a clip without a speaker is its own speaker
+            named = speaker_names(clips.rows).fillna("clip " + clips.rows["clip_id"])
             speakers = named.to_numpy(object).astype(str)[rows]
             if len(set(speakers)) < settings.inner_folds:
                 raise TrainingError(

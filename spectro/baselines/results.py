@@ -113,9 +113,8 @@ def report(
     table = clip_columns(clips.rows.iloc[clips.part(part)]).reset_index(drop=True)
     if probabilities is not None:
         table = with_probabilities(table, clips.labels, probabilities)
-    table["predicted"] = [
-        clips.labels[number] for number in predicted
-    ]  # a classifier need not predict the most probable label
+    # a classifier need not predict the most probable label
+    table["predicted"] = [clips.labels[number] for number in predicted]
     conditions = {
         "checkpoint": out.name,
         "corpora": sorted(set(table["corpus"])),

@@ -285,7 +285,7 @@ def _identity(settings: SpeechSettings, clips: Clips, spec: str) -> dict[str, An
 
 
 def _check_run(out: Path, identity: dict[str, Any], overwrite: bool) -> None:
-    """Refuse to mix two runs, or to continue from an invalid state; with `overwrite`, delete the old training state."""
+    """Refuse to mix two runs, or to continue from an invalid state; delete the old state if a run starts again."""
     before = read_json(out / TRAINING / SETTINGS_FILE)
     if before == identity:
         try:
@@ -418,5 +418,5 @@ def _bring_along(saved: Path) -> None:
     if best := state.get("best_model_checkpoint"):
         moved = str(saved.with_name(Path(best).name))
         if moved != best:
-            content = json.dumps(state | {"best_model_checkpoint": moved}, indent=2)  # NaN allowed
+            content = json.dumps(state | {"best_model_checkpoint": moved}, indent=2)  # keeps NaN
             write_bytes(saved / STATE_FILE, (content + "\n").encode())
