@@ -176,10 +176,10 @@ def test_a_network_that_cannot_be_had_is_asked_for_once(index: Path, monkeypatch
 
     def load(model: str, _kind: str) -> None:
         asked.append(model)
-        raise WeightsError("the network cannot be had")
+        raise WeightsError("the network cannot be loaded")
 
     monkeypatch.setattr("spectro.baselines.speech.load", load)
-    with pytest.raises(WeightsError, match="cannot be had"):
+    with pytest.raises(WeightsError, match="cannot be loaded"):
         extract(index, FeatureSettings(kind="speech", model="nobody/nothing"), workers=1)
     assert asked == ["nobody/nothing"]
 
