@@ -1,4 +1,4 @@
-"""Pages of the site that are made from what is there: the README, the benchmarks, each verb's options, the API.
+"""Generate pages of the site: the README, the benchmarks, each verb's options, the Python API.
 
 Run by MkDocs (`make docs`).
 """
@@ -21,7 +21,7 @@ MOVED = {"benchmarks/README.md": "benchmarks.md"}
 
 
 def linked(text: str, base: str) -> str:
-    """Return a page whose links to files of the repository lead to what the site has of them.
+    """Return a page with its links to repository files changed to point to their copies in the site.
 
     Args:
         text: Markdown.
@@ -47,13 +47,13 @@ def linked(text: str, base: str) -> str:
 
 
 def write(page: str, text: str) -> None:
-    """Put a page into the site."""
+    """Write a page into the site."""
     with mkdocs_gen_files.open(page, "w") as file:
         file.write(text)
 
 
 def shown(kind: Any) -> str:
-    """Return a type as a reader of options knows it."""
+    """Return a type as text for the table of options."""
     if type(None) in get_args(kind):
         return " or ".join([*(shown(one) for one in get_args(kind) if one is not type(None)), "null"])
     if isinstance(kind, UnionType):
@@ -71,7 +71,7 @@ def shown(kind: Any) -> str:
 
 
 def options(settings: type[Any], prefix: str = "") -> list[str]:
-    """Return the rows of a table of options, those of groups of settings with their group's name before them."""
+    """Return the rows of a table of options; options of nested settings are prefixed with their group's name."""
     told = {one.arg_name: one.description for one in docstring_parser.parse(settings.__doc__ or "").params}
     kinds = get_type_hints(settings)
     rows = []
@@ -89,7 +89,7 @@ def options(settings: type[Any], prefix: str = "") -> list[str]:
 
 
 def option_page() -> str:
-    """Return the page of all verbs' options."""
+    """Return the page with the options of all verbs."""
     parts = ["# Options\n\n`--config FILE.yaml` reads any of them from a file.\n"]
     for verb, (name, _purpose) in VERBS.items():
         settings = getattr(import_module(f"spectro.verbs.{verb}"), name)
@@ -104,7 +104,7 @@ def option_page() -> str:
 
 
 def python_page() -> str:
-    """Return the page of the public Python names."""
+    """Return the page of the public Python API."""
     names = [name for name in spectro.__all__ if name != "SpectroError"]
     homes = {name: f"{getattr(spectro, name).__module__}.{name}" for name in names}
     parts = ["# Python\n\n`import spectro` offers these names.\n", *(f"::: {home}" for home in homes.values())]

@@ -1,4 +1,4 @@
-"""Train and measure a classical classifier on features; `python scripts/classical.py --help`."""
+"""Train and evaluate a classical classifier on features; `python scripts/classical.py --help`."""
 
 import sys
 

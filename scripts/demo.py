@@ -1,4 +1,4 @@
-"""The main job on the embedded corpus: render, fine-tune from the shipped checkpoint, evaluate, classify a folder."""
+"""The main workflow on the built-in corpus: render, fine-tune the shipped checkpoint, evaluate, classify a folder."""
 
 import shlex
 import sys
@@ -26,7 +26,7 @@ RESULTS = {
 
 
 def demo() -> int:
-    """Run the steps; returns the first exit code that is not 0."""
+    """Run the steps; returns the first exit code other than 0, or 0."""
     started = time.perf_counter()
     for step in STEPS:
         print(f"\n$ spectro {step}", flush=True)

@@ -1,4 +1,4 @@
-"""Evaluate a checkpoint on speakers that it has not heard; `python scripts/evaluate.py --help`."""
+"""Evaluate a checkpoint on speakers that it was not trained on; `python scripts/evaluate.py --help`."""
 
 import sys
 

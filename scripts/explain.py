@@ -1,4 +1,4 @@
-"""Show what in its picture made the network decide; `python scripts/explain.py --help`."""
+"""Show which parts of a picture led to the prediction; `python scripts/explain.py --help`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Write a network as ONNX and OpenVINO IR; `python scripts/export.py --help`."""
+"""Export a network as ONNX and OpenVINO IR; `python scripts/export.py --help`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Describe clips by features; `python scripts/features.py --help`."""
+"""Compute features of clips; `python scripts/features.py --help`."""
 
 import sys
 

@@ -1,11 +1,11 @@
-"""Turn the InceptionV3 of the npm package nsfwjs into safetensors with torchvision's names.
+"""Convert the InceptionV3 of the npm package nsfwjs to safetensors with torchvision's names.
 
     python scripts/inceptionv3_from_tfjs.py package/dist/models/inception_v3 inceptionv3_tfjs.safetensors
     spectro weights inceptionv3_tfjs --from inceptionv3_tfjs.safetensors
 
-For those who cannot reach a hub. The folder holds TensorFlow.js's manifest and shards as modules: a tensor is 8-bit
-integers with a minimum and a scale, and shards are base64. The first 51 of the 94 convolutions were not trained
-further, so they are ImageNet's; the rest was fine-tuned on other photographs. The package's own head is left out.
+For machines that cannot reach a hub. The folder holds TensorFlow.js's manifest and shards as modules. Tensors are 8-bit
+integers with a minimum and a scale; shards are base64. The first 51 of the 94 convolutions were not trained further, so
+they are ImageNet's. The rest were fine-tuned on other photographs. The package's own head is left out.
 """
 
 import base64
@@ -28,14 +28,14 @@ PARTS = {"beta": "bias", "moving_mean": "running_mean", "moving_variance": "runn
 
 
 def tensors(folder: Path) -> dict[str, np.ndarray]:
-    """Return the tensors of a folder, float32, by TensorFlow.js's names."""
+    """Return the tensors of a folder, float32, keyed by TensorFlow.js's names."""
     listed = [match.groupdict() for match in TENSOR.finditer((folder / "model.min.js").read_text())]
     shards = sorted(folder.glob("group1-shard*.min.js"))
     content = b"".join(base64.b64decode(text) for path in shards for text in BASE64.findall(path.read_text()))
     shapes = [[int(size) for size in one["shape"].split(",")] for one in listed]
     told = sum(int(np.prod(shape)) for shape in shapes)
     if not listed or told != len(content):
-        raise SystemExit(f"{folder}: the manifest tells {told} bytes, and the shards hold {len(content)}")
+        raise SystemExit(f"{folder}: the manifest lists {told} bytes, but the shards hold {len(content)}")
     found, start = {}, 0
     for one, shape in zip(listed, shapes, strict=True):
         count = int(np.prod(shape))
@@ -46,7 +46,7 @@ def tensors(folder: Path) -> dict[str, np.ndarray]:
 
 
 def in_torchvision_names(given: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """Return the convolutions and batch norms, which come in the order of torchvision's without its second head."""
+    """Return the convolutions and batch norms, which are ordered as in torchvision's without its auxiliary head."""
 
     def number(name: str) -> int:
         return int((re.findall(r"_(\d+)/", name) or ["0"])[0])

@@ -1,4 +1,4 @@
-"""Follow a microphone, or raw sound on standard input; `python scripts/listen.py --help`."""
+"""Classify sound live from a microphone or standard input; `python scripts/listen.py --help`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Run a grid of fine-tunings, one row of figures a run; `python scripts/study.py --help`."""
+"""Run a grid of fine-tuning runs, one row of figures per run; `python scripts/study.py --help`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Show what is heard in the course of recordings; `python scripts/timeline.py --help`."""
+"""Show how emotion changes over the course of recordings; `python scripts/timeline.py --help`."""
 
 import sys
 

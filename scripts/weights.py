@@ -1,4 +1,4 @@
-"""Fetch a corpus; `python scripts/weights.py --help`."""
+"""List and fetch starting weights; `python scripts/weights.py --help`."""
 
 import sys
 

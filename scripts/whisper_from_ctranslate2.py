@@ -1,11 +1,11 @@
-"""Turn the encoder of a Whisper that CTranslate2 keeps into safetensors with transformers' names.
+"""Convert the encoder of a CTranslate2 Whisper model to safetensors with transformers' names.
 
     python scripts/whisper_from_ctranslate2.py model.bin whisper_tiny_en.safetensors
     spectro weights whisper_tiny_en --from whisper_tiny_en.safetensors
 
-For those who cannot reach a hub: packages of speech recognition bring such files. The format is that of CTranslate2's
-binary version 6: a version, the specification's name and revision, then variables, each with its name, shape, type and
-bytes. Queries, keys and values lie in one matrix there.
+For machines that cannot reach a hub: speech recognition packages contain such files. The format is CTranslate2's binary
+version 6: a version, the specification's name and revision, then variables, each with its name, shape, type and bytes.
+Queries, keys and values share one matrix.
 """
 
 import struct
@@ -30,12 +30,12 @@ def _text(file: BinaryIO) -> str:
 
 
 def variables(path: Path) -> dict[str, np.ndarray]:
-    """Return the variables of a file, by CTranslate2's names."""
+    """Return the variables of a file, keyed by CTranslate2's names."""
     found = {}
     with path.open("rb") as file:
         version, name = _number(file, "I"), _text(file)
         if version != 6 or name != "WhisperSpec":
-            raise SystemExit(f"{path}: is {name} of version {version}, not WhisperSpec of version 6")
+            raise SystemExit(f"{path}: holds {name} of version {version}, not WhisperSpec of version 6")
         _revision, count = _number(file, "I"), _number(file, "I")
         for _ in range(count):
             variable, rank = _text(file), _number(file, "B")
@@ -46,7 +46,7 @@ def variables(path: Path) -> dict[str, np.ndarray]:
 
 
 def encoder(given: dict[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """Return the encoder's tensors, float32, by transformers' names."""
+    """Return the encoder's tensors, float32, keyed by transformers' names."""
     found = {}
     for name, value in given.items():
         place = name.split("/")

@@ -1,7 +1,7 @@
-"""Small real things that the tests share: recordings, a rendered corpus, a trained checkpoint.
+"""Small real fixtures that the tests share: recordings, a rendered corpus, a trained checkpoint.
 
-What is heavy to import is imported where it is used: pytest-xdist's controller, which runs no test, and the tests of
-`audio` and `picture` do without it.
+Heavy packages are imported where they are used. pytest-xdist's controller, which runs no test, and the tests of `audio`
+and `picture` do not need them.
 """
 
 import gc
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from spectro.model.checkpoint import Checkpoint
     from spectro.train.settings import FinetuneSettings
 
-os.environ.setdefault("SPECTRO_ENGINE", "torch")  # an export of every test's network would take its time
+os.environ.setdefault("SPECTRO_ENGINE", "torch")  # exporting every test's network would be slow
 
 for _name, _action in {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}.items():
-    # nohup and a shell's & have a command's processes pass them over, and those that tests start with it
+    # nohup and a shell's & make a command ignore these signals, and the processes that its tests start inherit that
     if (_signal := getattr(signal, _name, None)) is not None and signal.getsignal(_signal) is signal.SIG_IGN:
         signal.signal(_signal, _action)
 
@@ -38,19 +38,19 @@ WriteWav = Callable[..., Path]
 
 
 def pytest_collection_finish() -> None:
-    """Leave what the imports made out of garbage collection, which then costs a test next to nothing."""
+    """Exclude the imported objects from garbage collection, so that collecting after each test costs next to nothing."""
     gc.collect()
     gc.freeze()
 
 
 def pytest_sessionfinish() -> None:
-    """Give it back, so that what is left open for the whole session is found by pytest's own collection."""
+    """Undo the freeze, so that pytest's own collection finds whatever stayed open for the whole session."""
     gc.unfreeze()
 
 
 @pytest.fixture(autouse=True, scope="module")
 def _module_leaves_nothing_open() -> Iterator[None]:
-    """Let what a module's own fixtures left open be told at its last test; a set-up of this module is the first."""
+    """Report at a module's last test what its own fixtures left open; this fixture is set up first, so it ends last."""
     yield
     gc.collect()
     gc.freeze()
@@ -58,10 +58,10 @@ def _module_leaves_nothing_open() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _test_leaves_nothing_open() -> Iterator[None]:
-    """Let a socket, loop, file or process that a test left open be told at that test.
+    """Report a socket, loop, file or process that a test left open at that test.
 
-    A warning is an error here, and a ResourceWarning comes when an object is collected, in whichever test that is.
-    The random numbers of a test do not depend on the tests before it, either.
+    Warnings are errors here, and a ResourceWarning is raised when an object is collected, whichever test is running.
+    A test's random numbers do not depend on earlier tests, either.
     """
     if (torch := sys.modules.get("torch")) is not None:
         torch.manual_seed(0)
@@ -73,14 +73,14 @@ def _test_leaves_nothing_open() -> Iterator[None]:
 
 
 def voice(seconds: float = 1.0, rate: int = RATE, pitch: float = 150.0) -> np.ndarray:
-    """A voice-like sound: harmonics with an envelope, so that it is neither silent nor stationary."""
+    """Return a voice-like sound: harmonics with an envelope, so that it is neither silent nor stationary."""
     time = np.arange(round(seconds * rate)) / rate
     harmonics = sum(np.sin(2 * np.pi * pitch * k * time) / k for k in range(1, 12))
     return (0.1 * harmonics * (1.2 + np.sin(2 * np.pi * 3 * time))).astype(np.float32)
 
 
 def pitch_of(samples: np.ndarray, rate: int = RATE) -> float:
-    """The pitch of a voice, in Hz: the median over frames of the first high peak of the autocorrelation."""
+    """Return the pitch of a voice, in Hz: the median over frames of the first high peak of the autocorrelation."""
     length, found = rate // 20, []
     lags = np.arange(rate // 600, rate // 70)
     for start in range(0, len(samples) - 2 * length, length):
@@ -98,7 +98,7 @@ def pitch_of(samples: np.ndarray, rate: int = RATE) -> float:
 
 @pytest.fixture
 def wav(tmp_path: Path) -> WriteWav:
-    """Writes a recording into the test's folder."""
+    """Return a function that writes a recording into the test's folder."""
 
     def write(name: str = "clip.wav", samples: np.ndarray | None = None, rate: int = RATE, **options: str) -> Path:
         path = tmp_path / name
@@ -110,7 +110,7 @@ def wav(tmp_path: Path) -> WriteWav:
 
 
 def write_corpus(root: Path, speakers: int = 8, emotions: tuple[str, ...] = ("calm", "happy", "angry")) -> Path:
-    """A part of the synthetic corpus, under its real names."""
+    """Write a part of the synthetic corpus, with its real file names; return its folder."""
     from spectro.corpora.datasets import synthetic
 
     for speaker in range(1, speakers + 1):
@@ -125,7 +125,7 @@ def write_corpus(root: Path, speakers: int = 8, emotions: tuple[str, ...] = ("ca
 
 @dataclass(frozen=True)
 class World:
-    """A corpus, its pictures, and a checkpoint trained on them for an epoch."""
+    """A corpus, its pictures, and a checkpoint trained on them for two epochs."""
 
     corpus: Path
     images: Path
@@ -135,7 +135,7 @@ class World:
 
 @pytest.fixture(scope="session")
 def world(tmp_path_factory: pytest.TempPathFactory) -> World:
-    """One small world for all tests that only look at it."""
+    """Return one small world for all tests that only read it."""
     from spectro.rendering.render import RenderSettings, render
     from spectro.train.finetune import finetune
 
@@ -147,7 +147,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 
 def finetune_settings(images: Path, out: Path, **changes: object) -> "FinetuneSettings":
-    """Settings of a run of seconds: a tiny network from random weights."""
+    """Return settings for a run of a few seconds: a tiny network from random weights."""
     from spectro.train.module import TrainingSettings
     from spectro.train.settings import FinetuneSettings
 

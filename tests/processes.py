@@ -1,8 +1,7 @@
 """The command line in processes that can be killed, forked from a server that has imported what they need.
 
-Importing the networks' libraries takes longer than most of these runs; the server is the one that studies use. A
-process that is to be killed kills itself (SIGKILL) as soon as a condition holds, so that the moment does not depend on
-load.
+Importing the network libraries takes longer than most of these runs; the server is the one that studies use. A process
+to be killed kills itself (SIGKILL) as soon as a condition holds, so the moment does not depend on load.
 """
 
 import os
@@ -20,12 +19,12 @@ Condition = Callable[[], bool]
 
 
 def has_files(folder: Path, pattern: str, count: int = 1) -> Condition:
-    """Return the condition that so many files are there."""
+    """Return the condition that a folder holds at least `count` files that match a pattern."""
     return partial(_has_files, folder, pattern, count)
 
 
 def spectro(arguments: list[str], log: Path) -> str:
-    """Run `spectro ARGUMENTS` to its end, which must be a good one; returns what it wrote."""
+    """Run `spectro ARGUMENTS`, which must exit with 0; return its output."""
     log.unlink(missing_ok=True)
     code = _run(arguments, log, None, None)
     assert code == 0, log.read_text()
@@ -33,16 +32,16 @@ def spectro(arguments: list[str], log: Path) -> str:
 
 
 def killed(arguments: list[str], log: Path, when: Condition, before: Callable[[], None] | None = None) -> None:
-    """Run `spectro ARGUMENTS` until it is killed for good.
+    """Run `spectro ARGUMENTS` until it is killed with SIGKILL.
 
     Args:
         arguments: the verb and its options.
-        log: file that its output goes to.
-        when: what must hold for it to be killed; a function that can be pickled.
-        before: what the process does first.
+        log: file for its output.
+        when: condition on which it is killed; a function that can be pickled.
+        before: called first in the process.
     """
     code = _run(arguments, log, when, before)
-    assert code == -signal.SIGKILL, f"it ended with {code} before it was killed: {log.read_text()}"
+    assert code == -signal.SIGKILL, f"it exited with {code} before it was killed: {log.read_text()}"
 
 
 def _run(arguments: list[str], log: Path, when: Condition | None, before: Callable[[], None] | None) -> int:
@@ -53,7 +52,7 @@ def _run(arguments: list[str], log: Path, when: Condition | None, before: Callab
 
 
 def _be_the_command(arguments: list[str], log: Path, when: Condition | None, before: Callable[[], None] | None) -> None:
-    os.setsid()  # what it started is killed with it
+    os.setsid()  # processes that it starts are killed with it
     runner.be_like_a_command(log)
     if before is not None:
         before()

@@ -8,7 +8,7 @@ SCRIPTS = Path(__file__).parents[1] / "scripts"
 
 
 def load(name: str) -> ModuleType:
-    """Return a script of `scripts/` by its name without ending, imported and not run."""
+    """Import a script of `scripts/` without running it; `name` has no extension."""
     spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)

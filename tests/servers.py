@@ -1,4 +1,4 @@
-"""A server of files on this machine that counts, breaks off and lies on request."""
+"""A local file server that records requests and can break off early."""
 
 import threading
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class FileServer(ThreadingHTTPServer):
-    """Serves `files`; breaks off after `limit` bytes if that is set, and remembers what was asked."""
+    """Serves `files`; breaks off after `limit` bytes if that is set, and records the requests in `asked`."""
 
     files: dict[str, bytes]
     limit: int | None
@@ -50,7 +50,7 @@ def serving(files: dict[str, bytes]) -> Iterator[FileServer]:
     """
     server = FileServer(("127.0.0.1", 0), Handler)
     server.files, server.limit, server.asked = files, None, []
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))  # seconds until it notices its end
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))  # seconds between checks for shutdown
     thread.start()
     try:
         yield server

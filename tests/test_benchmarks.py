@@ -1,4 +1,4 @@
-"""Benchmarks take what spectro reads."""
+"""Benchmarks accept every kind of recording that spectro reads."""
 
 from argparse import ArgumentParser
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from tests.conftest import REPOSITORY, WriteWav
 
 @pytest.fixture
 def spread(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Path]]:
-    """The function that all of them find their recordings by."""
+    """Return the function with which all benchmarks find their recordings."""
     monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
     import clips
 

@@ -41,7 +41,7 @@ def test_tensors_are_read_across_shards(script: ModuleType, tmp_path: Path) -> N
     np.testing.assert_allclose(found["conv2d_1/kernel"], integers[:216].reshape(3, 3, 3, 8) * 0.01 - 0.5, atol=1e-6)
     np.testing.assert_allclose(found["batch_normalization_1/beta"], integers[216:] * 0.02 + 0.001, atol=1e-6)
     (tmp_path / "group1-shard2of2.min.js").write_text(_module('""'))
-    with pytest.raises(SystemExit, match="the manifest tells 224 bytes, and the shards hold 100"):
+    with pytest.raises(SystemExit, match="the manifest lists 224 bytes, but the shards hold 100"):
         script.tensors(tmp_path)
 
 
