@@ -1,9 +1,9 @@
-"""What hostile clients do to an HTTP service; each attack runs in a process of its own, against this machine alone.
+"""Attacks of hostile clients on an HTTP service; each runs in its own process, against this machine alone.
 
     python benchmarks/attacks.py NAME PORT [--seconds 8] [--file FILE]
 
-prints how often what was seen. Attackers come from 127.0.0.2, so that the service can tell them from the asker at
-127.0.0.1 (Linux has all of 127.0.0.0/8; elsewhere they must be made first).
+prints counts of the outcomes. Attackers use the address 127.0.0.2, so that the service can distinguish them from the
+client at 127.0.0.1 (Linux has all of 127.0.0.0/8; elsewhere, add the address first).
 """
 
 import argparse
@@ -28,12 +28,12 @@ METHODS = ("HEAD", "OPTIONS", "PUT", "DELETE", "PATCH", "TRACE", "CONNECT", "PRO
 
 @dataclass(frozen=True)
 class Attack:
-    """Where to attack, and for how long.
+    """Target and duration of an attack.
 
     Args:
         port: the service's port on 127.0.0.1.
-        seconds: how long to go on.
-        file: what is uploaded, where something is.
+        seconds: duration.
+        file: content to upload, for the attacks that upload a recording.
     """
 
     port: int
@@ -41,7 +41,7 @@ class Attack:
     file: bytes = b""
 
     def going_on(self) -> Iterator[None]:
-        """Yield until the time is over."""
+        """Yield until the time is up."""
         end = time.monotonic() + self.seconds
         while time.monotonic() < end:
             yield
@@ -51,10 +51,10 @@ class Attack:
         return socket.create_connection(("127.0.0.1", self.port), timeout=5, source_address=(ATTACKER, 0))
 
     def asked(self, request: bytes) -> str:
-        """Return the status of the answer to a request on a connection of its own, or what became of it."""
+        """Send a request on its own connection; return the status, `closed`, or the error's name."""
         try:
             with self.connected() as connection:
-                with suppress(OSError):  # it may answer before it has read all
+                with suppress(OSError):  # the service may answer before it has read everything
                     connection.sendall(request)
                 return connection.recv(64)[9:12].decode() or "closed"
         except OSError as error:
@@ -63,7 +63,7 @@ class Attack:
 
 @contextmanager
 def held(attack: Attack, count: int, begin: bytes = b"") -> Iterator[tuple[list[socket.socket], Counter[str]]]:
-    """Open many connections that send `begin`; yields them, and what was seen."""
+    """Open many connections that send `begin`; yield them and the outcomes."""
     connections, seen = [], Counter[str]()
     try:
         for _ in range(count):
@@ -79,7 +79,7 @@ def held(attack: Attack, count: int, begin: bytes = b"") -> Iterator[tuple[list[
 
 
 def pour(attack: Attack, count: int, begin: bytes, more: bytes, pause_s: float = 0.0) -> Counter[str]:
-    """Send `more` over and over on many connections, and count those that the service ended."""
+    """Send `more` repeatedly on many connections, and count those that the service ended."""
     with held(attack, count, begin) as (connections, seen), selectors.DefaultSelector() as selector:
         for one in connections:
             one.setblocking(False)
@@ -107,17 +107,17 @@ def pour(attack: Attack, count: int, begin: bytes, more: bytes, pause_s: float =
 
 
 def endless_header(attack: Attack) -> Counter[str]:
-    """One connection at a time sends a header without an end, over and over."""
+    """Send an endless header on one connection at a time, repeatedly."""
     return _again(attack, 1, ENDLESS, b"a" * 65536)
 
 
 def endless_headers(attack: Attack) -> Counter[str]:
-    """Ten connections at a time do."""
+    """Send endless headers on ten connections at a time, repeatedly."""
     return _again(attack, 10, ENDLESS, b"a" * 65536)
 
 
 def _again(attack: Attack, count: int, begin: bytes, more: bytes) -> Counter[str]:
-    """Pour over new connections whenever all have been closed."""
+    """Pour over new connections whenever all are closed."""
     seen, end = Counter[str](), time.monotonic() + attack.seconds
     while (left_s := end - time.monotonic()) > 0:
         seen += pour(Attack(attack.port, left_s), count, begin, more)
@@ -125,27 +125,27 @@ def _again(attack: Attack, count: int, begin: bytes, more: bytes) -> Counter[str
 
 
 def silent(attack: Attack) -> Counter[str]:
-    """1,023 connections that send nothing."""
+    """Hold 1,023 connections that send nothing."""
     return pour(attack, 1023, b"", b"", 0.2)
 
 
 def slow_header(attack: Attack) -> Counter[str]:
-    """Fifty connections whose header comes by a byte each half second."""
+    """Hold 50 connections whose header arrives a byte every half second."""
     return pour(attack, 50, ENDLESS, b"a", 0.5)
 
 
 def dripping_body(attack: Attack) -> Counter[str]:
-    """A hundred uploads that come by a byte each half second."""
+    """Hold 100 uploads that arrive a byte every half second."""
     return pour(attack, 100, HEAD + b"Content-Length: 1000000\r\n\r\n" + PART, b"a", 0.5)
 
 
 def tiny_chunks(attack: Attack) -> Counter[str]:
-    """Ten uploads in chunks of one byte, as fast as they are taken."""
+    """Send ten uploads in chunks of one byte, as fast as the service accepts them."""
     return _again(attack, 10, HEAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\na\r\n" * 10_000)
 
 
 def unread(attack: Attack) -> Counter[str]:
-    """Fifty connections that ask and ask, and never read an answer."""
+    """Hold 50 connections that keep sending requests and never read an answer."""
     asking = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n" * 200
     with held(attack, 50, asking) as (connections, seen):
         for one in connections:
@@ -166,7 +166,7 @@ def unread(attack: Attack) -> Counter[str]:
 
 
 def hang_ups(attack: Attack) -> Counter[str]:
-    """Uploads of a heavy recording, twelve at a time, whose clients leave once they have sent it."""
+    """Upload a heavy recording, 12 at a time, and hang up once it is sent."""
     upload = PART + attack.file + b"\r\n--x--\r\n"
     begin = HEAD + b"Content-Length: %d\r\n\r\n" % len(upload) + upload
     seen = Counter[str]()
@@ -179,7 +179,7 @@ def hang_ups(attack: Attack) -> Counter[str]:
 
 
 def flood(attack: Attack) -> Counter[str]:
-    """Uploads of a heavy recording, 48 at a time, whose clients wait for their answers."""
+    """Upload a heavy recording, 48 at a time, and wait for the answers."""
     upload = PART + attack.file + b"\r\n--x--\r\n"
     begin = HEAD + b"Content-Length: %d\r\n\r\n" % len(upload) + upload
     seen = Counter[str]()
@@ -193,7 +193,7 @@ def flood(attack: Attack) -> Counter[str]:
 
 
 def guesses(attack: Attack) -> Counter[str]:
-    """Guesses of keys, as fast as they are answered."""
+    """Guess keys, as fast as they are answered."""
     seen: Counter[str] = Counter()
     for number, _ in enumerate(attack.going_on()):
         key = b"Authorization: Bearer %d\r\n" % number
@@ -202,7 +202,7 @@ def guesses(attack: Attack) -> Counter[str]:
 
 
 def foreign_hosts(attack: Attack) -> Counter[str]:
-    """Requests as a page of another site has them sent, by a name that it made lead here, or by its form."""
+    """Send requests as a page of another site would, with a host name that points here, or with a form."""
     names = (b"evil.example", b"evil.example:80", b"localhost.evil.example", b"127.0.0.1.evil.example", b"[::1].evil")
     asking = [b"GET /v1/model HTTP/1.1\r\nHost: %s\r\nX-Forwarded-Host: localhost\r\n\r\n" % name for name in names]
     asking.append(HEAD + b"Origin: http://evil.example\r\nContent-Length: 9\r\n\r\n--x--\r\n\r\n")
@@ -210,14 +210,14 @@ def foreign_hosts(attack: Attack) -> Counter[str]:
 
 
 def huge_json(attack: Attack) -> Counter[str]:
-    """30 MiB of JSON for every path."""
+    """Send 30 MiB of JSON to every path."""
     body = b'{"a": [' + b"[1], " * (6 * 2**20) + b"1]}"
     head = b" HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body)
     return Counter(attack.asked(b"POST " + path.encode() + head + body) for _ in attack.going_on() for path in PATHS)
 
 
 def methods(attack: Attack) -> Counter[str]:
-    """All methods on all paths, with the words that some servers take another method from."""
+    """Send all methods to all paths, with the header that makes some servers use another method."""
     rest = b" HTTP/1.1\r\nHost: localhost\r\nX-HTTP-Method-Override: POST\r\nContent-Length: 0\r\n\r\n"
     asking = [f"{method} {path}".encode() + rest for method in METHODS for path in PATHS]
     return Counter(attack.asked(one) for _ in attack.going_on() for one in asking)
@@ -233,7 +233,7 @@ ATTACKS: dict[str, Callable[[Attack], Counter[str]]] = {
 
 
 def main() -> None:
-    """Attack, and print JSON."""
+    """Attack, and print the outcomes as JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=ATTACKS)
     parser.add_argument("port", type=int)

@@ -1,4 +1,4 @@
-"""The recordings that a benchmark is given: any kind that spectro reads."""
+"""Find the recordings for a benchmark: any kind that spectro reads."""
 
 from argparse import ArgumentParser
 from pathlib import Path
@@ -7,7 +7,7 @@ from spectro.audio.recording import recordings
 
 
 def spread(parser: ArgumentParser, source: Path, limit: int | None = None) -> list[Path]:
-    """Return the recordings below a folder, or so many of them, evenly spread; ends the program if there are none."""
+    """Return the recordings below a folder, or `limit` of them, evenly spread; exits if there are none."""
     every = sorted(path for path in recordings(source) if path.is_file())
     if not every:
         parser.error(f"{source}: holds no recording; name a folder that does")

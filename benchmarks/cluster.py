@@ -1,12 +1,12 @@
-"""What does it cost to spread a folder run over a cluster, and what is lost when a part of the cluster is?
+"""What does a cluster cost for a folder run, and what is lost when part of the cluster fails?
 
 python benchmarks/cluster.py FOLDER... --overhead [--recordings 20000] [--nodes 2 4] [--rounds 3]
-python benchmarks/cluster.py FOLDER... --kills [--recordings 6000]     # of a node, then of the run itself, half-way
-python benchmarks/cluster.py FOLDER... --memory 1000 200000            # the most that run and workers take
-python benchmarks/cluster.py FOLDER... --costs                         # what the model of ten million is made of
+python benchmarks/cluster.py FOLDER... --kills [--recordings 6000]     # of a node, then of the run itself, part-way
+python benchmarks/cluster.py FOLDER... --memory 1000 200000            # peak memory of run and workers
+python benchmarks/cluster.py FOLDER... --costs                         # inputs for a model of ten million recordings
 
-The cluster is Ray's own for tests: nodes of one processor each, on this machine, so that a cluster of two nodes has the
-cores that the local run has. It is started before the clock is. Recordings are those below FOLDER, repeated as links.
+The cluster is Ray's test cluster on this machine, with nodes of one CPU each, so that two nodes have as many cores as
+the local run. It is started before timing begins. The recordings are those below FOLDER, repeated as links.
 """
 
 import argparse
@@ -35,7 +35,7 @@ POLL_S = 0.2
 
 
 def links(clips: list[Path], count: int, folder: Path) -> Path:
-    """Return a folder of so many links to recordings, a thousand in each folder below."""
+    """Return a folder with `count` links to recordings, a thousand per subfolder."""
     for number in range(count):
         clip = clips[number % len(clips)].resolve()
         one = folder / f"{number // 1000:04}" / f"{number:07}{clip.suffix}"
@@ -50,7 +50,7 @@ def command(folder: Path, out: Path, *more: str) -> list[str]:
 
 
 def run(folder: Path, out: Path, *more: str) -> float:
-    """Classify a folder; returns how long that takes, in seconds."""
+    """Classify a folder; return the duration in seconds."""
     started = time.perf_counter()
     done = subprocess.run(command(folder, out, *more), stderr=subprocess.PIPE, text=True, check=False)
     if done.returncode:
@@ -60,7 +60,7 @@ def run(folder: Path, out: Path, *more: str) -> float:
 
 @contextmanager
 def cluster(nodes: int) -> Iterator[Any]:
-    """Have a cluster of nodes of one processor, beside a head that has none."""
+    """Run a cluster of nodes with one CPU each, and a head with none."""
     from ray.cluster_utils import Cluster
 
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
@@ -73,13 +73,13 @@ def cluster(nodes: int) -> Iterator[Any]:
 
 
 def rows(out: Path) -> pd.DataFrame:
-    """Return the rows of a table in parts, in the order of the paths."""
+    """Return the rows of a table in parts, sorted by path."""
     found = pd.concat([pd.read_parquet(part) for part in parts_in(out)], ignore_index=True)
     return found.sort_values("path", ignore_index=True)
 
 
 def measure_overhead(folder: Path, work: Path, nodes: list[int], rounds: int) -> dict[str, Any]:
-    """Time the local run and clusters in turns."""
+    """Time the local run and cluster runs in turns."""
     taken: dict[str, list[float]] = {}
     equal: dict[str, bool] = {}
     for turn in range(rounds):
@@ -107,7 +107,7 @@ def measure_overhead(folder: Path, work: Path, nodes: list[int], rounds: int) ->
 
 
 def measure_kills(folder: Path, work: Path, count: int) -> dict[str, Any]:
-    """Kill a node half-way, and in another run the run itself; count what is missing and what is there twice."""
+    """Kill a node part-way, and in another run the run itself; count missing and duplicate rows."""
     whole, found = work / "whole", {}
     run(folder, whole)
     expected = rows(whole)
@@ -149,7 +149,7 @@ def measure_kills(folder: Path, work: Path, count: int) -> dict[str, Any]:
 
 
 def measure_memory(clips: list[Path], counts: list[int], work: Path) -> dict[str, Any]:
-    """Return the most that the run, and the largest of its workers, hold in memory, in MiB."""
+    """Return the peak memory of the run and of its largest worker, in MiB."""
     found: dict[str, Any] = {}
     for count in counts:
         folder = links(clips, count, work / f"links-{count}")
@@ -175,7 +175,7 @@ def measure_memory(clips: list[Path], counts: list[int], work: Path) -> dict[str
 
 
 def measure_costs(clips: list[Path], work: Path) -> dict[str, Any]:
-    """Return what a model of larger runs is made of."""
+    """Return the inputs for a model of larger runs."""
     few, many = links(clips, 100, work / "few"), links(clips, 6000, work / "many")
     started = time.perf_counter()
     with Listing(place(one) for one in sorted(many.rglob("*.*"))) as listing:

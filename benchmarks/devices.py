@@ -1,10 +1,11 @@
-"""How much faster do two processes train than one, and how much faster could they?
+"""How much faster do two processes train than one, and how much faster could they be?
 
 python benchmarks/devices.py RENDERING [--backbone mobilenet] [--weights none] [--rounds 3] [--epochs 3] [--batch 32]
 
-In turns, each process on one thread: one process; two that share each batch (`--devices 2 --strategy ddp`); and two
-runs at once that have nothing to do with each other, which is what the machine's cores and memory allow. Counted are
-the epochs after the first, with validation, as `curves.csv` tells them; figures of the two kinds of runs stand beside.
+Three variants take turns, each process on one thread: one process; two that share each batch (`--devices 2 --strategy
+ddp`); and two independent runs at once, which show what the machine's cores and memory allow. Times are those of the
+epochs after the first, with validation, from `curves.csv`. The last validation losses of the first two variants are
+given, too.
 """
 
 import argparse
@@ -23,7 +24,7 @@ from spectro.rendering.index import read_index
 
 
 def start(given: argparse.Namespace, out: Path, devices: int) -> subprocess.Popen[bytes]:
-    """Begin a run on so many processes."""
+    """Start a run on `devices` processes."""
     options = {
         "index": given.rendering,
         "backbone": given.backbone,

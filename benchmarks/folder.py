@@ -1,15 +1,15 @@
-"""How fast is a folder classified: against a version before, and against what people would use instead?
+"""How fast is a folder classified, compared with an earlier version and with alternatives?
 
-python benchmarks/folder.py FOLDER --against CHECKOUT [--recordings 6000] [--rounds 3]   # the command, start included
+python benchmarks/folder.py FOLDER --against CHECKOUT [--recordings 6000] [--rounds 3]   # the command, with start-up
 python benchmarks/folder.py FOLDER --instead [--clips 24] [--rounds 3]                   # from recordings to labels
 
---against runs `spectro predict` of this version and of another, from its checkout and with its own default checkpoint,
-and this version with `--workers 1` and with other checkpoints (`--checkpoints`), in turns.
+--against runs `spectro predict` of this version and of another, from its checkout and with its own default checkpoint.
+It also runs this version with `--workers 1` and with other checkpoints (`--checkpoints`). All take turns.
 
---instead: the same clips, in one process each, once all is loaded, in turns. The Audio Spectrogram Transformer in
-Hugging Face's audio-classification pipeline, as it is published but for its weights, which are random; and
-DeepSpectrum's way: a matplotlib picture of a mel spectrogram, read by an ImageNet network (VGG16's shape, random
-weights). Random weights compute as long as others.
+--instead classifies the same clips in turns, in one process, with everything loaded. The alternatives are the Audio
+Spectrogram Transformer in Hugging Face's audio-classification pipeline, as published except for random weights, and
+DeepSpectrum's method: a matplotlib picture of a mel spectrogram, classified by an ImageNet network (VGG16's
+architecture, random weights). Random weights take as long to compute as others.
 """
 
 import argparse
@@ -31,11 +31,11 @@ from cluster import links
 import spectro
 
 HERE = Path(__file__).resolve().parents[1]
-"""`python -m` imports what lies in the working folder first."""
+"""The checkout of this version; `python -m` imports from the working folder first."""
 
 
 def command(folder: Path, out: Path, *more: str, checkout: Path = HERE) -> float:
-    """Classify a folder by the version in a checkout; returns how long that takes, in seconds."""
+    """Classify a folder with the version in a checkout; return the duration in seconds."""
     arguments = [sys.executable, "-m", "spectro", "predict", str(folder), "--out", str(out), *more]
     started = time.perf_counter()
     done = subprocess.run(arguments, cwd=checkout, stderr=subprocess.PIPE, text=True, check=False)
@@ -59,7 +59,7 @@ def measure_versions(clips: list[Path], given: argparse.Namespace) -> dict[str, 
             ways[f"now, {one.name}"] = lambda out, one=one: command(folder, out, "--checkpoint", str(one.resolve()))
         some = links(clips, 3, work / "some")
         for place, more in enumerate(([], *(["--checkpoint", str(one.resolve())] for one in given.checkpoints))):
-            command(some, work / f"warm-{place}.csv", *more)  # exports are made once
+            command(some, work / f"warm-{place}.csv", *more)  # exports are made only once
         command(some, work / "warm.csv", checkout=given.against)
         for turn in range(given.rounds):
             for way, run in ways.items():
@@ -73,7 +73,7 @@ def measure_versions(clips: list[Path], given: argparse.Namespace) -> dict[str, 
 
 
 def against(taken: dict[str, list[float]], name: str) -> dict[str, Any]:
-    """Return by how much each way is faster than one of them: the median of the rounds, and the rounds."""
+    """Return how many times as fast as `name` each variant is: the median over rounds, and each round."""
     found = {}
     for way, values in taken.items():
         rounds = [theirs / ours for theirs, ours in zip(taken[name], values, strict=True)]
@@ -82,7 +82,7 @@ def against(taken: dict[str, list[float]], name: str) -> dict[str, Any]:
 
 
 def by_transformers() -> Callable[[list[Path]], object]:
-    """Return the Audio Spectrogram Transformer in a pipeline."""
+    """Return a function that classifies clips with the Audio Spectrogram Transformer in a pipeline."""
     from transformers import ASTConfig, ASTFeatureExtractor, ASTForAudioClassification, pipeline
 
     network = ASTForAudioClassification(ASTConfig(num_labels=8)).eval()
@@ -97,7 +97,7 @@ def by_transformers() -> Callable[[list[Path]], object]:
 
 
 def by_pictures() -> Callable[[list[Path]], object]:
-    """Return a network that reads matplotlib's pictures."""
+    """Return a function that classifies clips with a network on matplotlib pictures."""
     import librosa
     import matplotlib
     import timm
@@ -129,7 +129,7 @@ def by_pictures() -> Callable[[list[Path]], object]:
 
 
 def measure_instead(clips: list[Path], rounds: int) -> dict[str, Any]:
-    """Time what people would use instead, in turns."""
+    """Time spectro and the alternatives in turns."""
     predictor = spectro.load()
     ways: dict[str, Callable[[list[Path]], object]] = {
         "spectro": lambda some: list(predictor.predict_folder(*some)),

@@ -1,14 +1,14 @@
-"""A service among hostile requests: no 500, no growth of memory, alive at the end, and answering all the while.
+"""A service under hostile requests: no 500, no memory growth, alive at the end, and answering throughout.
 
     python benchmarks/hostile.py RAVDESS_FOLDER [--requests 2000] [--examples 600] [--seconds 8]
 
-schemathesis asks whatever the OpenAPI document allows and forbids, and broken recordings and pictures are uploaded: cut
-off, with bytes changed, of other kinds, and small files that promise to become large. Memory is read after a first
-quarter of the broken files, when all that is loaded on demand is there, and at the end.
+schemathesis sends requests that the OpenAPI document allows or forbids. Broken recordings and pictures are uploaded:
+truncated, with bytes changed, of other kinds, and small files that claim to be large. Memory is read after each quarter
+of the broken files (by the first, everything that loads on demand is loaded), and at the end.
 
-Then each attack of attacks.py goes on for some seconds, while another client asks `/healthz` over new connections: it
-must be answered within a second each time, or the exit code is 1. While heavy recordings are uploaded by clients who
-hang up, the other client's predictions are timed, too.
+Then each attack of attacks.py runs for some seconds, while another client requests `/healthz` over new connections. It
+must be answered within a second each time, or the exit code is 1. While heavy recordings are uploaded, the other
+client's predictions are timed, too.
 """
 
 import argparse
@@ -37,7 +37,7 @@ KINDS = ("WAV", "FLAC", "OGG", "MP3", "AIFF", "AU", "W64", "CAF")
 
 
 def recordings(clip: Path) -> list[bytes]:
-    """Return a recording in many formats, and recordings that ask for much: long, of many channels, of a high rate."""
+    """Return a recording in many formats, and demanding recordings: long, with many channels, at a high rate."""
     samples, rate = soundfile.read(clip, dtype="float32")
     found = []
     for kind in KINDS:
@@ -60,7 +60,7 @@ def recordings(clip: Path) -> list[bytes]:
 
 
 def pictures(clip: Path) -> list[bytes]:
-    """Return a rendered picture, and PNGs that promise to be large."""
+    """Return a rendered picture, and PNGs that claim to be large."""
     predictor = spectro.load()
     spec = predictor.checkpoint.spec
     found = [png.encode(predictor.render(clip), spec, "clip")]
@@ -74,7 +74,7 @@ def pictures(clip: Path) -> list[bytes]:
 
 
 def broken(whole: list[bytes], generator: np.random.Generator) -> Iterator[bytes]:
-    """Yield files whole, cut off, and with bytes changed, for ever."""
+    """Yield files whole, truncated, with bytes changed, and noise, endlessly."""
     while True:
         for content in whole:
             yield content
@@ -87,7 +87,7 @@ def broken(whole: list[bytes], generator: np.random.Generator) -> Iterator[bytes
 
 
 def upload(server: Server, clip: Path, count: int) -> tuple[Counter[int], list[float]]:
-    """Upload broken files; returns how often each status came, and the service's memory on the way, in MiB."""
+    """Upload broken files; return the count of each status, and the service's memory at each quarter, in MiB."""
     generator = np.random.default_rng(0)
     sounds, drawn = broken(recordings(clip), generator), broken(pictures(clip), generator)
     statuses: Counter[int] = Counter()
@@ -104,7 +104,7 @@ def upload(server: Server, clip: Path, count: int) -> tuple[Counter[int], list[f
 
 
 def fuzz(server: Server, examples: int) -> dict[str, object]:
-    """Let schemathesis ask; returns what it says at its end."""
+    """Run schemathesis; return its exit code, number of cases, and summary."""
     command = [str(Path(sys.executable).with_name("schemathesis")), "run", "--max-examples", str(examples)]
     command += ["--phases", "examples,coverage,fuzzing", "--exclude-checks", "positive_data_acceptance", "--no-color"]
     done = subprocess.run(
@@ -119,7 +119,7 @@ def fuzz(server: Server, examples: int) -> dict[str, object]:
 
 
 def heavy(folder: Path, rate: int) -> Path:
-    """Write a FLAC of few bytes, 59 s and 8 channels; returns its path."""
+    """Write a small FLAC file of 59 s and 8 channels; return its path."""
     path = folder / f"{rate}.flac"
     with soundfile.SoundFile(path, "w", rate, 8, format="FLAC") as file:
         for _ in range(59):
@@ -128,7 +128,7 @@ def heavy(folder: Path, rate: int) -> Path:
 
 
 def attacks(clip: Path, seconds: float) -> dict[str, dict[str, object]]:
-    """Attack in every way; returns what the other client and the attackers saw."""
+    """Run every attack; return what the other client and the attackers observed."""
     content = clip.read_bytes()
 
     def predict(port: int) -> None:
@@ -159,9 +159,9 @@ def main() -> None:
     """Measure, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="a folder of recordings")
-    parser.add_argument("--requests", type=int, default=2000, help="uploads of broken files")
-    parser.add_argument("--examples", type=int, default=600, help="of schemathesis, for each operation")
-    parser.add_argument("--seconds", type=float, default=8, help="of each attack")
+    parser.add_argument("--requests", type=int, default=2000, help="number of broken files to upload")
+    parser.add_argument("--examples", type=int, default=600, help="examples of schemathesis per operation")
+    parser.add_argument("--seconds", type=float, default=8, help="duration of each attack")
     given = parser.parse_args()
     clip = min(given.source.rglob("*.wav"))
     with running() as server:

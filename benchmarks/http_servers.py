@@ -1,9 +1,9 @@
-"""HTTP servers among hostile clients, without a service behind them: which has the limits, and how fast is it?
+"""HTTP servers among hostile clients, without a service behind them: which has limits, and how fast is each?
 
-    python benchmarks/http_servers.py [--seconds 8]      # what is not installed is left out: hypercorn, granian
+    python benchmarks/http_servers.py [--seconds 8]      # hypercorn and granian are skipped if not installed
 
-Each server runs a bare application with the limits that it offers. While a process attacks it, `/healthz` is asked over
-new connections; then it answers as many requests as it can over one connection.
+Each server runs a bare application with the limits that it offers. Its speed is measured first, over one connection.
+Then each attack runs in its own process while `/healthz` is requested over new connections.
 """
 
 import argparse
@@ -33,7 +33,7 @@ COMMANDS = {
 
 
 async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
-    """Read what comes, and answer."""
+    """Read each request, and answer."""
     if scope["type"] == "lifespan":
         while (message := await receive())["type"] != "lifespan.shutdown":
             await send({"type": f"{message['type']}.complete"})
@@ -49,7 +49,7 @@ async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
 
 @contextmanager
 def serving(command: str) -> Iterator[int]:
-    """Run a server; yields its port."""
+    """Run a server; yield its port."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     words = command.format(port=port).split()
@@ -71,7 +71,7 @@ def serving(command: str) -> Iterator[int]:
 
 
 def speed(port: int, seconds: float = 3.0) -> float:
-    """Return requests a second over one connection."""
+    """Return the requests per second over one connection."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     count, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds:
@@ -85,7 +85,7 @@ def speed(port: int, seconds: float = 3.0) -> float:
 def main() -> None:
     """Measure, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=8.0, help="of each attack")
+    parser.add_argument("--seconds", type=float, default=8.0, help="duration of each attack")
     given = parser.parse_args()
     for name, command in COMMANDS.items():
         if not importlib.util.find_spec(command.split()[0]):

@@ -1,11 +1,11 @@
-"""Mutated recordings, pictures and checkpoints: no process dies, each file gets one row, and memory stays the same.
+"""Mutated recordings, pictures and checkpoints: no process dies, each file gets one row, and memory stays constant.
 
     python benchmarks/mutations.py CLIP [--recordings 8000] [--pictures 1500] [--checkpoints 500]
 
-Recordings in ten formats, and rendered pictures, are cut off, have bytes changed (mostly in headers), are doubled,
-or are noise; `spectro predict` classifies the folder, and its memory is read ten times a second. Checkpoints, the
-shipped one with its description and the header of its weights mutated, are loaded one after the other by one process,
-which must answer each with a checkpoint error or with probabilities that add up to one.
+Recordings in ten formats and rendered pictures are truncated, have bytes changed (mostly in headers), are doubled, or
+are replaced with noise. `spectro predict` classifies the folder, and its memory is read ten times a second. Then one
+process loads mutated copies of the shipped checkpoint in turn, with changes in the description or the weights (mostly
+their header). Each must give a checkpoint error or probabilities that sum to one.
 """
 
 import argparse
@@ -45,11 +45,11 @@ KINDS = {
 }
 HEADER = 400  # bytes in which most changes fall
 ODD: tuple[Any, ...] = (None, True, -1, 0, 224.5, 10**6, 10**12, float("nan"), "", "x" * 99, [], [["a"]], {}, "unsure")
-"""What values of a checkpoint's description are replaced by."""
+"""Replacements for values in a checkpoint's description."""
 
 
 def encoded(clip: Path) -> dict[str, bytes]:
-    """Return the clip in every format, by its ending."""
+    """Return the clip in every format, keyed by file extension."""
     samples, rate = soundfile.read(clip, dtype="float32")
     samples = samples[: 3 * rate]
     found = {}
@@ -62,7 +62,7 @@ def encoded(clip: Path) -> dict[str, bytes]:
 
 
 def mutated(content: bytes, generator: np.random.Generator) -> bytes:
-    """Return a file cut off, with bytes changed, doubled, with a piece left out, or replaced by noise."""
+    """Return a file truncated, with bytes changed, doubled, with a piece removed, or replaced with noise."""
     way = generator.integers(10)
     if way == 0:
         return generator.bytes(int(generator.integers(0, 5000)))
@@ -82,7 +82,7 @@ def mutated(content: bytes, generator: np.random.Generator) -> bytes:
 
 
 def write_files(folder: Path, clip: Path, recordings: int, pictures: int, generator: np.random.Generator) -> None:
-    """Write so many mutated recordings and pictures."""
+    """Write mutated recordings and pictures."""
     wholes = list(encoded(clip).items())
     predictor = spectro.load()
     picture = png.encode(predictor.render(clip), predictor.checkpoint.spec, "clip")
@@ -94,7 +94,7 @@ def write_files(folder: Path, clip: Path, recordings: int, pictures: int, genera
 
 
 def classify(folder: Path, out: Path) -> dict[str, Any]:
-    """Run `spectro predict` on all files of a folder; returns what it did, and its memory at each quarter."""
+    """Run `spectro predict` on all files of a folder; return its results, and its memory in each quarter."""
     listed = folder.parent / "list.txt"
     listed.write_text("\n".join(str(path) for path in sorted(folder.iterdir())))
     command = [sys.executable, "-m", "spectro", "predict", str(listed), "--out", str(out)]
@@ -124,7 +124,7 @@ def classify(folder: Path, out: Path) -> dict[str, Any]:
 
 
 def broken_descriptions(content: dict[str, Any], generator: np.random.Generator) -> Iterator[bytes]:
-    """Yield descriptions with a value replaced, left out or added, or with bytes changed, for ever."""
+    """Yield descriptions with a value replaced or removed, or with bytes changed, endlessly."""
     while True:
         copy = json.loads(json.dumps(content))
         place = copy
@@ -145,7 +145,7 @@ def broken_descriptions(content: dict[str, Any], generator: np.random.Generator)
 
 
 def load_broken(work: Path, count: int) -> dict[str, Any]:
-    """Load mutated checkpoints in this process; returns what became of them, and the memory at each quarter."""
+    """Load mutated checkpoints in this process; return the outcomes, and the memory after each quarter."""
     generator = np.random.default_rng(1)
     shipped = default_checkpoint()
     weights = (shipped / WEIGHTS_FILE).read_bytes()
@@ -166,7 +166,7 @@ def load_broken(work: Path, count: int) -> dict[str, Any]:
             outcomes["answered" if good else "WRONG PROBABILITIES"] += 1
         except spectro.SpectroError as error:
             outcomes[type(error).__name__] += 1
-        except Exception as error:  # noqa: BLE001 - what is counted here
+        except Exception as error:  # noqa: BLE001 - unexpected errors are counted here
             outcomes[f"TRACE {type(error).__name__}: {error}"[:200]] += 1
         shutil.rmtree(folder)
         if (number + 1) % max(1, count // 4) == 0:
@@ -177,7 +177,7 @@ def load_broken(work: Path, count: int) -> dict[str, Any]:
 def main() -> None:
     """Measure, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("clip", type=Path, help="a recording that is used whole")
+    parser.add_argument("clip", type=Path, help="a recording to mutate")
     parser.add_argument("--recordings", type=int, default=8000)
     parser.add_argument("--pictures", type=int, default=1500)
     parser.add_argument("--checkpoints", type=int, default=500)

@@ -1,11 +1,11 @@
-"""Does the explanation's map matter? Cover what it marks, and cover as much elsewhere: which changes the answer more?
+"""Does the explanation's map matter? Does covering what it marks change the prediction more than covering other places?
 
     python benchmarks/occlusion.py RAVDESS_FOLDER --checkpoint FOLDER [--actors 2 5 14 15 16] [--clips 200]
 
-Of each picture's columns with sound, the fifth of the places where the map is highest is covered with the picture's
-mean gray. For comparison the same shape is covered after it was shifted cyclically, in time and frequency, to places
-that overlap it least (the best 8 of 64 random shifts, seed 0): same area, same form, other place. Reported are the mean
-drops of the probability of the label that the network gave, and how often the marked places matter more.
+In each picture's columns with sound, the fifth of the pixels where the map is highest is covered with the picture's
+mean gray. For comparison, the same shape is shifted cyclically in time and frequency to places that overlap it least
+(the best 8 of 64 random shifts, seed 0): same area, same shape, other place. The output has the mean drops in the
+probability of the predicted label, and how often the marked places matter more.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def marked(heat: npt.NDArray[np.float32]) -> Mask:
 
 
 def elsewhere(mask: Mask, generator: np.random.Generator) -> list[Mask]:
-    """Return the mask, shifted to places that overlap it least."""
+    """Return copies of the mask, shifted to places that overlap it least."""
     height, width = mask.shape
     shifts = zip(generator.integers(height, size=TRIED), generator.integers(width, size=TRIED), strict=True)
     tried = [np.roll(mask, shift, axis=(0, 1)) for shift in shifts]
@@ -40,15 +40,15 @@ def main() -> None:
     """Measure, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="RAVDESS, as folders of WAV files")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a network that has not heard the actors")
-    parser.add_argument("--actors", nargs="+", type=int, help="the checkpoint's test actors, if none are named")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a network that was not trained on the actors")
+    parser.add_argument("--actors", nargs="+", type=int, help="default: the checkpoint's test actors")
     parser.add_argument("--clips", type=int, default=200)
     given = parser.parse_args()
     predictor = Predictor(given.checkpoint)
     speakers = predictor.checkpoint.split.speakers
     actors = list(map(str, given.actors or speakers["test"]))
     if not actors or set(actors) & set(speakers["train"]):
-        parser.error(f"{given.checkpoint}: was trained on these actors; name another checkpoint, or other --actors")
+        parser.error(f"{given.checkpoint}: was trained on these actors; choose another checkpoint, or other --actors")
     table = corpora.scan("ravdess", given.source).clips
     table = table[table["speaker"].isin(actors)].sample(given.clips, random_state=0)
     generator = np.random.default_rng(0)

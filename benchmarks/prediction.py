@@ -1,11 +1,11 @@
-"""How fast is prediction: the engines, the pipeline around them, and the start?
+"""How fast are prediction engines, the pipeline around them, and start-up?
 
 python benchmarks/prediction.py RAVDESS_FOLDER --engines     # the network alone, against eager PyTorch in float32
-python benchmarks/prediction.py RAVDESS_FOLDER --agreement   # do engines and precisions name the same labels?
-python benchmarks/prediction.py RAVDESS_FOLDER --pipeline    # folders, against drawing alone and the network alone
-python benchmarks/prediction.py RAVDESS_FOLDER --cold        # the command's first answer, against its imports
+python benchmarks/prediction.py RAVDESS_FOLDER --agreement   # do engines and precisions predict the same labels?
+python benchmarks/prediction.py RAVDESS_FOLDER --pipeline    # folders, against rendering alone and the network alone
+python benchmarks/prediction.py RAVDESS_FOLDER --cold        # the command's first result, against its imports
 
-Each compares in turns, in one run. `--backbone vgg19` measures that network, with random weights.
+Variants take turns in one run. `--backbone vgg19` measures that network, with random weights.
 """
 
 import argparse
@@ -43,14 +43,14 @@ KINDS = [
 
 
 def seconds(work: Callable[..., object], *given: Any, **named: Any) -> float:
-    """Return how long a call takes."""
+    """Return the duration of a call."""
     started = time.perf_counter()
     work(*given, **named)
     return time.perf_counter() - started
 
 
 def ratios(ours: list[float], theirs: list[float]) -> dict[str, Any]:
-    """Return the median of the rounds' ratios, and the rounds'."""
+    """Return the median ratio over rounds, and the ratio of each round."""
     values = [a / b for a, b in zip(ours, theirs, strict=True)]
     return {"median": round(statistics.median(values), 3), "rounds": [round(value, 3) for value in values]}
 
@@ -110,14 +110,14 @@ def measure_agreement(made: dict[str, Predictor], pictures: list[np.ndarray]) ->
 
 
 def measure_pipeline(made: dict[str, Predictor], clips: list[Path], rounds: int) -> dict[str, Any]:
-    """Set folders against their two stages, and a warm clip against its."""
+    """Compare folders with their two stages, and a warm clip with its stages."""
     found = {}
     for name, predictor in made.items():
         pictures = [predictor.render(clip) for clip in clips]
         empty = predictor.scores(pictures[:1])
 
         class Drawn:
-            """Scores nothing: what is left is drawing."""
+            """Scores nothing, so that only rendering is timed."""
 
             checkpoint = predictor.checkpoint
             judge = predictor.judge
@@ -186,13 +186,13 @@ net(numpy.zeros((1, 1, 128, 224), numpy.uint8))
 
 
 def measure_cold(folder: Path, exported: Path, clip: Path, rounds: int) -> dict[str, Any]:
-    """Set `spectro predict CLIP` against a program that imports the same libraries and runs the network once."""
+    """Compare `spectro predict CLIP` with a program that imports the same libraries and runs the network once."""
     found = {}
     backbone = Predictor(folder, engine="torch").torch_engine.net.backbone.default_cfg["architecture"]
     for engine, bare in BARE.items():
         place = str(folder if engine == "torch" else exported)
         command = [sys.executable, "-m", "spectro", "predict", str(clip), "--checkpoint", place, "--engine", engine]
-        # Importing spectro takes nothing and keeps OpenVINO from reporting, which would take its time.
+        # Importing spectro costs nothing and keeps OpenVINO from reporting, which would take time.
         program = [sys.executable, "-c", f"import sys, spectro\n{bare}", place, backbone]
         quiet: dict[str, Any] = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         ours, theirs = [], []
@@ -227,7 +227,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="a folder of recordings")
     parser.add_argument("--checkpoint", type=Path)
-    parser.add_argument("--backbone", help="a network with random weights, in place of a checkpoint")
+    parser.add_argument("--backbone", help="a network with random weights, instead of a checkpoint")
     parser.add_argument("--clips", type=int, default=500)
     parser.add_argument("--rounds", type=int, default=5)
     for what in ("engines", "agreement", "pipeline", "cold"):

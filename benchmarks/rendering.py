@@ -1,14 +1,14 @@
-"""How fast are clips rendered, against what people use today; and does it stay so?
+"""How fast are clips rendered compared with other tools, and does this hold for many clips?
 
 python benchmarks/rendering.py RAVDESS_FOLDER                  # against librosa, matplotlib and opensoundscape
-python benchmarks/rendering.py RAVDESS_FOLDER --out /dev/shm   # the same without a disk
+python benchmarks/rendering.py RAVDESS_FOLDER --out /dev/shm   # the same, without a disk
 python benchmarks/rendering.py RAVDESS_FOLDER --stages         # where the time goes, and how far it is from the limit
-python benchmarks/rendering.py RAVDESS_FOLDER --stretch        # stretching and shifting pitch, for copies
+python benchmarks/rendering.py RAVDESS_FOLDER --stretch        # time stretching and pitch shifting, for copies
 python benchmarks/rendering.py RAVDESS_FOLDER --grow 1000 100000   # the verb: time and memory over many clips
 
-All ways do one job: decode, one channel, 16 kHz, a log-mel picture of 224 x 224 (FFT of 2048, hop of 256), a PNG on the
-disk; matplotlib and opensoundscape resize the picture, the others need not. Each process computes in one thread.
-opensoundscape is measured where it is installed.
+All methods do the same job: decode, one channel, 16 kHz, a log-mel picture of 224 x 224 (FFT of 2048, hop of 256), a
+PNG on disk. matplotlib and opensoundscape resize the picture; the others do not need to. Each process computes in one
+thread. opensoundscape is measured if it is installed.
 """
 
 import os
@@ -54,13 +54,13 @@ MEL = {"sr": SPEC.sample_rate, "n_fft": SPEC.n_fft, "hop_length": SPEC.hop_lengt
 
 
 def by_spectro(path: Path, out: Path) -> None:
-    """What the workers of `spectro render` do."""
+    """Render as the workers of `spectro render` do."""
     recipe = Recipe(out, SPEC, AugmentSettings(), 60.0, "benchmark")
     render_clips([Job(f"{path.parent.name}_{path.stem}", str(path), 0)], recipe)
 
 
 def log_mel(path: Path) -> np.ndarray:
-    """librosa's, in dB below the peak, of 224 frames."""
+    """Return librosa's log-mel spectrogram, in dB below the peak, 224 frames."""
     import librosa
 
     samples, _rate = librosa.load(path, sr=SPEC.sample_rate)
@@ -69,18 +69,18 @@ def log_mel(path: Path) -> np.ndarray:
 
 
 def by_pillow(path: Path, out: Path, colours: bool = False) -> None:
-    """librosa, and Pillow for the PNG."""
+    """Render with librosa, and Pillow for the PNG."""
     gray = np.uint8(255 * (log_mel(path)[::-1] / 80 + 1))
     PIL.Image.fromarray(np.stack([gray] * 3, -1) if colours else gray).save(out / f"{path.parent.name}_{path.stem}.png")
 
 
 def by_pillow_rgb(path: Path, out: Path) -> None:
-    """librosa, and Pillow for an RGB PNG."""
+    """Render with librosa, and Pillow for an RGB PNG."""
     by_pillow(path, out, colours=True)
 
 
 def by_matplotlib(path: Path, out: Path) -> None:
-    """As tutorials do: librosa's specshow, and savefig."""
+    """Render as tutorials do: librosa's specshow, and savefig."""
     import librosa.display
     import matplotlib as mpl
 
@@ -96,7 +96,7 @@ def by_matplotlib(path: Path, out: Path) -> None:
 
 
 def by_opensoundscape(path: Path, out: Path) -> None:
-    """opensoundscape's mel spectrogram, its to_image, and Pillow."""
+    """Render with opensoundscape's mel spectrogram, its to_image, and Pillow."""
     from opensoundscape import Audio
     from opensoundscape.spectrogram import MelSpectrogram
 
@@ -116,7 +116,7 @@ WAYS: dict[str, Callable[[Path, Path], None]] = {
 
 
 def draw_some(way: str, paths: list[Path], out: Path) -> int:
-    """What a process does."""
+    """Render some clips in a process; return their number."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         for path in paths:
@@ -125,7 +125,7 @@ def draw_some(way: str, paths: list[Path], out: Path) -> int:
 
 
 def rate(pool: ProcessPoolExecutor, way: str, clips: list[Path]) -> float:
-    """Return the clips a second of a way; what it writes is thrown away."""
+    """Return the clips per second of a method; its output is deleted."""
     with tempfile.TemporaryDirectory() as name:
         (Path(name) / "images").mkdir()
         chunks = [clips[start : start + TOGETHER] for start in range(0, len(clips), TOGETHER)]
@@ -135,11 +135,11 @@ def rate(pool: ProcessPoolExecutor, way: str, clips: list[Path]) -> float:
 
 
 def compare(clips: list[Path], rounds: int) -> dict[str, object]:
-    """Measure all ways in turns, each by two processes of its own, and spectro by one."""
+    """Measure all methods in turns, each with two processes of its own, and spectro also with one."""
     ways = dict(WAYS)
     try:
         import opensoundscape  # noqa: F401
-    except (ImportError, RuntimeError):  # torchaudio raises the latter where it does not fit PyTorch
+    except (ImportError, RuntimeError):  # torchaudio raises the latter if it does not match PyTorch
         del ways["opensoundscape to image"]
     with ExitStack() as stack:
         pools = {way: (way, stack.enter_context(ProcessPoolExecutor(2))) for way in ways}
@@ -165,7 +165,7 @@ def compare(clips: list[Path], rounds: int) -> dict[str, object]:
 
 
 def milliseconds(work: Callable[[object], object], items: list[object], rounds: int) -> float:
-    """Return the median over rounds of the mean time of an item."""
+    """Return the median over rounds of the mean time per item."""
     taken = []
     for _ in range(rounds):
         started = time.perf_counter()
@@ -176,7 +176,7 @@ def milliseconds(work: Callable[[object], object], items: list[object], rounds: 
 
 
 def stages(clips: list[Path], rounds: int) -> dict[str, object]:
-    """Time each stage in one thread, and what its arithmetic would take at the machine's measured peak."""
+    """Time each stage in one thread, and its arithmetic at the machine's measured peak rate."""
     decoded = [recording._decode(path, "", None) for path in clips]
     samples = [soxr.resample(found, file_rate, SPEC.sample_rate, quality="HQ") for found, file_rate in decoded]
     shown = [one[slice(*spectrogram.shown(one, SPEC))] for one in samples]
@@ -216,12 +216,12 @@ def stages(clips: list[Path], rounds: int) -> dict[str, object]:
 
 
 def altered(how: Augmentation, samples: recording.Waveform) -> recording.Waveform:
-    """Return an altered copy."""
+    """Return an augmented copy."""
     return augment.apply(samples, 16_000, how)
 
 
 def stretch(clips: list[Path], rounds: int) -> dict[str, object]:
-    """Time what copies are made with, and python-stretch (Signalsmith's) where it is installed."""
+    """Time the augmentations of copies, and python-stretch (Signalsmith's) if it is installed."""
     samples = [recording.read(path, sample_rate=16_000, trim_db=30.0) for path in clips]
     found = {
         name: milliseconds(partial(altered, Augmentation({name: value})), samples, rounds)
@@ -245,19 +245,19 @@ def stretch(clips: list[Path], rounds: int) -> dict[str, object]:
 
 
 def short_clips(clips: list[Path], count: int, folder: Path) -> None:
-    """Write `count` recordings of half a second, no two of them the same."""
+    """Write `count` recordings of half a second, all different."""
     pieces = [recording.read(path, sample_rate=16_000, trim_db=30.0)[:8000] for path in clips]
     (folder / "speech").mkdir(parents=True)
     for number in range(count):
         samples = (pieces[number % len(pieces)] * 32767).astype(np.int16)
-        samples[:8] = [number >> 4 * digit & 15 for digit in range(8)]  # too quiet to change what is trimmed
+        samples[:8] = [number >> 4 * digit & 15 for digit in range(8)]  # too quiet to affect trimming
         content = io.BytesIO()
         soundfile.write(content, samples, 16_000, format="WAV", subtype="PCM_16")
         (folder / "speech" / f"{number:06}.wav").write_bytes(content.getvalue())
 
 
 def family(process: psutil.Process) -> Iterator[float]:
-    """Yield the memory of a process and of each that it started, in MiB."""
+    """Yield the memory of a process and of each of its descendants, in MiB."""
     for one in [process, *process.children(recursive=True)]:
         try:
             yield one.memory_info().rss / 2**20
@@ -266,7 +266,7 @@ def family(process: psutil.Process) -> Iterator[float]:
 
 
 def grow(clips: list[Path], counts: list[int]) -> list[dict[str, float]]:
-    """Run the verb over many clips: seconds a clip, and the most memory that it takes with its processes."""
+    """Run the verb on many clips; return time, clips per second, and peak memory with its processes."""
     rows = []
     for count in counts:
         with tempfile.TemporaryDirectory() as name:
@@ -303,7 +303,7 @@ def main() -> None:
     parser.add_argument("source", type=Path, help="a folder of recordings")
     parser.add_argument("--clips", type=int, default=480)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--out", type=Path, help="where pictures are written, and thrown away; the folder for that")
+    parser.add_argument("--out", type=Path, help="folder for temporary pictures; default: the system's")
     parser.add_argument("--stages", action="store_true")
     parser.add_argument("--stretch", action="store_true")
     parser.add_argument("--grow", type=int, nargs="+", metavar="CLIPS")

@@ -1,4 +1,4 @@
-"""Kill a folder run of 2,000 recordings again and again: does it end with the table of one that was left alone?
+"""Kill a folder run of 2,000 recordings repeatedly: does it end with the table of an uninterrupted run?
 
 python benchmarks/resume.py RAVDESS_FOLDER [--files 2000] [--kills 4]
 """

@@ -1,4 +1,4 @@
-"""A service in a process of its own, for the benchmarks."""
+"""Run the service in its own process, for the benchmarks."""
 
 import http.client
 import json
@@ -33,19 +33,19 @@ class Server:
 
     @property
     def memory_mb(self) -> float:
-        """Its memory now, in MiB."""
+        """Its current memory, in MiB."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
         return int(status.partition("VmRSS:")[2].split()[0]) / 1024
 
 
 @contextmanager
 def running(*options: str, checkout: Path = HERE, **environment: str) -> Iterator[Server]:
-    """Start `spectro serve` with options on a free port, in an environment; stop it when the block ends.
+    """Start `spectro serve` on a free port, and stop it when the block ends.
 
     Args:
-        options: of the command.
-        checkout: the version that is started: `python -m` imports what lies in the working folder first.
-        environment: what is set besides.
+        options: further options of the command.
+        checkout: folder of the version to start; `python -m` imports from the working folder first.
+        environment: additional environment variables.
     """
     command = [sys.executable, "-m", "spectro", "serve", "--port", "0", "--page", "false", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment, cwd=checkout)
@@ -54,7 +54,9 @@ def running(*options: str, checkout: Path = HERE, **environment: str) -> Iterato
     if "://" not in line:
         raise RuntimeError(f"the service did not start: {line}{process.stderr.read()}")
     host, _, port = line.rpartition("://")[2].strip().rpartition(":")
-    drained = threading.Thread(target=deque, args=(process.stderr, 0), daemon=True)  # a full pipe would stop it
+    drained = threading.Thread(
+        target=deque, args=(process.stderr, 0), daemon=True
+    )  # a full pipe would block the service
     drained.start()
     try:
         yield Server(host, int(port), process)
@@ -66,7 +68,7 @@ def running(*options: str, checkout: Path = HERE, **environment: str) -> Iterato
 
 
 def alive(port: int) -> None:
-    """Ask `/healthz` over a new connection; raises what goes wrong."""
+    """Request `/healthz` over a new connection; raise an error if that fails."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         connection.request("GET", "/healthz")
@@ -81,17 +83,18 @@ def alive(port: int) -> None:
 def under_attack(
     port: int, attack: str, seconds: float, *options: str, ask: Callable[[int], object] = alive
 ) -> dict[str, Any]:
-    """Ask something over new connections while an attack goes on in a process of its own.
+    """Send requests over new connections while an attack runs in its own process.
 
     Args:
         port: the service's port on 127.0.0.1.
         attack: its name in attacks.py.
-        seconds: how long it goes on.
+        seconds: duration of the attack.
         options: further options of attacks.py.
-        ask: asks the service at a port, and raises what goes wrong.
+        ask: sends a request to a port, and raises an error if it fails.
 
     Returns:
-        the slowest answer in ms (None where none came within 30 s), how many came, and what the attackers saw.
+        the slowest answer in ms (None if a request failed; `/healthz` times out after 30 s), the number of answers, and
+        the attackers' outcomes.
     """
     command = [sys.executable, str(Path(__file__).with_name("attacks.py")), attack, str(port)]
     process = subprocess.Popen([*command, "--seconds", str(seconds), *options], stdout=subprocess.PIPE, text=True)

@@ -1,11 +1,11 @@
-"""The service under load: are all answers there and right, how long do they take, and what do batches bring?
+"""The service under load: are all answers complete and right, how long do they take, and how much do batches help?
 
     python benchmarks/service.py RAVDESS_FOLDER [--requests 1000] [--at_a_time 32] [--rounds 5] [--against CHECKOUT]
 
-Two services, one with batches of up to 32 and one without batches, are asked in turns; each round asks each of them for
-1,000 predictions, 32 at a time over connections that are kept. Every answer is compared with the Python API's. The
-asking process shares the machine's cores with the services. With --against, the second service is that of another
-version, from its own checkout and with its own default checkpoint, and its answers are not compared.
+Two services, one with batches of up to 32 and one without, take turns. Each round sends each of them 1,000 requests for
+predictions, 32 at a time over kept-alive connections. Every answer is compared with the Python API's. The client shares
+the machine's cores with the services. With --against, the second service is another version, from its own checkout and
+with its own default checkpoint, and its answers are not compared.
 """
 
 import argparse
@@ -28,13 +28,13 @@ TOLERANCE = 1e-5
 
 
 def body(content: bytes) -> bytes:
-    """Return an upload."""
+    """Return the body of an upload."""
     head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="file"; filename="clip.wav"\r\n\r\n'
     return head.encode() + content + f"\r\n--{BOUNDARY}--\r\n".encode()
 
 
 class Client:
-    """Asks a service, over one connection for each thread.
+    """Sends requests to a service, over one connection per thread.
 
     Args:
         server: the service.
@@ -44,7 +44,7 @@ class Client:
         self._server, self._own = server, local()
 
     def ask(self, upload: bytes) -> tuple[int, dict[str, object], float]:
-        """Return status, answer, and seconds."""
+        """Return the status, the answer, and the seconds that it took."""
         if not hasattr(self._own, "connection"):
             self._own.connection = http.client.HTTPConnection(self._server.host, self._server.port, timeout=60)
         started = time.perf_counter()
@@ -56,7 +56,7 @@ class Client:
 
 
 def wrong(status: int, content: dict[str, object], expected: Prediction) -> bool:
-    """Tell whether an answer is not the Python API's."""
+    """Return whether an answer differs from the Python API's."""
     if status != 200 or content["label"] != expected.label:
         return True
     said = content["probabilities"]
@@ -71,7 +71,9 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--at_a_time", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--against", type=Path, help="a checkout of another version, in place of one by one")
+    parser.add_argument(
+        "--against", type=Path, help="a checkout of another version, instead of a service without batches"
+    )
     given = parser.parse_args()
     other = "one by one" if given.against is None else "before"
     paths = spread(parser, given.source, 200)

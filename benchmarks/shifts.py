@@ -1,11 +1,11 @@
-"""Are answers better when a picture is shown in several places, and the answers averaged?
+"""Are predictions better if a picture is shifted to several positions and the probabilities are averaged?
 
     python benchmarks/shifts.py CHECKPOINT RENDERING
 
-Each picture is moved in time (by 12 frames to either side) and in frequency (by 2 mel bands), what leaves on one side
-coming in on the other; probabilities are averaged. The clips are those of RENDERING, by the checkpoint's
-validation speakers, since a way of answering is a design. With each way: the gain in UAR over
-the picture as it is, with its 95 % interval over speakers.
+Each picture is shifted cyclically in time (by 12 frames to either side) and in frequency (by 2 mel bands), and the
+probabilities are averaged. The clips are those of RENDERING by the checkpoint's validation speakers, because averaging
+is a design choice. For each kind of shift, the output has the gain in UAR over the unshifted picture, with its 95 %
+interval over speakers.
 """
 
 import argparse
@@ -30,7 +30,7 @@ def main() -> None:
     """Measure, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
-    parser.add_argument("rendering", type=Path, help="folder that spectro render wrote, by the checkpoint's spec")
+    parser.add_argument("rendering", type=Path, help="folder that spectro render wrote, with the checkpoint's spec")
     given = parser.parse_args()
     predictor = Predictor(given.checkpoint)
     speakers = predictor.checkpoint.split.speakers
@@ -38,7 +38,7 @@ def main() -> None:
         parser.error(f"{given.checkpoint}: has no validation speakers; name a checkpoint that held some out")
     index, spec = read_index(given.rendering)
     if spec != predictor.checkpoint.spec:
-        parser.error(f"{given.rendering}: drawn by another spec than the checkpoint reads")
+        parser.error(f"{given.rendering}: rendered with another spec than the checkpoint's; render it with that spec")
     clips, _labels = label_clips(index[index["copy"] == 0], predictor.checkpoint.data.scheme)
     clips = clips[clips["speaker"].isin(speakers["valid"])]
     pictures = np.stack([png.read(given.rendering / name).pixels for name in clips["image"]])

@@ -1,8 +1,8 @@
-"""Run the tests again and again, in another order or beside a busy loop: do they pass every time, and how fast?
+"""Run the tests repeatedly, in random order or beside a busy loop: do they always pass, and how fast?
 
 python benchmarks/steady.py [--runs 10] [--busy 1] [--random] [--out steady.csv] [-- ARGUMENTS OF PYTEST]
 
-A line of the CSV is written as its run ends; what a run said lies beside it. Ends with 1 if a run was not green.
+Each run adds a line to the CSV and writes its log beside it. The exit code is 1 if any run failed.
 """
 
 import argparse
@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def spin() -> None:
-    """Keep a core busy."""
+    """Keep one core busy."""
     while True:
         pass
 
@@ -42,24 +42,24 @@ def busy(loops: int) -> Iterator[None]:
 
 
 def command(seed: int | None, extra: list[str]) -> list[str]:
-    """Return what `make test-all` or `make test-random` runs after `make lint`."""
+    """Return the command that `make test-all` or `make test-random` runs after `make lint`."""
     order = [] if seed is None else ["--random-order", f"--random-order-seed={seed}"]
     workers = ["-n", "auto", "--maxprocesses", "4", "--dist", "worksteal"]
     return [sys.executable, "-m", "pytest", *workers, "-m", "", *order, *extra]
 
 
 def counted(said: str, kind: str) -> int:
-    """Return how many tests pytest's last line, such as `1 failed, 9 passed in 3.21s`, calls `kind`."""
+    """Return the number of tests of a kind in pytest's last line, such as `1 failed, 9 passed in 3.21s`."""
     last = [line for line in said.splitlines() if re.search(r" in \d+\.\d+s", line)][-1:]
     return sum(int(number) for number in re.findall(rf"(\d+) {kind}", "".join(last)))
 
 
 def main() -> int:
-    """Run, and return the exit code."""
+    """Run the tests, and return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=10)
-    parser.add_argument("--busy", type=int, default=0, help="cores that a loop keeps busy meanwhile")
-    parser.add_argument("--random", action="store_true", help="another order in each run")
+    parser.add_argument("--busy", type=int, default=0, help="number of cores to keep busy")
+    parser.add_argument("--random", action="store_true", help="run the tests in a different random order each time")
     parser.add_argument("--out", type=Path, default=Path("steady.csv"))
     parser.add_argument("pytest", nargs="*", help="arguments of pytest, after --")
     given = parser.parse_args()

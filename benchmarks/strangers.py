@@ -1,19 +1,20 @@
-"""What may people expect whom a network never met, in a corpus that it never heard, and over a telephone?
+"""How accurate is a network on unseen speakers of an unseen corpus, directly and over a telephone?
 
     python benchmarks/strangers.py CONFIG RENDERING... --out FOLDER [--folds CORPUS...] [--seeds 0 ...]
         [--sounds RENDERING...]
 
-For each corpus of the renderings (or those of --folds) a network is trained on all others by CONFIG, a file of
-settings of `spectro finetune`, and measured on every clip of that corpus whose label the others have: as it is, and as
-a telephone would bring it (300 to 3,400 Hz, 8 kHz, mu-law). Only labels that both have are answers. Training is
-resumed, and what was measured is not measured again. FOLDER/strangers.csv has a line for each corpus, seed and
-condition: UAR with its interval over speakers, accuracy, expected calibration error, and the accuracy of the half of
-the answers that are surest; and the temperature that would have suited these strangers best. A corpus that serves to
-choose designs may choose the temperature, too: give it to the other folds with --temperature, in place of what suits
-the validation speakers of heard corpora. With --sounds, renderings of sounds in which nobody speaks, `refused` is the
-share of a corpus's clips that a network which has never heard it takes for no speech.
+For each corpus of the renderings (or of --folds), a network is trained on all others with CONFIG, a settings file of
+`spectro finetune`. It is measured on every clip of that corpus whose label the others have: as it is, and over a
+simulated telephone (300 to 3,400 Hz, 8 kHz, mu-law). Only labels that both sides have are possible answers. Training is
+resumed, and finished measurements are not repeated.
 
-The recordings are read where the renderings say that they lie.
+FOLDER/strangers.csv has a row for each corpus, seed and condition: UAR with its interval over speakers, accuracy,
+expected calibration error, accuracy of the more confident half of the predictions, and the temperature that would have
+suited these speakers best. A corpus that is used to choose designs may also choose the temperature: pass it to the
+other folds with --temperature, instead of the one that suits the validation speakers of the training corpora.
+
+With --sounds, renderings of sounds without speech, `refused` is the share of a corpus's clips that a network not
+trained on it classifies as no speech. Recordings are read from the paths in the renderings.
 """
 
 import argparse
@@ -47,7 +48,7 @@ CONDITIONS = ("as it is", "telephone")
 
 
 def over_a_telephone(path: str, folder: Path) -> Path:
-    """Write a recording as a telephone brings it: 300 to 3,400 Hz, 8 kHz, mu-law."""
+    """Write a recording as heard over a telephone: 300 to 3,400 Hz, 8 kHz, mu-law; return its path."""
     samples = recording.read(Path(path), sample_rate=TELEPHONE, trim_db=None)
     band = scipy.signal.butter(6, (300, 3_400), "bandpass", fs=TELEPHONE, output="sos")
     band_limited = scipy.signal.sosfiltfilt(band, samples)
@@ -110,10 +111,12 @@ def main() -> None:
     parser.add_argument("config", type=Path)
     parser.add_argument("renderings", type=Path, nargs="+")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--folds", nargs="+", help="corpora to test; all")
+    parser.add_argument("--folds", nargs="+", help="corpora to test; default: all")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--sounds", type=Path, nargs="+", default=[], help="renderings of sounds without a voice")
-    parser.add_argument("--temperature", type=float, help="of the probabilities; what suits the validation speakers")
+    parser.add_argument("--sounds", type=Path, nargs="+", default=[], help="renderings of sounds without speech")
+    parser.add_argument(
+        "--temperature", type=float, help="of the probabilities; default: the one that suits the validation speakers"
+    )
     given = parser.parse_args()
     index, _spec = read_indexes(given.renderings)
     index = index[index["copy"] == 0]
@@ -133,7 +136,7 @@ def main() -> None:
             )
             known = read_json(out / "strangers.json") or []
             if given.sounds and not all("refused" in one for one in known):
-                known = []  # it was measured before sounds were given
+                known = []  # measured before sounds were given
             if len(known) == len(CONDITIONS):
                 continue
             checkpoint = finetune(settings)

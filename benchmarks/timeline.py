@@ -1,9 +1,9 @@
-"""Is the timeline of a recording right as often as the network is on its clips? And what memory does two hours take?
+"""Is a recording's timeline as accurate as the network on its clips, and how much memory do two hours take?
 
     python benchmarks/timeline.py RAVDESS_FOLDER --checkpoint FOLDER [--actors 2 5 14 15 16] [--smooth_s 2 8]
 
-The clips of each actor are joined, in a random order (seed 0) and so that an emotion lasts for four clips, and each
-recording's timeline is compared, second by second of what it calls sound, with what was joined.
+The clips of each actor are joined in a random order (seed 0), and so that each emotion lasts for four clips. Each
+recording's timeline, where it is not silence, is compared with the true emotions, weighted by duration.
 """
 
 import argparse
@@ -30,7 +30,7 @@ CLIPS_IN_A_ROW = 4
 
 
 def orders(clips: pd.DataFrame, generator: np.random.Generator) -> Iterator[tuple[str, pd.DataFrame]]:
-    """Yield the orders in which clips are joined."""
+    """Yield the name of each order, and the clips in that order."""
     yield "another emotion at any clip", clips.sample(frac=1, random_state=generator)
     groups = []
     for _, same in clips.groupby("emotion"):
@@ -43,7 +43,7 @@ def orders(clips: pd.DataFrame, generator: np.random.Generator) -> Iterator[tupl
 
 
 def join(paths: list[str], place: Path) -> list[float]:
-    """Write recordings one after the other; returns where each ends, in seconds."""
+    """Write recordings joined into one; return where each ends, in seconds."""
     parts = []
     for path in paths:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
@@ -53,7 +53,7 @@ def join(paths: list[str], place: Path) -> list[float]:
 
 
 def seconds(predictor: Predictor, place: Path, truths: pd.DataFrame, smooth_s: float) -> pd.DataFrame:
-    """Return, for each piece of sound within a clip, its length, what was joined, and what the timeline says."""
+    """Return, for each piece of sound within a clip, its length, its true emotion, and the timeline's label."""
     rows = []
     for one in timeline(predictor, place, WindowSettings(smooth_s=smooth_s)):
         if one.label == SILENCE:
@@ -66,7 +66,7 @@ def seconds(predictor: Predictor, place: Path, truths: pd.DataFrame, smooth_s: f
 
 
 def shares(found: pd.DataFrame) -> dict[str, float]:
-    """Return how often, and how long, the timeline is right."""
+    """Return the shares of sound and of clips that the timeline labels correctly, and the UAR."""
     votes = found.groupby(["clip", "truth", "said"], as_index=False)["seconds"].sum()
     votes = votes.sort_values("seconds").groupby("clip").tail(1)
     right = found["truth"] == found["said"]
@@ -78,7 +78,7 @@ def shares(found: pd.DataFrame) -> dict[str, float]:
 
 
 def cost(path: Path, out: Path) -> dict[str, float]:
-    """Return the peak memory of the timeline verb on a recording, its time with start-up, and its rows."""
+    """Return the peak memory of the timeline verb on a recording, its time with start-up, and its number of rows."""
     code = (
         "import sys; from spectro.cli import main; code = main(sys.argv[1:]); "
         "print(open('/proc/self/status').read().partition('VmHWM:')[2].split()[0]); sys.exit(code)"
@@ -91,7 +91,7 @@ def cost(path: Path, out: Path) -> dict[str, float]:
 
 
 def memory(clips: pd.DataFrame, folder: Path) -> dict[str, dict[str, float]]:
-    """Return what timelines of a clip, and of clips joined to ten minutes and to two hours, cost."""
+    """Return the cost of timelines of a clip, and of clips joined to ten minutes and to two hours."""
     found = {"a clip": cost(Path(clips["path"].iloc[0]), folder / "clip.csv")}
     for name, least_s in (("ten minutes", 600.0), ("two hours", 7200.0)):
         place, total = folder / f"{name}.flac", 0.0
@@ -110,16 +110,16 @@ def main() -> None:
     """Measure, and print JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", type=Path, help="RAVDESS, as folders of WAV files")
-    parser.add_argument("--checkpoint", type=Path, required=True, help="a network that has not heard the actors")
-    parser.add_argument("--actors", nargs="+", type=int, help="the checkpoint's test actors, if none are named")
+    parser.add_argument("--checkpoint", type=Path, required=True, help="a network that was not trained on the actors")
+    parser.add_argument("--actors", nargs="+", type=int, help="default: the checkpoint's test actors")
     parser.add_argument("--smooth_s", nargs="+", type=float, default=[2.0, 8.0])
-    parser.add_argument("--memory", action="store_true", help="measure memory, too")
+    parser.add_argument("--memory", action="store_true", help="also measure memory")
     given = parser.parse_args()
     predictor = Predictor(given.checkpoint)
     speakers = predictor.checkpoint.split.speakers
     actors = list(map(str, given.actors or speakers["test"]))
     if not actors or set(actors) & set(speakers["train"]):
-        parser.error(f"{given.checkpoint}: was trained on these actors; name another checkpoint, or other --actors")
+        parser.error(f"{given.checkpoint}: was trained on these actors; choose another checkpoint, or other --actors")
     table = corpora.scan("ravdess", given.source).clips
     table = table[table["speaker"].isin(actors)].reset_index(drop=True)
     alone = pd.Series([row.label for row in predictor.predict_folder(*table["path"])])

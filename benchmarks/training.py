@@ -1,12 +1,12 @@
-"""What does training cost beside the network's own arithmetic; and what does a frozen start save?
+"""How much time does training add to the network's own arithmetic, and how much do frozen first layers save?
 
 python benchmarks/training.py RENDERING                # Lightning, PNGs, masking and mixup, against a bare PyTorch loop
 python benchmarks/training.py RENDERING --stages       # the same, part by part
-python benchmarks/training.py RENDERING --prefix       # frozen layers computed once for each picture, and every time
+python benchmarks/training.py RENDERING --prefix       # frozen layers computed once per picture, or every time
 
 RENDERING is a folder that `spectro render` wrote. The bare loop has the same network, precision, batch, loss and
-optimiser, and its pictures as tensors in memory; it runs in turns with the epochs of `spectro finetune`. So does
-another, which computes all layers in bfloat16; training keeps those in float32 that are slow in it.
+optimiser, and its pictures as tensors in memory. It takes turns with the epochs of `spectro finetune`. So does another
+loop, which computes all layers in bfloat16; training keeps the layers that are slow in bfloat16 in float32.
 """
 
 import argparse
@@ -34,13 +34,13 @@ from spectro.train.trainer import make_trainer
 
 
 class Bare:
-    """A loop over tensors in memory.
+    """A training loop over tensors in memory.
 
     Args:
-        settings: of the run that it is set against.
+        settings: of the run that it is compared with.
         data: of the same run.
-        steps: batches an epoch.
-        told: whether it leaves the layers in float32 that are slow in bfloat16, as training does.
+        steps: batches per epoch.
+        told: whether layers that are slow in bfloat16 stay in float32, as in training.
     """
 
     def __init__(self, settings: FinetuneSettings, data: PictureDataModule, steps: int, told: bool = True) -> None:
@@ -60,7 +60,7 @@ class Bare:
         self._loss = torch.nn.CrossEntropyLoss(label_smoothing=settings.train.label_smoothing)
 
     def epoch(self, autocast: Any, device: torch.device) -> float:
-        """Train for an epoch; returns seconds."""
+        """Train for an epoch; return the seconds."""
         self._net.to(device).train()
         batches = [(pictures.to(device), targets.to(device)) for pictures, targets in self._batches]
         started = time.perf_counter()
@@ -76,7 +76,7 @@ class Bare:
 
 
 class InTurns(pl.Callback):
-    """Times epochs of a training, and runs one of each bare loop after each.
+    """Times the epochs of a training run, and runs an epoch of each bare loop after each.
 
     Args:
         bare: the bare loops.
@@ -92,7 +92,7 @@ class InTurns(pl.Callback):
         self._started = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop it, and run the bare loops."""
+        """Stop the clock, and run the bare loops."""
         _finish(pl_module.device)
         self.ours.append(time.perf_counter() - self._started)
         for bare, taken in zip(self._bare, self.theirs, strict=True):
@@ -105,7 +105,7 @@ def _finish(device: torch.device) -> None:
 
 
 def overhead(settings: FinetuneSettings, steps: int, rounds: int) -> dict[str, Any]:
-    """Set training against the bare loop."""
+    """Compare training with the bare loops."""
     settings = replace(settings, train=replace(settings.train, epochs=rounds + 1))
     data = finetuning._data(settings)
     torch.manual_seed(0)
@@ -113,7 +113,7 @@ def overhead(settings: FinetuneSettings, steps: int, rounds: int) -> dict[str, A
     net = SpectrogramNet(settings.backbone, len(data.labels)).to(memory_format=torch.channels_last)
     model = Classifier(net, settings.train, settings.seed, data.class_weights(), data.prior())
     trainer, _best = make_trainer(settings, settings.folder)
-    trainer.callbacks = [turns]  # no checkpoints, which come once an epoch
+    trainer.callbacks = [turns]  # no checkpoints, which are written once per epoch
     trainer.limit_train_batches, trainer.limit_val_batches = steps, 0
     trainer.fit(model, datamodule=data)
     ours, *others = (taken[1:] for taken in (turns.ours, *turns.theirs))  # the first warms up
@@ -133,7 +133,7 @@ def overhead(settings: FinetuneSettings, steps: int, rounds: int) -> dict[str, A
 
 
 def stages(settings: FinetuneSettings, steps: int, rounds: int) -> dict[str, Any]:
-    """Leave parts of training away, one after the other."""
+    """Remove parts of training, one after the other."""
     plain = replace(settings, mask=False, train=replace(settings.train, mixup=0.0))
     return {
         "all": overhead(settings, steps, rounds),
@@ -143,12 +143,12 @@ def stages(settings: FinetuneSettings, steps: int, rounds: int) -> dict[str, Any
 
 
 def refuse(*_: object) -> None:
-    """Stand for a network that cannot be divided."""
+    """Act as a network that cannot be divided."""
     raise ValueError
 
 
 def prefix(settings: FinetuneSettings, epochs: int, rounds: int) -> dict[str, Any]:
-    """Train with plans that freeze a start, with and without computing it once for each picture, in turns."""
+    """Train with plans that freeze the first layers, with and without computing them once per picture, in turns."""
     divide, found = module.FrozenPrefix, {}
     for plan in ("head", "last-block"):
         train = replace(settings.train, plan=plan, mixup=0.0, epochs=epochs)
@@ -178,7 +178,7 @@ def main() -> None:
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--epochs", type=int, default=5, help="with --prefix")
+    parser.add_argument("--epochs", type=int, default=5, help="epochs with --prefix")
     parser.add_argument("--stages", action="store_true")
     parser.add_argument("--prefix", action="store_true")
     given = parser.parse_args()

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 os.environ.setdefault("SPECTRO_ENGINE", "torch")  # exporting every test's network would be slow
 
 for _name, _action in {"SIGINT": signal.default_int_handler, "SIGHUP": signal.SIG_DFL}.items():
-    # nohup and a shell's & make a command ignore these signals, and the processes that its tests start inherit that
+    # nohup and a shell's & make a command ignore these signals; the processes that tests start inherit that
     if (_signal := getattr(signal, _name, None)) is not None and signal.getsignal(_signal) is signal.SIG_IGN:
         signal.signal(_signal, _action)
 
@@ -38,7 +38,7 @@ WriteWav = Callable[..., Path]
 
 
 def pytest_collection_finish() -> None:
-    """Exclude the imported objects from garbage collection, so that collecting after each test costs next to nothing."""
+    """Exclude imported objects from garbage collection, so that collecting after each test costs next to nothing."""
     gc.collect()
     gc.freeze()
 
