@@ -54,9 +54,7 @@ def running(*options: str, checkout: Path = HERE, **environment: str) -> Iterato
     if "://" not in line:
         raise RuntimeError(f"the service did not start: {line}{process.stderr.read()}")
     host, _, port = line.rpartition("://")[2].strip().rpartition(":")
-    drained = threading.Thread(
-        target=deque, args=(process.stderr, 0), daemon=True
-    )  # a full pipe would block the service
+    drained = threading.Thread(target=deque, args=(process.stderr, 0), daemon=True)  # a full pipe would block it
     drained.start()
     try:
         yield Server(host, int(port), process)

@@ -71,9 +71,7 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--at_a_time", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument(
-        "--against", type=Path, help="a checkout of another version, instead of a service without batches"
-    )
+    parser.add_argument("--against", type=Path, help="a checkout of another version, instead of one without batches")
     given = parser.parse_args()
     other = "one by one" if given.against is None else "before"
     paths = spread(parser, given.source, 200)
