@@ -1,4 +1,4 @@
-"""The drawings of a study's page, as SVG that stands in the page and takes its letters."""
+"""The plots of a study's page, as inline SVG that uses the fonts of the page."""
 
 from collections.abc import Sequence
 from io import StringIO
@@ -34,10 +34,10 @@ STYLE: Any = {
 
 @mpl.rc_context(STYLE)
 def curves(name: str, runs: Sequence[pd.DataFrame]) -> Markup:
-    """Draw loss and validation UAR of a system's runs over its epochs.
+    """Plot loss and validation UAR of a system's runs over the epochs.
 
     Args:
-        name: what tells this figure from others.
+        name: identifies the figure.
         runs: the `curves.csv` of each run.
     """
     figure = Figure(figsize=(4.6, 1.9), layout="constrained")
@@ -54,7 +54,7 @@ def curves(name: str, runs: Sequence[pd.DataFrame]) -> Markup:
 
 @mpl.rc_context(STYLE)
 def costs(place: tuple[str, str, str], systems: Sequence[Entry]) -> dict[str, Any]:
-    """Draw UAR on new speakers over what a system costs: time of a clip, and time of a training.
+    """Plot UAR on new speakers over the cost of a system: time per clip, and time of the training.
 
     Args:
         place: corpus, label scheme and protocol.
@@ -65,7 +65,7 @@ def costs(place: tuple[str, str, str], systems: Sequence[Entry]) -> dict[str, An
     """
     here = [one for one in systems if (one.corpus, one.labels, one.protocol) == place]
     figure = Figure(figsize=(11, max(3.2, 0.24 * len(here) + 1.0)), layout="constrained")
-    panels = {"clip_ms": "a clip, from recording to label, ms", "train_s": "a training, s"}
+    panels = {"clip_ms": "ms per clip, from recording to label", "train_s": "training, s"}
     low, high = min(one.uar for one in here), max(one.uar for one in here)
     margin = max(0.02, 0.08 * (high - low))
     for axes, (column, title) in zip(figure.subplots(1, 2, sharey=True), panels.items(), strict=True):
@@ -79,13 +79,13 @@ def costs(place: tuple[str, str, str], systems: Sequence[Entry]) -> dict[str, An
             continue
         axes.scatter([x for x, _y, _name in points], [y for _x, y, _name in points], s=22, color=PALETTE[0])
         _label(axes, points)
-    figure.axes[0].set_ylim(low - margin, high + margin)  # of both panels, though one may lack points
+    figure.axes[0].set_ylim(low - margin, high + margin)  # for both panels, even if one has no points
     figure.axes[0].set_ylabel("UAR, new speakers")
     return {"place": place, "svg": _svg(figure, f"costs {place}")}
 
 
 def _label(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
-    """Write names in a column on the right, tied to their points, so that none covers another."""
+    """Write names in a column on the right, with lines to their points, so that none overlap."""
     ordered = sorted(points, key=lambda point: -point[1])
     places = np.linspace(0.98, 0.02, len(ordered)) if len(ordered) > 1 else [0.5]
     for (x, y, name), place in zip(ordered, places, strict=True):
@@ -104,11 +104,11 @@ def _label(axes: Any, points: Sequence[tuple[float, float, str]]) -> None:
 
 @mpl.rc_context(STYLE)
 def embedding_map(embeddings: npt.NDArray[np.float32], clips: pd.DataFrame, labels: Sequence[str]) -> Markup:
-    """Draw what the network's last layer reads of clips in two dimensions (t-SNE), by label and by speaker.
+    """Plot embeddings of clips in two dimensions (t-SNE), by label and by speaker.
 
     Args:
         embeddings: float32 of shape (clips, features).
-        clips: with the columns `label` and `speaker`.
+        clips: table with the columns `label` and `speaker`.
         labels: names of the labels, in order.
 
     Source: van der Maaten & Hinton, Visualizing data using t-SNE, JMLR 9 (2008) 2579.
@@ -139,7 +139,7 @@ def embedding_map(embeddings: npt.NDArray[np.float32], clips: pd.DataFrame, labe
 
 
 def shade(value: float | None) -> str:
-    """Return the CSS colours of a cell that holds a share, 0 to 1: white to dark blue, letters to match."""
+    """Return the CSS colours of a cell with a share, 0 to 1: white to dark blue, with a readable text colour."""
     if value is None or np.isnan(value):
         return "background:#fff;color:#667"
     low, high = np.array([255, 255, 255]), np.array([0, 74, 128])
@@ -148,9 +148,9 @@ def shade(value: float | None) -> str:
 
 
 def _svg(figure: Figure, name: str) -> Markup:
-    """Return a figure as an SVG element that scales with the page; the same for the same content."""
+    """Return a figure as an SVG element that scales with the page; equal content gives equal text."""
     buffer = StringIO()
     with mpl.rc_context({"svg.hashsalt": name}):
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None}, transparent=True)
     text = buffer.getvalue()
-    return Markup(text[text.index("<svg") :])  # drawn by matplotlib, which escapes what it writes
+    return Markup(text[text.index("<svg") :])  # matplotlib escapes the text that it writes

@@ -1,6 +1,6 @@
-"""The page of a study: one HTML file that needs nothing else, with all systems side by side.
+"""The page of a study: one self-contained HTML file that shows all systems side by side.
 
-Figures are pooled over a system's runs, and intervals drawn over speakers, from the predictions that its runs left.
+Figures and intervals are computed from the predictions of a system's runs, pooled over the runs.
 """
 
 import base64
@@ -32,11 +32,11 @@ PUBLISHED = ("system", "corpus", "labels", "protocol", "figure", "measure", "sou
 TITLE = b"<title>spectro: systems side by side</title>"
 LEAST_ON_MAP = 10
 ENVELOPE = 300
-"""Points of a drawn waveform."""
+"""Points of a plotted waveform."""
 
 
 def is_page(path: Path) -> bool:
-    """Tell whether a file is the page of a study."""
+    """Return whether a file is the page of a study."""
     try:
         with path.open("rb") as stream:
             return TITLE in stream.read(2000)
@@ -109,15 +109,15 @@ def _boards(settings: StudySettings, found: list[Entry]) -> Iterator[dict[str, A
 
 
 def _favoured(entries: list[Entry]) -> Entry | None:
-    """Return the system that validation speakers favour; where they trained, too, none but a sole one."""
-    told = [one for one in entries if one.rows["valid_uar"].notna().any()]
-    if not told:
+    """Return the best system on validation speakers; if there are no such figures, the only system or None."""
+    validated = [one for one in entries if one.rows["valid_uar"].notna().any()]
+    if not validated:
         return entries[0] if len(entries) == 1 else None
-    return max(told, key=lambda one: float(one.rows["valid_uar"].mean()))
+    return max(validated, key=lambda one: float(one.rows["valid_uar"].mean()))
 
 
 def _row(entries: list[Entry], protocols: list[str]) -> dict[str, Any]:
-    """Return a system's cells by protocol, and how much the leaky one flatters it, where both are complete."""
+    """Return a system's cells by protocol, and its gain under the leaky protocol if both are complete."""
     cells = {one.protocol: one for one in entries}
     first, leaky = (
         next(cells[name] for name in protocols if name in cells),
@@ -129,7 +129,7 @@ def _row(entries: list[Entry], protocols: list[str]) -> dict[str, Any]:
 
 
 def _corpus(entry: Entry) -> str:
-    """Return what a board is of: the corpus, or of folders of one's own, which differ, the rendering."""
+    """Return the corpus of a board; for `folder`, which can be any folder, with the rendering."""
     return f"{entry.corpus} {entry.images}" if "folder" in entry.corpus.split("+") else entry.corpus
 
 
@@ -166,7 +166,7 @@ def _curves(found: list[Entry]) -> Iterator[dict[str, Any]]:
 
 
 def _map(settings: StudySettings, found: list[Entry]) -> dict[str, Any] | None:
-    """Return a picture of test clips' embeddings by the network that validation speakers favour; None without one."""
+    """Return a map of the test clips' embeddings by the best network on validation speakers; None without one."""
     networks = [one for one in found if one.protocol not in LEAKS and one.complete and _is_network(one.folders[0])]
     best = _favoured(networks)
     if best is None:
@@ -179,12 +179,12 @@ def _map(settings: StudySettings, found: list[Entry]) -> dict[str, Any] | None:
         index, _spec = read_index(folder)
         predictor = Predictor(best.folders[0])
     except SpectroError:
-        return None  # the rendering is gone: its table still stands
+        return None  # the rendering is gone, but its table is still there
     untouched = index[index["copy"] == 0]
     images = dict(zip(untouched["clip_id"], untouched["image"], strict=True))
     found_rows = list(predict_rows(predictor, [folder / str(images.get(name, "")) for name in clips["clip_id"]]))
     if len(found_rows) < LEAST_ON_MAP or any(row.embedding is None for row in found_rows):
-        return None  # there is little to see, or the pictures are not those of then
+        return None  # there are too few clips, or the pictures have changed
     embeddings = np.stack([row.embedding for row in found_rows if row.embedding is not None])
     report = read_json(report_folder(best.folders[0]) / METRICS_FILE)
     return {
@@ -200,14 +200,14 @@ def _is_network(folder: Path) -> bool:
 
 
 def _examples(settings: StudySettings, found: list[Entry]) -> list[dict[str, Any]]:
-    """Return waveform and picture of one clip of each emotion, by gender, for each rendering."""
+    """Return waveform and picture of one clip per emotion and gender, for each rendering."""
     made = []
     for name in dict.fromkeys(one.images for one in found):
         folder = settings.runs / "images" / name
         try:
             index, spec = read_index(folder)
         except SpectroError:
-            continue  # the rendering is gone: its table still stands
+            continue  # the rendering is gone, but its table is still there
         untouched = index[index["copy"] == 0]
         groups = untouched.fillna({"gender": ""}).groupby(["emotion", "gender"], sort=False).head(1)
         clips = []
@@ -218,7 +218,7 @@ def _examples(settings: StudySettings, found: list[Entry]) -> list[dict[str, Any
             try:
                 envelope = _envelope(spectrogram.read(str(row["path"]), spec, max_duration_s=None))
             except SpectroError:
-                envelope = ""  # the recording is gone since it was drawn
+                envelope = ""  # the recording has gone since it was rendered
             png = base64.b64encode(picture.read_bytes()).decode()
             speaker = "" if pd.isna(row["speaker"]) else f", speaker {row['speaker']}"
             clips.append(
@@ -245,7 +245,7 @@ def _envelope(samples: np.ndarray[Any, Any]) -> str:
 
 
 def _plain(settings: StudySettings) -> dict[str, Any]:
-    """Return the study's settings as they would stand in its YAML, without what is this machine's own."""
+    """Return the study's settings as in its YAML, without those that belong to this machine."""
     free = ("runs", "table", "report", "source", "jobs", "weights", "published", "quick", "shorter")
     plain: dict[str, Any] = json.loads(
         json.dumps({name: value for name, value in asdict(settings).items() if name not in free}, default=str)

@@ -160,7 +160,7 @@ def test_the_lead_is_what_validation_speakers_favour_on_new_speakers(
     leaky = replace(settings, protocols={"random-leaky": [0]}, report=tmp_path / "page.html")
     _write(leaky, table, folders)
     text = (tmp_path / "page.html").read_text()
-    assert '<p class="lead">' not in text and "Nothing on this page is about speakers\n" in text
+    assert '<p class="lead">' not in text and "No figure on this page is for new speakers" in text
     assert "by test speaker" not in text.lower() and "#speakers" not in text
 
 
@@ -174,7 +174,7 @@ def test_a_system_that_lacks_runs_says_so_and_does_not_lead(
     text = (tmp_path / "page.html").read_text()
     assert "1 of 2</span>" in text and "validation speakers, svm" in text
     _write(replace(settings, report=tmp_path / "page.html"), shown[shown["fold"] == 0], folders)
-    assert "No system is done yet on all the speakers" in (tmp_path / "page.html").read_text()
+    assert "No system has finished all its\n" in (tmp_path / "page.html").read_text()
 
 
 def test_no_system_is_put_first_by_test_speakers(
@@ -183,7 +183,7 @@ def test_no_system_is_put_first_by_test_speakers(
     settings, table, folders = study
     page = tmp_path / "page.html"
     _write(replace(settings, report=page), table.assign(valid_uar=float("nan")), folders)
-    assert "so that no system is put first here" in page.read_text()
+    assert "so none is ranked first" in page.read_text()
     alone = replace(settings, report=page, systems={"svm": {"verb": "classical"}})
     _write(alone, table.assign(valid_uar=float("nan")), folders)
     assert re.search(r'<p class="lead">svm,\s+which tells 3 classes', page.read_text())
