@@ -13,7 +13,7 @@ def default_predictor() -> Predictor:
     """Return a predictor with the shipped checkpoint; the same one each time.
 
     Raises:
-        CheckpointError: the shipped checkpoint is not there.
+        CheckpointError: the shipped checkpoint is missing.
     """
     return load()
 

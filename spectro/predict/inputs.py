@@ -1,4 +1,4 @@
-"""Which recordings a person names: files, folders with all folders below, and lists; here, or at an address."""
+"""The recordings that inputs name: files, folders with all subfolders, and lists; local, or at an address."""
 
 import csv
 import io
@@ -17,24 +17,24 @@ from spectro.files import MESSAGE, printable
 
 
 def expand(inputs: Iterable[str | os.PathLike[str]]) -> Iterator[Place]:
-    """Yield the recordings that inputs name: files as they are, folders with all folders below, lists line by line.
+    """Yield the recordings that inputs name: files as given, folders with all subfolders, lists line by line.
 
-    Each may be an address, such as s3://bucket/calls; so may the lines of a list. Paths are absolute, so that they say
-    the same wherever a table is read. Links are not followed. No more than a folder is in memory at a time.
+    An input, or a line of a list, may be an address such as s3://bucket/calls. Paths are made absolute, so that they
+    are valid wherever a table is read. Links are not followed. At most one folder is in memory at a time.
 
     Raises:
-        PredictionError: nothing is named, an input is not there, or a list cannot be read.
-        OSError: an address cannot be looked at.
+        PredictionError: there is no input, an input does not exist, or a list cannot be read.
+        OSError: an address cannot be accessed.
     """
     places = [place(given) for given in inputs]
     if not places:
         raise PredictionError("nothing to predict: name recordings, folders or lists")
-    found = [_expand_one(one) for one in places]  # which looks whether each is there before the first is searched
+    found = [_expand_one(one) for one in places]  # checks that each exists before the first is searched
     return (_absolute(one) for one in chain.from_iterable(found))
 
 
 def _absolute(path: Place) -> Place:
-    """Return an absolute path; only what .. leads out of is looked up."""
+    """Return an absolute path; links are resolved only in a path with `..`, and only in its folder."""
     if isinstance(path, Address):
         return path
     return path.parent.resolve() / path.name if ".." in path.parts else path.absolute()
@@ -47,7 +47,7 @@ def _expand_one(path: Place) -> Iterable[Place]:
     else:
         kind = "folder" if path.is_dir() else "file" if os.path.lexists(path) else None
     if kind is None:
-        raise PredictionError(f"{printable(path)}: is not there")
+        raise PredictionError(f"{printable(path)}: does not exist")
     if kind == "folder":
         return recordings(path) if isinstance(path, Path) else (one for one in path.files() if _is_recording(one))
     return _read_list(path) if path.suffix.lower() in (".txt", ".csv") else [path]
@@ -61,8 +61,8 @@ def _read_list(path: Place) -> Iterator[Place]:
     """Yield the paths that a list names, relative to the list's folder.
 
     Raises:
-        PredictionError: it cannot be read, or has no column of paths; before anything is yielded where its first lines
-            tell.
+        PredictionError: the list cannot be read, or has no column of paths; raised before anything is yielded if its first
+            lines show it.
     """
     names = _names_in(path)
     first = next(names, None)
@@ -72,13 +72,13 @@ def _read_list(path: Place) -> Iterator[Place]:
 def _from_list(path: Place, name: str) -> Place:
     if is_address(name):
         return place(name)
-    if isinstance(path, Address):  # which knows no ..
+    if isinstance(path, Address):  # addresses do not support ..
         return path.parent / posixpath.normpath(name) if not name.startswith("/") else place(name)
     return path.parent / name
 
 
 def _names_in(path: Place) -> Iterator[str]:
-    """Yield the lines of a list, or the column path of a CSV, as far as they hold something."""
+    """Yield the non-empty lines of a list, or the non-empty cells of a CSV's column `path`."""
     try:
         with ExitStack() as stack:
             opened = path.opened() if isinstance(path, Address) else path.open("rb")
@@ -86,7 +86,7 @@ def _names_in(path: Place) -> Iterator[str]:
             if path.suffix.lower() == ".csv":
                 rows = csv.DictReader(text)
                 if "path" not in (rows.fieldnames or ()):
-                    raise ValueError("it has no column path")
+                    raise ValueError("it has no column named path")
                 yield from (row["path"] for row in rows if row["path"])
             else:
                 yield from (line for line in map(_without_end, text) if line.strip())
@@ -100,19 +100,19 @@ def _without_end(line: str) -> str:
 
 
 def local(places: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Return what lies on this machine, which no output may be written over."""
+    """Return the inputs on this machine, which no output may overwrite."""
     return [one for one in map(place, places) if isinstance(one, Path)]
 
 
 def stems(paths: Sequence[Place]) -> list[Path]:
-    """Return a name for what is made of each recording: its path under the folder that all share, without its ending.
+    """Return a name for the output of each recording: its path below the folder that all share, without its suffix.
 
-    Recordings that differ by nothing but their ending keep it.
+    Recordings that differ only in their suffix keep it.
     """
     places = [
         Path(os.path.normpath(Path("/", *one.url.split("/")) if isinstance(one, Address) else one.absolute()))
         for one in paths
-    ]  # what .. leads out of is not below
+    ]  # a/../b is not below a
     root = os.path.commonpath([place.parent for place in places])
     names = [place.relative_to(root) for place in places]
     times = Counter(name.with_suffix("") for name in names)
@@ -120,5 +120,5 @@ def stems(paths: Sequence[Place]) -> list[Path]:
 
 
 def reason_of(error: Exception, path: Place) -> str:
-    """Return what an error says of a recording, without its path, which stands beside it."""
+    """Return an error's message without the recording's path, which is shown beside it."""
     return printable(str(error).removeprefix(f"{printable(path)}: "), MESSAGE)

@@ -1,4 +1,4 @@
-"""What is said of one recording, or of a part of one."""
+"""The result for one recording, or for a part of one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ NO_SPEECH = "no speech"
 
 
 class Scorer(Protocol):
-    """What rows are made with: a `Predictor`."""
+    """Computes scores and labels for rows; `Predictor` is one."""
 
     checkpoint: Description
 
@@ -22,23 +22,23 @@ class Scorer(Protocol):
         """Score pictures."""
 
     def judge(self, probabilities: Probabilities, speech: float | None) -> str:
-        """Return the label that probabilities stand for."""
+        """Return the label for probabilities."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """What became of one recording, or of a part of it.
+    """The result for one recording, or for a part of it.
 
     Args:
-        path: its path, as text that any file can hold.
-        start_s: begin of what the row is about, in seconds.
-        end_s: its end, in seconds.
+        path: path of the recording, as text that any file can hold.
+        start_s: start of the part, in seconds.
+        end_s: end of the part, in seconds.
         label: the most likely label, `unsure`, `no speech` or `silence`; empty if there is an error.
-        confidence: probability of the most likely label, or of `no speech`, 0 to 1; None if nothing was heard.
-        probabilities: probability of every label, if somebody speaks; empty if nothing was heard.
+        confidence: probability of the most likely label, or of `no speech`, 0 to 1; None for silence or an error.
+        probabilities: probability of every label, given speech; empty for silence or an error.
         error: why there is no label; empty if there is one.
-        speech: probability that somebody speaks, 0 to 1; None if nothing was heard, or the checkpoint cannot tell.
-        embedding: float32 of shape (features,), what the last layer of the network reads; None if nothing was heard.
+        speech: probability of speech, 0 to 1; None for silence or an error, or if the checkpoint has no speech detector.
+        embedding: input of the network's last layer, float32 of shape (features,); None if there is none.
     """
 
     path: str
@@ -79,8 +79,8 @@ def verdict(scorer: Scorer, scores: Scores, label: str | None = None) -> dict[st
 
     Args:
         scorer: a `Predictor`.
-        scores: of one picture, or a mean over several.
-        label: what is said; None for what the scores stand for.
+        scores: scores of one picture, or a mean over several.
+        label: the label; None to derive it from the scores.
     """
     probabilities = scores.probabilities[0]
     speech = None if scores.speech is None else float(scores.speech[0])
@@ -97,8 +97,8 @@ def mean_scores(probabilities: Probabilities, speech: float) -> Scores:
     """Return means over windows as the scores of one picture.
 
     Args:
-        chances: mean probabilities, float64 of shape (labels,).
-        speech: mean probability that somebody speaks; NaN where the checkpoint cannot tell.
+        probabilities: mean probabilities, float64 of shape (labels,).
+        speech: mean probability of speech; NaN if the checkpoint has no speech detector.
     """
     known = None if np.isnan(speech) else np.array([speech])
     return Scores(probabilities[None], np.zeros((1, 0), np.float32), known)

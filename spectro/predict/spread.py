@@ -1,6 +1,6 @@
-"""A run over recordings in parts, which processes on this machine or on many work on; its tables are `output.parts`.
+"""A run over recordings in parts, shared by processes on one machine or many; its tables are `output.parts`.
 
-What runs here and what runs elsewhere is the same function: it answers for some recordings, and writes a file of rows.
+The same function runs here and elsewhere: it computes the rows of some recordings and writes them to a file.
 """
 
 import secrets
@@ -31,18 +31,18 @@ from spectro.predict.results import Row
 from spectro.processes import in_processes
 
 PART_ROWS = 1000
-"""Recordings that are handed out at a time at most, and what a kill can cost."""
+"""Most recordings per job; a kill can cost as many."""
 FEWEST, PARTS = 50, 256
-"""Recordings that are handed out at a time at least; and jobs that there are, as far as they are no smaller."""
+"""Fewest recordings per job; and the number of jobs to aim for, as long as none gets smaller than that."""
 LATE_S, TRIES = 2.0, 5
-"""How long a drive of several machines may take to show all files, and how often it is looked at."""
+"""Seconds to wait for a drive shared by several machines to show all files, and how often to check."""
 
 Answer: TypeAlias = Callable[[Predictor, Sequence[Place]], Iterator[Sequence[Row]]]
-"""What makes all rows of each of some recordings, in their order."""
+"""Yields all rows of each recording, in the order given."""
 
 
 def cluster_of(address: str | None, device: str | None, cpus: float, gpus: float) -> Cluster | None:
-    """Return the cluster that settings name; processes take GPUs of it if the device is one."""
+    """Return the cluster at an address, None without one; its processes take GPUs only if the device is `cuda`."""
     if address is None:
         return None
     check_installed()
@@ -51,11 +51,11 @@ def cluster_of(address: str | None, device: str | None, cpus: float, gpus: float
 
 @dataclass(frozen=True)
 class Job:
-    """Recordings that are worked on together.
+    """Recordings that are processed together.
 
     Args:
-        number: of the file that their rows are written to.
-        recordings: paths and keys.
+        number: number of the file that their rows are written to.
+        recordings: path and key of each.
     """
 
     number: int
@@ -64,13 +64,13 @@ class Job:
 
 @dataclass(frozen=True)
 class Done:
-    """What became of a job.
+    """Outcome of a job.
 
     Args:
-        recordings: how many there were.
-        failed: how many of them could not be used, or not to their end.
-        heard_s: how long the others are together, in seconds.
-        engine: what computed the network.
+        recordings: number of recordings.
+        failed: number of recordings that could not be used, or not to their end.
+        heard_s: total duration of what could be used, in seconds.
+        engine: name of the engine that computed the network.
     """
 
     recordings: int
@@ -81,15 +81,15 @@ class Done:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How jobs are done.
+    """What a process needs to do jobs.
 
     Args:
-        network: what the predictor is made of.
-        answer: makes the rows; a function that can be imported, or a `functools.partial` of one.
+        network: builds the predictor.
+        answer: computes the rows; an importable function, or a `functools.partial` of one.
         folder: where files of rows are written.
-        run: tells this run's files from those of another.
-        columns: of the table.
-        identity: what rows depend on.
+        run: distinguishes this run's files from those of other runs.
+        columns: columns of the table.
+        identity: identifies the checkpoint and settings that rows depend on.
         embeddings: whether rows have embeddings.
     """
 
@@ -103,7 +103,7 @@ class Recipe:
 
 
 def work(job: Job, recipe: Recipe) -> Done:
-    """Answer for some recordings, and write their rows; doing it again writes the same file again."""
+    """Compute and write the rows of a job; doing the job again writes the same file again."""
     predictor = recipe.network.predictor()
     places = [place(path) for path, _key in job.recordings]
     answered, heard_s, failed = [], 0.0, 0
@@ -125,19 +125,19 @@ class Spread:
     """A run in parts.
 
     Args:
-        what: what the progress bar says.
-        inputs: what is named.
-        network: what predictors are made of.
-        answer: makes the rows; see `Recipe`.
-        out: the table: a folder for its parts, or a file that is made of them in the end; a path, or an address.
-        columns: of the table.
-        identity: what rows depend on.
+        what: label of the progress bar.
+        inputs: the inputs, as the user named them.
+        network: builds the predictors.
+        answer: computes the rows; see `Recipe`.
+        out: the table: a folder for its parts, or a file merged from them at the end; a path, or an address.
+        columns: columns of the table.
+        identity: identifies the checkpoint and settings that rows depend on.
         embeddings: whether rows have embeddings.
-        resume: keep what an earlier run has done.
-        fewest: recordings of a part at least, as far as there are as many; 0 for `FEWEST`.
-        most: recordings of a part at most.
-        cluster: where it is done; None for this machine.
-        workers: given the number of recordings, how many processes work on this machine.
+        resume: keep the rows of an earlier run.
+        fewest: fewest recordings per part, if there are as many; 0 for `FEWEST`.
+        most: most recordings per part.
+        cluster: cluster to run on; None for this machine.
+        workers: returns the number of processes on this machine, given the number of recordings.
     """
 
     what: str
@@ -156,15 +156,15 @@ class Spread:
 
 
 def spread(run: Spread, places: Iterable[Place]) -> int:
-    """Answer for recordings; returns the exit code.
+    """Compute the rows of all recordings, and return the exit code.
 
     Args:
-        run: how.
-        places: the recordings; they are listed first, onto the disk.
+        run: the run.
+        places: the recordings; a list of them is first written to disk.
 
     Raises:
-        PredictionError: there is no recording, or the output is not ours to write.
-        SpectroError: there is no such cluster.
+        PredictionError: there is no recording, or the output is not ours to overwrite.
+        SpectroError: the cluster does not exist.
     """
     folder = run.out if run.out.suffix == "" else run.out.parent / f".{run.out.name}.parts"
     with ExitStack() as stack:
@@ -179,12 +179,12 @@ def spread(run: Spread, places: Iterable[Place]) -> int:
         listing = stack.enter_context(Listing(tqdm(places, desc="listing", unit="clip", file=sys.stderr, leave=False)))
         count = len(listing.keys)
         if not count:
-            raise PredictionError("there is no recording in what is named")
+            raise PredictionError("there is no recording in the inputs")
         parts = Parts(folder, run.identity, fresh=not run.resume)
         if parts.dropped:
             print(
-                f"{printable(run.out)}: {parts.dropped} rows of another checkpoint, other settings or an earlier "
-                "version are made again",
+                f"{printable(run.out)}: {parts.dropped} rows from another checkpoint, other settings or an earlier "
+                "version are computed again",
                 file=sys.stderr,
             )
         done = parts.keep(listing.keys, failed=False)
@@ -215,8 +215,8 @@ def spread(run: Spread, places: Iterable[Place]) -> int:
             _merge(parts, run)
     failed, unusable = parts.failed()
     note = f" ({kept} kept from an earlier run)" if kept else ""
-    by = f" by {', '.join(sorted(engines))}" if engines else ""
-    bad = f"; {failed} could not be used, see the column error" if failed else ""
+    by = f", computed with {', '.join(sorted(engines))}" if engines else ""
+    bad = f"; {failed} could not be used, see the error column" if failed else ""
     print(f"{count - failed} of {count} recordings{note} in {printable(run.out)}{by}{bad}", file=sys.stderr)
     return 0 if not failed else 2 if unusable == count else 1
 
@@ -235,10 +235,10 @@ def _rounds(function: Callable[[Job], Done], jobs: Iterator[Job], run: Spread, l
 
 
 def _settle(parts: Parts, listing: Listing, run: Spread) -> None:
-    """See that each recording has its rows, once: a process that was thought lost may have written a file, too.
+    """Make sure that each recording has its rows once: a process presumed lost may have written them, too.
 
     Raises:
-        PredictionError: some have none that can be seen from here.
+        PredictionError: some recordings have no rows that this machine can see.
     """
     for _try in range(TRIES):
         missing = int((~parts.keep(listing.keys, failed=True)).sum())
@@ -246,16 +246,16 @@ def _settle(parts: Parts, listing: Listing, run: Spread) -> None:
             return
         time.sleep(LATE_S)
     raise PredictionError(
-        f"{printable(run.out)}: the rows of {missing} recordings are not there, though they were written; name an "
+        f"{printable(run.out)}: the rows of {missing} recordings are missing, though they were written; name an "
         "--out that all machines of the cluster share"
     )
 
 
 def _check_address(run: Spread, folder: Place) -> None:
-    """Refuse to write over an input at an address, or over what is not ours.
+    """Refuse to overwrite an input at an address, or a table there that is not ours.
 
     Raises:
-        PredictionError: it is one.
+        PredictionError: `run.out` is one of these.
     """
     if not isinstance(run.out, Address) or not run.out.suffix:
         return
@@ -263,13 +263,12 @@ def _check_address(run: Spread, folder: Place) -> None:
         raise PredictionError(f"{printable(run.out)}: is an input, and would be overwritten; choose another --out")
     if run.out.kind() is not None and not parts_in(folder):
         raise PredictionError(
-            f"{printable(run.out)}: is there already, and spectro did not make it; choose another --out, or move it "
-            "away"
+            f"{printable(run.out)}: already exists, and spectro did not make it; choose another --out, or move it away"
         )
 
 
 def _merge(parts: Parts, run: Spread) -> None:
-    """Make the table that was asked for of its parts."""
+    """Merge the parts into the requested table."""
     with ExitStack() as stack:
         if isinstance(run.out, Address):
             out = Path(stack.enter_context(TemporaryDirectory())) / run.out.name

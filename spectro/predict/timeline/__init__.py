@@ -1,1 +1,1 @@
-"""What is heard in the course of long recordings."""
+"""Timelines of long recordings."""

@@ -1,4 +1,4 @@
-"""The segments of a recording in other forms: a summary of it, Audacity labels, WebVTT."""
+"""The segments of a recording in other formats: a summary, Audacity labels, WebVTT."""
 
 import heapq
 import html
@@ -13,7 +13,7 @@ STRONGEST = 5
 
 
 class Summary:
-    """What was heard in a recording, in short; segments are added as they come and not kept.
+    """A summary of a recording; segments are added as they come, and are not kept.
 
     Args:
         path: the recording.
@@ -37,10 +37,10 @@ class Summary:
             (heapq.heappush if len(self._strongest) < STRONGEST else heapq.heappushpop)(self._strongest, entry)
 
     def content(self) -> dict[str, Any]:
-        """Return JSON values.
+        """Return the summary as JSON values.
 
-        `duration_s`; `sound_s`, over all channels; `silence_s`; `shares`, of each label, and of `no speech`, in the
-        time with sound, most frequent first; `strongest`, the moments with the highest confidence, with `start_s`,
+        `duration_s`; `sound_s`, over all channels; `silence_s`; `shares`: the share of each label, and of `no speech`,
+        in the time with sound, largest first; `strongest`: the moments with the highest confidence, with `start_s`,
         `end_s`, `label`, `confidence` and `channel`.
         """
         seconds = {label: seconds for label, seconds in self._seconds.items() if label != SILENCE}
@@ -58,12 +58,12 @@ class Summary:
 
 
 def audacity(segments: Iterable[Segment]) -> str:
-    """Return segments as an Audacity label track: begin, end and text between tabs, where somebody speaks."""
+    """Return the segments with speech as an Audacity label track: start, end and text, separated by tabs."""
     return "".join(f"{one.start_s:.6f}\t{one.end_s:.6f}\t{_caption(one)}\n" for one in segments if _speaks(one))
 
 
 def webvtt(segments: Iterable[Segment]) -> str:
-    """Return segments as WebVTT, which players and browsers show under a recording, where somebody speaks.
+    """Return the segments with speech as WebVTT, which players and browsers show under a recording.
 
     Source: W3C, WebVTT: The Web Video Text Tracks Format.
     """

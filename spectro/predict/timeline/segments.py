@@ -1,6 +1,6 @@
-"""A recording of any length -> what is heard in its course: windows, smoothed and merged into segments.
+"""A recording of any length -> its timeline: windows, smoothed and merged into segments.
 
-Memory stays the same, however long the recording is.
+Memory use does not depend on the length of the recording.
 """
 
 import os
@@ -28,10 +28,10 @@ MAX_CHANNELS = 16
 
 @dataclass(frozen=True, kw_only=True)
 class Segment(Row):
-    """A stretch of a recording in which one thing is heard; `label` may be `silence`.
+    """A stretch of a recording with one label, which may be `silence`.
 
     Args:
-        channel: which channel it is about, from 0; None for the mean of all.
+        channel: the channel, from 0; None for the mean of all.
     """
 
     channel: int | None = None
@@ -52,21 +52,21 @@ def timeline(
     batch_size: int = 8,
     on_block: Callable[[], object] | None = None,
 ) -> Iterator[Segment]:
-    """Yield what is heard in the course of a recording, from its begin to its end without gaps.
+    """Yield the segments of a recording, from start to end without gaps.
 
     Args:
         scorer: a `Predictor`.
         source: a path, or a seekable binary file.
-        settings: how to cut and merge; None for the defaults.
-        split_channels: each channel is a party of its own, as in stereo recordings of calls; the segments of one
-            channel follow those of the one before.
+        settings: how to cut and merge windows; None for the defaults.
+        split_channels: treat each channel as a party of its own, as in stereo recordings of calls; the segments of a
+            channel follow those of the channel before.
         max_duration_s: longest duration accepted, in seconds; None for no limit.
-        batch_size: pictures that the network takes at a time.
-        on_block: is called for about each second that is read; what it raises ends the timeline.
+        batch_size: pictures per batch.
+        on_block: called for about each second that is read; an exception from it ends the timeline.
 
     Raises:
-        AudioError: the recording has too many channels to be split, cannot be used, or not from some moment on; the
-            segments before it have been yielded.
+        AudioError: the recording has too many channels to be split, cannot be used, or cannot be read past some point;
+            the segments before that point have been yielded.
     """
     options = settings or WindowSettings()
     spec = scorer.checkpoint.spec
@@ -80,7 +80,7 @@ def timeline(
 
 @dataclass(frozen=True)
 class _Scored:
-    """A window without its sound: what it says, and when; `speech` is NaN where the checkpoint cannot tell."""
+    """A window's position and scores, without its samples; `speech` is NaN if the checkpoint has no speech detector."""
 
     utterance: int
     start: int
@@ -98,10 +98,10 @@ class Timeline:
 
     Args:
         scorer: a `Predictor`.
-        settings: how to cut and merge.
-        path: what segments call the recording.
-        channel: what they call the channel.
-        batch_size: pictures that the network takes at a time.
+        settings: how to cut and merge windows.
+        path: path of the recording in the segments.
+        channel: the channel in the segments.
+        batch_size: pictures per batch.
     """
 
     def __init__(
@@ -114,10 +114,10 @@ class Timeline:
         self._broken: AudioError | None = None
 
     def segments(self, blocks: Iterable[Waveform]) -> Iterator[Segment]:
-        """Yield the segments of blocks of shape (samples,) that follow each other.
+        """Yield the segments of consecutive blocks of shape (samples,).
 
         Raises:
-            AudioError: whatever the blocks raised, after the segments before it.
+            AudioError: the blocks raised it; the segments before it are yielded first.
         """
         end = 0
         for segment in self._merged(self._smoothed(self._scored(blocks))):
@@ -150,7 +150,7 @@ class Timeline:
         return render_samples(window.samples, self._spec)
 
     def _smoothed(self, scored: Iterable[_Scored]) -> Iterator[_Scored]:
-        """Average each with those around it."""
+        """Average each window with those around it."""
         if not self._settings.smooth_s:
             yield from scored
             return
@@ -169,7 +169,7 @@ class Timeline:
             yield _average(around, waiting, reach)
 
     def _merged(self, scored: Iterable[_Scored]) -> Iterator[Segment]:
-        """Join neighbours of one label; between two of an utterance the border lies half-way between their middles."""
+        """Join neighbours with the same label; within an utterance, the border is half-way between their centres."""
         last: _Scored | None = None
         begin, count = 0.0, 0
         probabilities, speech = np.zeros(len(self._scorer.checkpoint.labels)), 0.0
@@ -225,7 +225,7 @@ def _channels(source: Source) -> int:
         count = int(file.channels)
     _rewind(source)
     if count > MAX_CHANNELS:
-        raise AudioError(f"{name_of(source)}: has {count} channels; up to {MAX_CHANNELS} can be parties of their own")
+        raise AudioError(f"{name_of(source)}: has {count} channels; at most {MAX_CHANNELS} can be split")
     return count
 
 

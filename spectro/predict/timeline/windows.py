@@ -1,7 +1,7 @@
-"""Sound, as it comes -> utterances, and the windows in them.
+"""A stream of samples -> utterances, and the windows in them.
 
-A window shows one utterance and not the pause between two, as a picture does in training, and is trimmed and drawn by
-the functions that draw clips.
+A window shows one utterance and not the pause between two, as a picture does in training. It is trimmed and rendered by
+the functions that render clips.
 """
 
 from collections.abc import Iterator
@@ -18,15 +18,15 @@ from spectro.picture.spectrogram import render
 
 @dataclass(frozen=True, kw_only=True)
 class WindowSettings:
-    """How a recording is cut into windows, and windows are merged.
+    """How a recording is cut into windows, and how windows are merged.
 
     Args:
-        hop_s: distance between the windows of an utterance, in seconds. Each window is as long as the checkpoint's
+        hop_s: hop between the windows of an utterance, in seconds. Each window is as long as the checkpoint's
             picture.
-        smooth_s: average a window's probabilities with windows whose middles are closer than this, in seconds, with
-            linearly falling weights; 0 for none.
-        silence_db: sound below this level is silence, in dB of full scale (frames of 20 ms). Steady noise is silence,
-            too.
+        smooth_s: average a window's probabilities with those of windows whose centres are closer than this, in seconds,
+            with linearly falling weights; 0 for no smoothing.
+        silence_db: sound below this level is silence, in dB of full scale (frames of 20 ms). Steady noise counts as
+            silence, too.
         min_pause_s: shortest pause that ends an utterance, in seconds.
     """
 
@@ -49,7 +49,7 @@ class Window:
 
     Args:
         utterance: number of the utterance in the recording, from 0.
-        start: its first sample, counted from the recording's begin, at the working rate.
+        start: its first sample, counted from the start of the recording, at the working rate.
         samples: float32 of shape (samples,).
     """
 
@@ -64,7 +64,7 @@ class Window:
 
 
 class Cutter:
-    """Cuts sound into the windows of its utterances, as it comes.
+    """Cuts a stream of samples into the windows of its utterances.
 
     Args:
         spec: the checkpoint's spec.
@@ -84,11 +84,11 @@ class Cutter:
 
     @property
     def samples_seen(self) -> int:
-        """Samples that have come."""
+        """Number of samples received so far."""
         return self._first + len(self._kept)
 
     def add(self, samples: Waveform) -> Iterator[Window]:
-        """Yield the windows that are whole once samples of shape (samples,) have come."""
+        """Add samples of shape (samples,), and yield the windows that they complete."""
         self._kept = np.concatenate([self._kept, samples])
         for sound in self._activity.add(samples):
             frame_start, self._judged = self._judged, self._judged + self._activity.frame
@@ -104,18 +104,18 @@ class Cutter:
         self._forget()
 
     def finish(self) -> Iterator[Window]:
-        """Yield the windows that are left at the end of the recording."""
+        """Yield the remaining windows at the end of the recording."""
         if self._begin >= 0:
             yield from self._close()
 
     def current(self) -> Window | None:
-        """Return the newest window of the utterance that goes on; None in silence, and at an utterance's very begin."""
+        """Return the newest window of the current utterance; None in silence, and at the very start of an utterance."""
         if self._begin < 0 or self._end - self._begin < self._least:
             return None
         return self._window(max(self._begin, self._end - self._length), self._end)
 
     def _close(self) -> Iterator[Window]:
-        """Yield the utterance's last windows: as many as fit, and one that ends with it."""
+        """Yield the last windows of the utterance: as many as fit, and one that ends with it."""
         if self._end - self._begin >= self._least:
             while self._next + self._length < self._end:
                 yield self._window(self._next, self._next + self._length)
@@ -129,13 +129,13 @@ class Cutter:
         return Window(utterance=self._utterance, start=start, samples=samples)
 
     def _forget(self) -> None:
-        """Drop what no window can need any more."""
+        """Drop samples that no window can need any more."""
         oldest = self._judged if self._begin < 0 else max(self._begin, min(self._next, self._end - self._length))
         self._kept, self._first = self._kept[oldest - self._first :], oldest
 
 
 def render_samples(samples: Waveform, spec: SpectrogramSpec) -> Image:
-    """Draw a piece of a recording as a clip is drawn: trimmed, then rendered."""
+    """Trim and render a piece of a recording, as is done for clips."""
     if spec.trim_db is not None:
         kept = trim(samples, sample_rate=spec.sample_rate, top_db=spec.trim_db)
         samples = kept if len(kept) >= spec.win_length else samples
