@@ -1,4 +1,4 @@
-"""Recordings and pictures -> rows, in batches; the next batch is drawn while the network runs."""
+"""Recordings and pictures -> rows, in batches; the next batch is rendered while the network runs."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -22,9 +22,9 @@ from spectro.picture.spec import Image
 from spectro.predict.inputs import reason_of
 from spectro.predict.results import Row, Scorer, verdict
 
-MOST_READERS = 8  # threads that draw; decoding keeps more of them from being of use
+MOST_READERS = 8  # rendering threads; more do not help, as decoding limits them
 FETCHERS = 16
-"""Threads that draw what has to be fetched first, which they wait for most of the time."""
+"""Rendering threads for recordings that must be fetched first; they spend most of the time waiting."""
 
 Item = TypeVar("Item")
 
@@ -34,14 +34,15 @@ def score_all(
 ) -> Iterator[tuple[Item, Scores | AudioError | ImageError]]:
     """Yield each item with its scores (of one picture), in order; at most two batches are in memory.
 
-    The pictures of the next batch are drawn, by threads, while the network runs.
+    Threads render the pictures of the next batch while the network runs.
 
     Args:
-        scorer: tells probabilities.
-        items: what pictures are drawn of.
-        draw: draws one picture; an `AudioError` or `ImageError` that it raises stands in place of the item's scores.
-        batch_size: pictures that the network takes at a time.
-        readers: threads that draw; 0 for as many as there are cores for this process.
+        scorer: scores pictures.
+        items: what to render pictures from.
+        render: renders one picture; an `AudioError` or `ImageError` that it raises takes the place of the item's
+            scores.
+        batch_size: pictures per batch.
+        readers: rendering threads; 0 for as many as this process has cores, at most `MOST_READERS`.
 
     Raises:
         PredictionError: the batch size is not positive.
@@ -59,7 +60,7 @@ def score_all(
 
 
 def check_batch_size(batch_size: int) -> None:
-    """Raise PredictionError if so many pictures are no batch."""
+    """Raise PredictionError if the batch size is not positive."""
     if batch_size < 1:
         raise PredictionError(f"batch_size is {batch_size}; at least 1 is needed")
 
@@ -89,8 +90,8 @@ class _Clip:
     """A recording on its way to a row.
 
     Args:
-        path: where it is.
-        lasts_s: how long it is, in seconds, once it has been drawn.
+        path: path or address of the recording.
+        lasts_s: its duration in seconds, once it has been rendered.
     """
 
     path: Place
@@ -98,19 +99,19 @@ class _Clip:
 
 
 class Draws(Scorer, Protocol):
-    """What rows of recordings are made with: a `Predictor`."""
+    """An object that also renders recordings: a `Predictor`."""
 
     def render(self, source: Path | BinaryIO) -> Image:
-        """Draw the picture of a recording."""
+        """Render the picture of a recording."""
 
 
 def predict_rows(predictor: Draws, paths: Iterable[Place], *, batch_size: int = 32) -> Iterator[Row]:
     """Yield a row for each path, in order; at most two batches are in memory.
 
     Args:
-        predictor: draws pictures and tells probabilities.
-        paths: recordings, or pictures (.png), or addresses of such.
-        batch_size: pictures that the network takes at a time.
+        predictor: renders and scores pictures.
+        paths: recordings or pictures (.png), or addresses of these.
+        batch_size: pictures per batch.
     """
 
     def render(clip: _Clip) -> Image:

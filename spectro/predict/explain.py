@@ -1,7 +1,7 @@
-"""Why: which parts of a picture made the network decide, as a map over the picture.
+"""Explain a prediction: a map of the parts of a picture that led to it.
 
 The map is Grad-CAM (R. R. Selvaraju et al., Grad-CAM: Visual Explanations from Deep Networks via Gradient-based
-Localization, ICCV 2017), by captum, on the last layer whose output still has time and frequency.
+Localization, ICCV 2017), computed with captum on the last layer whose output still has time and frequency.
 """
 
 import io
@@ -32,16 +32,16 @@ FREQUENCIES = (100, 250, 500, 1000, 2000, 4000, 8000)
 
 @dataclass(frozen=True, kw_only=True)
 class Explanation:
-    """Which parts of a picture speak for a label.
+    """Which parts of a picture support a label.
 
     Args:
-        prediction: what the network makes of the picture.
-        label: the label that the map is about.
+        prediction: the prediction for the picture.
+        label: the label that the map explains.
         picture: uint8 of shape `spec.shape`, the picture.
-        heat: float32 of shape (height, width), 0 to 1: how much each place speaks for the label, relative to the place
-            that does most; all 0 where none does. Row 0 is the highest band, as in the picture.
+        heat: float32 of shape (height, width), 0 to 1: how much each point supports the label, relative to the point
+            that supports it most; all 0 if none does. Row 0 is the highest band, as in the picture.
         spec: the picture's spec.
-        start_s: when the picture's first column is, in seconds of the recording; may lie before its begin.
+        start_s: time of the picture's first column in the recording, in seconds; may be before its start.
     """
 
     prediction: Prediction
@@ -53,16 +53,16 @@ class Explanation:
 
 
 def explain(predictor: Predictor, source: Source, *, label: str | None = None) -> Explanation:
-    """Explain what the network makes of a recording, or of a rendered picture (a path that ends with .png).
+    """Explain the prediction for a recording, or for a rendered picture (a path that ends with .png).
 
     Args:
-        predictor: the network.
+        predictor: the predictor to explain.
         source: a path, or a seekable binary file with a recording.
         label: the label to explain; None for the most likely one.
 
     Raises:
         AudioError, ImageError: the recording or picture cannot be used.
-        PredictionError: there is no such label, or the backbone keeps no map of time and frequency.
+        PredictionError: there is no such label, or the backbone has no map of time and frequency.
     """
     spec = predictor.checkpoint.spec
     if isinstance(source, str | os.PathLike) and Path(source).suffix.lower() == ".png":
@@ -76,16 +76,16 @@ def explain(predictor: Predictor, source: Source, *, label: str | None = None) -
 def explain_picture(
     predictor: Predictor, picture: Image, *, label: str | None = None, start_s: float = 0.0
 ) -> Explanation:
-    """Explain what the network makes of a picture.
+    """Explain the prediction for a picture.
 
     Args:
-        predictor: the network.
+        predictor: the predictor to explain.
         picture: uint8 of shape `checkpoint.spec.shape`.
         label: the label to explain; None for the most likely one.
-        start_s: when the picture's first column is, in seconds.
+        start_s: time of the picture's first column, in seconds.
 
     Raises:
-        PredictionError: there is no such label, or the backbone keeps no map of time and frequency.
+        PredictionError: there is no such label, or the backbone has no map of time and frequency.
     """
     if label is not None and label not in predictor.labels:
         raise PredictionError(f"there is no label {label!r}; the checkpoint has {', '.join(predictor.labels)}")
@@ -103,21 +103,21 @@ def explain_picture(
 
 
 def moved(explanation: Explanation, start_s: float) -> Explanation:
-    """Return an explanation of a part of a recording, in the times of the whole.
+    """Return an explanation of a part of a recording, with the times of the whole recording.
 
     Args:
-        explanation: the part's.
-        start_s: where the part begins, in seconds.
+        explanation: explanation of the part.
+        start_s: start of the part, in seconds.
     """
     return replace(explanation, start_s=explanation.start_s + start_s)
 
 
 def plot(explanation: Explanation, *, title: str = "", width_in: float = 7.5, height_in: float = 3.6) -> bytes:
-    """Draw the map over the spectrogram, with axes in seconds and hertz; returns the bytes of a PNG.
+    """Plot the map over the spectrogram, with axes in seconds and hertz; returns the bytes of a PNG.
 
     Args:
-        explanation: what to draw.
-        title: a line above it, before the label.
+        explanation: explanation to plot.
+        title: title of the plot, before the label.
         width_in: width, in inches of 120 pixels.
         height_in: height, in inches of 120 pixels.
     """
@@ -144,9 +144,7 @@ def plot(explanation: Explanation, *, title: str = "", width_in: float = 7.5, he
     axes.set_xlabel("time (s)")
     axes.set_ylabel("frequency (Hz)")
     chance = explanation.prediction.probabilities[explanation.label]
-    axes.set_title(
-        f"{title + ': ' if title else ''}what speaks for {explanation.label} ({chance:.2f})", parse_math=False
-    )
+    axes.set_title(f"{title + ': ' if title else ''}evidence for {explanation.label} ({chance:.2f})", parse_math=False)
     figure.colorbar(shown, ax=axes, label="Grad-CAM", fraction=0.04, pad=0.02)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png")
@@ -169,10 +167,10 @@ def _heat(predictor: Predictor, picture: Image, target: int) -> Heat:
 
 
 def _last_map(net: SpectrogramNet, pictures: torch.Tensor) -> nn.Module:
-    """Return the last module, in the order of running, whose output has places; it must be a map of the features.
+    """Return the last module to run whose output has positions; it must be a map of the features.
 
     Raises:
-        PredictionError: the places are those of tokens, or of a map whose channels come last.
+        PredictionError: the positions are those of tokens, or of a map whose channels come last.
     """
     last: list[tuple[nn.Module, torch.Size]] = []
 
@@ -188,5 +186,7 @@ def _last_map(net: SpectrogramNet, pictures: torch.Tensor) -> nn.Module:
         for hook in hooks:
             hook.remove()
     if not last or len(last[0][1]) != 4 or last[0][1][1] != net.backbone.num_features:
-        raise PredictionError(f"{net.backbone_name} keeps no map of time and frequency; convolutional backbones do")
+        raise PredictionError(
+            f"{net.backbone_name} has no map of time and frequency to explain; take a convolutional backbone"
+        )
     return last[0][0]

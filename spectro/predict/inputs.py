@@ -61,8 +61,8 @@ def _read_list(path: Place) -> Iterator[Place]:
     """Yield the paths that a list names, relative to the list's folder.
 
     Raises:
-        PredictionError: the list cannot be read, or has no column of paths; raised before anything is yielded if its first
-            lines show it.
+        PredictionError: the list cannot be read, or has no column of paths; raised before anything is yielded if its
+            first lines show it.
     """
     names = _names_in(path)
     first = next(names, None)

@@ -1,4 +1,4 @@
-"""What a predictor is made of, told so that another process, or another machine, can make it, too."""
+"""A description of a predictor, from which other processes and machines can build it."""
 
 import hashlib
 import secrets
@@ -12,32 +12,32 @@ from spectro.model.metadata import DESCRIPTION_FILE, EXPORT_FILE, WEIGHTS_FILE, 
 from spectro.predict.predictor import Predictor
 
 OPTIONS = ("device", "engine", "precision", "max_duration_s", "min_margin", "min_speech")
-"""Of a `Predictor`, as verbs call them."""
+"""Options of a `Predictor`, as verbs name them."""
 
 _MADE: list[Any] = ["", None]
-"""The last predictor of this process, after whose it is: a network that is told anew reads its checkpoint anew."""
+"""Token of a `Network`, and its predictor, the last of this process; a new `Network` reads its checkpoint again."""
 
 
 class Network:
-    """What any process makes its predictor of.
+    """A description from which any process can build a predictor.
 
     Args:
-        checkpoint: a checkpoint's folder; or its files, by name, for a machine that does not have it.
-        options: of the `Predictor`.
+        checkpoint: a checkpoint's folder; or its files, by name, for a machine that does not have the folder.
+        options: options of the `Predictor`.
     """
 
     def __init__(self, checkpoint: Path | Mapping[str, bytes], **options: Any) -> None:
         self._checkpoint, self._options = checkpoint, options
-        self._token = secrets.token_hex(8)  # of this one and its copies in other processes
+        self._token = secrets.token_hex(8)  # shared with its copies in other processes
 
     @classmethod
     def of(cls, settings: Any) -> Self:
-        """Return the network that a verb's settings name: their `checkpoint`, and what they tell of `OPTIONS`."""
+        """Return the network for a verb's settings: their `checkpoint`, and those of `OPTIONS` that they have."""
         told = {name: getattr(settings, name) for name in OPTIONS if hasattr(settings, name)}
         return cls(settings.checkpoint or default_checkpoint(), **told)
 
     def shipped(self) -> "Network":
-        """Return the same with the checkpoint's files in it."""
+        """Return the same network, with the checkpoint's files included."""
         if not isinstance(self._checkpoint, Path):
             return self
         found = [self._checkpoint / name for name in (DESCRIPTION_FILE, WEIGHTS_FILE, EXPORT_FILE)]
@@ -49,7 +49,7 @@ class Network:
         return Description.read(folder).labels
 
     def predictor(self) -> Predictor:
-        """Return this network's predictor in this process, made when it is first asked for."""
+        """Return this network's predictor in this process, built on first use."""
         if _MADE[0] != self._token:
             _MADE[:] = self._token, Predictor(self._folder(), **self._options)
         made: Predictor = _MADE[1]

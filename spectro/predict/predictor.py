@@ -1,4 +1,4 @@
-"""Recordings and pictures -> labels with probabilities, through the same picture-making as training."""
+"""Recordings and pictures -> labels with probabilities, with the same rendering as in training."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -33,16 +33,16 @@ UNSURE = "unsure"
 
 @dataclass(frozen=True)
 class Prediction:
-    """What the network makes of one clip.
+    """The prediction for one clip.
 
     Args:
-        label: the most likely label; `no speech` if nobody seems to speak; or `unsure` if the predictor was told a
-            margin that the answer misses.
+        label: the most likely label; `no speech` if speech is unlikely; or `unsure` if the two most likely labels are
+            closer than the predictor's margin.
         confidence: probability of the most likely label, 0 to 1, calibrated on validation speakers; that of `no speech`
-            where that is the answer.
-        probabilities: probability of every label, if somebody speaks, in the checkpoint's order; they add up to 1.
-        embedding: float32 of shape (features,): what the last layer of the network reads.
-        speech: probability that somebody speaks, 0 to 1; None where the checkpoint cannot tell.
+            if that is the label.
+        probabilities: probability of every label, given speech, in the checkpoint's order; they sum to 1.
+        embedding: input of the network's last layer, float32 of shape (features,).
+        speech: probability that the recording contains speech, 0 to 1; None if the checkpoint has no speech detector.
     """
 
     label: str
@@ -57,19 +57,21 @@ class Predictor:
 
     Args:
         checkpoint: a checkpoint, its folder, or the folder of an exported network.
-        device: `cpu`, `cuda`, ...; None takes a GPU where there is one.
-        engine: what computes the network: a name of `spectro.engines`, or `auto` for the fastest that is installed (or
-            what the environment's SPECTRO_ENGINE names). `predictor.engine.name` says which it is.
-        precision: `float32`, or `bfloat16` for more speed and less exact probabilities, but for close calls.
-        max_duration_s: recordings longer than this are refused, in seconds; None for no limit. What is shown to the
-            network is `checkpoint.spec.duration_s` long: the middle (or the start, as the spec says),
-            or the part with the most speech where another part has more.
-        min_margin: the answer is `unsure` where the two most likely labels' probabilities are nearer than this, 0 to 1.
-        min_speech: the answer is `no speech` where the probability of speech is below this, 0 to 1; 0 for never.
+        device: `cpu`, `cuda`, ...; None for a GPU if there is one.
+        engine: name of the engine that computes the network, one of `spectro.engines`; or `auto` for the fastest that
+            is installed (or the one in the environment variable SPECTRO_ENGINE). `predictor.engine.name` names the
+            engine in use.
+        precision: `float32`, or `bfloat16` for more speed and less exact probabilities, except for close calls.
+        max_duration_s: longest recording accepted, in seconds; None for no limit. The network is given
+            `checkpoint.spec.duration_s` of it: the middle (or the start, as the spec says), or the part with the most
+            speech if another part has more.
+        min_margin: the label is `unsure` if the probabilities of the two most likely labels are closer than this, 0 to
+            1.
+        min_speech: the label is `no speech` if the probability of speech is below this, 0 to 1; 0 for never.
 
     Raises:
         CheckpointError: the folder holds no checkpoint that can be used.
-        PredictionError: there is no such device or engine, or the margin is not a share.
+        PredictionError: the device or engine does not exist, or `min_margin` or `min_speech` is not between 0 and 1.
 
     Example:
         >>> predictor = Predictor("checkpoints/yamnet-voices")
@@ -102,40 +104,40 @@ class Predictor:
         return self.checkpoint.labels
 
     def predict_wav(self, source: Source) -> Prediction:
-        """Classify a recording: WAV, FLAC, OGG, MP3 or whatever else libsndfile reads.
+        """Classify a recording: WAV, FLAC, OGG, MP3 or any other format that libsndfile reads.
 
         Args:
             source: a path, or a seekable binary file.
 
         Raises:
-            AudioError: the recording cannot be used; the text names it and the reason.
+            AudioError: the recording cannot be used; the message names it and the reason.
         """
         return self.predict_pixels([self.render(source)])[0]
 
     def predict_image(self, source: Source) -> Prediction:
-        """Classify a picture that was rendered by this checkpoint's spec.
+        """Classify a picture that was rendered with this checkpoint's spec.
 
         Args:
             source: a path, or a binary file.
 
         Raises:
-            ImageError: not a whole PNG, or not rendered by this spec.
+            ImageError: not a complete PNG, or not rendered with this spec.
         """
         return self.predict_pixels([png.read(source, self.checkpoint.spec).pixels])[0]
 
     def predict_folder(self, *inputs: str | os.PathLike[str], batch_size: int = 32) -> Iterator[Row]:
-        """Classify recordings, folders of them (with all folders below), and lists, in batches.
+        """Classify recordings, folders of them (with all subfolders), and lists, in batches.
 
         Args:
-            inputs: recordings, pictures (.png), folders, or lists: a .txt with a path a line, a .csv with a column
-                `path`.
-            batch_size: pictures that the network takes at a time.
+            inputs: recordings, pictures (.png), folders, or lists: a .txt with one path per line, or a .csv with a
+                column `path`.
+            batch_size: pictures per batch.
 
         Yields:
-            a row for each recording, in order; one that cannot be used has an `error` and no label.
+            a row for each recording, in order; a recording that cannot be used has an `error` and no label.
 
         Raises:
-            PredictionError: an input is not there, a list cannot be read, or the batch size is not positive.
+            PredictionError: an input does not exist, a list cannot be read, or the batch size is not positive.
         """
         check_batch_size(batch_size)
         return predict_rows(self, expand(inputs), batch_size=batch_size)
@@ -148,15 +150,15 @@ class Predictor:
         split_channels: bool = False,
         max_duration_s: float | None = None,
     ) -> Iterator[Segment]:
-        """Yield what is heard in the course of a recording of any length; see `predict.timeline.segments`.
+        """Yield the segments of a recording of any length; see `predict.timeline.segments`.
 
         Raises:
-            AudioError: the recording cannot be used, or not from some moment on.
+            AudioError: the recording cannot be used, or cannot be read past some point.
         """
         return timeline(self, source, settings, split_channels=split_channels, max_duration_s=max_duration_s)
 
     def render(self, source: Source) -> Image:
-        """Draw the picture that the network sees of a recording: uint8 of shape `checkpoint.spec.shape`.
+        """Render a recording as the network's input picture: uint8 of shape `checkpoint.spec.shape`.
 
         Raises:
             AudioError: the recording cannot be used.
@@ -171,8 +173,8 @@ class Predictor:
             pictures: uint8 arrays of shape `checkpoint.spec.shape`.
 
         Raises:
-            ImageError: one is of another kind or shape.
-            CheckpointError: the network's answer is not finite.
+            ImageError: a picture has another type or shape.
+            CheckpointError: the network's output is not finite.
         """
         found = self.scores(pictures)
         return [
@@ -187,15 +189,15 @@ class Predictor:
             pictures: uint8 arrays of shape `checkpoint.spec.shape`.
 
         Raises:
-            ImageError: one is of another kind or shape.
-            CheckpointError: the network's answer is not finite.
+            ImageError: a picture has another type or shape.
+            CheckpointError: the network's output is not finite.
         """
         shape = self.checkpoint.spec.shape
         for place, one in enumerate(pictures):
             if not isinstance(one, np.ndarray) or one.dtype != np.uint8 or one.shape != shape:
                 found = f"{one.dtype} {one.shape}" if isinstance(one, np.ndarray) else f"a {type(one).__name__}"
                 raise ImageError(
-                    f"picture {place} is {found}; this checkpoint reads arrays of uint8 {shape}: draw it by the "
+                    f"picture {place} is {found}; this checkpoint reads arrays of uint8 {shape}: render it with the "
                     "checkpoint's spec"
                 )
         if not len(pictures):
@@ -206,10 +208,10 @@ class Predictor:
 
     @cached_property
     def torch_engine(self) -> TorchEngine:
-        """The network in PyTorch, whatever computes predictions; loaded when it is first asked for.
+        """The network in PyTorch, whichever engine computes predictions; loaded on first use.
 
         Raises:
-            CheckpointError: this is an exported network, without the checkpoint that it was made of.
+            CheckpointError: this is an exported network, without the checkpoint that it was exported from.
         """
         if isinstance(self.engine, TorchEngine):
             return self.engine
@@ -221,7 +223,7 @@ class Predictor:
         """Return a predictor with the same network and another margin.
 
         Raises:
-            PredictionError: the margin is not a share.
+            PredictionError: the margin is not between 0 and 1.
         """
         if not 0 <= min_margin <= 1:
             raise PredictionError(f"min_margin is {min_margin}; it must lie between 0 and 1")
@@ -230,11 +232,11 @@ class Predictor:
         return other
 
     def judge(self, probabilities: Probabilities, speech: float | None = None) -> str:
-        """Return the label that probabilities stand for, `unsure`, or `no speech`.
+        """Return the most likely label, `unsure`, or `no speech`.
 
         Args:
-            chances: float64 of shape (labels,).
-            speech: probability that somebody speaks; None if that is not known.
+            probabilities: float64 of shape (labels,).
+            speech: probability of speech; None if it is not known.
         """
         if speech is not None and speech < self.min_speech:
             return NO_SPEECH
@@ -253,13 +255,13 @@ def load(
 
     Args:
         checkpoint: its folder; None for the shipped default.
-        device: `cpu`, `cuda`, ...; None takes a GPU where there is one.
+        device: `cpu`, `cuda`, ...; None for a GPU if there is one.
         engine: see `Predictor`.
-        precision: `float32`, or `bfloat16` for more speed and less exact probabilities, but for close calls.
+        precision: `float32`, or `bfloat16` for more speed and less exact probabilities, except for close calls.
 
     Raises:
-        CheckpointError: there is no checkpoint that can be used.
-        PredictionError: there is no such device or engine.
+        CheckpointError: the folder holds no checkpoint that can be used.
+        PredictionError: the device or engine does not exist.
     """
     folder = default_checkpoint() if checkpoint is None else checkpoint
     return Predictor(folder, device=device, engine=engine, precision=precision)

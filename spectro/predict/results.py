@@ -14,7 +14,7 @@ NO_SPEECH = "no speech"
 
 
 class Scorer(Protocol):
-    """Computes scores and labels for rows; `Predictor` is one."""
+    """An object that scores pictures and labels rows: a `Predictor`."""
 
     checkpoint: Description
 
@@ -37,7 +37,7 @@ class Row:
         confidence: probability of the most likely label, or of `no speech`, 0 to 1; None for silence or an error.
         probabilities: probability of every label, given speech; empty for silence or an error.
         error: why there is no label; empty if there is one.
-        speech: probability of speech, 0 to 1; None for silence or an error, or if the checkpoint has no speech detector.
+        speech: probability of speech, 0 to 1; None for silence or an error, or if the checkpoint has no detector.
         embedding: input of the network's last layer, float32 of shape (features,); None if there is none.
     """
 

@@ -42,7 +42,7 @@ Answer: TypeAlias = Callable[[Predictor, Sequence[Place]], Iterator[Sequence[Row
 
 
 def cluster_of(address: str | None, device: str | None, cpus: float, gpus: float) -> Cluster | None:
-    """Return the cluster at an address, None without one; its processes take GPUs only if the device is `cuda`."""
+    """Return the cluster at an address, or None without one; its processes take GPUs only if the device is one."""
     if address is None:
         return None
     check_installed()

@@ -73,5 +73,5 @@ def test_a_1d_cnn_is_trained_kept_and_used_like_any_backbone(world: World, tmp_p
     torch.testing.assert_close(kept.net(pictures), trained.net.eval()(pictures))
     predictor = Predictor(tmp_path / "cnn1d")
     assert predictor.predict_wav(wav()).label in kept.about.labels
-    with pytest.raises(PredictionError, match="cnn1d keeps no map of time and frequency"):
+    with pytest.raises(PredictionError, match="cnn1d has no map of time and frequency"):
         explain(predictor, wav())

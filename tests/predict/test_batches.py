@@ -217,7 +217,7 @@ def test_a_terminal_is_shown_no_character_that_it_obeys(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["/nowhere/at/all"], "/nowhere/at/all: is not there"),
+        (["/nowhere/at/all"], "/nowhere/at/all: does not exist"),
         (["EMPTY"], "no recording in"),
         (["CLIP", "--out", "rows.xlsx"], "neither .csv, .parquet, .json nor .jsonl"),
         (["CLIP", "--out", "/proc/nowhere/rows.csv"], "No such file or directory"),

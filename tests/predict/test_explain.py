@@ -75,7 +75,7 @@ def test_a_backbone_without_a_map_says_so(backbone: str) -> None:
     net = SpectrogramNet(backbone, 2).eval()
     spec = SpectrogramSpec(height=224, width=224, n_fft=2048)
     predictor = Predictor(Checkpoint.of(net=net, labels=("a", "b"), spec=spec), device="cpu")
-    with pytest.raises(PredictionError, match="keeps no map of time and frequency"):
+    with pytest.raises(PredictionError, match="has no map of time and frequency"):
         explain_picture(predictor, np.zeros(spec.shape, np.uint8))
 
 

@@ -146,7 +146,7 @@ def test_other_settings_make_all_rows_again(
     run_in_parts(world, calls, out)
     drawn.clear()
     run_in_parts(world, calls, out, min_margin=0.5)
-    assert "7 rows of another checkpoint, other settings" in capsys.readouterr().err
+    assert "7 rows from another checkpoint, other settings" in capsys.readouterr().err
     assert len(drawn) == len(rows(out)) == 7
 
 
@@ -169,7 +169,7 @@ def test_a_file_of_others_is_not_taken_for_a_part(world: World, calls: Path, out
     if isinstance(out, Path):
         out.mkdir()
     (out / "part-00000.parquet").write_bytes(foreign.getvalue())
-    with pytest.raises(PredictionError, match="is there already"):
+    with pytest.raises(PredictionError, match="already exists"):
         run_in_parts(world, calls, out)
     assert (out / "part-00000.parquet").read_bytes() == foreign.getvalue()
 
@@ -248,7 +248,7 @@ def test_tables_in_folders_below_are_left_alone(world: World, calls: Path, out: 
 def test_a_table_in_parts_is_not_replaced_by_a_run_without(world: World, calls: Path, tmp_path: Path) -> None:
     run_in_parts(world, calls, tmp_path / "table")
     before = rows(tmp_path / "table")
-    with pytest.raises(PredictionError, match="holds a table in parts, of a run with --cluster"):
+    with pytest.raises(PredictionError, match="holds a table in parts, from a run with --cluster"):
         predict.run(settings_of(world, calls, tmp_path / "table"))
     same(rows(tmp_path / "table"), before)
 
@@ -259,7 +259,7 @@ def test_inputs_and_foreign_tables_at_addresses_are_not_written_over(world: Worl
     foreign.write_bytes(b"path,note\n")
     with pytest.raises(PredictionError, match="is an input, and would be overwritten"):
         run_in_parts(world, listed, listed)
-    with pytest.raises(PredictionError, match="is there already, and spectro did not make it"):
+    with pytest.raises(PredictionError, match="already exists, and spectro did not make it"):
         run_in_parts(world, listed, foreign)
     assert listed.read_bytes().startswith(b"path") and foreign.read_bytes() == b"path,note\n"
     for _ in range(2):
@@ -294,7 +294,7 @@ def test_rows_that_cannot_be_seen_from_here_are_told(
 ) -> None:
     monkeypatch.setattr(spread, "LATE_S", 0)
     monkeypatch.setattr(spread, "write_part", lambda *_: None)  # on a disk of another machine
-    with pytest.raises(PredictionError, match="the rows of 7 recordings are not there"):
+    with pytest.raises(PredictionError, match="the rows of 7 recordings are missing"):
         run_in_parts(world, calls, out)
 
 

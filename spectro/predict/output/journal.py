@@ -1,19 +1,19 @@
-"""What a run over many recordings has done, so that a killed one goes on where it was.
+"""The journal of a run over many recordings, from which a killed run resumes.
 
-The journal of `predictions.csv` is `.predictions.csv.journal` beside it: JSON lines. The first says what rows depend on
-(the checkpoint, and the settings that change results; not batch size or device). Each other line is one recording: its
-path, its signature, and its row. Lines are appended and brought to the disk a batch at a time; a line that a kill cut
-off is dropped when the journal is read. Of several lines of one recording the last counts. Tables are made from the
-journal, so that a run that was killed ends with the rows of one that was not.
+The journal of `predictions.csv` is `.predictions.csv.journal` beside it, in JSON lines. The first line identifies what
+rows depend on (the checkpoint, and the settings that change results; not batch size or device). Each other line is one
+recording: its path, its signature, and its row. Lines are appended and synced to disk one batch at a time; a line that
+a kill cut off is dropped when the journal is read. If a recording has several lines, the last counts. Tables are built
+from the journal, so a run that was killed and resumed ends with the same rows as one that was not.
 
-A row stands as long as the recording at its absolute path has the same signature: size, time of modification, time of
-change, and number in the file system. A tool that replaces a recording can keep size and time, but not the last two.
-A copy of a folder has other paths, and is classified anew, and so is a folder that was restored from a backup, or whose
-network drive numbers its files anew: that costs time, never a wrong row. Contents are not compared, since that would
-read every recording whole whenever a run goes on.
+A row is valid as long as the recording at its absolute path has the same signature: size, modification time, change
+time, and inode number. A tool that replaces a recording can keep size and modification time, but not the other two.
+A copy of a folder has other paths, and is classified again. So is a folder that was restored from a backup, or whose
+network drive renumbers its files: that costs time, but never gives a wrong row. Contents are not compared, since that
+would read every recording whole whenever a run resumes.
 
-Journals of before these rules tell neither absolute paths nor times of change: their rows are made again, but for those
-of recordings that are gone from a followed folder.
+Journals from before these rules have neither absolute paths nor change times: their rows are computed again, except for
+recordings that are gone from a followed folder.
 """
 
 import json
@@ -29,13 +29,13 @@ from spectro.predict.output.tables import Record
 
 
 def beside(out: Path) -> Path:
-    """Return where the journal of a table lies."""
+    """Return the path of a table's journal."""
     whole = out.resolve()
     return whole.with_name(f".{whole.name}.journal")
 
 
 def is_journal(path: Path) -> bool:
-    """Tell whether a file is the journal of a table, and so the table ours."""
+    """Return whether a file is the journal of a table, so that the table is ours."""
     try:
         with path.open(encoding="ascii", errors="replace") as lines:
             return "identity" in json.loads(next(lines, ""))
@@ -44,18 +44,18 @@ def is_journal(path: Path) -> bool:
 
 
 class Journal:
-    """An open journal; use it as a context, by a run that holds the table's lock.
+    """An open journal; use it as a context manager, in a run that holds the table's lock.
 
     Args:
-        path: where it lies. Rows that still stand are kept, others are dropped.
-        identity: what rows depend on; rows of a journal with another identity are all dropped.
+        path: path of the journal. Rows that are still valid are kept, others are dropped.
+        identity: identifies what rows depend on; all rows of a journal with another identity are dropped.
         wanted: the recordings of this run, by absolute path; rows of others are dropped. None keeps rows of recordings
-            that have gone.
+            that are gone.
 
     Attributes:
-        done: the signatures of the recordings that have a row.
-        dropped: rows of another identity, or of a version that told too little, that were dropped.
-        superseded: a recording was entered again.
+        done: signatures of the recordings that have a row, by path.
+        dropped: number of rows dropped because of another identity, or because an earlier version recorded too little.
+        superseded: whether a recording was entered again.
     """
 
     def __init__(self, path: Path, identity: str, wanted: Iterable[Place] | None, *, fresh: bool = False) -> None:
@@ -79,9 +79,9 @@ class Journal:
         self._stream = Appended(path)
 
     def _stands(self, entry: dict[str, Any], names: dict[str, Place] | None) -> bool:
-        """Tell whether a row is still that of its recording; with all wanted, one that has gone keeps its row.
+        """Return whether a row is still valid; without `names`, a recording that is gone keeps its row.
 
-        What could not be used is tried again: what stood in the way, such as a permission, may not show in the file.
+        A recording that could not be used is tried again: the cause, such as a permission, may not show in the file.
         """
         where = place(entry["path"]) if names is None else names.get(entry["path"])
         if where is None:
@@ -100,9 +100,9 @@ class Journal:
         self._stream.close()
 
     def add(self, entries: Iterable[tuple[Place, Signature | None, Record]]) -> None:
-        """Enter recordings, how they were signed before they were read, and their rows; on the disk on return.
+        """Enter recordings, their signatures from before they were read, and their rows; they are on disk on return.
 
-        A recording that could not even be looked at is not entered, so that the next run tries it again.
+        A recording that has no signature is not entered, so that the next run tries it again.
         """
         lines = []
         for path, signature, record in entries:
@@ -115,20 +115,20 @@ class Journal:
         self._stream.sync()
 
     def records(self, size: int = 1000) -> Iterator[list[Record]]:
-        """Yield the rows that stand, in the order in which they were entered, some at a time."""
+        """Yield the valid rows in the order in which they were entered, in batches of `size`."""
         entries = (_entries if self.superseded else _lines)(self._path)
         while some := [entry["row"] for _line, entry in islice(entries, size)]:
             yield some
 
 
 def _signature(entry: dict[str, Any]) -> Signature | None:
-    """Return a line's signature; None if it is of a version that told too little."""
+    """Return a line's signature; None if an earlier version recorded too little of it."""
     found = tuple(entry["signature"])
     return found if len(found) == 4 else None
 
 
 def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the last whole line of each recording in a journal, with its content and the journal's identity."""
+    """Yield the last complete line of each recording in a journal, with its content and the journal's identity."""
     last = {entry["path"]: number for number, (_line, entry) in enumerate(_lines(path))}
     for number, (line, entry) in enumerate(_lines(path)):
         if last.get(entry["path"]) == number:
@@ -136,7 +136,7 @@ def _entries(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the whole lines of a journal after its first, each with its content and the journal's identity."""
+    """Yield the complete lines of a journal after the first, each with its content and the journal's identity."""
     if not path.is_file():
         return
     with path.open(encoding="ascii", errors="replace") as lines:

@@ -1,10 +1,10 @@
-"""A table in parts that many write: Parquet files in a folder, or at an address, that need no other journal.
+"""A table in parts that many processes write: Parquet files in a folder or at an address, without another journal.
 
-Each file is whole when it is there. Its metadata tell which recordings it answers for: a key of 64 bits for each, made
-of its path and its signature; how many rows it has; and whether it could be used. A row stands as long as a recording
-of the run has this key (see `journal`, whose rules these are); what could not be used is tried again. So a run that was
-killed, on whatever machine, goes on from the files that are there. That two recordings of ten million have the same key
-has a chance of three in a million; the second of them would get no row.
+A file is complete once it exists. Its metadata list its recordings: for each a 64-bit key, made from path and signature,
+its number of rows, and whether it could be used. A row is valid as long as a recording of the run has this key (the
+rules are those of `journal`); recordings that could not be used are tried again. So a run that was killed, on whatever
+machine, resumes from the files that exist. The chance that two of ten million recordings have the same key is three in
+a million; the second of them would get no row.
 """
 
 import base64
@@ -33,17 +33,17 @@ from spectro.predict.output.tables import PART, Record, arrow_schema, shards
 Keys: TypeAlias = npt.NDArray[np.uint64]
 
 METADATA = b"spectro"
-TOGETHER = 64  # files that are read at a time when a run begins or ends
+TOGETHER = 64  # files read at a time when a run starts or ends
 
 
 class Contents(NamedTuple):
-    """What the metadata of a file say.
+    """The metadata of a file.
 
     Args:
-        identity: what its rows depend on; None for a file that is not whole.
-        keys: of its recordings, uint64 of shape (recordings,).
-        rows: how many rows each has, int64 of shape (recordings,).
-        failed: which of them could not be used, bool of shape (recordings,).
+        identity: identifies what its rows depend on; None for an incomplete file.
+        keys: keys of its recordings, uint64 of shape (recordings,).
+        rows: number of rows of each recording, int64 of shape (recordings,).
+        failed: which recordings could not be used, bool of shape (recordings,).
     """
 
     identity: str | None
@@ -53,30 +53,30 @@ class Contents(NamedTuple):
 
 
 class Answered(NamedTuple):
-    """A recording, and all its rows."""
+    """The key of a recording, and all its rows."""
 
     key: int
     records: list[Record]
 
 
 def key_of(path: str, signature: Signature | None) -> int:
-    """Return what tells a recording, as it was listed, from any other: an integer of 64 bits."""
+    """Return a 64-bit key that identifies a listed recording."""
     text = json.dumps([path, signature])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
 
 
 class Listing:
-    """The recordings of a run, on the disk, so that memory does not grow with their number; use it as a context.
+    """The recordings of a run, on disk, so that memory does not grow with their number; use it as a context manager.
 
     Args:
-        places: the recordings; one that comes again counts once.
+        places: the recordings; duplicates count once.
 
     Attributes:
         keys: their keys, ascending, uint64 of shape (recordings,).
     """
 
     def __init__(self, places: Iterable[Place]) -> None:
-        self._lines = TemporaryFile("w+", encoding="ascii")  # noqa: SIM115  it is closed with the list
+        self._lines = TemporaryFile("w+", encoding="ascii")  # noqa: SIM115  it is closed with the listing
         keys = array("Q")
         try:
             for one in places:
@@ -95,10 +95,10 @@ class Listing:
         self._lines.close()
 
     def without(self, done: npt.NDArray[np.bool_]) -> Iterator[tuple[str, int]]:
-        """Yield path and key of each recording that has no row yet, in the order of the list.
+        """Yield path and key of each recording that has no row yet, in the order of the listing.
 
         Args:
-            done: whether the recording of each key has one.
+            done: whether the recording of each key has a row.
         """
         given = done.copy()
         self._lines.seek(0)
@@ -114,16 +114,16 @@ class Parts:
     """The files of a table.
 
     Args:
-        folder: where they lie.
-        identity: what rows depend on; files of another identity are removed.
-        fresh: remove all of them.
+        folder: folder or address of the files.
+        identity: identifies what rows depend on; files of another identity are removed.
+        fresh: remove all files.
 
     Attributes:
-        dropped: rows of another identity that were removed.
+        dropped: number of rows of another identity that were removed.
 
     Raises:
-        PredictionError: a file in the folder is named like a part, and spectro did not make it so.
-        OSError: the place cannot be read.
+        PredictionError: a file in the folder is named like a part, but this kind of run did not make it.
+        OSError: the folder cannot be read.
     """
 
     def __init__(self, folder: Place, identity: str, *, fresh: bool = False) -> None:
@@ -143,11 +143,11 @@ class Parts:
         return 1 + max((int(name["number"]) for name in names if name), default=-1)
 
     def keep(self, wanted: Keys, *, failed: bool) -> npt.NDArray[np.bool_]:
-        """Remove the rows of recordings that are not wanted, or have rows already; files are written anew for that.
+        """Remove rows whose recording is not in the run, or already has rows; affected files are rewritten.
 
         Args:
-            wanted: keys of recordings, ascending.
-            failed: keep the rows of recordings that could not be used, too.
+            wanted: keys of the run's recordings, ascending.
+            failed: also keep the rows of recordings that could not be used.
 
         Returns:
             whether the recording of each key has its rows.
@@ -166,18 +166,18 @@ class Parts:
         return seen
 
     def failed(self) -> tuple[int, int]:
-        """Return how many recordings could not be used, or not to their end; and how many of them have no other row."""
+        """Return how many recordings could not be used, or not to their end, and how many of these have one row only."""
         failed = [known.rows[known.failed] for _part, known in self._contents()]
         return sum(map(len, failed)), sum(int((one == 1).sum()) for one in failed)
 
     def records(self, size: int = 1000) -> Iterator[list[Record]]:
-        """Yield all rows, in the order in which the recordings were handed out, some at a time."""
+        """Yield all rows in the order in which the recordings were handed out, in batches of at most `size`."""
         for part in parts_in(self.folder):
             for rows in pq.ParquetFile(_content(part)).iter_batches(size):
                 yield rows.to_pylist()
 
     def _contents(self) -> Iterator[tuple[Place, Contents]]:
-        """Yield the files with what their metadata say, some read at a time."""
+        """Yield the files with their metadata, read `TOGETHER` at a time."""
         remaining = iter(parts_in(self.folder))
         with ThreadPoolExecutor(TOGETHER) as pool:
             while some := list(islice(remaining, TOGETHER)):
@@ -193,7 +193,7 @@ class Parts:
 
 
 def parts_in(folder: Place) -> list[Place]:
-    """Return the files of a table in parts, in their order."""
+    """Return the files of a table in parts, in order."""
     if isinstance(folder, Path):
         return [*shards(folder)]
     if folder.kind() is None:
@@ -202,14 +202,14 @@ def parts_in(folder: Place) -> list[Place]:
 
 
 def write_part(folder: Place, name: str, answered: Sequence[Answered], columns: Sequence[str], identity: str) -> None:
-    """Write the rows of some recordings as one file.
+    """Write the rows of some recordings to one file.
 
     Args:
-        folder: where to.
-        name: its name.
-        answered: the recordings.
-        columns: of the table.
-        identity: what rows depend on.
+        folder: folder to write to.
+        name: name of the file.
+        answered: the recordings and their rows.
+        columns: columns of the table.
+        identity: identifies what rows depend on.
     """
     table = pa.Table.from_pylist([record for one in answered for record in one.records], schema=arrow_schema(columns))
     keys = np.array([one.key for one in answered], np.uint64)
@@ -229,14 +229,14 @@ def _with_metadata(table: pa.Table, contents: Contents) -> pa.Table:
 
 
 def _contents(part: Place) -> Contents:
-    """Return what a file says of itself; a file that is not whole names no recording, and no identity."""
+    """Return a file's metadata; an incomplete file has no recordings and no identity."""
     try:
         found = pq.read_schema(_content(part)).metadata or {}
     except (pa.ArrowInvalid, EOFError):
         return Contents(None, np.zeros(0, np.uint64), np.zeros(0, np.int64), np.zeros(0, np.bool_))
     if METADATA not in found:
         raise PredictionError(
-            f"{printable(part)}: is there already, and this kind of run did not make it; choose another --out, or move "
+            f"{printable(part)}: already exists, and this kind of run did not make it; choose another --out, or move "
             "it away"
         )
     metadata = json.loads(found[METADATA])

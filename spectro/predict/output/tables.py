@@ -1,10 +1,10 @@
-"""Tables that rows are added to while they are made: CSV, Parquet (one file, or shards in a folder), JSON.
+"""Tables that rows are added to as they are computed: CSV, Parquet (one file, or shards in a folder), JSON.
 
-A CSV and JSON lines are there as far as they have come; the others are there when they are whole.
+CSV and JSON lines files can be read as they grow; the others appear when they are complete.
 
-Paths read back equal, whatever their characters (only bytes that are not UTF-8 stand as \\xNN), but for a CSV on a
-terminal, where what a terminal would obey is shown as escapes. Other text is what `files.printable` makes of it. No
-cell of a CSV is a formula to a spreadsheet (see `outputs`).
+Paths read back unchanged, whatever their characters (only bytes that are not UTF-8 become \\xNN). A CSV on a terminal
+is the exception: it shows characters that a terminal would obey as escapes. Other text goes through `files.printable`.
+No cell of a CSV is a formula to a spreadsheet (see `outputs`).
 """
 
 import re
@@ -27,7 +27,7 @@ Record: TypeAlias = dict[str, Any]
 ENDINGS = (".csv", ".parquet", ".json", ".jsonl", "")
 SHARD_ROWS = ROWS_IN_GROUP = 10_000
 PART = re.compile(r"part-(?P<number>\d{5,})(-(?P<run>[0-9a-f]{8}))?\.parquet")
-"""How the files of a table in parts are called: by a number, and, where several write, by the run."""
+"""File names of a table in parts: a number and, if several processes write, the run."""
 
 
 class Table(Protocol):
@@ -37,16 +37,16 @@ class Table(Protocol):
         """Add rows."""
 
     def close(self) -> None:
-        """Write what is still to be written; not called when the run failed."""
+        """Write what is left; not called if the run failed."""
 
 
 class CsvTable:
-    """CSV; a row is on its way to the disk when `add` returns.
+    """CSV; a row is on its way to disk when `add` returns.
 
     Args:
-        write: takes text.
+        write: writes text.
         names: the columns.
-        seen: the text goes to somebody's terminal.
+        seen: whether the text goes to a terminal.
     """
 
     def __init__(self, write: Callable[[str], Any], names: Sequence[str], *, seen: bool = False) -> None:
@@ -58,10 +58,10 @@ class CsvTable:
         self._write(rows_text([self._text(name, record[name]) for name in self._names] for record in records))
 
     def close(self) -> None:
-        """Do nothing: all is written."""
+        """Do nothing: everything is written."""
 
     def _text(self, name: str, value: Any) -> Any:
-        """Return a number with six digits; seconds beyond a thousand with their milliseconds."""
+        """Return a number with six significant digits; seconds from 1000 on keep their milliseconds."""
         if isinstance(value, float):
             return f"{value:.6g}" if abs(value) < 1000 else f"{value:.3f}".rstrip("0").rstrip(".")
         if isinstance(value, str):
@@ -70,11 +70,11 @@ class CsvTable:
 
 
 class JsonTable:
-    """A JSON list, or one JSON object a line.
+    """A JSON list, or one JSON object per line.
 
     Args:
-        write: takes text.
-        lines: one object a line, without the list around them.
+        write: writes text.
+        lines: write one object per line, without the enclosing list.
     """
 
     def __init__(self, write: Callable[[str], Any], *, lines: bool) -> None:
@@ -100,25 +100,25 @@ class ParquetTable:
     """A Parquet file, with row groups of `ROWS_IN_GROUP`.
 
     Args:
-        path: where to write.
+        path: file to write.
         names: the columns.
     """
 
     def __init__(self, path: Path, names: Sequence[str]) -> None:
-        import pyarrow.parquet as pq  # a CSV does without its half a second
+        import pyarrow.parquet as pq  # takes half a second, which a CSV saves
 
         self._schema = arrow_schema(names)
         self._writer = pq.ParquetWriter(path, self._schema)
         self._waiting: list[Record] = []
 
     def add(self, records: list[Record]) -> None:
-        """Add rows; a group is written when it is full."""
+        """Add rows; a row group is written when it is full."""
         self._waiting += records
         if len(self._waiting) >= ROWS_IN_GROUP:
             self._write()
 
     def close(self) -> None:
-        """Write the last group, and finish the file."""
+        """Write the last row group, and finish the file."""
         self._write()
         self._writer.close()
 
@@ -128,12 +128,12 @@ class ParquetTable:
 
 
 class ShardedTable:
-    """A folder of Parquet files, `part-00000.parquet` and on, each whole when it is there.
+    """A folder of Parquet files, `part-00000.parquet` and on, each complete once it exists.
 
     Args:
-        folder: where to write; parts of an earlier run that lie there are removed.
+        folder: folder to write to; parts of an earlier run in it are removed.
         names: the columns.
-        shard_rows: rows of each part.
+        shard_rows: rows per part.
     """
 
     def __init__(self, folder: Path, names: Sequence[str], shard_rows: int) -> None:
@@ -166,49 +166,49 @@ class ShardedTable:
 
 
 def check_name(out: Place | None) -> None:
-    """Raise PredictionError if no kind of table has this ending."""
+    """Raise PredictionError if no kind of table has this suffix."""
     if out is not None and out.suffix not in ENDINGS:
         raise PredictionError(
-            f"{printable(out)}: is neither .csv, .parquet, .json nor .jsonl, nor a folder for Parquet in shards"
+            f"{printable(out)}: is neither .csv, .parquet, .json nor .jsonl, nor a folder for Parquet shards"
         )
 
 
 def in_parts(out: Place | None, cluster: str | None) -> bool:
-    """Tell whether a table is made in parts, which may be made elsewhere; see `parts`.
+    """Return whether a table is written in parts, which other machines may write; see `parts`.
 
     Raises:
-        PredictionError: a cluster is to make it, and no table is named.
+        PredictionError: there is a cluster, but no table is named.
     """
     if cluster is not None and out is None:
-        raise PredictionError("a cluster's rows go into a table: name one with --out")
+        raise PredictionError("rows from a cluster go into a table: name one with --out")
     return cluster is not None or isinstance(out, Address)
 
 
 def shards(folder: Path) -> list[Path]:
-    """Return the parts of a table that a folder holds."""
+    """Return the parts of a table in a folder."""
     return sorted(one for one in folder.glob("part-*.parquet") if PART.fullmatch(one.name))
 
 
 @contextmanager
 def claimed_table(out: Path, inputs: Iterable[Path], journal: Path | None = None) -> Iterator[None]:
-    """Have a table to oneself while the block writes it.
+    """Hold a table exclusively while the block writes it.
 
-    A folder is ours, too, if no part of a table lies in it.
+    A folder without parts of a table is ours, too.
 
     Args:
         out: the table.
-        inputs: what is read, never to be written over.
-        journal: what says that the table is ours if it is there, unless it was changed since; it is written, too.
+        inputs: inputs of the run, which must not be overwritten.
+        journal: the table's journal, which is written, too. If it exists, the table is ours unless changed since.
 
     Raises:
-        PredictionError: the table is an input or not ours, or another run writes it.
+        PredictionError: the table is an input or not ours, or another run is writing it.
     """
     place = out.resolve()
     known = (journal is not None and journal.exists()) or (place.is_dir() and not shards(place))
     names = [PART.fullmatch(one.name) for one in shards(place)]
     if any(name and name["run"] for name in names):
         raise PredictionError(
-            f"{printable(out)}: holds a table in parts, of a run with --cluster; name it again, or choose another --out"
+            f"{printable(out)}: holds a table in parts, from a run with --cluster; set it, or choose another --out"
         )
     wanted = [place] if journal is None else [place, journal]
     with claimed(wanted, lock=lock_of(place), error=PredictionError, inputs=inputs, known=known, edited=wanted[1:]):
@@ -219,23 +219,23 @@ def claimed_table(out: Path, inputs: Iterable[Path], journal: Path | None = None
 def open_table(
     out: Path | None, names: Sequence[str], earlier: Iterable[list[Record]] = (), *, shard_rows: int = SHARD_ROWS
 ) -> Iterator[Table]:
-    """Open the table that `out` names: a .csv, .parquet, .json or .jsonl, or a folder for Parquet in shards.
+    """Open the table at `out`: a .csv, .parquet, .json or .jsonl file, or a folder for Parquet shards.
 
-    What `out` held before is replaced: by a CSV or JSON lines once the rows of before are in it, by others when they
-    are whole.
+    A new table replaces the one at `out`: CSV and JSON lines as soon as they hold the earlier rows, others when they
+    are complete.
 
     Args:
-        out: where to write; None for CSV on standard output.
+        out: file or folder to write; None for CSV on standard output.
         names: the columns.
-        earlier: rows of before, some at a time.
+        earlier: earlier rows, in batches.
         shard_rows: rows of each Parquet file in a folder.
 
     Raises:
-        PredictionError: another ending.
-        OSError: a place that cannot be written to.
+        PredictionError: `out` has another suffix.
+        OSError: `out` cannot be written to.
     """
     check_name(out)
-    out = out and out.resolve()  # a link stays one
+    out = out and out.resolve()  # a link stays a link
     with ExitStack() as stack:
         if out is None:
             table: Table = CsvTable(_print, names, seen=sys.stdout.isatty())
@@ -257,7 +257,7 @@ def open_table(
 
 @contextmanager
 def _growing(out: Path, names: Sequence[str], earlier: Iterable[list[Record]]) -> Iterator[Table]:
-    """Open a table of lines, which is in its place as soon as the rows of before are in it."""
+    """Open a table of lines, which is moved into place as soon as it holds the earlier rows."""
     with replacing(out) as temporary:
         stream = Appended(out, temporary)
         try:
@@ -281,7 +281,7 @@ def _print(text: str) -> None:
 
 
 def arrow_schema(names: Sequence[str]) -> "pa.Schema":
-    """Return the types of a table's columns."""
+    """Return the Arrow schema for a table's columns."""
     import pyarrow as pa
 
     text = dict.fromkeys(("path", "label", "error"), pa.string())
