@@ -1,1 +1,1 @@
-"""What computes the network: PyTorch, ONNX Runtime, OpenVINO; and the exports that the last two read."""
+"""Engines that compute the network: PyTorch, ONNX Runtime, OpenVINO; and the exports that the last two read."""

@@ -1,6 +1,6 @@
-"""What an engine is: it computes the network of one checkpoint.
+"""The interface of engines: an engine computes the network of one checkpoint.
 
-Every answer is looked at: numbers that are not finite are the checkpoint's fault, and never a label.
+Every output is checked: values that are not finite are the checkpoint's fault, and never become a label.
 """
 
 import importlib.util
@@ -27,17 +27,17 @@ Probabilities: TypeAlias = npt.NDArray[np.float64]
 Embedding: TypeAlias = npt.NDArray[np.float32]
 
 CLOSE_CALL = 0.2
-"""Two labels nearer than this in bfloat16 are told apart in float32: hardly ever are they interchanged from further."""
+"""Below this difference of the two most likely labels in bfloat16, float32 decides; larger ones hardly ever flip."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What the network makes of some pictures.
+    """The network's output for some pictures.
 
     Args:
         probabilities: float64 of shape (pictures, labels).
-        embeddings: float32 of shape (pictures, features): what the last layer of the network reads.
-        speech: probability that somebody speaks, float64 of shape (pictures,); None where the checkpoint cannot tell.
+        embeddings: inputs of the network's last layer, float32 of shape (pictures, features).
+        speech: probability of speech, float64 of shape (pictures,); None if the checkpoint has no speech detector.
     """
 
     probabilities: Probabilities
@@ -55,23 +55,23 @@ Scoring: TypeAlias = Callable[[Pictures], Scores]
 
 
 class Engine(ABC):
-    """Computes the network of one checkpoint; may be asked by several threads, and in forked processes.
+    """Computes the network of one checkpoint; may be used by several threads, and in forked processes.
 
     Args:
-        source: what errors call the checkpoint.
-        native: what has threads of its own that it waits for when it goes.
+        source: name of the checkpoint in errors.
+        native: objects that wait for threads of their own when they are destroyed.
 
     Attributes:
-        name: what computes, and in which precision: `openvino 2026.0, float32`.
-        lock: who has it has the network to himself.
+        name: engine and precision: `openvino 2026.0, float32`.
+        lock: its holder has the network to itself.
     """
 
     key: ClassVar[str]
-    """What `--engine` calls it."""
+    """Its name for `--engine`."""
     package: ClassVar[str]
     """The package that it needs."""
     precisions: ClassVar[tuple[Precision, ...]]
-    """What it can compute in."""
+    """Precisions that it can compute in."""
 
     name: str
 
@@ -86,60 +86,60 @@ class Engine(ABC):
         """Score a batch of pictures, uint8 of shape (pictures, 1 or 3, height, width).
 
         Raises:
-            CheckpointError: the network's answer is not finite.
+            CheckpointError: the network's output is not finite.
         """
 
     @classmethod
     def installed(cls) -> bool:
-        """Tell whether its package is there."""
+        """Return whether its package is installed."""
         return importlib.util.find_spec(cls.package) is not None
 
 
 class ExportEngine(Engine):
-    """Computes an exported network, on the processor.
+    """Computes an exported network, on the CPU.
 
     Args:
         folder: the folder of an exported network.
-        precision: what is computed in, one of `precisions`.
-        native: what has threads of its own that it waits for when it goes.
+        precision: precision to compute in, one of `precisions`.
+        native: objects that wait for threads of their own when they are destroyed.
     """
 
     files: ClassVar[tuple[str, ...]] = ()
-    """What it keeps in the folder of an export, besides the ONNX file."""
+    """Files that it keeps in an export's folder, besides the ONNX file."""
 
     def __init__(self, folder: Path, precision: Precision = "float32", native: Sequence[Any] = ()) -> None:
         super().__init__(printable(folder), native)
 
     @classmethod
     def convert(cls, folder: Path) -> None:
-        """Write those files, from the ONNX file that is there."""
+        """Write these files, from the ONNX file in the folder."""
 
 
 def finite(found: Scores, source: str) -> Scores:
-    """Return scores all of which are finite.
+    """Return scores unchanged, if all of them are finite.
 
     Args:
-        found: what a network answers.
-        source: what errors call its checkpoint.
+        found: output of a network.
+        source: name of its checkpoint in errors.
 
     Raises:
-        CheckpointError: a probability, or a number of an embedding, is not finite.
+        CheckpointError: a probability, or a value of an embedding, is not finite.
     """
     if not (np.isfinite(found.probabilities).all() and np.isfinite(found.embeddings).all()):
         raise CheckpointError(
-            f"{source}: its network answers with numbers that are not finite (NaN or infinite), as damaged weights do; "
+            f"{source}: its network outputs values that are not finite (NaN or infinite), as with damaged weights; "
             "take another checkpoint, or train it again"
         )
     return found
 
 
 def settle(pictures: Pictures, exact: Scoring, rough: Scoring | None = None) -> Scores:
-    """Score pictures roughly, and those exactly whose two most likely labels are less than `CLOSE_CALL` apart.
+    """Score pictures roughly, and again exactly where the two most likely labels are less than `CLOSE_CALL` apart.
 
     Args:
         pictures: uint8 of shape (pictures, 1 or 3, height, width).
-        exact: scores pictures.
-        rough: scores them faster; None scores all of them exactly.
+        exact: scores pictures exactly.
+        rough: scores pictures faster; None to score all of them exactly.
     """
     if rough is None:
         return exact(pictures)
@@ -148,7 +148,7 @@ def settle(pictures: Pictures, exact: Scoring, rough: Scoring | None = None) -> 
         return found
     ordered = np.sort(found.probabilities, axis=1)
     clear = (ordered[:, -1] - ordered[:, -2] >= CLOSE_CALL) & np.isfinite(found.embeddings).all(axis=1)
-    close = np.flatnonzero(~clear)  # NaN is no answer either
+    close = np.flatnonzero(~clear)  # so are NaN
     if len(close):
         again = exact(pictures[close])
         found.probabilities[close], found.embeddings[close] = again.probabilities, again.embeddings
@@ -162,12 +162,12 @@ def batch(pictures: Sequence[Image]) -> Pictures:
 
 
 def threads() -> int:
-    """Return how many threads a network may use: OMP_NUM_THREADS, or as many as there are cores for this process."""
+    """Return how many threads a network may use: OMP_NUM_THREADS, or the number of cores of this process."""
     threads_set = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return int(threads_set) if threads_set.isdigit() and int(threads_set) > 0 else cores
 
 
 def first_line(error: Exception) -> str:
-    """Return the first line of what a runtime says of an error."""
+    """Return the first line of a runtime's error message."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

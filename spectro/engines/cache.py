@@ -1,4 +1,4 @@
-"""Exports that are kept for the engines that compute them: made once for each checkpoint, whole whenever used."""
+"""Cached exports for the engines that compute them: made once per checkpoint, and complete whenever used."""
 
 import shutil
 import sys
@@ -18,13 +18,13 @@ A_DAY_S = 86_400
 
 
 def kept(folder: Path) -> Path:
-    """Return the folder of a checkpoint's export in the cache; made if it is not there, or no longer as it was made.
+    """Return the folder of a checkpoint's export in the cache; it is exported if it is missing, or damaged.
 
-    A checkpoint's export is made anew when spectro, PyTorch or an engine has another version.
+    The checkpoint is exported again if the version of spectro, PyTorch or an engine changes.
 
     Raises:
         CheckpointError: the folder holds no checkpoint.
-        ExportError: the network cannot be exported, or its export cannot be kept.
+        ExportError: the network cannot be exported, or its export cannot be stored.
     """
     try:
         name = fingerprint([descriptions.identity(folder), _versions()])
@@ -40,23 +40,23 @@ def kept(folder: Path) -> Path:
         if _intact(out):
             return out
         if out.exists():
-            print(f"{printable(out)}: is damaged, and made again", file=sys.stderr)
+            print(f"{printable(out)}: is damaged, and is exported again", file=sys.stderr)
             shutil.rmtree(out)
-        print(f"exporting {printable(folder)} for a faster engine, once, into {printable(out)}", file=sys.stderr)
+        print(f"exporting {printable(folder)} once, for a faster engine, to {printable(out)}", file=sys.stderr)
         _forget_killed(out)
         spec = descriptions.Description.read(folder).spec
         export.export(folder, out, list(islice(export.synthetic(spec), export.BATCH)), ir=False, replace=False)
     except OSError as error:
         if not _intact(out):  # or another process was faster
             raise ExportError(
-                f"{printable(out)}: an export cannot be kept there ({error.strerror or error}): let XDG_CACHE_HOME "
-                "name a folder that can be written to, or predict with what `spectro export` writes"
+                f"{printable(out)}: an export cannot be stored there ({error.strerror or error}): set XDG_CACHE_HOME "
+                "to a writable folder, or predict with an export that `spectro export` writes"
             ) from error
     return out
 
 
 def _intact(out: Path) -> bool:
-    """Tell whether an export in the cache is there, as it was made."""
+    """Return whether an export in the cache exists, and is unchanged."""
     try:
         made = descriptions.Description.read(out).export
         return made is not None and made.sha256 == export.sha256(out / EXPORT_FILE)
@@ -65,7 +65,7 @@ def _intact(out: Path) -> bool:
 
 
 def _forget_killed(out: Path) -> None:
-    """Remove what killed exports left beside the place of a new one: what nobody has touched for a day."""
+    """Remove folders that killed exports left beside a new one, if they are unchanged for a day."""
     for left in out.parent.glob(f".{out.name}.*"):
         if time.time() - left.stat().st_mtime > A_DAY_S:
             shutil.rmtree(left, ignore_errors=True)

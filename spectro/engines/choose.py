@@ -1,8 +1,8 @@
-"""Which engine computes a checkpoint.
+"""Choose the engine that computes a checkpoint.
 
-PyTorch computes any checkpoint. The others are several times as fast on a processor and start several times as fast,
-without PyTorch; they compute an exported copy, which is made when it is first asked for and kept. An engine is tried on
-a picture before it is handed out.
+PyTorch computes any checkpoint. The others are several times as fast on a CPU and start several times as fast, without
+PyTorch; they compute an exported copy, which is made on first use and kept. An engine is tried on a picture before it
+is returned.
 """
 
 import ctypes
@@ -36,26 +36,28 @@ def engine_for(
     device: str | None = None,
     precision: Precision = "float32",
 ) -> tuple[Description, Engine]:
-    """Read a checkpoint, and make an engine that computes its network.
+    """Read a checkpoint, and create an engine that computes its network.
 
     Args:
         checkpoint: a checkpoint, its folder, or the folder of an exported network.
-        engine: which one, or `auto` for the fastest that is installed: PyTorch where there is a GPU, or a device is
-            named, or the network cannot be exported; the environment's SPECTRO_ENGINE says
-            what else `auto` means.
-        device: `cpu`, `cuda`, ...; None takes a GPU where there is one.
-        precision: what is computed in.
+        engine: name of the engine, or `auto` for the fastest that is installed: PyTorch if there is a GPU, a device is
+            named, or the network cannot be exported. The environment variable SPECTRO_ENGINE gives `auto` another
+            meaning.
+        device: `cpu`, `cuda`, ...; None for a GPU if there is one.
+        precision: precision to compute in.
 
     Raises:
         CheckpointError: the folder holds no checkpoint that can be used.
-        PredictionError: the engine is not installed, or cannot do what is asked.
+        PredictionError: the engine is not installed, or does not support what is requested.
     """
     wanted = os.environ.get(VARIABLE) or "auto" if engine == "auto" else engine
     if wanted not in ("auto", "torch", *FOR_EXPORTS):
-        raise PredictionError(f"there is no engine {wanted!r}; there are auto, torch, {', '.join(FOR_EXPORTS)}")
+        raise PredictionError(f"there is no engine {wanted!r}; choose from auto, torch, {', '.join(FOR_EXPORTS)}")
     if not isinstance(checkpoint, str | os.PathLike):
         if engine not in ("auto", "torch"):
-            raise PredictionError(f"engine {wanted} computes checkpoints that lie in a folder")
+            raise PredictionError(
+                f"engine {wanted} computes only checkpoints in a folder; name the folder, or take engine torch"
+            )
         about = checkpoint.about
         return about, tried(TorchEngine(checkpoint, device, precision), about, about.backbone)
     folder = Path(checkpoint)
@@ -70,21 +72,21 @@ def engine_for(
         made = FOR_EXPORTS[wanted](exported, precision)
     except Exception as error:
         raise CheckpointError(
-            f"{printable(exported)}: cannot be computed by {wanted} ({first_line(error)}); export it again"
+            f"{printable(exported)}: cannot be computed with {wanted} ({first_line(error)}); export it again"
         ) from error
     return about, tried(made, about, printable(exported))
 
 
 def tried(engine: Engine, about: Description, source: str) -> Engine:
-    """Return an engine that has scored a picture as its description says.
+    """Return an engine after it has scored a picture as its checkpoint's description says.
 
     Args:
-        engine: what is tried.
-        about: what its checkpoint says of itself.
-        source: what errors call the checkpoint.
+        engine: engine to try.
+        about: description of its checkpoint.
+        source: name of the checkpoint in errors.
 
     Raises:
-        CheckpointError: the network cannot read such a picture, or answers something else, or nothing finite.
+        CheckpointError: the network cannot read such a picture, or its output has another shape or is not finite.
     """
     ramp = np.arange(np.prod(about.spec.shape), dtype=np.uint32) % 256
     try:
@@ -92,14 +94,14 @@ def tried(engine: Engine, about: Description, source: str) -> Engine:
         shapes = found.probabilities.shape, found.embeddings.ndim
     except CheckpointError:
         raise
-    except Exception as error:  # the runtimes raise errors of many kinds
+    except Exception as error:  # the runtimes raise many kinds of errors
         raise CheckpointError(
-            f"{source}: its network does not read pictures of its own spec ({first_line(error)}); take another "
+            f"{source}: its network cannot read pictures of its own spec ({first_line(error)}); take another "
             "checkpoint, or train it again"
         ) from error
     if shapes != ((1, len(about.labels)), 2):
         raise CheckpointError(
-            f"{source}: its network answers with probabilities of shape {shapes[0]} for a picture and "
+            f"{source}: its network outputs probabilities of shape {shapes[0]} for a picture and "
             f"{len(about.labels)} labels; take another checkpoint, or train it again"
         )
     return engine
@@ -113,17 +115,19 @@ def _torch(folder: Path, device: str | None, precision: Precision) -> tuple[Desc
 
 
 def _check_possible(wanted: str, device: str | None, precision: Precision) -> None:
-    """Raise PredictionError if an engine other than PyTorch cannot do here what is asked."""
+    """Raise PredictionError if an engine other than PyTorch does not support here what is requested."""
     engine = FOR_EXPORTS[wanted]
     if not engine.installed():
-        raise PredictionError(f"engine {wanted} needs {engine.package}: install spectro[{wanted}], or take another")
+        raise PredictionError(
+            f"engine {wanted} needs {engine.package}: install spectro[{wanted}], or take another engine"
+        )
     if wanted in FORKS.inherited:
         raise PredictionError(
-            f"engine {wanted} computed before this process was forked, and cannot be started anew in it: predict with "
-            "the predictor that was loaded before, take engine torch, or start processes by spawn or forkserver"
+            f"engine {wanted} ran before this process was forked, and cannot be started again in it: predict with the "
+            "predictor that was loaded before, take engine torch, or start processes with spawn or forkserver"
         )
     if device not in (None, "cpu"):
-        raise PredictionError(f"engine {wanted} computes on the processor, not on {device!r}; take --engine torch")
+        raise PredictionError(f"engine {wanted} computes on the CPU, not on {device!r}; take --engine torch")
     if precision not in engine.precisions:
         engines: list[type[Engine]] = [*FOR_EXPORTS.values(), TorchEngine]
         able = [one.key for one in engines if precision in one.precisions]
@@ -134,7 +138,7 @@ def _check_possible(wanted: str, device: str | None, precision: Precision) -> No
 
 
 def _exported(folder: Path) -> Path:
-    """Return the folder of a checkpoint's export: itself, or one in the cache."""
+    """Return the folder of a checkpoint's export: the folder itself, or one in the cache."""
     if descriptions.is_export(folder):
         return folder
     return cache.kept(folder)
@@ -145,19 +149,19 @@ def _fastest(folder: Path, device: str | None, precision: Precision) -> str:
     able = [name for name, engine in FOR_EXPORTS.items() if precision in engine.precisions]
     possible = [name for name in able if FOR_EXPORTS[name].installed() and name not in FORKS.inherited]
     if descriptions.is_export(folder):
-        return [*possible, *able][0]  # which says what is to be installed, where nothing is
+        return [*possible, *able][0]  # if none is installed, its error says what to install
     if not possible or device not in (None, "cpu") or (device is None and _has_gpu()):
         return "torch"
     try:
         _exported(folder)
     except ExportError as error:
-        print(f"{error}; PyTorch computes it meanwhile, and --engine torch does not try", file=sys.stderr)
+        print(f"{error}; PyTorch computes it for now (--engine torch skips this attempt)", file=sys.stderr)
         return "torch"
     return possible[0]
 
 
 def _has_gpu() -> bool:
-    """Tell whether there is a driver of NVIDIA's, without importing PyTorch, which takes seconds."""
+    """Return whether there is an NVIDIA driver, without importing PyTorch, which takes seconds."""
     try:
         ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
     except OSError:

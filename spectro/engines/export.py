@@ -1,9 +1,9 @@
 """A checkpoint's network as ONNX and OpenVINO IR, checked against PyTorch.
 
-An export folder is a checkpoint folder with `model.onnx` (and `model.xml` and `model.bin`, where OpenVINO is installed)
-in place of `model.safetensors`: it can predict and nothing else. The network takes `pictures`, uint8 of shape (any, 1
-or 3, height, width), and gives `probabilities`, float32 of shape (any, labels), and `embeddings`, float32 of shape
-(any, features); normalisation, softmax and temperature are in it.
+An export folder is a checkpoint folder with `model.onnx` (and `model.xml` and `model.bin`, if OpenVINO is installed) in
+place of `model.safetensors`: it can predict and nothing else. The network takes `pictures`, uint8 of shape (any, 1 or
+3, height, width), and returns `probabilities`, float32 of shape (any, labels), and `embeddings`, float32 of shape (any,
+features); it includes normalisation, softmax and temperature.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 
 TOLERANCE = 1e-4
-"""How far probabilities may lie from PyTorch's, in float32."""
+"""Largest accepted difference of a probability from PyTorch's, in float32."""
 EXPORTER = ("onnx", "onnxscript")
 FILES = {EXPORT_FILE, DESCRIPTION_FILE, CARD_FILE, *(name for one in FOR_EXPORTS.values() for name in one.files)}
 BATCH = 32
@@ -52,15 +52,15 @@ def check_replaceable(out: Path) -> None:
     if os.path.lexists(out) and not (
         out.is_dir() and names <= FILES and (not names or "export" in descriptions.content_of(out))
     ):
-        raise PredictionError(f"{printable(out)}: is there, and no export; choose another --out")
+        raise PredictionError(f"{printable(out)}: already exists, and is not an export; choose another --out")
 
 
 @contextmanager
 def _alone(out: Path) -> Iterator[None]:
-    """Have an export's folder to oneself, and bring back what a killed run moved aside.
+    """Hold an export's folder exclusively, and bring back what a killed run moved aside.
 
     Raises:
-        PredictionError: another run writes there, or what lies there is no export.
+        PredictionError: another run is writing there, or the folder holds something else than an export.
     """
     with held(lock_of(out)) as free:
         if not free:
@@ -75,7 +75,7 @@ def _alone(out: Path) -> Iterator[None]:
 
 
 def _before(out: Path) -> Path:
-    """Return where an earlier export lies while a new one takes its place."""
+    """Return where an earlier export is kept while a new one takes its place."""
     return out.with_name(f".{out.name}.before")
 
 
@@ -86,20 +86,20 @@ def export(
 
     Args:
         folder: a checkpoint folder.
-        out: folder to write; there whole or not at all.
-        pictures: what is compared, uint8 arrays of shape `spec.shape`.
-        ir: write what engines have besides ONNX, too, where they are installed (OpenVINO IR).
-        replace: replace an export that `out` holds; else it stays, whoever wrote it meanwhile.
+        out: folder to write; it appears complete or not at all.
+        pictures: pictures to compare on, uint8 arrays of shape `spec.shape`.
+        ir: also write the other formats of installed engines (OpenVINO IR).
+        replace: replace an export in `out`; otherwise it stays, even if another process wrote it meanwhile.
 
     Returns:
-        for each engine that is installed: `pictures`, the share of equal labels (`agreement`), and the largest
+        for each installed engine: the number of `pictures`, the share of equal labels (`agreement`), and the largest
         `difference` of a probability.
 
     Raises:
-        CheckpointError: the folder holds no checkpoint, or one whose answers are not finite.
-        PredictionError: with `replace`, what `out` holds is no export, or another run writes there.
-        ExportError: there is no picture to compare on, or the network cannot be exported, or computes something else
-            afterwards.
+        CheckpointError: the folder holds no checkpoint, or one whose outputs are not finite.
+        PredictionError: with `replace`, `out` holds something else than an export, or another run is writing there.
+        ExportError: there is no picture to compare on, the network cannot be exported, or its export computes something
+            else.
     """
     from spectro.model import checkpoint as checkpoints
 
@@ -107,10 +107,12 @@ def export(
         raise ExportError(f"exporting needs {', '.join(lacking)}: install spectro[onnx] or spectro[openvino]")
     if not pictures:
         raise ExportError(
-            "there is no picture to compare an export on: give at least one, drawn as the checkpoint's spec says"
+            "there is no picture to compare an export on: give at least one, rendered with the checkpoint's spec"
         )
     if not any(engine.installed() for engine in FOR_EXPORTS.values()):
-        raise ExportError("nothing is here to compare an export with: install spectro[onnx] or spectro[openvino]")
+        raise ExportError(
+            "no engine is installed to compare an export with: install spectro[onnx] or spectro[openvino]"
+        )
     checkpoint = checkpoints.load(folder)
     about = checkpoint.about
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -130,12 +132,12 @@ def export(
             found = _compare(checkpoint, work, pictures)
         except (CheckpointError, ExportError):
             raise
-        except Exception as error:  # the exporter and the runtimes raise errors of many kinds
+        except Exception as error:  # the exporter and the runtimes raise many kinds of errors
             raise ExportError(f"{about.backbone} cannot be exported ({first_line(error)})") from error
         made = Export(of=descriptions.identity(folder), compared=found, sha256=sha256(work / EXPORT_FILE))
         write_json(work / DESCRIPTION_FILE, msgspec.structs.replace(about, export=made).to_dict())
         if replace and out.exists():
-            out.rename(_before(out))  # a kill here leaves it, and the next run brings it back
+            out.rename(_before(out))  # after a kill here, the next run brings it back
         if replace or not out.exists():
             work.rename(out)
         if replace:
@@ -182,7 +184,7 @@ def _write_onnx(checkpoint: "Checkpoint", path: Path) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter from telling what it does."""
+    """Silence the exporter's messages."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -207,7 +209,7 @@ def _compare(checkpoint: "Checkpoint", folder: Path, pictures: Sequence[Image]) 
         difference = float(np.max(differences))  # NaN if one is
         if not difference <= TOLERANCE:  # NaN is not
             raise ExportError(
-                f"{checkpoint.about.backbone} gives probabilities that differ by {difference:.1e} by {engine.name}"
+                f"{checkpoint.about.backbone}: probabilities differ by {difference:.1e} between torch and {engine.name}"
             )
         found[engine.name] = {
             "pictures": len(pictures),
@@ -218,7 +220,7 @@ def _compare(checkpoint: "Checkpoint", folder: Path, pictures: Sequence[Image]) 
 
 
 def synthetic(spec: SpectrogramSpec) -> Iterator[Image]:
-    """Yield pictures of clips of the synthetic corpus."""
+    """Yield pictures of clips from the synthetic corpus."""
     from spectro.corpora.datasets import synthetic
 
     for take, emotion, speaker in product(range(99), synthetic.PROSODY, range(1, 9)):

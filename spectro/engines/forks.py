@@ -1,4 +1,4 @@
-"""Engines in a process that was forked: the threads that they compute with stay behind in the one before."""
+"""Engines in a forked process: the threads that they compute with stay behind in the parent."""
 
 import ctypes
 import os
@@ -9,20 +9,20 @@ from typing import Any, Protocol
 
 
 class Native(Protocol):
-    """What an engine must tell of itself for that."""
+    """What an engine must provide to be used after a fork."""
 
     lock: Any
-    """An RLock: who has it has the network to himself."""
+    """An RLock: its holder has the network to itself."""
     native: Sequence[Any]
-    """What has threads of its own that it waits for when it goes."""
+    """Objects that wait for threads of their own when they are destroyed."""
 
 
 class Forks:
-    """What must be known of engines when a process is forked: the threads that they compute with stay behind.
+    """The engines of a process, which keep working when it is forked, although their threads stay behind.
 
-    What is loaded goes on to answer: PyTorch with one thread, as it would wait for the others for ever; ONNX Runtime
-    and OpenVINO as they are, but they are never let go of, as they would wait for theirs. These two cannot be started
-    anew where they ran before.
+    A loaded engine can still be used in the forked process: PyTorch with one thread, as it would wait forever for the
+    others; ONNX Runtime and OpenVINO as they are, but they are never destroyed, as they would wait for their threads.
+    These two cannot be started again in the forked process if they ran before the fork.
     """
 
     def __init__(self) -> None:
@@ -33,14 +33,14 @@ class Forks:
             os.register_at_fork(after_in_child=self._begin)
 
     def add(self, kind: str, engine: Native) -> None:
-        """Take note of an engine that is made."""
+        """Register a new engine."""
         self.started.add(kind)
         self._engines.add(engine)
 
     def _begin(self) -> None:
         self.inherited = frozenset(self.started)
         for engine in list(self._engines):
-            engine.lock = threading.RLock()  # a thread that had it is not here
+            engine.lock = threading.RLock()  # the thread that held it may not exist here
             for one in engine.native:
                 ctypes.pythonapi.Py_IncRef(ctypes.py_object(one))
         if "torch" in self.started:

@@ -1,4 +1,4 @@
-"""ONNX Runtime: computes an exported network, several times as fast as PyTorch on a processor."""
+"""ONNX Runtime: computes an exported network, several times as fast as PyTorch on a CPU."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from spectro.model.metadata import EXPORT_FILE
 
 
 class OnnxEngine(ExportEngine):
-    """ONNX Runtime, on the processor; arguments are those of `ExportEngine`."""
+    """ONNX Runtime, on the CPU; arguments are those of `ExportEngine`."""
 
     key, package, precisions = "onnx", "onnxruntime", ("float32",)
 
@@ -18,7 +18,7 @@ class OnnxEngine(ExportEngine):
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads()
-        # threads that spin while they wait take the cores from those that draw
+        # threads that spin while they wait take cores from the rendering threads
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self._session = onnxruntime.InferenceSession(folder / EXPORT_FILE, options, ["CPUExecutionProvider"])
         self.name = f"onnxruntime {onnxruntime.__version__}, {precision}"

@@ -1,4 +1,4 @@
-"""OpenVINO: computes an exported network, in bfloat16, too, where the processor knows it."""
+"""OpenVINO: computes an exported network, also in bfloat16 if the CPU supports it."""
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,9 +14,9 @@ IR_FILE = "model.xml"
 
 
 class OpenVinoEngine(ExportEngine):
-    """OpenVINO, on the processor; arguments are those of `ExportEngine`.
+    """OpenVINO, on the CPU; arguments are those of `ExportEngine`.
 
-    In bfloat16 it is faster where the processor computes with it; probabilities are less exact, but for close calls.
+    It is faster in bfloat16 if the CPU supports it; probabilities are then less exact, except for close calls.
     """
 
     key, package, precisions = "openvino", "openvino", ("float32", "bfloat16")
@@ -30,8 +30,9 @@ class OpenVinoEngine(ExportEngine):
         settings = {"INFERENCE_NUM_THREADS": threads(), "PERFORMANCE_HINT": "LATENCY"}
         kinds = {"float32": openvino.Type.f32, "bfloat16": openvino.Type.bf16}
         wanted = ["float32"] if precision == "float32" else ["float32", precision]
-        # OpenVINO (2026.4) gives the thread that compiles another stack for signals, and puts the one before back when
-        # the network goes. Where networks go in another order, that one has gone too, and the next signal is a crash.
+        # OpenVINO (2026.4) gives the compiling thread another signal stack, and restores the earlier one when the
+        # network is destroyed. If networks are destroyed in another order, that stack is gone, too, and the next signal
+        # is a crash.
         with ThreadPoolExecutor(1, "compiling") as apart:
             networks = [
                 apart.submit(compiled, settings | {"INFERENCE_PRECISION_HINT": kinds[kind]}).result() for kind in wanted

@@ -15,12 +15,12 @@ class TorchEngine(Engine):
 
     Args:
         checkpoint: the network, which is moved to the device.
-        device: `cpu`, `cuda`, ...; None takes a GPU where there is one.
-        precision: `bfloat16` lets convolutions and dense layers compute in it, but for close calls.
-        source: what errors call the checkpoint; None for its backbone.
+        device: `cpu`, `cuda`, ...; None for a GPU if there is one.
+        precision: with `bfloat16`, convolutions and dense layers compute in it, except for close calls.
+        source: name of the checkpoint in errors; None for its backbone.
 
     Raises:
-        PredictionError: there is no such device.
+        PredictionError: the device does not exist.
     """
 
     key, package, precisions = "torch", "torch", ("float32", "bfloat16")
@@ -51,7 +51,7 @@ class TorchEngine(Engine):
 
     def scores(self, pictures: Pictures) -> Scores:
         """Score a batch of pictures, uint8 of shape (pictures, 1 or 3, height, width)."""
-        with self.lock:  # explanations hang hooks into it meanwhile
+        with self.lock:  # explanations attach hooks to the network
             rough = partial(self._scores, bfloat16=True) if self._bfloat16 else None
             return finite(settle(pictures, self._scores, rough), self._source)
 

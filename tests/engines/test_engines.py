@@ -90,7 +90,7 @@ def test_an_export_waits_for_nobody_and_replaces_only_exports(world: World, tmp_
         export.export(world.checkpoint, out, pictures(1))
     out.mkdir()
     (out / "mine").write_text("mine")
-    with pytest.raises(PredictionError, match="net: is there, and no export; choose another --out"):
+    with pytest.raises(PredictionError, match="net: already exists, and is not an export; choose another --out"):
         export.export(world.checkpoint, out, pictures(1))
     assert (out / "mine").exists()
 
@@ -122,7 +122,7 @@ def test_an_export_that_computes_something_else_is_not_kept(
             return Scores(found.probabilities + 2e-4, found.embeddings)
 
     monkeypatch.setitem(FOR_EXPORTS, "onnx", Wrong)
-    with pytest.raises(export.ExportError, match=r"differ by 2\.0e-04 by onnxruntime"):
+    with pytest.raises(export.ExportError, match=r"differ by 2\.0e-04 between torch and onnxruntime"):
         export.export(world.checkpoint, tmp_path / "out", pictures(3))
     assert list(tmp_path.iterdir()) == [lock_of(tmp_path / "out")]
 
@@ -173,11 +173,11 @@ def test_the_environment_says_what_auto_means(world: World, exported: Path, monk
 
 
 def test_what_an_engine_cannot_do_is_refused(world: World, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(PredictionError, match="computes on the processor, not on 'cuda'"):
+    with pytest.raises(PredictionError, match="computes on the CPU, not on 'cuda'"):
         Predictor(exported, engine="openvino", device="cuda")
     with pytest.raises(PredictionError, match="onnx computes in float32"):
         Predictor(exported, engine="onnx", precision="bfloat16")
-    with pytest.raises(PredictionError, match="checkpoints that lie in a folder"):
+    with pytest.raises(PredictionError, match="computes only checkpoints in a folder"):
         Predictor(world.trained, engine="onnx")
     with pytest.raises(CheckpointError, match="holds an exported network"):
         Predictor(exported, engine="torch")
@@ -276,7 +276,7 @@ def test_weights_come_before_an_export_that_lies_beside_them(world: World, expor
 def test_a_damaged_export_is_refused(exported: Path, tmp_path: Path, engine: base.EngineName) -> None:
     shutil.copytree(exported, tmp_path / "net", ignore=shutil.ignore_patterns("model.xml", "model.bin"))
     (tmp_path / "net/model.onnx").write_bytes((exported / "model.onnx").read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match=rf"net: cannot be computed by {engine} \(.*; export it again"):
+    with pytest.raises(CheckpointError, match=rf"net: cannot be computed with {engine} \(.*; export it again"):
         Predictor(tmp_path / "net", engine=engine)
 
 

@@ -102,7 +102,7 @@ def test_an_export_that_is_not_finite_is_an_error_at_loading(
     model.graph.initializer.append(numpy_helper.from_array(np.array(np.nan, np.float32), "nothing"))
     model.graph.node.append(helper.make_node("Add", [f"{name}_before", "nothing"], [name]))
     onnx.save(model, tmp_path / "net" / EXPORT_FILE)
-    with pytest.raises(CheckpointError, match=r"net: its network answers with numbers that are not finite"):
+    with pytest.raises(CheckpointError, match=r"net: its network outputs values that are not finite"):
         Predictor(tmp_path / "net", engine=engine)
 
 
@@ -121,16 +121,14 @@ def test_a_network_that_does_not_read_its_own_pictures_is_an_error_at_loading(wo
 
     checkpoint = Checkpoint.of(net=copy.deepcopy(world.trained.net), labels=world.trained.about.labels, spec=SMALL)
     checkpoint.net.backbone = Picky()
-    with pytest.raises(CheckpointError, match=r"does not read pictures of its own spec \(too small\)"):
+    with pytest.raises(CheckpointError, match=r"cannot read pictures of its own spec \(too small\)"):
         Predictor(checkpoint)
 
 
 def test_a_network_that_is_not_finite_in_use_is_an_error_at_loading(world: World) -> None:
     checkpoint = Checkpoint.of(net=copy.deepcopy(world.trained.net), labels=world.trained.about.labels, spec=SMALL)
     checkpoint.net.head[1].weight.data.fill_(torch.inf)
-    with pytest.raises(
-        CheckpointError, match="test_efficientnet: its network answers with numbers that are not finite"
-    ):
+    with pytest.raises(CheckpointError, match="test_efficientnet: its network outputs values that are not finite"):
         Predictor(checkpoint)
 
 
@@ -177,7 +175,7 @@ def test_a_comparison_does_not_let_nan_pass(
             return found
 
     monkeypatch.setitem(FOR_EXPORTS, "onnx", Wrong)
-    with pytest.raises(ExportError, match="differ by nan by onnxruntime"):
+    with pytest.raises(ExportError, match="differ by nan between torch and onnxruntime"):
         export._compare(world.trained, exported, pictures(export.BATCH + 1))
 
 
@@ -259,7 +257,7 @@ if __name__ == "__main__":
             np.allclose(list(a.probabilities.values()), list(b.probabilities.values()), atol=1e-5)
             for a, b in zip(one, other))
     assert near(here, there)
-    assert near(here, again) if engine == "torch" else "cannot be started anew" in again, again
+    assert near(here, again) if engine == "torch" else "cannot be started again" in again, again
 """
     folder = world.checkpoint if engine == "torch" else exported
     environment = os.environ | {"OMP_NUM_THREADS": "2"}
@@ -294,7 +292,7 @@ def test_a_damaged_export_in_the_cache_is_made_again(
         capsys.readouterr()
         assert Predictor(world.checkpoint).engine.name.startswith("onnxruntime")
         assert (kept / EXPORT_FILE).read_bytes() == whole
-        assert "is damaged, and made again" in capsys.readouterr().err
+        assert "is damaged, and is exported again" in capsys.readouterr().err
     (kept / "spectro.json").write_text("{}")
     assert cache_of.kept(world.checkpoint) == kept
     assert len(made_from) == 5
@@ -307,8 +305,8 @@ def test_where_nothing_can_be_kept_torch_computes(
     cache.parent.write_text("a file, where a folder should be made: as read-only as it gets, for root too")
     assert Predictor(world.checkpoint).engine.name.startswith("torch")
     told = capsys.readouterr().err
-    assert "an export cannot be kept there" in told and "XDG_CACHE_HOME" in told and "PyTorch computes it" in told
-    with pytest.raises(ExportError, match="let XDG_CACHE_HOME name a folder"):
+    assert "an export cannot be stored there" in told and "XDG_CACHE_HOME" in told and "PyTorch computes it" in told
+    with pytest.raises(ExportError, match="set XDG_CACHE_HOME to a writable folder"):
         Predictor(world.checkpoint, engine="onnx")
 
     monkeypatch.delenv("XDG_CACHE_HOME")

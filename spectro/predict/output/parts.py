@@ -1,8 +1,8 @@
 """A table in parts that many processes write: Parquet files in a folder or at an address, without another journal.
 
-A file is complete once it exists. Its metadata list its recordings: for each a 64-bit key, made from path and signature,
-its number of rows, and whether it could be used. A row is valid as long as a recording of the run has this key (the
-rules are those of `journal`); recordings that could not be used are tried again. So a run that was killed, on whatever
+A file is complete once it exists. Its metadata hold, for each of its recordings, a 64-bit key of path and signature,
+the number of rows, and whether it could be used. A row is valid as long as a recording of the run has this key (the rules
+are those of `journal`); recordings that could not be used are tried again. So a run that was killed, on whatever
 machine, resumes from the files that exist. The chance that two of ten million recordings have the same key is three in
 a million; the second of them would get no row.
 """
@@ -166,12 +166,12 @@ class Parts:
         return seen
 
     def failed(self) -> tuple[int, int]:
-        """Return how many recordings could not be used, or not to their end, and how many of these have one row only."""
+        """Return how many recordings could not be used, or not to their end, and how many of these have one row."""
         failed = [known.rows[known.failed] for _part, known in self._contents()]
         return sum(map(len, failed)), sum(int((one == 1).sum()) for one in failed)
 
     def records(self, size: int = 1000) -> Iterator[list[Record]]:
-        """Yield all rows in the order in which the recordings were handed out, in batches of at most `size`."""
+        """Yield all rows in the order in which the recordings were handed out, at most `size` at a time."""
         for part in parts_in(self.folder):
             for rows in pq.ParquetFile(_content(part)).iter_batches(size):
                 yield rows.to_pylist()
