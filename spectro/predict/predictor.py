@@ -65,8 +65,8 @@ class Predictor:
         max_duration_s: longest recording accepted, in seconds; None for no limit. The network is given
             `checkpoint.spec.duration_s` of it: the middle (or the start, as the spec says), or the part with the most
             speech if another part has more.
-        min_margin: the label is `unsure` if the probabilities of the two most likely labels are closer than this, 0 to
-            1.
+        min_margin: the label is `unsure` if the probabilities of the two most likely labels are closer than this (0
+            to 1).
         min_speech: the label is `no speech` if the probability of speech is below this, 0 to 1; 0 for never.
 
     Raises:

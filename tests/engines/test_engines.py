@@ -105,7 +105,7 @@ def test_a_kill_between_two_exports_loses_none(
         raise KeyboardInterrupt
 
     out = tmp_path / "net"
-    shutil.copytree(exported, tmp_path / ".net.before")  # as a run leaves it that is killed while it moves folders
+    shutil.copytree(exported, tmp_path / ".net.before")  # as left by a run that was killed while it moved folders
     monkeypatch.setattr(export, "_write_onnx", fail)
     with pytest.raises(KeyboardInterrupt):
         export.export(world.checkpoint, out, pictures(1))
@@ -206,8 +206,8 @@ def test_bfloat16_gives_nearly_the_same(world: World, exported: Path, monkeypatc
     assert rough.engine.name.endswith("bfloat16")
     found = rough.scores(pictures(8)).probabilities
     np.testing.assert_allclose(found, exact, atol=0.05)
-    assert np.abs(found - exact).max() > 1e-5  # or it was not computed so
-    fast = Predictor(exported, engine="openvino", precision="bfloat16")  # float32, where the processor has no other
+    assert np.abs(found - exact).max() > 1e-5  # or it was not computed in bfloat16
+    fast = Predictor(exported, engine="openvino", precision="bfloat16")  # float32 if the CPU has no bfloat16
     np.testing.assert_allclose(fast.scores(pictures(8)).probabilities, exact, atol=0.05)
 
 
@@ -281,7 +281,7 @@ def test_a_damaged_export_is_refused(exported: Path, tmp_path: Path, engine: bas
 
 
 def test_a_folder_is_classified_without_torch(exported: Path, world: World, tmp_path: Path) -> None:
-    """With an export, the command's start is not that of PyTorch: it is not even imported."""
+    """With an export, the command does not wait for PyTorch to start: it is not even imported."""
     program = (
         "import sys; from spectro.cli import main; code = main(sys.argv[1:]); "
         "heavy = {'torch', 'timm', 'pandas', 'librosa', 'sklearn', 'matplotlib', 'pyarrow'} & set(sys.modules); "

@@ -1,4 +1,4 @@
-"""What an engine answers is finite and of its own checkpoint, whatever process asks; what it reads is checked."""
+"""An engine's output is finite and from its own checkpoint, in any process; its input is checked."""
 
 import copy
 import os
@@ -51,7 +51,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def made_from(exported: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Takes an export of before, in place of the minute that each takes; the list tells for what."""
+    """Copy an existing export instead of making one, which takes a minute; the list holds the exported checkpoints."""
     made: list[Path] = []
 
     def instead(folder: Path, out: Path, *_: Any, **__: Any) -> dict[str, Any]:
@@ -248,7 +248,7 @@ if __name__ == "__main__":
     ours, theirs = fork.Pipe()
     child = fork.Process(target=answer, args=(theirs, predictor, folder, engine, some))
     child.start()
-    assert ours.poll(120), "it hangs"
+    assert ours.poll(120), "the forked process hangs"
     there, again, _name = ours.recv()
     child.join(60)
     assert child.exitcode == 0, child.exitcode
@@ -310,7 +310,7 @@ def test_where_nothing_can_be_kept_torch_computes(
         Predictor(world.checkpoint, engine="onnx")
 
     monkeypatch.delenv("XDG_CACHE_HOME")
-    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # what it does for a user without a home folder
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # as for a user without a home folder
     with pytest.raises(ExportError, match="there is no home folder"):
         Predictor(world.checkpoint, engine="onnx")
 

@@ -28,7 +28,7 @@ NAMES = [
 
 
 def _make_bad(folder: Path) -> list[Path]:
-    """Every way in which a file in a folder of recordings can be bad."""
+    """Make a file for every way in which a file in a folder of recordings can be bad."""
     folder.mkdir(parents=True)
     header = b"RIFF" + struct.pack("<I", 32_036) + b"WAVEfmt "
     data = b"data" + struct.pack("<I", 32_000) + (voice() * 20000).astype("<i2").tobytes()
@@ -61,7 +61,7 @@ def _make_bad(folder: Path) -> list[Path]:
 
 @pytest.fixture
 def messy(world: World, tmp_path: Path) -> Path:
-    """Good recordings in several folders, with strange names too, and every kind of bad file between them."""
+    """Good recordings in several folders, some with strange names, and every kind of bad file among them."""
     root = tmp_path / "messy"
     good = sorted(world.corpus.rglob("*.wav"))
     for number, path in enumerate(good):
@@ -88,7 +88,7 @@ def test_a_messy_folder_gives_a_row_for_every_recording(
     table = pd.read_csv(out, keep_default_na=False) if ending == "csv" else pd.read_parquet(out)
     bad = {str(messy / "deep 1" / "bad" / name) for name in NAMES}
     if os.geteuid() == 0:
-        bad.remove(str(messy / "deep 1" / "bad" / "secret.wav"))  # root may read everything
+        bad.remove(str(messy / "deep 1" / "bad" / "secret.wav"))  # root can read everything
     failed = table[table["error"] != ""]
     assert set(failed["path"]) == bad
     assert (failed["label"] == "").all()

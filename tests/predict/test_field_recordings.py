@@ -1,4 +1,4 @@
-"""Recordings as they come from pipes, dead recorders and crossed wires: each gets what the clean clip gets."""
+"""Recordings from pipes, dead recorders and crossed wires: each gets the same result as the clean clip."""
 
 import io
 import struct
@@ -74,7 +74,7 @@ def test_what_the_network_sees_is_what_it_sees_of_the_clean_clip(
     clean.write_bytes(_wav(CLIP))
     path.write_bytes(SAME[case]())
     expected, found = predictor.render(clean).astype(float), predictor.render(path).astype(float)
-    assert np.abs(found - expected).mean() < 6  # of 255; a picture of a pause is 80 away
+    assert np.abs(found - expected).mean() < 6  # of 255; a picture of a pause differs by 80
     of_clean, segments = ([one for one in predictor.timeline(each) if one.label != SILENCE] for each in (clean, path))
     if "pause" in case:
         later = [one for one in segments if one.start_s > 10]

@@ -1,4 +1,4 @@
-"""Where nobody speaks: told by what the last layer reads, in rows, timelines and answers, and by every engine alike."""
+"""Speech detection from the input of the last layer: in rows, timelines and predictions, the same with every engine."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ def _noise(seconds: float = 1.0) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def folder(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The world's checkpoint, taught to tell its clips from white noise by the line between their middles."""
+    """The world's checkpoint, with a detector that separates its clips from white noise along the line of means."""
     folder = tmp_path_factory.mktemp("taught")
     plain = Predictor(world.trained, engine="torch")
     index, _spec = read_index(world.images)

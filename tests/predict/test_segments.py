@@ -14,7 +14,7 @@ from spectro.predict.timeline.segments import SILENCE, Segment, timeline
 from spectro.predict.timeline.windows import Cutter, Window, WindowSettings, render_samples
 from tests.conftest import RATE, SMALL, World, WriteWav, voice
 
-LENGTH = SMALL.width * SMALL.hop_length  # of a window, in samples: 1.6 s
+LENGTH = SMALL.width * SMALL.hop_length  # length of a window, in samples: 1.6 s
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +51,7 @@ def test_windows_lie_in_utterances_and_fill_them() -> None:
 @pytest.mark.parametrize("block", [100, 5_000, 10**6])
 def test_windows_do_not_depend_on_the_blocks(block: int) -> None:
     samples = np.concatenate([quiet(0.7), voice(5.3), quiet(0.9), voice(0.8)])
-    # the level of the noise is learned from what has come, and there is none here
+    # the noise level is estimated from the samples so far, and there is no noise here
     assert [(one.start, one.stop) for one in cut(samples, block=block)] == [
         (one.start, one.stop) for one in cut(samples)
     ]
@@ -100,7 +100,7 @@ def test_a_timeline_has_no_gaps_and_marks_silence(predictor: Predictor, wav: Wri
 
 
 def test_an_utterance_alone_gets_what_the_clip_gets(predictor: Predictor, wav: WriteWav) -> None:
-    step = round(recording.TRIM_HOP_S * RATE)  # trimmed to whole steps, whatever stands before
+    step = round(recording.TRIM_HOP_S * RATE)  # trimming is in whole steps, whatever comes before
     fading = voice(1.2) * np.linspace(0.01, 1, round(1.2 * RATE), dtype=np.float32) ** 4
     clip = wav("clip.wav", fading, subtype="FLOAT")
     around = np.concatenate([np.zeros(100 * step, np.float32), fading, quiet(1)])
@@ -109,7 +109,7 @@ def test_an_utterance_alone_gets_what_the_clip_gets(predictor: Predictor, wav: W
     alone = predictor.predict_wav(clip).probabilities
     assert segments[1].probabilities == pytest.approx(alone, abs=0.01)
     untrimmed = predictor.scores([spectrogram.render(fading, SMALL)]).probabilities[0]
-    assert np.abs(untrimmed - list(alone.values())).max() > 0.02  # trimming tells
+    assert np.abs(untrimmed - list(alone.values())).max() > 0.02  # trimming makes a difference
 
 
 def test_a_windows_probabilities_are_averaged_by_distance(predictor: Predictor, wav: WriteWav) -> None:

@@ -25,7 +25,7 @@ COLUMNS = ("path", "label", "error")
 
 @pytest.fixture
 def calls(tmp_path: Path, wav: WriteWav) -> Path:
-    """Six recordings, and one that is none."""
+    """Six recordings, and a file that is not a recording."""
     for number in range(6):
         wav(f"calls/{number}.wav", voice(pitch=120 + 20 * number))
     (tmp_path / "calls" / "broken.wav").write_bytes(b"RIFF no recording")
@@ -47,13 +47,13 @@ def out(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path | Addre
 
 
 def settings_of(world: World, calls: Path | Address, out: Path | Address, **changes: object) -> PredictSettings:
-    """Settings of a run by ONNX Runtime, which answers to the last digit the same, whatever the batch."""
+    """Settings of a run with ONNX Runtime, whose output is the same to the last digit, whatever the batch."""
     defaults = {"checkpoint": world.checkpoint, "device": "cpu", "engine": "onnx"}
     return PredictSettings(inputs=[str(calls)], out=out, **(defaults | changes))  # type: ignore[arg-type]
 
 
 def run_in_parts(world: World, calls: Path | Address, out: Path | Address, **changes: object) -> int:
-    """Run as a cluster would, in this process."""
+    """Run as on a cluster, but in this process."""
     return predict._spread(settings_of(world, calls, out, **changes))
 
 
@@ -73,7 +73,7 @@ def same(one: pd.DataFrame, other: pd.DataFrame) -> None:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The recordings that have been drawn."""
+    """The recordings that have been rendered."""
     names: list[str] = []
     before = predict.Predictor.render
 
@@ -97,7 +97,7 @@ def test_rows_are_those_of_a_run_without_parts(
     assert len(drawn) == 7
     drawn.clear()
     assert run_in_parts(world, calls, out) == 1
-    assert drawn == ["broken.wav"]  # what could not be used is tried again
+    assert drawn == ["broken.wav"]  # a recording that could not be used is tried again
     same(rows(out).sort_values("path", ignore_index=True), expected)
 
 
@@ -293,14 +293,14 @@ def test_rows_that_cannot_be_seen_from_here_are_told(
     world: World, calls: Path, out: Path | Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spread, "LATE_S", 0)
-    monkeypatch.setattr(spread, "write_part", lambda *_: None)  # on a disk of another machine
+    monkeypatch.setattr(spread, "write_part", lambda *_: None)  # as if on another machine's disk
     with pytest.raises(PredictionError, match="the rows of 7 recordings are missing"):
         run_in_parts(world, calls, out)
 
 
 @pytest.fixture
 def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A bucket on a server of this machine."""
+    """A bucket on a local server."""
     pytest.importorskip("s3fs", reason="spectro[s3] is not installed")
     server_of = pytest.importorskip("moto.server", reason="moto is not installed")
     server = server_of.ThreadedMotoServer("127.0.0.1", 0)
@@ -346,7 +346,7 @@ def test_recordings_and_tables_lie_in_s3(
     assert run(f"{s3}/results/table.csv") == 1
     assert len(Address(f"{s3}/results/table.csv").read_bytes().splitlines()) == 8
     drawn.clear()
-    assert run(str(tmp_path / "here.csv")) == 1  # recordings there, the table here
+    assert run(str(tmp_path / "here.csv")) == 1  # recordings in S3, the table local
     assert run(str(tmp_path / "here.csv")) == 1
     assert sorted(drawn) == sorted([*(one.name for one in calls.iterdir()), "broken.wav"])
 

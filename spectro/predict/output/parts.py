@@ -1,9 +1,9 @@
 """A table in parts that many processes write: Parquet files in a folder or at an address, without another journal.
 
 A file is complete once it exists. Its metadata hold, for each of its recordings, a 64-bit key of path and signature,
-the number of rows, and whether it could be used. A row is valid as long as a recording of the run has this key (the rules
-are those of `journal`); recordings that could not be used are tried again. So a run that was killed, on whatever
-machine, resumes from the files that exist. The chance that two of ten million recordings have the same key is three in
+the number of rows, and whether it could be used. A row is valid as long as a recording of the run has this key (by the
+rules of `journal`); recordings that could not be used are tried again. So a run that was killed, on whatever machine,
+resumes from the files that exist. The chance that two of ten million recordings have the same key is three in
 a million; the second of them would get no row.
 """
 
