@@ -128,7 +128,7 @@ def finite(found: Scores, source: str) -> Scores:
     if not (np.isfinite(found.probabilities).all() and np.isfinite(found.embeddings).all()):
         raise CheckpointError(
             f"{source}: its network outputs values that are not finite (NaN or infinite), as with damaged weights; "
-            "take another checkpoint, or train it again"
+            "use another checkpoint, or train it again"
         )
     return found
 
@@ -148,7 +148,7 @@ def settle(pictures: Pictures, exact: Scoring, rough: Scoring | None = None) -> 
         return found
     ordered = np.sort(found.probabilities, axis=1)
     clear = (ordered[:, -1] - ordered[:, -2] >= CLOSE_CALL) & np.isfinite(found.embeddings).all(axis=1)
-    close = np.flatnonzero(~clear)  # so are NaN
+    close = np.flatnonzero(~clear)  # NaN counts as close
     if len(close):
         again = exact(pictures[close])
         found.probabilities[close], found.embeddings[close] = again.probabilities, again.embeddings

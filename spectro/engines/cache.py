@@ -40,7 +40,7 @@ def kept(folder: Path) -> Path:
         if _intact(out):
             return out
         if out.exists():
-            print(f"{printable(out)}: is damaged, and is exported again", file=sys.stderr)
+            print(f"{printable(out)}: is damaged; exporting it again", file=sys.stderr)
             shutil.rmtree(out)
         print(f"exporting {printable(folder)} once, for a faster engine, to {printable(out)}", file=sys.stderr)
         _forget_killed(out)

@@ -56,7 +56,7 @@ def engine_for(
     if not isinstance(checkpoint, str | os.PathLike):
         if engine not in ("auto", "torch"):
             raise PredictionError(
-                f"engine {wanted} computes only checkpoints in a folder; name the folder, or take engine torch"
+                f"engine {wanted} computes only checkpoints in a folder; name the folder, or use engine torch"
             )
         about = checkpoint.about
         return about, tried(TorchEngine(checkpoint, device, precision), about, about.backbone)
@@ -96,13 +96,13 @@ def tried(engine: Engine, about: Description, source: str) -> Engine:
         raise
     except Exception as error:  # the runtimes raise many kinds of errors
         raise CheckpointError(
-            f"{source}: its network cannot read pictures of its own spec ({first_line(error)}); take another "
+            f"{source}: its network cannot read pictures of its own spec ({first_line(error)}); use another "
             "checkpoint, or train it again"
         ) from error
     if shapes != ((1, len(about.labels)), 2):
         raise CheckpointError(
             f"{source}: its network outputs probabilities of shape {shapes[0]} for a picture and "
-            f"{len(about.labels)} labels; take another checkpoint, or train it again"
+            f"{len(about.labels)} labels; use another checkpoint, or train it again"
         )
     return engine
 
@@ -119,21 +119,20 @@ def _check_possible(wanted: str, device: str | None, precision: Precision) -> No
     engine = FOR_EXPORTS[wanted]
     if not engine.installed():
         raise PredictionError(
-            f"engine {wanted} needs {engine.package}: install spectro[{wanted}], or take another engine"
+            f"engine {wanted} needs {engine.package}: install spectro[{wanted}], or use another engine"
         )
     if wanted in FORKS.inherited:
         raise PredictionError(
             f"engine {wanted} ran before this process was forked, and cannot be started again in it: predict with the "
-            "predictor that was loaded before, take engine torch, or start processes with spawn or forkserver"
+            "predictor that was loaded before, use engine torch, or start processes with spawn or forkserver"
         )
     if device not in (None, "cpu"):
-        raise PredictionError(f"engine {wanted} computes on the CPU, not on {device!r}; take --engine torch")
+        raise PredictionError(f"engine {wanted} computes on the CPU, not on {device!r}; use --engine torch")
     if precision not in engine.precisions:
         engines: list[type[Engine]] = [*FOR_EXPORTS.values(), TorchEngine]
         able = [one.key for one in engines if precision in one.precisions]
         raise PredictionError(
-            f"engine {wanted} computes in {' or '.join(engine.precisions)}, not in {precision}; "
-            f"take {' or '.join(able)}"
+            f"engine {wanted} computes in {' or '.join(engine.precisions)}, not in {precision}; use {' or '.join(able)}"
         )
 
 

@@ -60,7 +60,7 @@ def _alone(out: Path) -> Iterator[None]:
     """Hold an export's folder exclusively, and bring back what a killed run moved aside.
 
     Raises:
-        PredictionError: another run is writing there, or the folder holds something else than an export.
+        PredictionError: another run is writing there, or the folder holds something other than an export.
     """
     with held(lock_of(out)) as free:
         if not free:
@@ -97,7 +97,7 @@ def export(
 
     Raises:
         CheckpointError: the folder holds no checkpoint, or one whose outputs are not finite.
-        PredictionError: with `replace`, `out` holds something else than an export, or another run is writing there.
+        PredictionError: with `replace`, `out` holds something other than an export, or another run is writing there.
         ExportError: there is no picture to compare on, the network cannot be exported, or its export computes something
             else.
     """

@@ -187,6 +187,6 @@ def _last_map(net: SpectrogramNet, pictures: torch.Tensor) -> nn.Module:
             hook.remove()
     if not last or len(last[0][1]) != 4 or last[0][1][1] != net.backbone.num_features:
         raise PredictionError(
-            f"{net.backbone_name} has no map of time and frequency to explain; take a convolutional backbone"
+            f"{net.backbone_name} has no map of time and frequency to explain; use a convolutional backbone"
         )
     return last[0][0]

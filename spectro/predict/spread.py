@@ -89,7 +89,7 @@ class Recipe:
         folder: where files of rows are written.
         run: distinguishes this run's files from those of other runs.
         columns: columns of the table.
-        identity: identifies the checkpoint and settings that rows depend on.
+        identity: fingerprint of the checkpoint and settings that rows depend on.
         embeddings: whether rows have embeddings.
     """
 
@@ -131,7 +131,7 @@ class Spread:
         answer: computes the rows; see `Recipe`.
         out: the table: a folder for its parts, or a file merged from them at the end; a path, or an address.
         columns: columns of the table.
-        identity: identifies the checkpoint and settings that rows depend on.
+        identity: fingerprint of the checkpoint and settings that rows depend on.
         embeddings: whether rows have embeddings.
         resume: keep the rows of an earlier run.
         fewest: fewest recordings per part, if there are as many; 0 for `FEWEST`.

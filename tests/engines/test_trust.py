@@ -292,7 +292,7 @@ def test_a_damaged_export_in_the_cache_is_made_again(
         capsys.readouterr()
         assert Predictor(world.checkpoint).engine.name.startswith("onnxruntime")
         assert (kept / EXPORT_FILE).read_bytes() == whole
-        assert "is damaged, and is exported again" in capsys.readouterr().err
+        assert "is damaged; exporting it again" in capsys.readouterr().err
     (kept / "spectro.json").write_text("{}")
     assert cache_of.kept(world.checkpoint) == kept
     assert len(made_from) == 5

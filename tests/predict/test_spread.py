@@ -169,7 +169,7 @@ def test_a_file_of_others_is_not_taken_for_a_part(world: World, calls: Path, out
     if isinstance(out, Path):
         out.mkdir()
     (out / "part-00000.parquet").write_bytes(foreign.getvalue())
-    with pytest.raises(PredictionError, match="already exists"):
+    with pytest.raises(PredictionError, match="did not make it; choose another --out"):
         run_in_parts(world, calls, out)
     assert (out / "part-00000.parquet").read_bytes() == foreign.getvalue()
 

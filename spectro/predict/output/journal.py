@@ -35,7 +35,7 @@ def beside(out: Path) -> Path:
 
 
 def is_journal(path: Path) -> bool:
-    """Return whether a file is the journal of a table, so that the table is ours."""
+    """Return whether a file is the journal of a table, which makes the table ours."""
     try:
         with path.open(encoding="ascii", errors="replace") as lines:
             return "identity" in json.loads(next(lines, ""))
@@ -48,7 +48,7 @@ class Journal:
 
     Args:
         path: path of the journal. Rows that are still valid are kept, others are dropped.
-        identity: identifies what rows depend on; all rows of a journal with another identity are dropped.
+        identity: fingerprint of what rows depend on; all rows of a journal with another identity are dropped.
         wanted: the recordings of this run, by absolute path; rows of others are dropped. None keeps rows of recordings
             that are gone.
 

@@ -40,7 +40,7 @@ class Contents(NamedTuple):
     """The metadata of a file.
 
     Args:
-        identity: identifies what its rows depend on; None for an incomplete file.
+        identity: fingerprint of what its rows depend on; None for an incomplete file.
         keys: keys of its recordings, uint64 of shape (recordings,).
         rows: number of rows of each recording, int64 of shape (recordings,).
         failed: which recordings could not be used, bool of shape (recordings,).
@@ -115,7 +115,7 @@ class Parts:
 
     Args:
         folder: folder or address of the files.
-        identity: identifies what rows depend on; files of another identity are removed.
+        identity: fingerprint of what rows depend on; files of another identity are removed.
         fresh: remove all files.
 
     Attributes:
@@ -166,7 +166,7 @@ class Parts:
         return seen
 
     def failed(self) -> tuple[int, int]:
-        """Return how many recordings could not be used, or not to their end, and how many of these have one row."""
+        """Return how many recordings failed, wholly or in part, and how many of these have no other row."""
         failed = [known.rows[known.failed] for _part, known in self._contents()]
         return sum(map(len, failed)), sum(int((one == 1).sum()) for one in failed)
 
@@ -209,7 +209,7 @@ def write_part(folder: Place, name: str, answered: Sequence[Answered], columns: 
         name: name of the file.
         answered: the recordings and their rows.
         columns: columns of the table.
-        identity: identifies what rows depend on.
+        identity: fingerprint of what rows depend on.
     """
     table = pa.Table.from_pylist([record for one in answered for record in one.records], schema=arrow_schema(columns))
     keys = np.array([one.key for one in answered], np.uint64)

@@ -105,7 +105,7 @@ class ParquetTable:
     """
 
     def __init__(self, path: Path, names: Sequence[str]) -> None:
-        import pyarrow.parquet as pq  # takes half a second, which a CSV saves
+        import pyarrow.parquet as pq  # takes half a second that a CSV does not need
 
         self._schema = arrow_schema(names)
         self._writer = pq.ParquetWriter(path, self._schema)
