@@ -1,1 +1,1 @@
-"""Pictures in, checkpoint out."""
+"""Training: from rendered pictures to a checkpoint."""

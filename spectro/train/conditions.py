@@ -1,7 +1,7 @@
-"""Recording conditions on pictures: what another microphone, room, line or noise would have made of a clip.
+"""Recording conditions simulated on pictures: another microphone, room, line or noise.
 
-A pixel is a level in dB, so that a picture can be taken back to powers, altered as sound would be, and be drawn again,
-for a hundredth of what a copy of the waveform costs. Each picture is altered from a seed of its own, as in `masking`.
+A pixel is a level in dB, so a picture can be converted back to powers, altered as the sound would be, and rendered
+again, at a hundredth of the cost of an altered waveform. Each picture has a seed of its own, as in `masking`.
 
 Sources: Ko et al., A study on data augmentation of reverberant speech for robust speech recognition, ICASSP 2017, for
 rooms and noise; Polack's model (an exponential decay of power) for the room.
@@ -23,23 +23,23 @@ Range = tuple[float, float]
 COLOUR_POINTS = 5
 SILENCE_DB = -300.0
 NORM_DB = 12.0
-"""What a standard deviation of a clip's log-mel is taken for, in dB, where the scale tells deviations alone."""
+"""Assumed standard deviation of a clip's log-mel, in dB, for `clip_norm`, which scales levels by it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConditionSettings:
-    """Which recording conditions training pictures may get, and how strong they are.
+    """Recording conditions that are simulated on training pictures, and their strength.
 
     Args:
         probability: probability of each condition, 0 to 1; 0 for none.
-        gain_db: change of level, in dB; of no effect where the scale takes the level away.
+        gain_db: change of level, in dB; no effect if the scale normalises the level.
         colour_db: standard deviation of a microphone's response, in dB, at points from the lowest to the highest band.
-        low_cut_hz: what lies below is lost, in Hz.
-        high_cut_hz: what lies above is lost, in Hz, as behind a telephone line.
-        noise_db: level of steady noise, in dB against the clip's loudest value.
+        low_cut_hz: frequencies below this are removed, in Hz.
+        high_cut_hz: frequencies above this are removed, in Hz, as by a telephone line.
+        noise_db: level of steady noise, in dB relative to the clip's loudest value.
         noise_slope_db: change of the noise's level from the lowest to the highest band, in dB.
-        decay_s: reverberation time of the room (by 60 dB), in seconds.
-        room_db: level of the room against the direct sound, in dB.
+        decay_s: reverberation time of the room (a decay of 60 dB), in seconds.
+        room_db: level of the reverberation relative to the direct sound, in dB.
     """
 
     probability: float = 0.0
@@ -67,11 +67,11 @@ class Conditions:
     """Alters pictures of one spec.
 
     Args:
-        settings: what to do.
+        settings: the conditions.
         spec: the pictures' spec.
 
     Raises:
-        TrainingError: pixels of this spec are no levels.
+        TrainingError: the pixels of this spec are not levels.
     """
 
     def __init__(self, settings: ConditionSettings, spec: SpectrogramSpec) -> None:
@@ -127,7 +127,7 @@ class Conditions:
         return drawn
 
     def _reverberate(self, powers: Floats, generator: np.random.Generator) -> Floats:
-        """Return powers with a tail that decays, and as much power in all as before where the room is silent."""
+        """Return powers plus a tail that decays exponentially, whose total power is a random share of theirs."""
         fall = 10 ** (-6 / (generator.uniform(*self._settings.decay_s) * self._hops_per_s))
         share = 10 ** (generator.uniform(*self._settings.room_db) / 10)
         tail: Floats = scipy.signal.lfilter([1 - fall], [1, -fall], powers, axis=1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""Learning curves: progress while training, `curves.csv` after every epoch, `curves.png` at the end."""
+"""Learning curves: progress during training, `curves.csv` after every epoch, `curves.png` at the end."""
 
 import math
 import time
@@ -16,7 +16,7 @@ COLUMNS = ("epoch", "train_loss", "valid_loss", "valid_uar", "valid_wa", "valid_
 
 
 class Curves(pl.Callback):
-    """Shows progress, and writes `curves.csv`, a row an epoch; its rows are part of the state that resuming restores.
+    """Shows progress, and writes `curves.csv`, one row per epoch; resuming restores its rows from the state.
 
     Args:
         out: folder of the file.
@@ -28,7 +28,7 @@ class Curves(pl.Callback):
         self._started = 0.0
         self._progress: tqdm[Any] | None = None
         self.begun = False
-        """Whether training has begun: all that a resumed run goes on from has been taken over."""
+        """Whether training has begun: the state of a resumed run has been restored."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rows so far."""
@@ -39,7 +39,7 @@ class Curves(pl.Callback):
         self._rows = list(state_dict["rows"])
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Open the progress bar, at the step that a resumed run has come to."""
+        """Open the progress bar, at the step where a resumed run continues."""
         self.begun = True
         total, hidden = int(trainer.estimated_stepping_batches), not trainer.is_global_zero
         self._progress = tqdm(
@@ -64,13 +64,13 @@ class Curves(pl.Callback):
         """Write and print the epoch's row.
 
         Raises:
-            TrainingError: the loss is not finite; the epoch before it is the last that is kept.
+            TrainingError: the loss is not finite; the last state that is kept is that of the epoch before.
         """
         values = {name: float(trainer.callback_metrics[name]) for name in COLUMNS if name in trainer.callback_metrics}
         if not math.isfinite(values.get("train_loss", 0.0)):
             raise TrainingError(
-                f"the training loss of epoch {trainer.current_epoch + 1} is {values['train_loss']}: the network has "
-                "come to numbers that are not finite; start anew with a lower --train.learning_rate, or with "
+                f"the training loss of epoch {trainer.current_epoch + 1} is {values['train_loss']}: training has "
+                "diverged to numbers that are not finite; start again with a lower --train.learning_rate, or with "
                 "--precision 32-true"
             )
         row = {
@@ -89,7 +89,7 @@ class Curves(pl.Callback):
 
 
 def plot_curves(curves: pd.DataFrame, chosen: int, path: Path) -> None:
-    """Draw the learning curves to a PNG: with the epoch that is kept marked, where speakers validate."""
+    """Plot the learning curves to a PNG; the kept epoch is marked if there are validation speakers."""
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 

@@ -1,8 +1,7 @@
-"""Rendered pictures of one corpus or several -> batches, split by a protocol.
+"""Batches of rendered pictures of one or several corpora, split by a protocol.
 
-Pictures are read when they are needed; up to `KEPT_BYTES` of them stay in memory for the next epoch. All that is random
-is drawn by the sampler from (seed, epoch), so that an epoch is the same whatever the number of workers and after a
-resumption.
+Pictures are read when they are needed; up to `KEPT_BYTES` of them stay in memory for the next epoch. The sampler draws
+all random numbers from (seed, epoch), so that an epoch is the same with any number of workers and after a resumption.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -50,12 +49,12 @@ class PictureDataset(Dataset[tuple[torch.Tensor | Activations, int | npt.NDArray
     """Pictures of an index, read one by one.
 
     Args:
-        rows: rows of the image index with the columns `image` (whole paths), `target` and `group`.
-        spec: the spec that the pictures must have been drawn by.
-        alter: alters pictures that are asked for with a seed; None leaves all as they are.
-        known: what is returned in place of pictures, by the name of their image; None for pictures.
-        shares: what is returned in place of targets: how much of each label is wanted, float32 of shape (rows, labels);
-            None for targets.
+        rows: rows of the image index with the columns `image` (complete paths), `target` and `group`.
+        spec: the spec that the pictures must have been rendered with.
+        alter: alters pictures that are requested with a seed; None leaves all as they are.
+        known: activations that are returned instead of pictures, by image path; None for pictures.
+        shares: label distributions that are returned instead of targets, float32 of shape (rows, labels); None for
+            targets.
     """
 
     def __init__(
@@ -67,7 +66,7 @@ class PictureDataset(Dataset[tuple[torch.Tensor | Activations, int | npt.NDArray
         shares: npt.NDArray[np.float32] | None = None,
     ) -> None:
         self._spec, self._shares = spec, shares
-        # An array of plain bytes: counting references to Python strings would copy them into every worker.
+        # An array of plain bytes: reference counts of Python strings would copy their memory into every worker.
         self._images = rows["image"].to_numpy(dtype=bytes)
         self._targets = rows["target"].to_numpy(dtype=np.int64)
         self._groups = rows["group"].to_numpy(dtype=np.int64)
@@ -78,10 +77,10 @@ class PictureDataset(Dataset[tuple[torch.Tensor | Activations, int | npt.NDArray
         return len(self._images)
 
     def __getitem__(self, draw: Draw | int) -> tuple[torch.Tensor | Activations, int | npt.NDArray[np.float32], int]:
-        """Return a picture as uint8 of shape (channels, height, width), or what is known of it, its target and group.
+        """Return a picture, uint8 of shape (channels, height, width), or its activations, with its target and group.
 
         The target is a label's number, or float32 of shape (labels,): the share of each label. The group is the number
-        of its corpus among those of the data.
+        of its corpus among the corpora of the data.
         """
         row, seed = draw if isinstance(draw, tuple) else (draw, None)
         target = int(self._targets[row]) if self._shares is None else self._shares[row]
@@ -104,16 +103,17 @@ class PictureDataset(Dataset[tuple[torch.Tensor | Activations, int | npt.NDArray
 
 
 class ClipSampler(Sampler[Draw]):
-    """Draws an epoch's pictures: which clips, which copy of each, and the seed of each one's masking.
+    """Samples an epoch's pictures: the clips, the copy of each, and the seed of its masking.
 
     Args:
         rows: training rows with the columns `clip_id`, `target` and `group`.
         copies: `one`: every clip once, as one of its copies; `all`: every copy of every clip.
-        balanced: draw clips so that labels come equally often in each group, with replacement.
+        balanced: draw clips with replacement, so that labels are equally frequent in each group.
         seed: seed of the run.
-        first_epoch: epochs that a resumed run has behind it.
-        temperature: draw groups in proportion to their clips to this power, with replacement; 1 takes every clip once.
-        clips: pictures an epoch, drawn with replacement if they are more than there are; 0 for all.
+        first_epoch: number of epochs that a resumed run has completed.
+        temperature: draw groups with replacement, in proportion to their number of clips to this power; 1 uses every
+            clip once.
+        clips: pictures per epoch, drawn with replacement if there are fewer clips; 0 for all.
     """
 
     def __init__(
@@ -143,9 +143,9 @@ class ClipSampler(Sampler[Draw]):
         self._count = clips or (len(rows) if self._all_rows else len(self._rows_of_clip))
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch that is drawn next.
+        """Set the epoch that is drawn next.
 
-        Lightning calls this; when a run is resumed first with 0, and workers draw ahead before it knows better.
+        Lightning calls this. In a resumed run it first passes 0, and workers draw ahead before it passes the right one.
         """
         self._epoch = max(epoch, self._first_epoch)
 
@@ -167,36 +167,36 @@ class ClipSampler(Sampler[Draw]):
 
 
 class PictureDataModule(pl.LightningDataModule):
-    """Training, validation and test batches of renderings by one spec.
+    """Training, validation and test batches of renderings with one spec.
 
     Batches are `(pictures, targets, groups)`: uint8 of shape (batch, channels, height, width), and twice int64 of shape
-    (batch,). A group is the number of a clip's corpus in `corpora`. Validation and test see untouched clips only,
-    training those of its own speakers and their copies.
+    (batch,). A group is the number of a clip's corpus in `corpora`. Validation and test use untouched clips only;
+    training uses the clips of its own speakers and their copies.
 
     Args:
         folders: folders of renderings.
         label_scheme: a name in `corpora.labels.SCHEMES`.
         protocol: a name in `corpora.splits.PROTOCOLS`, `cross-corpus` or `random-leaky`.
         fold: fold of the protocol.
-        valid_speakers: speakers that validate, in place of the protocol's.
-        batch_size: pictures a batch, over all devices.
-        copies: `one`: an epoch sees every training clip once, as one of its copies drawn anew; `all`: every copy;
+        valid_speakers: validation speakers, instead of the protocol's.
+        batch_size: pictures per batch, over all devices.
+        copies: `one`: an epoch uses every training clip once, as a randomly drawn copy; `all`: every copy;
             `none`: untouched clips only.
-        balance: `sampling`: labels are drawn equally often; `loss`: rare labels weigh more in the loss; `prior`: the
-            loss accounts for the labels' shares.
-        masking: how training pictures are masked and warped; None for not at all.
-        conditions: which recording conditions training pictures get, before they are masked.
+        balance: `sampling`: labels are drawn equally often; `loss`: rare labels have more weight in the loss; `prior`:
+            the loss accounts for label frequencies; `none` does nothing.
+        masking: how training pictures are masked and warped; None for neither.
+        conditions: recording conditions simulated on training pictures, before masking.
         seed: seed of the run.
         workers: processes that read pictures.
-        train_on: which speakers train: `train`, the protocol's training speakers; `valid`, its validation speakers,
+        train_on: speakers to train on: `train`, the protocol's training speakers; `valid`, its validation speakers,
             too; `all`, all speakers, whatever the protocol.
-        temperature: corpora are drawn in proportion to their clips to this power; 1 takes every clip once.
-        clips: training pictures an epoch; 0 for as many as there are clips (or copies).
-        votes: share of listeners' votes in the targets of training clips that have votes; their label is the rest.
+        temperature: corpora are sampled in proportion to their number of clips to this power; 1 uses every clip once.
+        clips: training pictures per epoch; 0 for one per clip (or copy).
+        votes: weight of listeners' votes in the targets of training clips that have votes; their label has the rest.
 
     Raises:
-        RenderError: a folder holds no complete rendering, or of another spec.
-        CorpusError: the labels, the votes or the split cannot be had from these clips.
+        RenderError: a folder holds no complete rendering, or one with another spec.
+        CorpusError: these clips do not allow the labels, the votes or the split.
     """
 
     def __init__(
@@ -225,7 +225,7 @@ class PictureDataModule(pl.LightningDataModule):
             raise CorpusError(f"{printable(folders[0])}: {problem}, and render again")
         whole = everyone(labelled) if train_on == "all" else split(labelled, protocol, fold, valid_speakers)
         self.split: Split = whole.without_validation() if train_on == "valid" else whole
-        if protocol == CROSS_CORPUS:  # a label of the tested corpus alone is of no use
+        if protocol == CROSS_CORPUS:  # a label that only the tested corpus has cannot be trained
             trained = set(labelled["label"][self.split.rows(labelled, "train", copies=False)])
             self.labels = tuple(label for label in self.labels if label in trained)
         self.corpora = tuple(sorted(labelled["corpus"].unique()))
@@ -243,8 +243,8 @@ class PictureDataModule(pl.LightningDataModule):
             counts = votes_for(self.rows["train"], self.labels)
             if not counts.any():
                 raise CorpusError(
-                    f"{printable(folders[0])}: no training clip tells what listeners heard in it, in columns like "
-                    "votes_angry; set votes to 0"
+                    f"{printable(folders[0])}: no training clip has listeners' votes (columns such as "
+                    "votes_angry); set votes to 0"
                 )
             self.fingerprint = fingerprint([self.fingerprint, counts.tolist()])
         self._temperature, self._clips = temperature, clips
@@ -265,14 +265,14 @@ class PictureDataModule(pl.LightningDataModule):
         return labelled[chosen].reset_index(drop=True)
 
     def remember(self, compute: Callable[[torch.Tensor], Activations], epochs: int) -> None:
-        """Give what is computed of training and validation pictures, once for each, in place of the pictures.
+        """Compute activations of training and validation pictures once, and return them instead of the pictures.
 
-        Pictures are given as before where that would take more than a quarter of the memory that is free, or longer
-        than all epochs that are left, or where the results are not tensors of shape (batch, ...).
+        Pictures are returned as before if the activations take more than a quarter of the free memory or more passes
+        than the remaining epochs, or if they are not tensors of shape (batch, ...).
 
         Args:
             compute: takes uint8 pictures of shape (batch, channels, height, width).
-            epochs: of the run, from its begin.
+            epochs: number of epochs of the whole run.
         """
         rows = pd.concat([self.rows["train"], self.rows["valid"]], ignore_index=True)
         if len(rows) >= (epochs - self.first_epoch) * (len(self._sampler()) + len(self.rows["valid"])):
@@ -293,11 +293,11 @@ class PictureDataModule(pl.LightningDataModule):
         self._known = known
 
     def forget(self) -> None:
-        """Give pictures again."""
+        """Discard stored activations, and return pictures again."""
         self._known = None
 
     def class_weights(self) -> torch.Tensor | None:
-        """Return float32 weights of shape (labels,) for the loss, of mean 1 over the clips; None for equal ones."""
+        """Return float32 weights of shape (labels,) for the loss, with mean 1 over clips; None for equal weights."""
         if self._balance != "loss":
             return None
         counts = self._label_counts()
@@ -305,14 +305,14 @@ class PictureDataModule(pl.LightningDataModule):
         return torch.tensor(weights, dtype=torch.float32)
 
     def possible(self) -> torch.Tensor:
-        """Return which labels each corpus has, bool of shape (corpora, labels); all of them if there is one corpus."""
+        """Return which labels each corpus has, bool of shape (corpora, labels); a single corpus has all of them."""
         return torch.from_numpy((self.counts > 0) | (len(self.corpora) == 1))
 
     def prior(self) -> torch.Tensor | None:
-        """Return the chance of each label in each corpus, float32 of shape (corpora, labels), for the loss.
+        """Return the probability of each label in each corpus, float32 of shape (corpora, labels), for the loss.
 
-        With `prior` they are the labels' shares among the corpus's training clips, else labels that it has are 1 and
-        others 0. None where that changes nothing.
+        With balance `prior` these are the label shares among the corpus's training clips; otherwise 1 for labels that
+        it has and 0 for others. None if that changes nothing.
         """
         possible = self.possible()
         if self._balance != "prior":
@@ -321,14 +321,16 @@ class PictureDataModule(pl.LightningDataModule):
         counts = np.zeros(self.counts.shape)
         np.add.at(counts, rows["group"].to_numpy(), self.shares())
         total = np.maximum(counts.sum(axis=1, keepdims=True), 1)
-        counts = np.where(possible, np.maximum(counts, 1), 0)  # a label that never comes counts as one that came once
+        counts = np.where(possible, np.maximum(counts, 1), 0)  # a label without clips counts as if it had one
         return torch.tensor(counts / total, dtype=torch.float32)
 
     def shares(self) -> npt.NDArray[np.float32]:
-        """Return how much of each label is wanted of the training clips, float32 of shape (rows, labels)."""
+        """Return the target distribution of each training clip, float32 of shape (rows, labels)."""
         rows = self.rows["train"]
         shares = np.eye(len(self.labels), dtype=np.float32)[rows["target"]]
-        votes = votes_for(rows, self.labels) * self.possible().numpy()[rows["group"]]  # of labels that a corpus has
+        votes = (
+            votes_for(rows, self.labels) * self.possible().numpy()[rows["group"]]
+        )  # only for labels that the corpus has
         total = votes.sum(axis=1)
         voted = total > 0
         shares[voted] = (1 - self._votes) * shares[voted] + self._votes * votes[voted] / total[voted, None]
@@ -339,11 +341,11 @@ class PictureDataModule(pl.LightningDataModule):
 
     @property
     def batches_per_epoch(self) -> int:
-        """Training batches an epoch; each device has its share of each."""
+        """Training batches per epoch; each device processes its share of each batch."""
         return len(self._sampler()) // self._own_batch
 
     def train_dataloader(self) -> DataLoader[Any]:
-        """Return this device's share of the training batches; a last batch that is not full is dropped."""
+        """Return this device's share of the training batches; an incomplete last batch is dropped."""
         rows = self.rows["train"]
         sampler = self._sampler()
         shares = self.shares() if self._votes else None
@@ -351,10 +353,10 @@ class PictureDataModule(pl.LightningDataModule):
         return self._loader(dataset, sampler=sampler, drop_last=True, batch_size=self._own_batch)
 
     def calibration_dataloader(self, pictures: int | None = None) -> DataLoader[Any]:
-        """Return batches of untouched training clips, in an order that is always the same.
+        """Return batches of untouched training clips, always in the same order.
 
         Args:
-            pictures: how many, drawn from all; None for all of them.
+            pictures: number of pictures, drawn from all; None for all.
         """
         rows = self.rows["train"]
         untouched = rows[rows["copy"] == 0].sample(frac=1.0, random_state=self._seed)[:pictures]
@@ -362,12 +364,12 @@ class PictureDataModule(pl.LightningDataModule):
         return self._loader(dataset, num_workers=0, persistent_workers=False)
 
     def val_dataloader(self) -> DataLoader[Any]:
-        """Return this device's share of the validation batches; of one device all, in the order of `rows["valid"]`."""
+        """Return this device's share of the validation batches; on one device in the order of `rows["valid"]`."""
         own = self.rows["valid"].iloc[_rank() :: _world_size()]
         return self._loader(PictureDataset(own, self.spec, known=self._known))
 
     def whole(self, part: Part) -> DataLoader[Any]:
-        """Return all batches of a part, on whatever device, in the order of `rows[part]`."""
+        """Return all batches of a part, on any device, in the order of `rows[part]`."""
         return self._loader(PictureDataset(self.rows[part], self.spec, known=self._known if part == "valid" else None))
 
     def test_dataloader(self) -> DataLoader[Any]:
@@ -376,14 +378,16 @@ class PictureDataModule(pl.LightningDataModule):
 
     @property
     def _own_batch(self) -> int:
-        """Pictures of a batch that are this device's.
+        """Number of pictures per batch on this device.
 
         Raises:
-            TrainingError: a batch cannot be shared out.
+            TrainingError: a batch cannot be divided evenly between the devices.
         """
         own, rest = divmod(self._batch_size, _world_size())
         if rest:
-            raise TrainingError(f"batch_size is {self._batch_size}; {_world_size()} devices need a multiple of as many")
+            raise TrainingError(
+                f"batch_size is {self._batch_size}; {_world_size()} devices need a multiple of their number"
+            )
         return own
 
     def _sampler(self) -> ClipSampler:
@@ -402,7 +406,7 @@ class PictureDataModule(pl.LightningDataModule):
 
 
 def _in_turn(steps: Sequence[Callable[[Image, int], Image]], pixels: Image, seed: int) -> Image:
-    """Return a picture altered by one step after the other."""
+    """Return a picture altered by each step in turn."""
     for step in steps:
         pixels = step(pixels, seed)
     return pixels

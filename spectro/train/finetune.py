@@ -1,10 +1,10 @@
-"""Fine-tuning: an image index and a backbone in, a checkpoint folder out.
+"""Fine-tuning: from an image index and a backbone to a checkpoint folder.
 
-The epoch is chosen on validation speakers; test speakers are measured once, at the end. A run can be killed at any
-moment and started again with the same settings: it goes on from the last whole epoch and ends with the same weights.
+The epoch is chosen on validation speakers; test speakers are evaluated once, at the end. A run can be killed at any
+moment and started again with the same settings: it resumes from the last complete epoch and ends with the same weights.
 
-In the output folder: the checkpoint (`model.safetensors`, `spectro.json`, `card.md`), `curves.csv` and `curves.png`,
-and `training/` with what resuming needs and TensorBoard's events.
+The output folder holds the checkpoint (`model.safetensors`, `spectro.json`, `card.md`), `curves.csv` and `curves.png`,
+and `training/` with the state for resuming and TensorBoard's events.
 """
 
 import shutil
@@ -45,12 +45,12 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
     """Fine-tune a backbone, and write its checkpoint folder.
 
     Returns:
-        the checkpoint of the epoch that was best on the validation speakers, or of the last one where none are left.
+        the checkpoint of the epoch that is best on the validation speakers, or of the last epoch if there are none.
 
     Raises:
-        TrainingError: the output folder holds another run, or one writes there, or what it left cannot be read; or the
-            settings contradict each other; or training comes to numbers that are not finite.
-        RenderError, CorpusError, WeightsError: the pictures, labels, split or weights cannot be had.
+        TrainingError: the output folder holds another run, or one writes there, or its state cannot be read; or the
+            settings contradict each other; or the training loss is no longer finite.
+        RenderError, CorpusError, WeightsError: the pictures, labels, split or weights are not usable.
     """
     out = settings.folder
     data = _data(settings)
@@ -63,7 +63,7 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
         silence()
         curves = Curves(out)
         trainer = make_trainer(settings, out, curves)
-        with _alone(out, first=trainer.is_global_zero):  # before what lies there is looked at
+        with _alone(out, first=trainer.is_global_zero):  # before the folder is read
             weights = load_weights(net, settings.weights, data.spec)
             identity = run_identity(settings, data, net)
             resume = _find_run(out, identity, settings.overwrite)
@@ -95,9 +95,9 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
 
 @contextmanager
 def _alone(out: Path, *, first: bool) -> Iterator[None]:
-    """Have the output folder to oneself while the block runs, without what killed runs left half written.
+    """Lock the output folder while the block runs, and remove half-written files that killed runs left.
 
-    The first of a run's processes has it for all of them: the others wait for it where they meet to train.
+    The first of a run's processes holds the lock for all of them: the others wait for it when training starts.
 
     Raises:
         TrainingError: another run writes there.
@@ -121,7 +121,7 @@ def _fit(trainer: pl.Trainer, model: Classifier, data: PictureDataModule, resume
     except SystemExit as error:
         raise KeyboardInterrupt from error  # Lightning exits when it is interrupted
     except torch.OutOfMemoryError:
-        raise  # says nothing about the state
+        raise  # not caused by the state
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         if resume is None or curves.begun:
             raise
@@ -152,17 +152,17 @@ def _data(settings: FinetuneSettings) -> PictureDataModule:
 
 
 def run_identity(settings: FinetuneSettings, data: PictureDataModule, net: SpectrogramNet) -> dict[str, Any]:
-    """Return what a run's result depends on, as JSON values: a run is resumed if these are the same.
+    """Return everything that a run's result depends on, as JSON values: a run is resumed if these are the same.
 
     Args:
-        settings: the run's.
+        settings: the run's settings.
         data: its pictures.
-        net: its network, with its starting weights; networks of before read no picture upside down.
+        net: its network, with its starting weights. `turned` is included only if true: older runs do not have it.
     """
     free = {
         *("out", "overwrite", "workers", "index", "devices", "nodes", "accelerator", "strategy"),
-        *("estimate", "estimate_of", "test", "sounds", "note"),  # told when the weights are there
-        *(("temperature",) if settings.validates else ()),  # it is fitted
+        *("estimate", "estimate_of", "test", "sounds", "note"),  # used once the weights are final
+        *(("temperature",) if settings.validates else ()),  # it is fitted then
     }
     identity = identity_of(settings, free)
     if settings.valid_speakers:
@@ -173,12 +173,12 @@ def run_identity(settings: FinetuneSettings, data: PictureDataModule, net: Spect
 
 
 def _weights_of(identity: Any) -> Any:
-    """Return what of a run's identity its weights depend on: the temperature is chosen when they are there."""
+    """Return the part of a run's identity that determines its weights: all but the temperature, set later."""
     return {k: v for k, v in identity.items() if k != "temperature"} if isinstance(identity, dict) else identity
 
 
 def _check_folder(settings: FinetuneSettings) -> None:
-    """Refuse to write over inputs, and over what is not of a run: a stranger's weights, or a folder named like ours."""
+    """Refuse to overwrite inputs, or files that no run of ours made, such as other weights or a folder of our name."""
     out, weights = settings.folder, Path(settings.weights)
     known = (out / TRAINING / RUN_FILE).exists() or (out / DESCRIPTION_FILE).exists()
     names = (WEIGHTS_FILE, CARD_FILE, "curves.csv", "curves.png", TRAINING)
@@ -187,7 +187,7 @@ def _check_folder(settings: FinetuneSettings) -> None:
 
 
 def _find_run(out: Path, identity: dict[str, Any], overwrite: bool) -> Path | None:
-    """Return the state to resume from, if the folder holds one of this run; refuse to mix two runs."""
+    """Return the state to resume from, or None if the folder holds none of this run; refuse to mix two runs."""
     path, last = out / TRAINING / RUN_FILE, out / TRAINING / LAST
     if last.exists() and _weights_of(read_json(path)) == _weights_of(identity):
         try:

@@ -1,7 +1,7 @@
-"""The frozen start of a network, computed once for each picture instead of once an epoch.
+"""The frozen first part of a network, computed once per picture instead of once per epoch.
 
-What a plan freezes gives the same activations for the same picture, if the picture is not altered on its way; so they
-are computed once and kept, and training starts from them.
+The layers that a plan freezes give the same activations for the same picture, if pictures are not altered. The
+activations are computed once and kept, and training starts from them.
 """
 
 from collections.abc import Sequence
@@ -22,27 +22,27 @@ RANDOM = {
     "bernoulli",
     "bernoulli_",
 }
-"""Functions whose results are drawn; a trace would keep the mode, training or not, in which it was made."""
+"""Functions with random results; a trace would keep the mode, training or not, in which it was made."""
 ESTIMATES = nn.modules.batchnorm._NormBase
 
 
 class FrozenPrefix:
-    """A network in two parts: what a plan never trains, and the rest; both share the network's own layers.
+    """A network in two parts: the layers that a plan never trains, and the rest; both share the network's own layers.
 
-    The parts know the device and the kind of number that the network has when they are made.
+    The parts keep the device and dtype that the network has when they are made.
 
     Args:
         net: the network.
         plan: `head` or `last-block`.
 
     Raises:
-        ValueError: the network cannot be divided so: it cannot be traced, its backbone draws random numbers in
-            training, or nothing of its start is frozen.
+        ValueError: the network cannot be divided: it cannot be traced, its backbone draws random numbers in training,
+            or its first layers are not frozen.
     """
 
     def __init__(self, net: SpectrogramNet, plan: Plan) -> None:
         if plan not in ("head", "last-block"):
-            raise ValueError(f"plan {plan} freezes nothing for good")
+            raise ValueError(f"plan {plan} freezes no layer for the whole run")
         trained, modules = trainable(net, plan), dict(net.named_modules())
         if any(_chance(module) > 0 for module in net.backbone.modules()):
             raise ValueError(f"{net.backbone_name} drops features at random in training")
@@ -52,7 +52,7 @@ class FrozenPrefix:
             raise ValueError(f"{net.backbone_name} cannot be traced ({error})") from error
         if any(getattr(node.target, "__name__", node.target) in RANDOM for node in graph.nodes):
             raise ValueError(f"{net.backbone_name} draws random numbers")
-        fixed: set[fx.Node] = set()  # gives the same whenever the picture is the same
+        fixed: set[fx.Node] = set()  # always the same for the same picture
         seen: set[fx.Node] = set()  # depends on the picture
         for node in graph.nodes:
             if node.op == "placeholder" or seen & set(node.all_input_nodes):
@@ -62,13 +62,13 @@ class FrozenPrefix:
             ):
                 fixed.add(node)
         if not any(node.op == "call_module" for node in fixed):
-            raise ValueError(f"nothing of {net.backbone_name} is frozen")
+            raise ValueError(f"no layer of {net.backbone_name} is frozen")
         border = [node for node in graph.nodes if node in fixed & seen and set(node.users) - fixed]
         self._start = _part(net, graph, [node for node in graph.nodes if node in fixed], border)
         self._rest = _part(net, graph, [node for node in graph.nodes if node not in fixed], None, border)
 
     def start(self, pictures: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Return the activations of pictures; as a rule tensors on whose first axis pictures lie."""
+        """Return the activations of pictures; as a rule tensors whose first axis is the picture."""
         found: tuple[torch.Tensor, ...] = self._start(pictures)
         return found
 
@@ -85,12 +85,12 @@ def _part(
     results: list[fx.Node] | None,
     given: Sequence[fx.Node] = (),
 ) -> fx.GraphModule:
-    """Return some nodes of a graph as a module that takes `given` and returns `results` (None: what the graph does)."""
+    """Return nodes of a graph as a module that takes `given` and returns `results` (None: the graph's own output)."""
     part = fx.Graph()
     copies = {node: part.placeholder(node.name) for node in given}
 
     def copy(node: fx.Node) -> fx.Node:
-        if node not in copies:  # a parameter or a constant, which both parts read
+        if node not in copies:  # a parameter or a constant, which both parts use
             copies[node] = part.node_copy(node, copy)
         return copies[node]
 
@@ -102,15 +102,15 @@ def _part(
 
 
 class _Tracer(fx.Tracer):
-    """Takes what timm says cannot be traced as a whole."""
+    """Treats modules that timm marks as untraceable as one node each."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Tell whether a module is one node of the graph."""
+        """Return whether a module is one node of the graph."""
         return isinstance(m, tuple(get_notrace_modules())) or super().is_leaf_module(m, module_qualified_name)
 
 
 def _moves(node: fx.Node, modules: dict[str, nn.Module], trained: set[str]) -> bool:
-    """Tell whether a node's result may change between two passes of the same input."""
+    """Return whether a node's result may change between two passes of the same input."""
     if node.op == "get_attr":
         return str(node.target) in trained
     if node.op != "call_module":

@@ -1,11 +1,11 @@
-"""SpecAugment on pictures: time and frequency bands are covered, time and frequency are warped.
+"""SpecAugment on pictures: bands of time and frequency are masked, time and frequency are warped.
 
-The bands are those of Park et al. (2019), their widths shares of the picture. Warping is linear: the picture is
+The masks are those of Park et al. (2019), with widths as shares of the picture. Warping is linear: the picture is
 stretched and shifted along time (another tempo, another cut) and along frequency (another vocal tract, after Jaitly &
-Hinton, 2013). albumentations does both; it is named here alone, so that it can be replaced.
+Hinton, 2013). albumentations does both; only this module uses it, so that it can be replaced.
 
-Every picture is altered from a seed of its own, drawn by the sampler from run, epoch and place: no two workers and no
-two epochs repeat each other, and the result does not depend on the number of workers.
+Every picture is altered with a seed of its own, which the sampler draws from the run's seed, the epoch and the place:
+no two workers and no two epochs repeat each other, and the result does not depend on the number of workers.
 
 Sources: Park et al., SpecAugment, Interspeech 2019; Jaitly & Hinton, Vocal tract length perturbation, ICML 2013.
 """
@@ -56,7 +56,7 @@ class Masker:
     """Alters pictures of one size.
 
     Args:
-        settings: what to do.
+        settings: the masks and warps.
         height: height of the pictures, in pixels.
         width: width of the pictures, in pixels.
     """

@@ -1,4 +1,4 @@
-"""The LightningModule: loss, optimiser, metrics, and which layers are trained when."""
+"""The LightningModule: loss, optimiser, metrics, and which layers are trained in which epoch."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 CALIBRATION_PICTURES = 256
 FIGURES = ("uar", "wa", "f1")
 IMPOSSIBLE = 1e-12
-"""The chance of a label that a corpus does not have: its logarithm is finite, and zero times it is zero."""
+"""Probability of a label that a corpus does not have: its logarithm is finite, so that zero times it is zero."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +31,12 @@ class TrainingSettings:
 
     Args:
         epochs: number of passes over the training clips.
-        learning_rate: peak learning rate of the head. AdamW reaches it after `warmup` and then decays it to zero along
-            a cosine (one-cycle).
+        learning_rate: peak learning rate of the head with AdamW. It is reached after `warmup`, then decays to zero
+            along a cosine (one-cycle).
         warmup: share of the run in which the rate rises.
-        layer_decay: factor of the rate from each layer to the previous one, towards the input; 1 for one rate.
-        weight_decay: weight decay of AdamW, on weights but not on biases and normalisation.
-        label_smoothing: share of a target that is spread over all labels.
+        layer_decay: factor of the rate from each layer to the one before it, towards the input; 1 for one rate.
+        weight_decay: weight decay of AdamW, for weights but not for biases and normalisation.
+        label_smoothing: share of a target that is spread evenly over all labels.
         mixup: alpha of the beta distribution for mixing two pictures (Zhang et al., 2018); 0 for none.
         cutmix: alpha for pasting a patch of one picture into another (Yun et al., 2019); 0 for none.
         plan: which layers train: `head`, `last-block`, `all`, or `gradual` (from the head towards the input).
@@ -67,15 +67,15 @@ def calibrate(
     batches: Iterable[torch.Tensor | Activations],
     run: Callable[[Any], object] | None = None,
 ) -> None:
-    """Re-estimate the statistics of batch norms that are trained, on pictures as they will be in use.
+    """Re-estimate the statistics of batch norms that are trained, on pictures like those in use.
 
-    While training they are estimated on pictures that are masked, warped and mixed, which have other means and
-    variances. Training itself does not depend on them. Layers that are frozen keep theirs.
+    In training they are estimated on masked, warped and mixed pictures, which have other means and variances. Training
+    itself does not depend on them. Frozen layers keep theirs.
 
     Args:
         net: the network; it is left in evaluation mode.
         batches: untouched training pictures, of shape (batch, channels, height, width).
-        run: passes a batch through the network; None for the network itself.
+        run: passes a batch through the network; None calls the network itself.
 
     Source: Wu & Johnson, Rethinking "Batch" in BatchNorm, arXiv:2105.07576, section 3 (precise batch norm).
     """
@@ -96,7 +96,7 @@ def calibrate(
 
 
 def freeze(net: SpectrogramNet, settings: TrainingSettings, epoch: int) -> None:
-    """Make trainable what the plan trains in an epoch, and nothing else."""
+    """Make the parameters trainable that the plan trains in an epoch, and freeze all others."""
     chosen = trainable(net, settings.plan, epoch / settings.epochs)
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(name in chosen)
@@ -112,14 +112,15 @@ class Classifier(pl.LightningModule):
     Args:
         net: the network.
         settings: how to train it.
-        seed: seed of what is random in a training step, which starts from (seed, step), so that a resumed run goes on
-            as it would have.
+        seed: random seed. Each training step is seeded from (seed, step), so that a resumed run repeats the same
+            steps.
         class_weights: float32 of shape (labels,) for the loss, or None.
-        prior: chances of the labels in each corpus, float32 of shape (corpora, labels), 0 for a label that a corpus
-            does not have. Their logarithms are added to the logits in the training loss, so that the logits alone take
-            all labels for equally likely, and a corpus says nothing of labels that it lacks. None for nothing.
-        unaltered: pictures come as they are in every epoch, so that what is frozen for good may be computed once.
-        possible: which labels each corpus has, bool of shape (corpora, labels): others are no answers in validation.
+        prior: probabilities of the labels in each corpus, float32 of shape (corpora, labels), 0 for a label that a
+            corpus does not have. Their logarithms are added to the logits in the training loss, so that the logits
+            alone treat all labels as equally likely, and a corpus does not train labels that it lacks. None adds
+            nothing.
+        unaltered: pictures are the same in every epoch, so that layers frozen for the whole run are computed once.
+        possible: which labels each corpus has, bool of shape (corpora, labels): validation never predicts the others.
             None for one corpus that has all.
 
     Source: Menon et al., Long-tail learning via logit adjustment, ICLR 2021, section 5, for `prior`.
@@ -144,7 +145,7 @@ class Classifier(pl.LightningModule):
         self.net, self.settings, self.seed = net, settings, seed
         possible = torch.ones(1, net.classes, dtype=torch.bool) if possible is None else possible
         self.several = len(possible) > 1
-        smoothing = 0.0 if self.several else settings.label_smoothing  # which spreads over all labels alike
+        smoothing = 0.0 if self.several else settings.label_smoothing  # it spreads over all labels alike
         self.criterion = nn.CrossEntropyLoss(weight=class_weights, label_smoothing=smoothing)
         self.register_buffer("prior", torch.ones(possible.shape) if prior is None else prior, persistent=False)
         self.register_buffer("possible", possible, persistent=False)
@@ -154,10 +155,10 @@ class Classifier(pl.LightningModule):
             for mix, alpha in ((v2.MixUp, settings.mixup), (v2.CutMix, settings.cutmix))
             if alpha > 0
         ]
-        self.valid_confusion = MulticlassConfusionMatrix(possible.numel())  # a block a corpus
+        self.valid_confusion = MulticlassConfusionMatrix(possible.numel())  # one block per corpus
 
     def on_fit_start(self) -> None:
-        """Compute what is frozen for good, where it can be told apart; keep out of bfloat16 what is slow in it."""
+        """Compute permanently frozen layers once, if they can be separated; keep layers slow in bfloat16 out of it."""
         if self._unaltered:
             self._compute_start()
         if self.device.type == "cpu" and self.trainer.precision == "bf16-mixed":
@@ -168,7 +169,7 @@ class Classifier(pl.LightningModule):
         try:
             self._prefix = FrozenPrefix(self.net, self.settings.plan)
         except ValueError:
-            pass  # it is computed again each epoch, to the same result
+            pass  # they are computed in each epoch, with the same result
         else:
             self.trainer.datamodule.remember(self._start, self.settings.epochs)  # type: ignore[attr-defined]
         self.net.train()
@@ -179,7 +180,7 @@ class Classifier(pl.LightningModule):
             return self._prefix.start(pictures.to(self.device))
 
     def logits(self, given: torch.Tensor | Activations) -> torch.Tensor:
-        """Return logits of shape (batch, labels) for pictures, or for what is known of them."""
+        """Return logits of shape (batch, labels) for pictures, or for their stored activations."""
         if isinstance(given, torch.Tensor):
             logits: torch.Tensor = self.net(given)
             return logits
@@ -215,8 +216,8 @@ class Classifier(pl.LightningModule):
 
         Args:
             logits: float of shape (batch, labels).
-            targets: targets of `CrossEntropyLoss`; of several corpora shares of labels, then shares of corpora, float
-                of shape (batch, labels + corpora).
+            targets: targets of `CrossEntropyLoss`; with several corpora, shares of labels, then of corpora, float of
+                shape (batch, labels + corpora).
         """
         if not self.several:
             loss: torch.Tensor = self.criterion(logits + self.prior[0].log(), targets)
@@ -229,7 +230,7 @@ class Classifier(pl.LightningModule):
         return mixed
 
     def validation_step(self, batch: Batch, _index: int) -> None:
-        """Measure a batch of validation speakers; what a corpus does not have is no answer to its clips."""
+        """Evaluate a batch of validation speakers; labels that a corpus lacks are not predicted for its clips."""
         given, targets, groups = batch
         logits = self.logits(given).float().masked_fill(~self.possible[groups], -torch.inf)
         first = groups * self.net.classes
@@ -238,7 +239,7 @@ class Classifier(pl.LightningModule):
         self.log("valid_loss", loss, on_step=False, on_epoch=True, batch_size=len(targets), sync_dist=True)
 
     def on_validation_epoch_start(self) -> None:
-        """Measure with batch-norm statistics of untouched training clips; see `calibrate`."""
+        """Estimate batch-norm statistics on untouched training clips before validation; see `calibrate`."""
         pictures = self.trainer.datamodule.calibration_dataloader(CALIBRATION_PICTURES)  # type: ignore[attr-defined]
         with self.trainer.precision_plugin.forward_context():
             calibrate(self.net, (self._moved(given) for given, _targets, _groups in pictures), self.logits)
@@ -249,13 +250,13 @@ class Classifier(pl.LightningModule):
         return [tensor.to(self.device) for tensor in given]
 
     def on_validation_epoch_end(self) -> None:
-        """Log the figures of all validation speakers together; of several corpora, their mean over corpora."""
+        """Log the figures of all validation speakers together; with several corpora, their mean over corpora."""
         whole, labels = self.valid_confusion.compute().cpu().numpy(), self.net.classes
         self.valid_confusion.reset()
         blocks = [whole[first : first + labels, first : first + labels] for first in range(0, len(whole), labels)]
         found = [figures(block) for block in blocks if block.sum()]
         means = {f"valid_{name}": sum(getattr(one, name) for one in found) / len(found) for name in FIGURES}
-        self.log_dict(means, sync_dist=True)  # they are those of all devices already, and equal
+        self.log_dict(means, sync_dist=True)  # computed over all devices already, so equal on each
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """Return AdamW with a rate for each layer, and its one-cycle schedule."""

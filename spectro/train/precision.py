@@ -1,7 +1,7 @@
-"""Mixed precision on a processor: which layers are better off in float32.
+"""Mixed precision on a CPU: which layers are faster in float32.
 
-oneDNN has no fast bfloat16 gradient of a depthwise convolution with a stride: those of MobileNetV2's four took a third
-of a step of training where it was measured (benchmarks/README.md).
+oneDNN has no fast bfloat16 gradient of a strided depthwise convolution: the gradients of MobileNetV2's four took a
+third of a training step where it was measured (benchmarks/README.md).
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import nn
 
 
 class Float32Conv2d(nn.Conv2d):
-    """A convolution that computes in float32 whatever its surroundings do."""
+    """A convolution that computes in float32, even under autocast."""
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         """Return the convolution of a tensor (batch, channels, height, width), float32."""
@@ -18,12 +18,12 @@ class Float32Conv2d(nn.Conv2d):
 
 
 def spare_strided_depthwise(net: nn.Module) -> int:
-    """Let the depthwise convolutions with a stride compute in float32; returns how many there are.
+    """Make the strided depthwise convolutions compute in float32; return their number.
 
     Weights and their names stay as they are.
 
     Args:
-        net: a network that is trained in bfloat16 on a processor.
+        net: a network that is trained in bfloat16 on a CPU.
     """
     found = [one for one in net.modules() if type(one) is nn.Conv2d and one.groups == one.in_channels > 1]
     strided = [one for one in found if max(one.stride) > 1]

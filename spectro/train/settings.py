@@ -1,4 +1,4 @@
-"""What can be chosen in a fine-tuning."""
+"""The settings of a fine-tuning run."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,64 +17,64 @@ from spectro.train.module import TrainingSettings
 class FinetuneSettings:
     """Fine-tune a network on rendered pictures, with whole speakers held out.
 
-    Run it again after an interruption: it continues from the last whole epoch and ends with the same result.
+    Run it again after an interruption: it continues from the last complete epoch and ends with the same result.
 
     Args:
-        index: folders of renderings: one, or one for each of several corpora, by the same spec. A corpus says nothing
-            of labels that it does not have.
+        index: folders of renderings with the same spec: one, or one per corpus. The loss of a clip ignores labels that
+            its corpus does not have.
         backbone: mobilenet, vgg16, vgg19, inceptionv3, mn04, yamnet, whisper_tiny, cnn1d, lstm, gru, or any timm name.
         weights: auto fetches the published ImageNet weights; mn04_as fetches weights trained on AudioSet (`spectro
             weights` lists such names); none starts from random weights; otherwise a file (.safetensors, or a state dict
             with timm's or torchvision's names) or a checkpoint folder.
-        sounds: folders of renderings of sounds in which nobody speaks, by the same spec, a class for each source; the
-            checkpoint then also tells speech from other sound.
+        sounds: folders of renderings of sounds without speech, with the same spec and one class per source; the
+            checkpoint then includes a speech detector.
         out: folder for the checkpoint; null for checkpoints/BACKBONE-NAME_OF_INDEX-foldN, or -all with train_on all.
         labels: label scheme: emotion, emotion5, valence, gender, emotion-gender, emotion5-gender.
-        protocol: how speakers are split: luna-jimenez, emobox (both split RAVDESS; all other corpora train),
-            group-kfold or loso; cross-corpus tests a corpus that is not heard in training; random-leaky mixes speakers,
-            as tutorials do, and says so; in random-leaky-copies, copies of test clips train, too.
+        protocol: how speakers are split: luna-jimenez, emobox (both split RAVDESS; all other corpora only train),
+            group-kfold or loso; cross-corpus tests a corpus that is left out of training; random-leaky mixes speakers,
+            as tutorials do, and reports the leak; random-leaky-copies also trains on copies of test clips.
         fold: fold of the protocol, from 0; for cross-corpus the name of the corpus to test.
-        valid_speakers: validation speakers, in place of the protocol's. More of them tell designs apart better, and
+        valid_speakers: validation speakers, instead of the protocol's. More of them compare designs more reliably, but
             leave fewer to train on.
         train: how the network is trained.
         masking: SpecAugment on training pictures.
-        mask: mask and warp training pictures at all.
-        conditions: recording conditions that training pictures get: microphone, line, noise, room. Off unless
+        mask: whether training pictures are masked and warped.
+        conditions: recording conditions simulated on training pictures: microphone, line, noise, room. Off unless
             conditions.probability is above 0.
-        batch_size: pictures per batch; several devices share each batch.
+        batch_size: pictures per batch, over all devices.
         copies: one: each epoch uses every training clip once, as one of its rendered copies; all: every copy; none:
             untouched clips only.
-        balance: sampling draws labels equally often; loss weighs rare labels more; prior adjusts the loss for label
-            frequencies, so that the network itself treats labels as equally likely; none does nothing.
-        votes: share of listeners' votes in a training clip's target, from 0 to 1; its label is the rest. For corpora
-            that tell votes (CREMA-D, or columns votes_EMOTION of a CSV); clips without votes keep their label.
-        corpus_temperature: corpora are drawn in proportion to their clips to this power, so that a large one does not
-            drown the others; 1 draws every clip once.
-        epoch_clips: training pictures per epoch; 0 for one of each clip.
+        balance: sampling draws all labels equally often; loss gives rare labels more weight; prior adjusts the loss for
+            label frequencies, so that the network itself treats labels as equally likely; none does nothing.
+        votes: weight of listeners' votes in a training clip's target, from 0 to 1; its label has the rest. For corpora
+            with votes (CREMA-D, or columns votes_EMOTION of a CSV); clips without votes keep their label.
+        corpus_temperature: corpora are sampled in proportion to their number of clips to this power, so that a large
+            one does not dominate the others; 1 uses every clip once.
+        epoch_clips: training pictures per epoch; 0 for one per clip.
         hidden: width of a second dense layer in the head; 0 for none.
         dropout: share of features dropped before each dense layer.
-        ema: decay of an exponential moving average of the weights, which is then validated and kept; 0 for none.
+        ema: decay of an exponential moving average of the weights; the average is validated and kept. 0 for none.
         monitor: criterion for the epoch, on validation speakers: valid_uar (highest) or valid_loss (lowest). last keeps
             the last epoch.
         patience: stop after this many epochs without improvement; 0 for never.
-        train_on: valid also trains on the validation speakers, once the design is settled; all also on the test
-            speakers, for a checkpoint to be used that this corpus cannot measure.
-        temperature: temperature of the probabilities if no validation speakers are left to fit it on.
-        estimate: table of a study that measured the same recipe on new speakers; the card reports its test figures as
+        train_on: valid also trains on the validation speakers, once the design is settled; all also trains on the test
+            speakers, for a checkpoint to deploy, which this corpus cannot evaluate.
+        temperature: softmax temperature if no validation speakers are left to fit it on.
+        estimate: table of a study that evaluated the same recipe on new speakers; the card reports its test figures as
             an estimate. For train_on all.
         estimate_of: name of the system in that table.
-        note: what the card must say of the recordings besides, in a sentence or two.
-        test: measure the test speakers; false while designs are compared.
+        note: a sentence or two about the recordings, added to the card.
+        test: evaluate on the test speakers; false while designs are compared.
         seed: random seed.
-        precision: auto uses bfloat16 if the processor or GPU supports it, otherwise float32.
+        precision: auto uses bfloat16 if the CPU or GPU supports it, otherwise float32.
         dtype: number format of the stored weights; figures are measured with the stored weights.
         accelerator: as in Lightning: auto, cpu, gpu, ...
-        devices: number of devices on each machine; auto for all. On a processor, a device is a process.
+        devices: number of devices on each machine; auto for all. On a CPU, a device is a process.
         nodes: number of machines. Start the same command on each, with MASTER_ADDR, MASTER_PORT and NODE_RANK set as
-            Lightning wants them.
+            Lightning expects.
         strategy: how devices share the work, as in Lightning: auto, ddp, fsdp, ...
-        workers: processes that read pictures; -1 for as many as help.
-        overwrite: start again over a run with other settings, instead of refusing.
+        workers: processes that read pictures; -1 chooses by the number of CPU threads.
+        overwrite: replace a run with other settings, instead of refusing to.
     """
 
     LATER: ClassVar[dict[str, Any]] = {
@@ -149,13 +149,13 @@ class FinetuneSettings:
         if not 0 <= self.corpus_temperature <= 1:
             raise TrainingError(f"corpus_temperature is {self.corpus_temperature}; it must lie between 0 and 1")
         if self.patience and self.monitor == "last":
-            raise TrainingError("patience needs a figure to wait for: monitor valid_uar or valid_loss")
+            raise TrainingError("patience needs a figure to watch: set monitor to valid_uar or valid_loss")
         if self.valid_speakers and not self.validates:
-            raise TrainingError(f"train_on {self.train_on} leaves nobody to validate; leave valid_speakers out")
+            raise TrainingError(f"train_on {self.train_on} leaves no speakers for validation; remove valid_speakers")
         if self.estimate is not None and self.train_on != "all":
-            raise TrainingError("an estimate is told of checkpoints that are trained on all speakers: train_on all")
+            raise TrainingError("estimate is for checkpoints that are trained on all speakers: set train_on to all")
         if self.estimate_of and self.estimate is None:
-            raise TrainingError("estimate_of names a system of a table: name the table with estimate")
+            raise TrainingError("estimate_of is a system of a table: give the table with estimate")
         if self.seed >= 2**32:
             raise TrainingError(f"seed is {self.seed}; it must be below {2**32}")
         if not COLDEST <= self.temperature <= HOTTEST:
@@ -168,17 +168,17 @@ class FinetuneSettings:
 
     @property
     def validates(self) -> bool:
-        """Whether validation speakers are held out, and choose the epoch."""
+        """Whether validation speakers are held out to choose the epoch."""
         return self.train_on == "train"
 
     @property
     def chooses(self) -> bool:
-        """Whether an epoch is chosen; else it is the last."""
+        """Whether the epoch is chosen by a figure; if not, it is the last."""
         return self.validates and self.monitor != "last"
 
     @property
     def folder(self) -> Path:
-        """Where the checkpoint goes."""
+        """The folder of the checkpoint."""
         part = "all" if self.train_on == "all" else f"fold{self.fold}" if isinstance(self.fold, int) else self.fold
         name = "-".join(["+".join(folder.name for folder in self.indexes), part])
         return self.out or Path("checkpoints") / f"{self.backbone}-{name}"

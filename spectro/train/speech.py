@@ -1,7 +1,7 @@
-"""Speech told from all other sound by what the trained network's last layer reads: a logistic regression on top of it.
+"""The speech detector: a logistic regression on the input of the trained network's last layer.
 
-It costs a prediction nothing, since every engine returns what the last layer reads. The bias is so chosen that a
-share `REFUSED` of the clips that choose it would be refused.
+It adds no cost to a prediction, since every engine returns the input of the last layer. The bias is set so that a share
+`REFUSED` of the clips used to set it is refused.
 """
 
 from collections.abc import Sequence
@@ -37,34 +37,34 @@ BATCH = 64
 def learn(
     net: SpectrogramNet, data: PictureDataModule, folders: Sequence[Path], seed: int
 ) -> tuple[SpeechDetector, Sounds]:
-    """Learn to tell the training clips from sounds in which nobody speaks, as they are and in other conditions.
+    """Train a speech detector on the training clips and on sounds without speech, untouched and in other conditions.
 
     Args:
         net: the network, in evaluation mode.
-        data: the clips; the validation speakers', or the training clips where there are none, choose the bias.
-        folders: renderings of sounds without a voice by the same spec; the class of a sound is its source.
-        seed: seed of what is drawn.
+        data: the clips; the bias is set on the validation clips, or on the training clips if there are none.
+        folders: renderings of sounds without speech with the same spec; the class of a sound is its source.
+        seed: random seed.
 
     Returns:
-        what tells speech, and how well: of each source of sounds the share that passes for speech when
-        its own sounds were not learnt from, and of each part of the speakers the share of clips that is refused.
+        the detector, and its figures: for each source of sounds, the share classified as speech by a detector that was
+        trained without that source; for each part of the speakers, the share of clips that is refused.
 
     Raises:
-        TrainingError: the sounds were rendered by another spec, or fewer than two sources of them are there.
+        TrainingError: the sounds were rendered with another spec, or come from fewer than two sources.
         RenderError: a folder holds no complete rendering.
     """
     index, spec = read_indexes(folders)
     if spec.fingerprint != data.spec.fingerprint:
         raise TrainingError(
-            f"{printable(folders[0])}: the sounds were rendered by spec {spec.fingerprint}, the clips by "
-            f"{data.spec.fingerprint}: render the sounds with --spec of the clips"
+            f"{printable(folders[0])}: the sounds were rendered with spec {spec.fingerprint}, the clips with "
+            f"{data.spec.fingerprint}: render the sounds with the --spec of the clips"
         )
     sounds = index[index["copy"] == 0].assign(target=0, group=0).reset_index(drop=True)
     sources = sounds["emotion"].to_numpy(dtype=str)
     if len(set(sources)) < 2:
         raise TrainingError(
-            f"{printable(folders[0])}: holds sounds of one source; two are needed, as folders, so that it can be told "
-            "how well sounds are known that were not learnt from"
+            f"{printable(folders[0])}: holds sounds of one source; two are needed, as folders, to measure the "
+            "detector on a source that it was not trained on"
         )
     parts = {part: _untouched(rows, seed) for part, rows in data.rows.items()}
     of_sounds = _Both.of(net, sounds, data, seed)
@@ -85,7 +85,7 @@ def learn(
 
 @dataclass(frozen=True)
 class _Both:
-    """What the last layer reads of pictures as they are, and of the same in other recording conditions."""
+    """Inputs of the last layer for pictures as they are, and for the same pictures in other recording conditions."""
 
     plain: npt.NDArray[np.float32]
     altered: npt.NDArray[np.float32]
@@ -100,7 +100,7 @@ class _Both:
 
 
 def _untouched(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Return untouched clips, at most so many of each corpus."""
+    """Return untouched clips, at most `MOST_OF_A_CORPUS` of each corpus."""
     own = rows[rows["copy"] == 0]
     drawn = own.sample(frac=1.0, random_state=seed).groupby("corpus").head(MOST_OF_A_CORPUS)
     return drawn.reset_index(drop=True)
@@ -110,7 +110,7 @@ def _untouched(rows: pd.DataFrame, seed: int) -> pd.DataFrame:
 def _embeddings(
     net: SpectrogramNet, rows: pd.DataFrame, data: PictureDataModule, conditions: Conditions | None, seed: int
 ) -> npt.NDArray[np.float32]:
-    """Return what the last layer reads, float32 of shape (rows, features)."""
+    """Return the input of the last layer, float32 of shape (rows, features)."""
     pictures = PictureDataset(rows, data.spec, conditions)
     draws: Any = [Draw(row, seed + row) for row in range(len(rows))]
     loader = tqdm(DataLoader(pictures, sampler=draws, batch_size=BATCH), desc="speech or not", leave=False)

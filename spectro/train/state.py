@@ -1,8 +1,8 @@
-"""The state that a run is resumed from: tensors and plain data, there whole or not at all, and read without executing.
+"""The state that a run is resumed from: tensors and plain data, written whole or not at all, read without executing.
 
-Folders travel, so a state may come from anyone. What is saved is made plain first; what is read goes through PyTorch's
-reader of tensors and plain data alone, whatever else asks for; and where it says that the best epoch lies is believed
-only as far as the name of a file in its own folder.
+Folders are copied between machines, so a state may come from anyone. A state is converted to plain data before it is
+saved. It is always read with PyTorch's reader of tensors and plain data alone, whatever the caller requests. Of the
+path of the best epoch in it, only the file name is used, within the state's own folder.
 """
 
 import pickle
@@ -30,31 +30,31 @@ PARTS: dict[str, type] = {
     "optimizer_states": list,
     "lr_schedulers": list,
 }
-"""What a state holds, and what kind each is."""
+"""The required entries of a state, and their types."""
 PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 
 
 class PlainStateIO(CheckpointIO):
-    """Lightning's way to the disk, for states that are plain."""
+    """Lightning's reading and writing of states, limited to plain data."""
 
     def save_checkpoint(self, checkpoint: State, path: Any, storage_options: Any = None) -> None:
-        """Write a state, whole or not at all.
+        """Write a state, complete or not at all.
 
         Raises:
-            TrainingError: it cannot be written, or holds something that is not plain.
+            TrainingError: it cannot be written, or holds something other than plain data.
         """
         kept = plain(checkpoint)
         try:
             with replacing(Path(path)) as temporary, temporary.open("wb") as stream:
                 torch.save(kept, stream)
-        except (OSError, RuntimeError) as error:  # PyTorch tells a full disk as it likes
+        except (OSError, RuntimeError) as error:  # PyTorch reports a full disk in several ways
             raise TrainingError(
                 f"{printable(path)}: cannot be written ({_first_line(error)}); make room there, and run it again: it "
-                "goes on from the last whole epoch"
+                "resumes from the last complete epoch"
             ) from error
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> State:
-        """Return a state; see `read_state`. It is read as tensors and plain data, whatever is asked for."""
+        """Return a state; see `read_state`. Only tensors and plain data are read, whatever the arguments."""
         return read_state(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
@@ -63,10 +63,10 @@ class PlainStateIO(CheckpointIO):
 
 
 def plain(value: Any) -> Any:
-    """Return a state with nothing in it but tensors and plain data.
+    """Return a state converted to tensors and plain data.
 
     Raises:
-        TrainingError: something is neither, nor has a plain form.
+        TrainingError: a value has no plain form.
     """
     if value is None or type(value) in (bool, int, float, str, bytes) or isinstance(value, torch.Tensor):
         return value
@@ -82,33 +82,33 @@ def plain(value: Any) -> Any:
         return {plain(key): plain(one) for key, one in value.items()}
     if isinstance(value, list | tuple):
         return [plain(one) for one in value] if isinstance(value, list) else tuple(plain(one) for one in value)
-    raise TrainingError(f"training state holds a {type(value).__name__}, which cannot be kept as plain data")
+    raise TrainingError(f"training state holds a {type(value).__name__}, which cannot be stored as plain data")
 
 
 def read_state(path: Path) -> State:
-    """Return the state in a file, its paths those of the folder where it lies now.
+    """Return the state in a file, with its paths set to the file's current folder.
 
     Raises:
-        TrainingError: it is not there, not whole, no state, or holds more than tensors and plain data.
+        TrainingError: the file is missing, incomplete or not a state, or holds more than tensors and plain data.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             if any(part.compress_type != zipfile.ZIP_STORED for part in archive.infolist()):
-                raise ValueError("it is packed as no state is")  # and may unpack to any size
+                raise ValueError("it is compressed, which no state is")  # and may unpack to any size
         state = torch.load(path, map_location="cpu", weights_only=True)
         _check(state)
         _bring_along(state["callbacks"], path.parent.resolve())
     except pickle.UnpicklingError as error:
         raise unusable(path, "it holds more than tensors and plain data, which is not loaded for safety") from error
     except zipfile.BadZipFile as error:
-        raise unusable(path, "it is not a whole file of PyTorch's") from error
-    except Exception as error:  # a broken pickle raises errors of many kinds
+        raise unusable(path, "it is not a complete PyTorch file") from error
+    except Exception as error:  # a broken pickle raises many kinds of errors
         raise unusable(path, _first_line(error)) from error
     return state  # type: ignore[no-any-return]
 
 
 def unusable(path: Path, reason: str) -> TrainingError:
-    """Return the error that says that a run cannot go on from a file."""
+    """Return the error for a file that a run cannot be resumed from."""
     return TrainingError(
         f"{printable(path)}: training cannot be resumed from it ({reason}); delete {printable(path.parent)}, "
         "and start again with --overwrite true"
@@ -116,22 +116,22 @@ def unusable(path: Path, reason: str) -> TrainingError:
 
 
 def rows_of(state: State) -> list[dict[str, Any]]:
-    """Return the rows of the learning curves in a state: one for each whole epoch."""
+    """Return the rows of the learning curves in a state: one per complete epoch."""
     rows: list[dict[str, Any]] = state["callbacks"].get(Curves.__qualname__, {"rows": []})["rows"]
     return rows
 
 
 def _check(state: Any) -> None:
-    """Raise ValueError if what was read is not the state of a run."""
+    """Raise ValueError if the content of a file is not the state of a run."""
     if not isinstance(state, dict) or any(type(state.get(name)) is not kind for name, kind in PARTS.items()):
         raise ValueError(f"it is not the state of a run, which has {', '.join(PARTS)}")
     rows = rows_of(state)
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ValueError("its learning curves are none")
+        raise ValueError("its learning curves are not rows")
 
 
 def _bring_along(callbacks: State, folder: Path) -> None:
-    """Make a state name the folder where it is now, so that a run that was moved keeps its best epoch."""
+    """Set a state's paths to its current folder, so that a run that was moved keeps its best epoch."""
     for own in callbacks.values():
         if "best_model_path" in own:
             own |= {name: own[name] and str(folder / Path(own[name]).name) for name in PATHS}

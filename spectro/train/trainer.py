@@ -1,4 +1,4 @@
-"""Lightning's trainer, set up for a fine-tuning: which epoch is kept, what resuming needs, on which hardware."""
+"""Lightning's trainer, configured for fine-tuning: which epoch is kept, the state for resuming, and the hardware."""
 
 import logging
 import warnings
@@ -26,17 +26,17 @@ def make_trainer(settings: FinetuneSettings, out: Path, curves: Curves) -> pl.Tr
     Args:
         settings: the run's settings.
         out: its output folder.
-        curves: what tells of its progress.
+        curves: the callback that reports its progress.
 
     Raises:
-        TrainingError: this machine has not what the settings ask for.
+        TrainingError: this machine lacks hardware that the settings require.
     """
     mode = "min" if settings.monitor == "valid_loss" else "max"
     folder, chooses = out / TRAINING, settings.chooses
     best = ModelCheckpoint(
         folder,
         filename=Path(BEST).stem,
-        monitor=settings.monitor if chooses else None,  # without it the last epoch is kept
+        monitor=settings.monitor if chooses else None,  # None keeps the last epoch
         mode=mode,
         enable_version_counter=False,
     )
@@ -71,15 +71,15 @@ def make_trainer(settings: FinetuneSettings, out: Path, curves: Curves) -> pl.Tr
 
 
 class ResumableEarlyStopping(EarlyStopping):
-    """Lightning's early stopping, which also stops a run that is resumed after it had stopped."""
+    """Lightning's early stopping, which also stops a resumed run that had already stopped early."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Stop at once if the restored state says that the run is over."""
+        """Stop at once if the restored state has used up its patience."""
         trainer.should_stop = self.wait_count >= self.patience
 
 
 def _precision(settings: FinetuneSettings) -> Any:
-    """Return Lightning's name of the precision; `auto` is bfloat16 where the hardware computes with it."""
+    """Return Lightning's name of the precision; `auto` is bfloat16 if the hardware supports it."""
     if settings.precision != "auto":
         return settings.precision
     if settings.accelerator != "cpu" and torch.cuda.is_available():
@@ -89,7 +89,7 @@ def _precision(settings: FinetuneSettings) -> Any:
 
 
 def silence() -> None:
-    """Hide what Lightning says of its own code, and of what is meant: few reading processes, resuming in place."""
+    """Hide Lightning's warnings about its own code, and about what is intended: few workers, resuming in place."""
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     for message in (
         ".*does not have many workers.*",

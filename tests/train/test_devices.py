@@ -87,7 +87,7 @@ def test_two_devices_train_as_one_does_killed_or_not(world: World, tmp_path: Pat
 def test_a_batch_that_cannot_be_shared_out_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     data = PictureDataModule(world.images, batch_size=8)
     monkeypatch.setattr("spectro.train.data._world_size", lambda: 3)
-    with pytest.raises(TrainingError, match="batch_size is 8; 3 devices need a multiple of as many"):
+    with pytest.raises(TrainingError, match="batch_size is 8; 3 devices need a multiple of their number"):
         data.train_dataloader()
 
 

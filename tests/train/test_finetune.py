@@ -358,7 +358,7 @@ def test_a_design_that_is_settled_trains_on_validation_speakers_too(world: World
     assert trained.about.training.epoch == 1, "the last one"
     assert trained.about.data.training_pictures == 6 * len(after["train"])
     assert "no speakers were held out to choose it" in (tmp_path / "run" / "card.md").read_text()
-    with pytest.raises(TrainingError, match="leaves nobody to validate"):
+    with pytest.raises(TrainingError, match="leaves no speakers for validation"):
         finetune_settings(world.images, tmp_path / "other", train_on="valid", valid_speakers=[1])
 
 

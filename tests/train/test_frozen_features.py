@@ -53,7 +53,7 @@ def test_the_first_part_holds_nothing_that_is_trained_or_random(plan: Plan) -> N
 
 
 def test_what_is_frozen_for_a_time_or_cannot_be_traced_is_refused() -> None:
-    with pytest.raises(ValueError, match="freezes nothing for good"):
+    with pytest.raises(ValueError, match="freezes no layer for the whole run"):
         FrozenPrefix(make("mobilenet"), "gradual")
     with pytest.raises(ValueError, match="lstm cannot be traced"):
         FrozenPrefix(make("lstm"), "head")

@@ -71,7 +71,7 @@ def test_the_bias_is_chosen_where_few_clips_are_refused(world: World, sounds: Pa
 def test_sounds_of_another_spec_or_of_one_source_are_refused(world: World, tmp_path: Path) -> None:
     source = _sounds(tmp_path / "sounds", "noise")
     for name, spec, message in (
-        ("other", replace(SMALL, low=-3.0), "render the sounds with --spec of the clips"),
+        ("other", replace(SMALL, low=-3.0), "render the sounds with the --spec of the clips"),
         ("one", SMALL, "holds sounds of one source"),
     ):
         render(RenderSettings(corpus="folder", source=source, out=tmp_path / name, spec=spec, workers=1))

@@ -108,7 +108,7 @@ def test_a_corpus_without_votes_trains_beside_one_that_has_them(voted: Path, wor
 
 
 def test_votes_are_needed_where_they_are_asked_for(world: World) -> None:
-    with pytest.raises(CorpusError, match="no training clip tells what listeners heard"):
+    with pytest.raises(CorpusError, match="no training clip has listeners' votes"):
         PictureDataModule(world.images, batch_size=8, votes=0.5)
     with pytest.raises(TrainingError, match=r"votes is 1\.5"):
         finetune_settings(world.images, Path("x"), votes=1.5)
