@@ -1,1 +1,1 @@
-"""What a checkpoint is: its network, its folder, and what it says of itself."""
+"""Checkpoints: the network, the folder and its description."""

@@ -1,4 +1,4 @@
-"""Networks that read pictures: made, given weights, and divided into layers for training.
+"""Networks that read pictures: construction, starting weights, and division into layers for training.
 
 ImageNet networks, their input normalisation and their published weights are timm's. `mobilenet`, `vgg16`, `vgg19` and
 `inceptionv3` are short names; any other timm name works, and so do the names of `sequence`, `sound` and `whisper`.
@@ -26,7 +26,7 @@ StateDict: TypeAlias = dict[str, torch.Tensor]
 Plan: TypeAlias = Literal["head", "last-block", "all", "gradual"]
 
 LOWEST_BAND_FIRST = (*sound.NAMES, whisper.NAME)
-"""Networks that were shown the lowest band in row 0, where our pictures have the highest."""
+"""Networks that were trained with the lowest band in row 0, where our pictures have the highest."""
 OWN = (*sequence.NAMES, *LOWEST_BAND_FIRST)
 SHORT_NAMES = {"mobilenet": "mobilenetv2_100", "inceptionv3": "inception_v3"}
 
@@ -77,9 +77,9 @@ class SpectrogramNet(nn.Module):
         """Set mean and standard deviation of the input's channels, as shares of the gray scale.
 
         Args:
-            mean: of each channel.
-            std: of each channel.
-            turned: whether the network reads pictures upside down, the lowest band in row 0; None leaves it so.
+            mean: one value per channel.
+            std: one value per channel.
+            turned: whether pictures are flipped upside down, with the lowest band in row 0; None leaves it unchanged.
         """
         self.turned = self.turned if turned is None else turned
         self.mean.copy_(torch.tensor(mean).view(self.mean.shape) * 255)
@@ -90,16 +90,16 @@ class SpectrogramNet(nn.Module):
 
         Args:
             pictures: of shape (batch, 1 or 3, height, width), values 0 to 255, uint8 or float; one channel for networks
-                of one.
+                with one input channel.
         """
         if self.turned:
             pictures = pictures.flip(2)
-        normalised = (pictures.to(self.mean.dtype) - self.mean) / self.std  # one channel becomes three if need be
+        normalised = (pictures.to(self.mean.dtype) - self.mean) / self.std  # broadcasts one channel to three if needed
         features: torch.Tensor = self.backbone(normalised.contiguous(memory_format=torch.channels_last))
         return features
 
     def penultimate(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Return what the last layer reads, of shape (batch, `features`), for pictures as in `embed`."""
+        """Return the input of the last layer, of shape (batch, `features`), for pictures as in `embed`."""
         read: torch.Tensor = self.head[:-1](self.embed(pictures))
         return read
 
@@ -130,21 +130,21 @@ class SpectrogramNet(nn.Module):
 
 
 def network_of(backbone: str, weights: str) -> str:
-    """Return the name of the network that weights are of, where a backbone's name leaves that to them.
+    """Return the name of the network to build: that of the weights if the backbone's name stands for a family.
 
     Args:
         backbone: name of a network, or of a family of networks, such as `mobilenet`.
         weights: as in `load_weights`.
 
     Raises:
-        TrainingError: the weights have a name, and are not of this backbone.
-        CheckpointError: they are of a checkpoint that is damaged.
+        TrainingError: the weights are named ones of another backbone.
+        CheckpointError: they are from a damaged checkpoint.
     """
     if weights in PRETRAINED:
         network = PRETRAINED[weights].network
         if backbone not in (network, *PRETRAINED[weights].families):
             raise TrainingError(
-                f"{weights} are the weights of {network}, and not of {backbone}: name --backbone {network}, "
+                f"{weights} are the weights of {network}, and not of {backbone}: choose --backbone {network}, "
                 "or other --weights"
             )
         return network
@@ -156,20 +156,20 @@ def network_of(backbone: str, weights: str) -> str:
 
 
 def load_weights(net: SpectrogramNet, weights: str, spec: SpectrogramSpec) -> str:
-    """Give the backbone its starting weights, and the input normalisation that goes with them; the head keeps its own.
+    """Load the backbone's starting weights, and their input normalisation; the head keeps its weights.
 
     Args:
         net: the network.
         weights: `auto` fetches timm's published ImageNet weights; `none` keeps random ones; a name in `PRETRAINED`
-            fetches those, if they are not kept; else a file (.safetensors, or a PyTorch state dict with timm's or
-            torchvision's names) or a checkpoint folder of ours.
-        spec: the spec of the pictures that will be read.
+            fetches those, if they are not in the cache; otherwise a file (.safetensors, or a PyTorch state dict with
+            timm's or torchvision's names) or a checkpoint folder of ours.
+        spec: the spec of the input pictures.
 
     Returns:
-        where the weights come from, for the checkpoint's card.
+        the source of the weights, for the checkpoint's card.
 
     Raises:
-        WeightsError: they cannot be fetched or read, or do not fit; never is another choice made in silence.
+        WeightsError: they cannot be fetched or read, or do not fit; there is never a silent fallback.
     """
     if weights == "none":
         return "random initialisation"
@@ -190,16 +190,16 @@ def load_weights(net: SpectrogramNet, weights: str, spec: SpectrogramSpec) -> st
 
 
 def _checkpoint_of(weights: Path) -> Path | None:
-    """Return the folder of the checkpoint that weights, a folder or the file in it, are of; None if there is none."""
+    """Return the checkpoint folder of weights, given as the folder or its weights file; None if it is none."""
     folder = weights.parent if weights.name == WEIGHTS_FILE else weights
     return folder if (folder / DESCRIPTION_FILE).is_file() else None
 
 
 def _take_normalisation(net: SpectrogramNet, folder: Path) -> None:
-    """Let the network read pictures as a checkpoint's does.
+    """Give the network the input normalisation of a checkpoint.
 
     Raises:
-        CheckpointError: its description is damaged.
+        CheckpointError: the checkpoint's description is damaged.
         WeightsError: its network has another number of channels.
     """
     found = metadata.Description.read(folder).normalisation
@@ -211,11 +211,11 @@ def _take_normalisation(net: SpectrogramNet, folder: Path) -> None:
 
 
 def weights_identity(weights: str) -> str:
-    """Return `auto`, `none`, or a file's name with its SHA-256, which tells one start of a run from another."""
+    """Return `auto`, `none`, or a file's name with its SHA-256: an identity of the starting weights."""
     if weights in PRETRAINED and PRETRAINED[weights].sha256:
         return f"{weights} sha256:{PRETRAINED[weights].sha256}"
     path = Path(weights) / WEIGHTS_FILE if Path(weights).is_dir() else Path(weights)
-    if weights in PRETRAINED:  # no file of its own is published: what was made of what there is
+    if weights in PRETRAINED:  # without a published checksum the converted file is hashed
         path = convert.kept(weights)
     if weights in ("auto", "none") or not path.is_file():
         return Path(weights).name
@@ -227,7 +227,7 @@ def _fetch(net: SpectrogramNet) -> str:
     name = SHORT_NAMES.get(net.backbone_name, net.backbone_name)
     try:
         published = timm.create_model(name, pretrained=True, num_classes=0)
-    except Exception as error:  # the hub's client raises errors of many libraries
+    except Exception as error:  # the hub's client passes on errors of many libraries
         raise WeightsError(
             f"the ImageNet weights of {net.backbone_name} cannot be fetched ({_reason(error)}); "
             "give a file with --weights PATH, or start from random weights with --weights none"
@@ -237,14 +237,14 @@ def _fetch(net: SpectrogramNet) -> str:
 
 
 def _read_state(path: Path) -> StateDict:
-    """Read a state dict without unpickling anything but tensors."""
+    """Read a state dict, unpickling nothing but tensors."""
     try:
         if path.suffix == ".safetensors":
             return {name: tensor.float() for name, tensor in load_file(path).items()}
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, SafetensorError, RuntimeError, ValueError, EOFError) as error:
         raise WeightsError(f"{path}: cannot be read as weights ({_reason(error)})") from error
-    except Exception as error:  # pickle.UnpicklingError and what a broken pickle raises
+    except Exception as error:  # pickle.UnpicklingError, and errors of broken pickles
         raise WeightsError(
             f"{path}: holds more than tensors, and is not loaded for safety; save its state_dict() alone"
         ) from error
@@ -255,7 +255,7 @@ def _read_state(path: Path) -> StateDict:
 
 
 def _reason(error: Exception) -> str:
-    """Return an error's kind and the first line of what it says."""
+    """Return an error's class and the first line of its message."""
     return f"{type(error).__name__}: {(str(error) or 'no reason given').splitlines()[0]}"
 
 
@@ -283,7 +283,7 @@ def _from_torchvision_vgg(given: StateDict, expected: StateDict) -> StateDict:
 
 
 def _by_order(given: StateDict, expected: StateDict) -> StateDict:
-    """torchvision's MobileNetV2 has the layers of timm's in the same order under other names."""
+    """torchvision's MobileNetV2 has the same layers as timm's, in the same order under other names."""
     body = {name: value for name, value in given.items() if not name.startswith("classifier.")}
     if len(body) != len(expected):
         return given
@@ -296,7 +296,7 @@ def _classifier(backbone: nn.Module) -> str:
 
 
 def _fit(expected: StateDict, given: StateDict, what: str) -> None:
-    """Copy `given` into `expected`; raise WeightsError that lists all that does not fit."""
+    """Copy `given` into `expected`; raise WeightsError that lists every mismatch."""
     missing = [name for name in expected if name not in given and not name.endswith("num_batches_tracked")]
     extra = [name for name in given if name not in expected]
     shapes = [
@@ -329,7 +329,7 @@ def trainable(net: SpectrogramNet, plan: Plan, progress: float = 1.0) -> set[str
 
     Args:
         net: the network.
-        plan: `head`: the head alone; `last-block`: also all layers after the last but one stage of resolution; `all`;
+        plan: `head`: the head alone; `last-block`: also all layers after the second-to-last resolution stage; `all`;
             `gradual`: from the head towards the input, one layer after the other during the first half of the run.
         progress: share of the run that has passed, 0 to 1.
     """
@@ -345,7 +345,7 @@ def trainable(net: SpectrogramNet, plan: Plan, progress: float = 1.0) -> set[str
 
 
 def _last_block(net: SpectrogramNet) -> set[str]:
-    """Return the backbone's parameters after the end of its last but one stage, by timm's feature info."""
+    """Return the backbone's parameters after the end of its second-to-last stage, from timm's feature info."""
     order = {name: place for place, (name, _) in enumerate(net.backbone.named_modules())}
     places = {name: order[name.rpartition(".")[0]] for name, _ in net.backbone.named_parameters()}
     ends = [

@@ -1,4 +1,4 @@
-"""The card of a checkpoint: what it is, what it was trained on, how well it does, and what it is not for."""
+"""The model card of a checkpoint: the network, its training data, its figures and its limits."""
 
 from functools import cache
 
@@ -31,7 +31,7 @@ def card(about: Description, name: str) -> str:
 
 
 def _start(about: Description) -> str:
-    """Return what the network started from, with the checksum of its weights."""
+    """Return the network's starting weights, with their checksum."""
     digest = about.training.setting("weights").partition(" sha256:")[2] if about.training else ""
     return (about.weights or "unknown") + (f",\nSHA-256 {digest}" if digest else "")
 

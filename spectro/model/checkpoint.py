@@ -56,12 +56,12 @@ class Checkpoint:
 
     @classmethod
     def of(cls, net: SpectrogramNet, *, labels: tuple[str, ...], spec: SpectrogramSpec, **origin: Any) -> Self:
-        """Describe a network.
+        """Make a checkpoint of a network.
 
         Args:
             net: the network, in evaluation mode.
             labels: labels, in the order of its outputs.
-            spec: spec of the pictures that it reads.
+            spec: spec of its input pictures.
             **origin: further fields of `Description`, such as `temperature`, `split` or `metrics`.
 
         Raises:
@@ -88,13 +88,13 @@ def save(checkpoint: Checkpoint, folder: Path, *, dtype: Dtype = "float32") -> N
     """Write a checkpoint folder; each file is complete or absent.
 
     Args:
-        checkpoint: what to write.
-        folder: where; made if it does not exist.
+        checkpoint: the checkpoint.
+        folder: its folder; created if it does not exist.
         dtype: number format of the stored weights.
     """
     about = msgspec.structs.replace(checkpoint.about, dtype=dtype)
     state = {name: _cast(tensor, dtype) for name, tensor in checkpoint.net.state_dict().items()}
-    write_bytes(folder / WEIGHTS_FILE, to_bytes(state))  # files that safetensors writes itself are 0600
+    write_bytes(folder / WEIGHTS_FILE, to_bytes(state))  # safetensors would write the file with mode 0600
     write_json(folder / DESCRIPTION_FILE, about.to_dict())
     write_bytes(folder / CARD_FILE, card(about, folder.name).encode())
 
@@ -103,12 +103,12 @@ def load(folder: Path) -> Checkpoint:
     """Read a checkpoint folder.
 
     Raises:
-        CheckpointError: the folder is missing or damaged, or its parts do not fit together; the text says which.
+        CheckpointError: the folder is missing or damaged, or its parts do not fit together; the text names them.
     """
     about = Description.read(folder)
     stored = _shapes(folder)
     try:
-        with torch.device("meta"):  # shapes without memory: a name may stand for a network of any size
+        with torch.device("meta"):  # shapes without memory: the named network may be of any size
             expected = _network(about).state_dict()
     except (TypeError, ValueError, RuntimeError, SpectroError) as error:
         raise descriptions.misfit(folder, error) from error
@@ -150,8 +150,8 @@ def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     except FileNotFoundError as error:
         if (folder / EXPORT_FILE).exists():
             raise CheckpointError(
-                f"{printable(folder)}: holds an exported network, which can predict and nothing else; "
-                "name the checkpoint that it was made of"
+                f"{printable(folder)}: holds an exported network, which can only predict; "
+                "name the checkpoint that it was exported from"
             ) from error
         raise descriptions.missing(folder, WEIGHTS_FILE) from error
     except (OSError, ValueError, SafetensorError) as error:
@@ -163,17 +163,17 @@ def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 def _check_shapes(
     folder: Path, about: Description, expected: dict[str, tuple[int, ...]], stored: dict[str, tuple[int, ...]]
 ) -> None:
-    """Raise CheckpointError if the weights are not those of the network that the description names."""
+    """Raise CheckpointError if the weights do not fit the network that the description names."""
     missing, extra = expected.keys() - stored.keys(), stored.keys() - expected.keys()
     network = f"its {quoted(about.backbone)} with {len(about.labels)} labels"
     if missing or extra:
         raise CheckpointError(
-            f"{printable(folder)}: {WEIGHTS_FILE} lacks {len(missing)} and has {len(extra)} other tensors than "
-            f"{network}, such as {quoted(min(missing or extra))}; take another checkpoint, or train it again"
+            f"{printable(folder)}: {WEIGHTS_FILE} does not fit {network}: {len(missing)} tensors are missing, "
+            f"{len(extra)} unknown, such as {quoted(min(missing or extra))}; take another checkpoint, or train it again"
         )
     for name, shape in expected.items():
         if stored[name] != shape:
-            raise descriptions.misfit(folder, ValueError(f"{name} is {stored[name]}; of {network} it is {shape}"))
+            raise descriptions.misfit(folder, ValueError(f"{name} is {stored[name]}; in {network} it is {shape}"))
 
 
 def versions() -> dict[str, str]:
@@ -189,7 +189,7 @@ def _shares(values: torch.Tensor) -> tuple[float, ...]:
 
 
 def kept(tensor: torch.Tensor, dtype: Dtype) -> torch.Tensor:
-    """Return a tensor as it will come back from a checkpoint that keeps `dtype`."""
+    """Return a tensor as it is after storing it in `dtype` and loading it again."""
     return _cast(_cast(tensor, dtype), "float32")
 
 

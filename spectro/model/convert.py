@@ -1,4 +1,4 @@
-"""Published weights with a name -> safetensors in timm's names, kept in the cache."""
+"""Converts named published weights to safetensors with timm's names, in the cache."""
 
 import hashlib
 import struct
@@ -19,7 +19,7 @@ from spectro.remote import RemoteFile, fetch, matches, new_session
 
 
 def keep(name: str, original: Path | None = None) -> Path:
-    """Convert starting weights, and keep them in the cache; fetch the original file first if it is not given.
+    """Convert starting weights and store them in the cache; the original file is fetched if it is not given.
 
     Args:
         name: a name in `PRETRAINED`.
@@ -49,7 +49,7 @@ def keep(name: str, original: Path | None = None) -> Path:
                 original = fetch(session, file, weights.path.parent, show_progress=True)
             except DownloadError as error:
                 raise DownloadError(
-                    f"{error}; or have {weights.original} by other means, and name it: "
+                    f"{error}; or get {weights.original} by other means, and run: "
                     f"spectro weights {name} --from {weights.original}"
                 ) from error
     elif not original.is_file():
@@ -71,24 +71,24 @@ def keep(name: str, original: Path | None = None) -> Path:
 
 
 def _from_hub(weights: StartingWeights) -> Path:
-    """Return a file of the Hugging Face hub, which its own client fetches, resumes, checks and keeps.
+    """Return a file of the Hugging Face hub; the hub's own client fetches, resumes, checks and caches it.
 
     Raises:
-        DownloadError: it cannot be had.
+        DownloadError: it cannot be fetched.
     """
     from huggingface_hub import hf_hub_download
 
     try:
         return Path(hf_hub_download(weights.hub, weights.original))
-    except Exception as error:  # the hub's client raises errors of many libraries
+    except Exception as error:  # the hub's client passes on errors of many libraries
         raise DownloadError(
-            f"{weights.hub}: {weights.original} cannot be fetched ({type(error).__name__}); have it by other means, "
-            f"and name it: spectro weights {weights.name} --from {weights.original}"
+            f"{weights.hub}: {weights.original} cannot be fetched ({type(error).__name__}); get it by other means, "
+            f"and run: spectro weights {weights.name} --from {weights.original}"
         ) from error
 
 
 def kept(name: str) -> Path:
-    """Return the path of starting weights in the cache; fetched and converted if they are not there.
+    """Return the path of starting weights in the cache; missing ones are fetched and converted first.
 
     Raises:
         WeightsError, DownloadError: as `keep`.
@@ -103,10 +103,10 @@ def convert(name: str, original: Path, path: Path) -> None:
     Args:
         name: a name in `PRETRAINED`.
         original: the original file.
-        path: where to write.
+        path: path of the converted file.
 
     Raises:
-        WeightsError: the file does not hold what it should.
+        WeightsError: the file does not hold these weights.
     """
     network = timm.create_model(PRETRAINED[name].network, num_classes=0)
     try:
@@ -117,11 +117,11 @@ def convert(name: str, original: Path, path: Path) -> None:
 
 
 def read_efficientat(path: Path, network: nn.Module) -> None:
-    """Read a network of EfficientAT: torchvision's order is timm's, dense layers are convolutions of 1 x 1 there.
+    """Read a network of EfficientAT: its order of tensors is timm's; its dense layers are 1 x 1 convolutions there.
 
     Args:
         path: a PyTorch state dict of tensors alone, whose last two tensors are AudioSet's output layer.
-        network: timm's network, which gets the weights.
+        network: timm's network, which receives the weights.
     """
     expected = network.state_dict()
     content = torch.load(path, map_location="cpu", weights_only=True)
@@ -133,22 +133,22 @@ def read_efficientat(path: Path, network: nn.Module) -> None:
 
 
 def read_yamnet(path: Path, network: nn.Module) -> None:
-    """Read YAMNet from TensorFlow Lite's file, which shows frames as rows and bands as columns."""
+    """Read YAMNet from TensorFlow Lite's file, whose input has frames as rows and bands as columns."""
     folded.fill(network, folded.read(path), transposed=True)
 
 
 def read_mobilenetv2(path: Path, network: nn.Module) -> None:
     """Read MobileNetV2 from TensorFlow Lite's file.
 
-    TensorFlow pads a picture of even size at its end alone, timm's network at both ends: features lie a pixel aside.
+    TensorFlow pads pictures of even size only at the end, timm's network at both ends: features are shifted by a pixel.
     """
     folded.fill(network, folded.read(path))
 
 
 def read_whisper(path: Path, network: nn.Module) -> None:
-    """Read the encoder of a Whisper from safetensors with transformers' names; the pooling behind it starts plain.
+    """Read a Whisper encoder from safetensors with transformers' names; the pooling after it gets small random weights.
 
-    Positions of the encoder are constants there, and a parameter here.
+    The encoder's positions are constants there, and a parameter here.
     """
     given = {name.removeprefix("model."): value.float() for name, value in load_file(path).items()}
     pooling = [value for name, value in network.named_parameters() if name.startswith("attention.")]
@@ -162,7 +162,7 @@ def read_whisper(path: Path, network: nn.Module) -> None:
 def read_inceptionv3(path: Path, network: nn.Module) -> None:
     """Read an InceptionV3 from safetensors with torchvision's names, which are timm's.
 
-    TensorFlow's average pooling leaves the padding out, timm's counts it, so that features at the edges differ.
+    TensorFlow's average pooling ignores the padding, timm's includes it, so features at the edges differ.
     """
     missing, unknown = network.load_state_dict(load_file(path), strict=False)
     if wrong := [*unknown, *(name for name in missing if not name.endswith("num_batches_tracked"))]:
@@ -176,7 +176,7 @@ READERS: dict[str, Callable[[Path, nn.Module], None]] = {
     "mobilenetv2_tflite": read_mobilenetv2,
     "inceptionv3_tfjs": read_inceptionv3,
 }
-"""How the original file of starting weights is read into a network, by their name."""
+"""Functions that read the original file of starting weights into a network, by name of the weights."""
 
 assert set(READERS) == set(PRETRAINED)
 assert {one.network for one in PRETRAINED.values() if one.levels} == {*sound.NAMES, whisper.NAME}

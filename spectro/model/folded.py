@@ -1,9 +1,9 @@
-"""Networks that TensorFlow Lite keeps in 8 bits, with batch norms folded into convolutions: read, and made trainable.
+"""Reads 8-bit TensorFlow Lite networks with batch norms folded into convolutions, and makes them trainable.
 
-A convolution there has integers for weights, one scale for each output channel, and a bias. `fill` writes them into a
-network of convolutions that are each followed by a batch norm, so that the norm adds the bias and does nothing else.
-Such a norm has no statistics of its own to train with; `unfold` gives it those of pictures, and a scale and a bias that
-undo them: the network computes what it did, and can be trained like any other.
+A convolution there has integer weights, one scale per output channel, and a bias. `fill` writes them into a network in
+which a batch norm follows each convolution, so that the norm only adds the bias. Such a norm has no statistics of its
+own to train with; `unfold` sets them to those of pictures, with a scale and a bias that cancel them: the outputs do not
+change, and the network can be trained like any other.
 
 Source of the format: Jacob et al., Quantization and training of neural networks for efficient integer-arithmetic-only
 inference, CVPR 2018, and TensorFlow Lite's 8-bit quantisation specification.
@@ -25,7 +25,7 @@ class Convolution(NamedTuple):
     """A convolution of a file, in PyTorch's layout.
 
     Args:
-        weight: float32 of shape (outputs, inputs of a group, height, width).
+        weight: float32 of shape (outputs, inputs per group, height, width).
         bias: float32 of shape (outputs,).
     """
 
@@ -34,7 +34,7 @@ class Convolution(NamedTuple):
 
 
 def read(path: Path) -> list[Convolution]:
-    """Read the convolutions of a TensorFlow Lite file whose weights are 8-bit integers, in the order of running.
+    """Read the convolutions of a TensorFlow Lite file whose weights are 8-bit integers, in execution order.
 
     Raises:
         WeightsError: the package `tflite`, which reads the file, is not installed.
@@ -43,10 +43,10 @@ def read(path: Path) -> list[Convolution]:
     try:
         import tflite
     except ImportError as error:
-        raise WeightsError(f"{path}: needs the package tflite to be read: pip install 'spectro[weights]'") from error
+        raise WeightsError(f"{path}: reading it needs the package tflite: pip install 'spectro[weights]'") from error
     content = path.read_bytes()
     if not tflite.Model.ModelBufferHasIdentifier(content, 0):
-        raise ValueError("it is no TensorFlow Lite file")
+        raise ValueError("it is not a TensorFlow Lite file")
     model = tflite.Model.GetRootAs(content, 0)
     graph = model.Subgraphs(0)
     found = []
@@ -66,7 +66,7 @@ def read(path: Path) -> list[Convolution]:
 
 
 def _integers(model: Any, tensor: Any, kind: type[np.integer[Any]]) -> np.ndarray[Any, np.dtype[Any]]:
-    """Return the integers of a tensor of the file, of its shape."""
+    """Return the integers of a tensor of the file, in its shape."""
     values = model.Buffers(tensor.Buffer()).DataAsNumpy()
     return np.asarray(values).view(kind).reshape(tensor.ShapeAsNumpy())
 
@@ -76,9 +76,9 @@ def fill(network: nn.Module, convolutions: list[Convolution], *, transposed: boo
     """Write folded convolutions into a network's convolutions, and their biases into the batch norms that follow.
 
     Args:
-        network: each of its convolutions is followed by a batch norm.
-        convolutions: as many as the network has at least; what comes after them is another head.
-        transposed: whether the rows of the pictures that they were shown are the columns of ours.
+        network: the network; each of its convolutions is followed by a batch norm.
+        convolutions: at least as many as the network has; further ones belong to another head and are ignored.
+        transposed: whether the rows of their training pictures are the columns of ours.
 
     Raises:
         ValueError: they do not fit.
@@ -105,11 +105,11 @@ def fill(network: nn.Module, convolutions: list[Convolution], *, transposed: boo
 
 @torch.no_grad()
 def unfold(net: nn.Module, pictures: torch.Tensor) -> None:
-    """Give batch norms that only add a bias the statistics of pictures, and weights that leave all outputs as they are.
+    """Set batch norms that only add a bias to the statistics of pictures, with weights that keep all outputs the same.
 
     Args:
-        net: the network; it is left in the mode, training or not, that it was in.
-        pictures: what it reads, of shape (batch, channels, height, width).
+        net: the network; its mode, training or not, does not change.
+        pictures: input pictures of shape (batch, channels, height, width).
     """
     training = net.training
     net.eval()

@@ -1,4 +1,4 @@
-"""Where the shipped checkpoint lies."""
+"""Finds the shipped checkpoint."""
 
 import os
 from pathlib import Path
@@ -10,14 +10,14 @@ DEFAULT_CHECKPOINT = "yamnet-voices"
 
 
 def default_checkpoint() -> Path:
-    """Return the folder of the shipped checkpoint: SPECTRO_CHECKPOINT, or a wheel's, a clone's, the working folder's.
+    """Return the shipped checkpoint's folder: SPECTRO_CHECKPOINT, or in the wheel, the clone or the working folder.
 
     Raises:
-        CheckpointError: none of them is there.
+        CheckpointError: none of them exists.
     """
     if named := os.environ.get("SPECTRO_CHECKPOINT"):
         return Path(named)
-    package = Path(__file__).resolve().parents[1]  # a wheel brings it along
+    package = Path(__file__).resolve().parents[1]  # a wheel includes it
     roots = (package, package.parent, Path.cwd())
     for root in roots:
         folder = root / "checkpoints" / DEFAULT_CHECKPOINT

@@ -1,7 +1,7 @@
-"""What a checkpoint folder says about itself in `spectro.json`: everything but the weights.
+"""The description of a checkpoint in `spectro.json`: everything but the weights.
 
 The classes below are the file's format. `Description.read` reads it, `checkpoint.save` writes it. Nothing here imports
-torch, so an exported network answers without it.
+torch, so an exported network predicts without it.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ FORMAT = 1
 WEIGHTS_FILE, EXPORT_FILE = "model.safetensors", "model.onnx"
 DESCRIPTION_FILE, CARD_FILE = "spectro.json", "card.md"
 RESERVED = ("unsure", "silence", "no speech", "speech")
-"""What rows say in place of an emotion, and the name of the column `p_speech`: no label may have these names."""
+"""Values of table rows without an emotion, and the name in the column `p_speech`: no label may have these names."""
 LONGEST_LABEL = 100
 COLDEST, HOTTEST = 0.001, 1_000.0
 """Range of the temperatures that give usable probabilities."""
@@ -84,7 +84,7 @@ class Speakers(TypedDict):
 
 
 class HeldOut(Struct, frozen=True, kw_only=True):
-    """One fold of a protocol, as results report it.
+    """One fold of a protocol, as it is reported with results.
 
     Args:
         protocol: name of the protocol.
@@ -102,7 +102,7 @@ class HeldOut(Struct, frozen=True, kw_only=True):
 
     @classmethod
     def of(cls, split: "Split") -> Self:
-        """Return what results report of a split."""
+        """Return the description of a split for results."""
         speakers = Speakers(**{part: tuple(names) for part, names in split.speakers.items()})  # type: ignore[typeddict-item]
         return cls(protocol=split.protocol, fold=split.fold, folds=split.folds, speakers=speakers, leak=split.leak)
 
@@ -113,10 +113,10 @@ class Training(Struct, frozen=True, kw_only=True, omit_defaults=True):
     Args:
         seed: its seed.
         settings: everything its result depends on, as JSON values.
-        epoch: the epoch that was kept, from 0; None where there are no epochs.
-        seconds: how long it took.
+        epoch: the epoch that was kept, from 0; None for training without epochs.
+        seconds: its duration.
         chosen: hyper-parameters that a search chose.
-        left_out: why clips were left out, one sentence a clip.
+        left_out: why clips were left out, one sentence per clip.
     """
 
     seed: Count | None = None
@@ -140,7 +140,7 @@ class Figures(Struct, frozen=True, kw_only=True, omit_defaults=True):
         uar: unweighted average recall.
         wa: accuracy.
         f1: macro-F1.
-        corpora: figures corpus by corpus, where there are several; those above are then means over corpora.
+        corpora: figures corpus by corpus, if there are several; the figures above are then means over corpora.
     """
 
     clips: Count
@@ -151,7 +151,7 @@ class Figures(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Estimate(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Figures of networks trained by the same recipe and measured on speakers that they had not heard.
+    """Figures of networks trained with the same recipe and evaluated on speakers outside their training data.
 
     Args:
         table: CSV of the study.
@@ -179,11 +179,11 @@ class Estimate(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class SoundFigures(Struct, frozen=True, kw_only=True):
-    """How one source of sounds without a voice was answered by a detector that had not learnt from it.
+    """Figures of one source of sounds without speech, from a detector that was trained without it.
 
     Args:
         sounds: number of sounds.
-        answered: share that got an emotion.
+        answered: share that was classified as an emotion.
     """
 
     sounds: Count
@@ -191,11 +191,11 @@ class SoundFigures(Struct, frozen=True, kw_only=True):
 
 
 class Sounds(Struct, frozen=True, kw_only=True):
-    """How well speech was told from other sound.
+    """Figures of the speech detector.
 
     Args:
         sources: figures by source of sounds.
-        refused: share of the speakers' clips that were answered `no speech`, by part.
+        refused: share of the speakers' clips that were classified as `no speech`, by part.
     """
 
     sources: dict[str, SoundFigures]
@@ -203,7 +203,7 @@ class Sounds(Struct, frozen=True, kw_only=True):
 
 
 class Export(Struct, frozen=True, kw_only=True):
-    """What an exported network was made from.
+    """The origin of an exported network.
 
     Args:
         of: identity of the checkpoint.
@@ -241,7 +241,7 @@ class SpeechDetector:
 
     Args:
         weight: one number per feature.
-        bias: chosen so that the probability of speech is 0.5 where the answer should change.
+        bias: set so that the probability of speech is 0.5 at the decision threshold.
     """
 
     weight: Annotated[tuple[Weight, ...], Meta(min_length=1, max_length=65_536)]
@@ -260,10 +260,10 @@ class SpeechDetector:
 
 
 class Result(Struct, frozen=True, kw_only=True):
-    """What a study reads of a result: of a checkpoint's `spectro.json`, or of another system's `run.json`.
+    """The part of a result that a study reads, from a checkpoint's `spectro.json` or another system's `run.json`.
 
     Args:
-        backbone: name of what was trained.
+        backbone: name of the trained network or system.
         data: the recordings.
         split: the speakers that were held out.
         training: the training run.
@@ -280,28 +280,28 @@ class Result(Struct, frozen=True, kw_only=True):
 
 
 class Description(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The content of `spectro.json`: what a network is, and where it comes from.
+    """The content of `spectro.json`: a network and its origin.
 
     Args:
         backbone: name of the network.
         hidden: units of the head's hidden layer; 0 for none.
         labels: labels, in the order of the network's outputs.
-        spec: spec of the pictures that it reads.
+        spec: spec of its input pictures.
         normalisation: how gray values become its input.
         temperature: divides logits before the softmax.
         dtype: number format of the stored weights.
         parameters: number of trained parameters.
-        speech: distinguishes speech from other sound; None if that was not trained.
-        estimate: what new speakers may expect, where all speakers were trained on.
+        speech: the speech detector; None if none was trained.
+        estimate: figures to expect on new speakers, if all speakers were trained on.
         heard_before: full names of the speakers that the starting weights were trained on.
-        weights: the starting weights, for people.
+        weights: the starting weights, as text for people.
         data: the recordings; None if unknown.
         split: the speakers that were held out; None if unknown.
         training: the training run; None if unknown.
         versions: versions of Python and of packages.
         metrics: figures by part.
         sounds: figures of the speech detector; None if there is none.
-        export: what this was exported from; None for a checkpoint.
+        export: the checkpoint that this was exported from; None for a checkpoint itself.
     """
 
     format: Literal[1] = 1
@@ -344,7 +344,7 @@ class Description(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
         Args:
             content: JSON values.
-            folder: the folder, for the error.
+            folder: the folder that an error names.
 
         Raises:
             CheckpointError: its parts do not fit together.
@@ -361,7 +361,7 @@ class Description(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def origin(self) -> dict[str, Any]:
-        """Where the network comes from, as JSON values: all but what is needed to use it."""
+        """The network's origin, as JSON values: all fields but those that are needed to use it."""
         own = ("format", "backbone", "hidden", "labels", "spec", "normalisation", "temperature", "dtype", "parameters")
         return {name: value for name, value in self.to_dict().items() if name not in (*own, "speech")}
 
@@ -374,8 +374,8 @@ class Description(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return probabilities
 
     def training_speakers(self) -> set[str]:
-        """Return the full names of the speakers that it, or its starting weights, trained or validated on."""
-        from spectro.corpora.splits import full_names  # pandas takes a third of a second to import
+        """Return the full names of the speakers that it, or its starting weights, was trained or validated on."""
+        from spectro.corpora.splits import full_names  # importing pandas takes a third of a second
 
         if self.data is None or self.split is None:
             return set()
@@ -395,16 +395,16 @@ def label_problem(labels: Sequence[Any]) -> str | None:
     """Return why names cannot be the labels of a network, as a sentence; None if they can.
 
     Labels are printable text without surrounding blanks. They differ from each other in more than case, and none is in
-    `RESERVED`, because rows and columns of tables are told apart by them.
+    `RESERVED`, because they are values and column names in tables.
     """
     seen: dict[str, str] = {}
     for label in labels:
         if not isinstance(label, str) or not label or label != label.strip() or not label.isprintable():
-            return f"the label {quoted(label)} is not text that can be printed, without blanks around it"
+            return f"the label {quoted(label)} is not printable text without blanks around it"
         if len(label) > LONGEST_LABEL:
             return f"the label {quoted(label)} is longer than {LONGEST_LABEL} characters"
         if label.casefold() in RESERVED:
-            return f"the label {quoted(label)} says in tables that there is no emotion: give it another name"
+            return f"the label {quoted(label)} is reserved in tables for rows without an emotion: give it another name"
         if label.casefold() in seen:
             return f"the labels {quoted(seen[label.casefold()])} and {quoted(label)} are alike: give each its own name"
         seen[label.casefold()] = label
@@ -412,7 +412,7 @@ def label_problem(labels: Sequence[Any]) -> str | None:
 
 
 def content_of(folder: Path) -> dict[str, Any]:
-    """Return the content of a checkpoint folder's `spectro.json`, unchecked but for its format.
+    """Return the content of a checkpoint folder's `spectro.json`, checked only for its format.
 
     Raises:
         CheckpointError: it is missing or damaged, or of another format.

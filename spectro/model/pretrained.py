@@ -1,7 +1,7 @@
-"""Starting weights with a name: which network they are of, which pictures they read, and where they come from.
+"""Named starting weights: their network, the specs of their input pictures, and their source.
 
-A file is fetched or named once (`spectro weights`), checked, converted to timm's names by `spectro.model.convert`, and
-kept in the cache. Nothing here imports torch, so that a rendering can name the spec that weights read.
+A file is fetched or given once (`spectro weights`), checked, converted to timm's names by `spectro.model.convert`, and
+kept in the cache. Nothing here imports torch, so that rendering can use the specs by name.
 """
 
 import math
@@ -21,19 +21,19 @@ FRONT = (
     *("sample_rate", "n_fft", "win_length", "hop_length", "height", "fmin", "fmax", "channels"),
     *("preemphasis", "window", "spectrum", "mel"),
 )
-"""The fields of a spec that decide what a row and a column of a picture stand for."""
+"""The fields of a spec that define the meaning of a picture's rows and columns."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Levels:
-    """How the input of a network that was trained on sound shows levels, in dB: 10 log10 of the log-mel's values.
+    """Input scale of a network that was trained on sound: levels in dB, 10 log10 of the mel values.
 
     Args:
-        zero_db: the level that is shown as 0.
-        unit_db: the distance that is shown as 1.
-        log_offset: what was added to mel values before the logarithm; a level of the clip that is taken away makes it
-            another amount for each, so it is asked for of pictures in `full_scale` alone.
-        peak_db: loudest value of a clip of speech, a median over corpora.
+        zero_db: the level that is input 0.
+        unit_db: the difference in level that is input 1.
+        log_offset: offset added to mel values before the logarithm. It is required only of pictures in `full_scale`: a
+            scale relative to the clip's level makes it differ from clip to clip.
+        peak_db: loudest value of a clip of speech, the median over corpora.
         mean_db: mean of a clip of speech, likewise.
         deviation_db: standard deviation within a clip of speech, likewise.
     """
@@ -48,24 +48,24 @@ class Levels:
 
 @dataclass(frozen=True, kw_only=True)
 class StartingWeights:
-    """Weights that were trained by others, and what must be known to start from them.
+    """Weights published by others, and the facts needed to start from them.
 
     Args:
         name: name on the command line.
-        title: what they are, in a line.
-        network: name of the backbone that they are of.
-        families: other backbone names that stand for it where these weights are named.
-        specs: the specs of pictures that they read, by name; the first is the one that they were trained on. Those of
-            networks that were trained on photographs have none, and read all pictures.
-        levels: how the network's input shows levels in the first spec; None for photographs.
+        title: description in one line.
+        network: name of their backbone.
+        families: other backbone names that stand for it when these weights are chosen.
+        specs: the specs of their input pictures, by name; the first is the one that they were trained on. Weights
+            trained on photographs have none, and read all pictures.
+        levels: input scale of levels in the first spec; None for photographs.
         photographs: mean and standard deviation of the network's input, as shares of the gray scale, for photographs.
-        folded: whether batch norms add a bias and do nothing else, so that they need statistics before training.
-        url: where the original file is, or is told of.
-        sha256: SHA-256 of the original file; empty for a file of a hub, which checks its own.
+        folded: whether batch norms only add a bias, so that they need statistics before training.
+        url: address of the original file, or of its description.
+        sha256: SHA-256 of the original file; empty for a file of a hub, which checks its own files.
         hub: name on the Hugging Face hub, for weights that are fetched from there.
-        script: script that makes the file of a published package, for weights that are not fetched by themselves.
+        script: script that makes the file from a published package, for weights that are not fetched automatically.
         licence: its licence.
-        parameters: how many numbers the network has.
+        parameters: number of parameters of the network.
     """
 
     name: str
@@ -85,7 +85,7 @@ class StartingWeights:
 
     @property
     def path(self) -> Path:
-        """Where the converted weights are kept."""
+        """Path of the converted weights in the cache."""
         return cache_folder() / "weights" / f"{self.name}.safetensors"
 
     @property
@@ -94,11 +94,11 @@ class StartingWeights:
         return PurePosixPath(self.url).name
 
     def normalisation(self, spec: SpectrogramSpec) -> dict[str, list[float]]:
-        """Return mean and standard deviation, as shares of the gray scale, that make the network's input of pictures.
+        """Return mean and standard deviation, as shares of the gray scale, that normalise pictures to network input.
 
         Raises:
-            WeightsError: pictures of this spec are not what the weights read; the text names the command that renders
-                those.
+            WeightsError: the weights do not read pictures of this spec; the text gives the options that render
+                suitable ones.
         """
         levels = self.levels
         if levels is None:
@@ -109,7 +109,7 @@ class StartingWeights:
             nearest = min(differences, key=lambda name: len(differences[name]))
             raise WeightsError(
                 f"{self.name} reads pictures of another kind ({'; '.join(differences[nearest])}): "
-                f"render with --spec {nearest}, and name that rendering with --index"
+                f"render with --spec {nearest}, and give that rendering as --index"
             )
         span = spec.high - spec.low
         if spec.scale == "clip_norm":
@@ -122,7 +122,7 @@ class StartingWeights:
 
     @staticmethod
     def _wrong(spec: SpectrogramSpec, own: SpectrogramSpec, levels: Levels) -> list[str]:
-        """Return what of a spec is not as in one of `specs`."""
+        """Return the differences between a spec and one of `specs`."""
         wanted = {name: getattr(own, name) for name in FRONT}
         if spec.scale == "full_scale":
             wanted["log_offset"] = levels.log_offset
@@ -136,8 +136,9 @@ class StartingWeights:
 def _mn04_as_specs() -> dict[str, SpectrogramSpec]:
     """Return the log-mel that EfficientAT's networks were trained on, and the same below 8 kHz, from sound at 16 kHz.
 
-    Of the second the frames, the bins and the bands are the first's, as far as they go. The window's half and the
-    pre-emphasis at half the rate change its level by as much in opposite directions, but for up to 3 dB at its top.
+    The second has the frames, bins and bands of the first, up to its top frequency. Half the window length and
+    pre-emphasis at half the rate change its level by equal amounts in opposite directions, except for up to 3 dB at its
+    top.
     """
     common: dict[str, Any] = {
         "width": WIDTH,
@@ -163,7 +164,7 @@ def _mn04_as_specs() -> dict[str, SpectrogramSpec]:
 
 
 def _yamnet_spec() -> SpectrogramSpec:
-    """Return the log-mel that YAMNet was trained on: magnitudes, so that 1 dB here is 2 dB of power."""
+    """Return the log-mel that YAMNet was trained on: of magnitudes, so that 1 dB here is 2 dB of power."""
     return SpectrogramSpec(
         sample_rate=16_000,
         n_fft=512,
@@ -182,7 +183,7 @@ def _yamnet_spec() -> SpectrogramSpec:
 
 
 def _whisper_spec() -> SpectrogramSpec:
-    """Return the log-mel that Whisper was trained on, whose range is 80 dB below a clip's loudest value."""
+    """Return the log-mel that Whisper was trained on, whose range is the 80 dB below a clip's loudest value."""
     return SpectrogramSpec(
         sample_rate=16_000,
         n_fft=400,
@@ -237,7 +238,7 @@ PRETRAINED = {
         ),
         StartingWeights(
             name="whisper_tiny_en",
-            title="the encoder of OpenAI's Whisper tiny.en, trained to write down English speech",
+            title="the encoder of OpenAI's Whisper tiny.en, trained to transcribe English speech",
             network="whisper_tiny",
             families=(),
             specs={"whisper": _whisper_spec()},
@@ -281,4 +282,4 @@ PRETRAINED = {
 """Starting weights by name."""
 
 SPECS = {name: spec for one in PRETRAINED.values() for name, spec in one.specs.items()}
-"""Specs with a name, which `render --spec` takes."""
+"""Named specs, which `render --spec` accepts."""

@@ -1,8 +1,8 @@
-"""Networks that read a picture as a sequence of frames: the 1-D CNN, LSTM and GRU that projects on RAVDESS train.
+"""Networks that read a picture as a sequence of frames: the 1-D CNN, LSTM and GRU common in projects on RAVDESS.
 
-A column of a picture is a log-mel frame, and its cosine transform holds the frame's MFCC, so these networks read the
-very pictures that ImageNet networks read. They are registered with timm under the names in `NAMES`, and trained,
-resumed, measured and served like any other backbone. None has published weights.
+A column of a picture is a log-mel frame, and its cosine transform gives the frame's MFCC, so these networks read the
+same pictures as ImageNet networks. They are registered with timm under the names in `NAMES`, and trained, resumed,
+evaluated and served like any other backbone. None has published weights.
 """
 
 import math
@@ -31,13 +31,13 @@ _CONFIG = {
 
 
 class Frames(nn.Module):
-    """A picture -> its frames, each feature normalised by its mean and deviation over the training clips.
+    """Converts a picture to frames, each feature normalised by its mean and deviation over the training clips.
 
-    Two columns make a frame (25 ms by default), which is about as far as frames are apart in those projects.
+    Two columns make a frame (25 ms by default), about the distance between frames in those projects.
 
     Args:
-        kind: `mfcc`: the first 40 coefficients of the orthonormal cosine transform of each column, which are MFCC but
-            for the scale of the picture's gray values; `logmel`: means of neighbouring mel bands, 64 in all.
+        kind: `mfcc`: the first 40 coefficients of the orthonormal cosine transform of each column, which are MFCC up
+            to the scale of the picture's gray values; `logmel`: means of neighbouring mel bands, 64 in all.
     """
 
     def __init__(self, kind: Literal["mfcc", "logmel"]) -> None:
@@ -47,7 +47,7 @@ class Frames(nn.Module):
         self.norm = nn.BatchNorm1d(self.features)
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Return frames, float (batch, features, width // 2), of the first channel of (batch, 3, height, width)."""
+        """Return frames, float (batch, features, width // 2), from the first channel of (batch, 3, height, width)."""
         bands = nn.functional.avg_pool1d(pictures[:, 0].flip(1), 2)  # row 0 shows the highest band
         if self.kind == "mfcc":
             frames = cosine_transform(bands.shape[1], COEFFICIENTS).to(bands) @ bands
@@ -58,7 +58,7 @@ class Frames(nn.Module):
 
 
 def cosine_transform(bands: int, coefficients: int) -> torch.Tensor:
-    """Return the orthonormal DCT-II, float32 of shape (coefficients, bands), rows beyond the bands being zero."""
+    """Return the orthonormal DCT-II, float32 of shape (coefficients, bands); rows beyond the bands are zero."""
     order, band = torch.arange(coefficients)[:, None], torch.arange(bands)
     basis = torch.cos(math.pi / bands * (band + 0.5) * order) * math.sqrt(2 / bands)
     basis[0] /= math.sqrt(2)
@@ -66,10 +66,10 @@ def cosine_transform(bands: int, coefficients: int) -> torch.Tensor:
 
 
 class SequenceNet(nn.Module):
-    """A body over frames, with the attributes by which timm's networks are described.
+    """A body over frames, with the attributes that describe timm's networks.
 
     Args:
-        frames: makes frames of a picture.
+        frames: converts a picture to frames.
         body: takes frames (batch, features, frames), returns (batch, `body.features`).
     """
 
@@ -85,13 +85,13 @@ class SequenceNet(nn.Module):
         return {"stem": r"^frames", "blocks": [(r"^body\.(?:blocks\.)?(\d+)", None), (r"^body", (99,))]}
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Return features of shape (batch, `num_features`) of normalised pictures (batch, 3, height, width)."""
+        """Return features of shape (batch, `num_features`) for normalised pictures (batch, 3, height, width)."""
         features: torch.Tensor = self.body(self.frames(pictures))
         return features
 
 
 class Convolutions(nn.Module):
-    """Four convolutions along time, each with batch norm, ReLU, pooling and dropout, then means over quarters."""
+    """Four convolutions along time, each with batch norm, ReLU, pooling and dropout, then means over four parts."""
 
     CHANNELS = (64, 128, 128, 256)
 
@@ -122,7 +122,7 @@ class Convolutions(nn.Module):
 class Recurrence(nn.Module):
     """Two recurrent layers of 128 units; the mean of their outputs over time.
 
-    The last state alone, which many projects take, would be that of the padding after the word.
+    The last state alone, which many projects use, would be that of the padding after the speech.
     """
 
     UNITS = 128
@@ -140,12 +140,12 @@ class Recurrence(nn.Module):
 
 
 def _register(name: str) -> None:
-    """Make a network known to timm."""
+    """Register a network with timm."""
     cell, _, kind = name.partition("_")
 
     def make(pretrained: bool = False, **_: Any) -> SequenceNet:
         if pretrained:
-            raise WeightsError(f"nobody has published any for {name}")
+            raise WeightsError(f"there are no published weights for {name}")
         frames = Frames("logmel" if kind else "mfcc")
         body = Convolutions(frames.features) if cell == "cnn1d" else Recurrence(CELLS[cell], frames.features)
         return SequenceNet(frames, body)

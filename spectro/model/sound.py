@@ -1,8 +1,8 @@
-"""Networks whose published weights were trained on sound, in timm's shape: one channel, pictures of any size.
+"""Networks whose published weights were trained on sound, as timm models: one channel, pictures of any size.
 
-They were shown the lowest band in the first row, where our pictures have the highest: `SpectrogramNet` turns pictures
-over for them. They are registered with timm under the names in `NAMES`, and trained, resumed, measured and served like
-any other backbone. `spectro.model.pretrained` says where their weights come from and which pictures they read.
+They were trained with the lowest band in the first row, where our pictures have the highest: `SpectrogramNet` flips
+pictures for them. They are registered with timm under the names in `NAMES`, and trained, resumed, evaluated and served
+like any other backbone. `spectro.model.pretrained` gives the sources of their weights and the specs of their input.
 """
 
 from functools import partial
@@ -41,13 +41,13 @@ _CONFIG = {
 
 
 def _mn04(pretrained: bool = False, **options: Any) -> nn.Module:
-    """EfficientAT's `mn04`: MobileNetV3-Large at width 0.4 with one input channel and a sigmoid in its excitations.
+    """EfficientAT's `mn04`: MobileNetV3-Large at width 0.4 with one input channel and a sigmoid in squeeze-excitation.
 
     Source: Schmid, Koutini and Widmer, Efficient large-scale audio tagging via transformer-to-CNN knowledge
     distillation, ICASSP 2023.
     """
     if pretrained:
-        raise WeightsError("mn04 starts from the weights mn04_as, not from auto: name them with --weights mn04_as")
+        raise WeightsError("mn04 starts from the weights mn04_as, not from auto: give --weights mn04_as")
     scaled = partial(round_channels, multiplier=WIDTH)
     network: Any = MobileNetV3(
         decode_arch_def(_definition(scaled)),
@@ -71,7 +71,7 @@ def _yamnet(pretrained: bool = False, **options: Any) -> nn.Module:
     Source: Howard et al., MobileNets, arXiv:1704.04861; Plakal and Ellis, YAMNet, github.com/tensorflow/models.
     """
     if pretrained:
-        raise WeightsError("yamnet starts from the weights yamnet, not from auto: name them with --weights yamnet")
+        raise WeightsError("yamnet starts from the weights yamnet, not from auto: give --weights yamnet")
     network: Any = mobilenetv1_100(in_chans=1, num_classes=options.get("num_classes", 0), pad_type="same")
     network.pretrained_cfg = network.default_cfg = {**_CONFIG, "input_size": (1, 64, 288)}
     described: nn.Module = network
@@ -79,7 +79,7 @@ def _yamnet(pretrained: bool = False, **options: Any) -> nn.Module:
 
 
 def _definition(scaled: Any) -> list[list[str]]:
-    """Return timm's strings for the blocks; the widths are rounded as torchvision rounds them, expansion by itself."""
+    """Return timm's block strings; widths are rounded as in torchvision, those of expansions on their own."""
     stages, before = [], scaled(STEM)
     for (kernel, stride, excites, activation), blocks in BLOCKS:
         stage = []

@@ -1,8 +1,8 @@
-"""Whisper's encoder as a network that reads pictures: a log-mel picture of 80 bands -> features.
+"""Whisper's encoder as a network that maps a log-mel picture of 80 bands to features.
 
-A column of a picture is a frame of 10 ms. The states of all layers are mixed with weights that are learnt, and their
-mean and deviation over time, weighed by attention, are the features. It is registered with timm under `whisper_tiny`,
-and trained, resumed, measured and served like any other backbone.
+A column of a picture is a frame of 10 ms. The states of all layers are mixed with learnt weights. The features are the
+attention-weighted mean and deviation of the mixture over time. The network is registered with timm as `whisper_tiny`,
+and trained, resumed, evaluated and served like any other backbone.
 
 Sources: Radford et al., Robust speech recognition via large-scale weak supervision, ICML 2023, for the encoder; Yang et
 al., SUPERB, Interspeech 2021, for the mixture of layers; Okabe et al., Attentive statistics pooling for deep speaker
@@ -33,7 +33,7 @@ _CONFIG = {
 
 
 class Block(nn.Module):
-    """A layer of the encoder: attention among frames, then a dense network for each, both on normalised states."""
+    """A layer of the encoder: self-attention over frames, then a dense network per frame, both on normalised states."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Block(nn.Module):
         self.dense = nn.Sequential(nn.Linear(STATES, INNER), nn.GELU(), nn.Linear(INNER, STATES))
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """Return states of shape (batch, frames, states) for such."""
+        """Map states of shape (batch, frames, states) to states of the same shape."""
         normed = self.attention_norm(states)
         query, key, value = (
             part(normed).unflatten(2, (HEADS, STATES // HEADS)).transpose(1, 2)
@@ -56,22 +56,22 @@ class Block(nn.Module):
 
 
 class Mixture(nn.Module):
-    """A mean of the states of several layers, with weights that are learnt."""
+    """A weighted mean of the states of several layers, with learnt weights."""
 
     def __init__(self, layers: int) -> None:
         super().__init__()
         self.shares = nn.Parameter(torch.zeros(layers))
 
     def forward(self, states: list[torch.Tensor]) -> torch.Tensor:
-        """Return states of the shape that those of each layer have."""
+        """Return the mixture, of the same shape as the states of each layer."""
         mixed: torch.Tensor = torch.einsum("l,l...->...", torch.softmax(self.shares, dim=0), torch.stack(states))
         return mixed
 
 
 class WhisperEncoder(nn.Module):
-    """The encoder of Whisper's tiny networks, with the attributes by which timm's networks are described.
+    """The encoder of Whisper's tiny networks, with the attributes that describe timm's networks.
 
-    Pictures may be up to 30 s wide; row 0 is the lowest band, as `SpectrogramNet` turns them.
+    Pictures may be up to 30 s wide; row 0 is the lowest band, after `SpectrogramNet` has flipped them.
     """
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ class WhisperEncoder(nn.Module):
         return {"stem": r"^conv|^positions", "blocks": [(r"^blocks\.(\d+)", None), (r"^", (99,))]}
 
     def states(self, pictures: torch.Tensor) -> list[torch.Tensor]:
-        """Return the states before the first layer and after each, the last normalised.
+        """Return the states before the first layer and after each layer, the last of them normalised.
 
         Their shape is (batch, half of the width, rounded up, states).
 
@@ -112,7 +112,7 @@ class WhisperEncoder(nn.Module):
         return found
 
     def forward(self, pictures: torch.Tensor) -> torch.Tensor:
-        """Return features of shape (batch, `num_features`) of normalised pictures (batch, 1, 80, width)."""
+        """Return features of shape (batch, `num_features`) for normalised pictures (batch, 1, 80, width)."""
         mixed = self.mixture(self.states(pictures))
         weights = torch.softmax(self.attention(mixed), dim=1)
         mean = (weights * mixed).sum(1)
@@ -121,7 +121,7 @@ class WhisperEncoder(nn.Module):
 
 
 def transformers_names() -> dict[str, str]:
-    """Return the names of transformers' Whisper by ours, but for those that are not Whisper's own."""
+    """Return the parameter names of transformers' Whisper by our names, for the parameters that Whisper has."""
     own = {"conv1": "conv1", "conv2": "conv2", "norm": "layer_norm"}
     for layer in range(LAYERS):
         names = {
@@ -148,8 +148,7 @@ def whisper_tiny(pretrained: bool = False, **_options: Any) -> nn.Module:
     """Make the encoder of Whisper's tiny networks."""
     if pretrained:
         raise WeightsError(
-            "whisper_tiny starts from the weights whisper_tiny_en, not from auto: name them with "
-            "--weights whisper_tiny_en"
+            "whisper_tiny starts from the weights whisper_tiny_en, not from auto: give --weights whisper_tiny_en"
         )
     return WhisperEncoder()
 

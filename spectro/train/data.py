@@ -267,8 +267,8 @@ class PictureDataModule(pl.LightningDataModule):
     def remember(self, compute: Callable[[torch.Tensor], Activations], epochs: int) -> None:
         """Compute activations of training and validation pictures once, and return them instead of the pictures.
 
-        Pictures are returned as before if the activations take more than a quarter of the free memory or more passes
-        than the remaining epochs, or if they are not tensors of shape (batch, ...).
+        Pictures are returned as before if the activations take more than a quarter of the free memory or more time
+        than all remaining epochs, or if they are not tensors of shape (batch, ...).
 
         Args:
             compute: takes uint8 pictures of shape (batch, channels, height, width).

@@ -87,8 +87,8 @@ def test_every_value_of_another_kind_is_used_or_refused_in_a_sentence(folder: Pa
         ({"spec": [1]}, r"a spec is \[1\]"),
         ({"spec": {"trim_db": True}}, "trim_db is True"),
         ({"hidden": 10**12}, "hidden: Expected .int. <= 65536"),
-        ({"hidden": 65_536}, "lacks 2 .* such as .head.4.bias."),
-        ({"backbone": "eva02_enormous_patch14_clip_224"}, "lacks .* other tensors than its 'eva02_enormous"),
+        ({"hidden": 65_536}, "2 tensors are missing.* such as .head.4.bias."),
+        ({"backbone": "eva02_enormous_patch14_clip_224"}, "does not fit its 'eva02_enormous.* tensors are missing"),
         ({"backbone": ["mobilenet"]}, "backbone: Expected .str., got .array."),
         ({"temperature": True}, "temperature: Expected .float., got .bool."),
         ({"temperature": 1e-300}, "temperature: Expected .float. >= 0.001"),
@@ -154,7 +154,7 @@ def test_a_huge_network_is_refused_before_it_takes_memory(folder: Path) -> None:
 def test_weights_of_another_shape_are_refused_before_they_are_read(folder: Path) -> None:
     state = load_file(folder / "model.safetensors")
     save_file(state | {"head.1.bias": torch.zeros(5)}, folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match=r"head\.1\.bias is \(5,\); of its 'test_efficientnet' .* it is \(6,\)"):
+    with pytest.raises(CheckpointError, match=r"head\.1\.bias is \(5,\); in its 'test_efficientnet' .* it is \(6,\)"):
         checkpoints.load(folder)
 
 
@@ -163,16 +163,19 @@ def test_weights_of_another_shape_are_refused_before_they_are_read(folder: Path)
     [
         (["happy"] * 6, "'happy' and 'happy' are alike"),
         (["a", "b", "c", "d", "Happy", "happy"], "'Happy' and 'happy' are alike"),
-        (["a", "b", "c", "d", "e", ""], "the label '' is not text"),
-        (["a", "b", "c", "d", "e", None], "(the label None is not text|labels.5.: Expected .str., got .null.)"),
-        ([1, 2, 3, 4, 5, 6], "(the label 1 is not text|labels.0.: Expected .str., got .int.)"),
-        (["a", "b", "c", "d", "e", " f"], "the label ' f' is not text"),
-        (["a", "b", "c", "d", "e", "f\x1b[31m"], "is not text that can be printed"),
-        (["a", "b", "c", "d", "e", "f\u202e"], "is not text that can be printed"),
-        (["a", "b", "c", "d", "e", "unsure"], "'unsure' says in tables that there is no emotion"),
-        (["a", "b", "c", "d", "e", "Silence"], "'Silence' says in tables"),
-        (["a", "b", "c", "d", "e", "no speech"], "'no speech' says in tables"),
-        (["a", "b", "c", "d", "e", "speech"], "'speech' says in tables"),
+        (["a", "b", "c", "d", "e", ""], "the label '' is not printable text"),
+        (
+            ["a", "b", "c", "d", "e", None],
+            "(the label None is not printable text|labels.5.: Expected .str., got .null.)",
+        ),
+        ([1, 2, 3, 4, 5, 6], "(the label 1 is not printable text|labels.0.: Expected .str., got .int.)"),
+        (["a", "b", "c", "d", "e", " f"], "the label ' f' is not printable text"),
+        (["a", "b", "c", "d", "e", "f\x1b[31m"], "is not printable text"),
+        (["a", "b", "c", "d", "e", "f\u202e"], "is not printable text"),
+        (["a", "b", "c", "d", "e", "unsure"], "'unsure' is reserved in tables for rows without an emotion"),
+        (["a", "b", "c", "d", "e", "Silence"], "'Silence' is reserved in tables"),
+        (["a", "b", "c", "d", "e", "no speech"], "'no speech' is reserved in tables"),
+        (["a", "b", "c", "d", "e", "speech"], "'speech' is reserved in tables"),
         (["a", "b", "c", "d", "e", "f" * 101], "longer than 100 characters"),
     ],
 )
@@ -198,9 +201,9 @@ def test_such_labels_are_refused_before_training(world: World, tmp_path: Path) -
     (tmp_path / "images").symlink_to(world.images / "images")
     (tmp_path / "spec.json").write_bytes((world.images / "spec.json").read_bytes())
     pd.DataFrame(index).to_parquet(tmp_path / "index.parquet")
-    with pytest.raises(CorpusError, match=r"'unsure' says in tables .* give it another name, and render again"):
+    with pytest.raises(CorpusError, match=r"'unsure' is reserved in tables .* give it another name, and render again"):
         PictureDataModule(tmp_path, protocol="random-leaky")
-    with pytest.raises(CorpusError, match="'unsure' says in tables"):
+    with pytest.raises(CorpusError, match="'unsure' is reserved in tables"):
         Clips.of(index, "emotion", "random-leaky", 0)
 
 

@@ -60,7 +60,7 @@ def test_every_network_reads_pictures_of_any_size_and_learns_in_all_its_parts(
 
 
 def test_weights_that_nobody_has_published_are_not_made_up() -> None:
-    with pytest.raises(WeightsError, match=r"nobody has published any for lstm.*--weights none"):
+    with pytest.raises(WeightsError, match=r"there are no published weights for lstm.*--weights none"):
         load_weights(SpectrogramNet("lstm", 3), "auto", SpectrogramSpec())
 
 

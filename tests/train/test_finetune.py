@@ -178,7 +178,7 @@ def test_labels_must_be_as_many_as_outputs(world: World) -> None:
     ("change", "message"),
     [
         ({"labels": ["a", "b"]}, "do not fit together"),
-        ({"backbone": "test_vit"}, "do not fit|lacks"),
+        ({"backbone": "test_vit"}, "do not fit|tensors are missing"),
         ({"backbone": "nope"}, "there is no backbone 'nope'"),
         ({"spec": {"height": 0}}, "height is 0"),
         ({"format": 99}, "not a checkpoint of format 1"),
