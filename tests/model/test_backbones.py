@@ -1,4 +1,4 @@
-"""The loading of published weights is proven with state dicts of the true names and shapes."""
+"""Loading of published weights, tested with state dicts of the true names and shapes."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +15,7 @@ from spectro.picture.spec import SpectrogramSpec
 
 NAMES = {"mobilenet": "mobilenetv2_100", "vgg16": "vgg16", "vgg19": "vgg19", "inceptionv3": "inception_v3"}
 TWINS = [pytest.param(name, marks=pytest.mark.slow) if name == "vgg16" else name for name in NAMES]
-"""The names, of which VGG16 goes the way of VGG19 and takes as long."""
+"""Names of the networks; VGG16 is marked slow, since it takes the same path as VGG19 and as long."""
 TORCHVISION = {
     "mobilenet": torchvision.models.mobilenet_v2,
     "vgg16": torchvision.models.vgg16,
@@ -38,7 +38,7 @@ def _distance(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 @torch.no_grad()
 def _vary(model: torch.nn.Module) -> torch.nn.Module:
-    """Give batch norms statistics of their own, so that one in the wrong place shows."""
+    """Give each batch norm distinct statistics, so that a misplaced one is noticed."""
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.running_mean.uniform_(-0.1, 0.1)

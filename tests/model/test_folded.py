@@ -1,4 +1,4 @@
-"""Networks of 8-bit integers with folded batch norms: read from a file of their kind, equal to its own arithmetic."""
+"""8-bit networks with folded batch norms: read from a TensorFlow Lite file, equal to the file's own arithmetic."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ tflite = pytest.importorskip("tflite", reason="the extra weights is not installe
 flatbuffers = pytest.importorskip("flatbuffers")
 
 ORIGINAL = os.environ.get("SPECTRO_TEST_YAMNET")
-"""Google's yamnet.tflite, where it is at hand; the comparison with its own outputs needs the package ai-edge-litert."""
+"""Google's yamnet.tflite, if available; the comparison with its own outputs needs the package ai-edge-litert."""
 PHOTOGRAPHS = os.environ.get("SPECTRO_TEST_MOBILENETV2")
 """Google's tf2_mobilenet_v2_1.0_224_ptq.tflite, likewise."""
 YAMNET = [(32, 1, 2), *((64, 32, 1), (128, 64, 2), (128, 128, 1), (256, 128, 2), (256, 256, 1), (512, 256, 2)),
@@ -35,7 +35,7 @@ YAMNET = [(32, 1, 2), *((64, 32, 1), (128, 64, 2), (128, 128, 1), (256, 128, 2),
 
 
 class Quantised:
-    """A convolution of 8-bit integers, with what it stands for."""
+    """A convolution of 8-bit integers, with its float values."""
 
     def __init__(self, generator: np.random.Generator, outputs: int, inputs: int, size: int, depthwise: bool) -> None:
         shape = (1, size, size, outputs) if depthwise else (outputs, size, size, inputs)
@@ -48,7 +48,7 @@ class Quantised:
 
     @property
     def weight(self) -> np.ndarray:
-        """What the integers stand for, as TensorFlow orders them: of a depthwise one, outputs come last."""
+        """The float values in TensorFlow's order: a depthwise convolution has outputs last."""
         axis = [1, 1, 1, -1] if self.depthwise else [-1, 1, 1, 1]
         return self.integers * self.scales.reshape(axis)
 
@@ -58,7 +58,7 @@ class Quantised:
 
 
 def _write(path: Path, layers: list[Quantised]) -> None:
-    """Write a TensorFlow Lite file of convolutions alone."""
+    """Write a TensorFlow Lite file with only convolutions."""
     builder = flatbuffers.Builder(1 << 20)
     buffers, tensors, operators = [], [], []
 
@@ -167,7 +167,7 @@ def test_yamnet_computes_what_its_file_says(tmp_path: Path, cache: Path, monkeyp
     net = SpectrogramNet(network_of("mobilenet", "yamnet"), 8).eval()
     load_weights(net, "yamnet", SPECS["yamnet"])
     pictures = torch.randint(0, 256, (2, 1, 64, 288), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
-    frames = ((pictures - net.mean) / net.std).flip(2).transpose(2, 3)  # rows are frames, the lowest band comes first
+    frames = ((pictures - net.mean) / net.std).flip(2).transpose(2, 3)  # rows are frames, lowest band first
     expected = _run(layers, frames)
     assert expected.std() > 0.01 * expected.abs().max()
     assert (net.embed(pictures) - expected).abs().max() < 1e-4 * expected.abs().max()
@@ -192,7 +192,7 @@ def test_a_network_that_is_given_life_computes_what_it_did_also_in_training(tmp_
 def test_training_gives_folded_norms_the_statistics_of_its_pictures(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A network that never trains its norms keeps what they begin with: the statistics of training pictures."""
+    """If norms are never trained, they keep their initial statistics: those of training pictures."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     network = timm.create_model("mobilenetv2_100", num_classes=0)
     path = PRETRAINED["mobilenetv2_tflite"].path
@@ -230,7 +230,7 @@ def test_networks_of_photographs_read_pictures_of_every_spec() -> None:
 
 @pytest.mark.skipif(ORIGINAL is None, reason="SPECTRO_TEST_YAMNET names no yamnet.tflite")
 def test_the_published_file_gives_the_interpreters_own_chances(cache: Path) -> None:
-    """The file's own classifier on our features of a sound, beside what the interpreter makes of the sound."""
+    """Compare the file's own classifier on our features of a sound with the interpreter's output for the sound."""
     litert = pytest.importorskip("ai_edge_litert.interpreter")
     path = Path(str(ORIGINAL))
     interpreter = litert.Interpreter(str(path))
@@ -267,7 +267,7 @@ def test_the_published_file_gives_the_interpreters_own_chances(cache: Path) -> N
 
 @pytest.mark.skipif(PHOTOGRAPHS is None, reason="SPECTRO_TEST_MOBILENETV2 names no tf2_mobilenet_v2_1.0_224_ptq.tflite")
 def test_the_published_network_of_photographs_gives_the_interpreters_own_chances() -> None:
-    """With TensorFlow's padding, which timm's network that training starts from has not."""
+    """With TensorFlow's padding, which timm's network used for training does not have."""
     litert = pytest.importorskip("ai_edge_litert.interpreter")
     path = Path(str(PHOTOGRAPHS))
     interpreter = litert.Interpreter(str(path))

@@ -1,4 +1,4 @@
-"""InceptionV3 from TensorFlow.js's modules, by a script outside the package."""
+"""InceptionV3 from TensorFlow.js modules, converted by a script outside the package."""
 
 import base64
 from pathlib import Path
@@ -47,7 +47,7 @@ def test_tensors_are_read_across_shards(script: ModuleType, tmp_path: Path) -> N
 
 @torch.inference_mode()
 def test_layers_come_in_torchvisions_order(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Shapes and values of random tensors, numbered as Keras numbers them, in the network that training starts from."""
+    """Random tensors with Keras's numbering arrive with the right shapes and values in the network for training."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     net = SpectrogramNet(network_of("inceptionv3", "inceptionv3_tfjs"), 3).eval()
     generator, given = np.random.default_rng(0), {}

@@ -1,4 +1,4 @@
-"""A checkpoint comes from anyone: what it says is of the right kind and size, or refused in a sentence."""
+"""A checkpoint may come from anyone: its values have the right type and size, or are refused in one sentence."""
 
 import json
 import subprocess
@@ -47,7 +47,7 @@ def in_a_sentence(error: BaseException) -> bool:
 
 
 def places(content: Any, before: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """Every place in JSON, of lists the first entry."""
+    """Every place in JSON; of lists only the first entry."""
     inner = (
         content.items() if isinstance(content, dict) else enumerate(content[:1]) if isinstance(content, list) else ()
     )
@@ -55,7 +55,7 @@ def places(content: Any, before: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
 
 
 def test_every_value_of_another_kind_is_used_or_refused_in_a_sentence(folder: Path) -> None:
-    """Where a value is let be, what reads it must not stumble."""
+    """Code that reads an accepted value must not fail."""
     whole = json.loads((folder / "spectro.json").read_text()) | {"heard_before": ["x/1"]}
     found = places(whole)
     assert len(found) > 90

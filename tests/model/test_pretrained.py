@@ -1,4 +1,4 @@
-"""Starting weights: fetched from a server on this machine, converted, and equal to the published description."""
+"""Starting weights: fetched from a local server, converted, and equal to the published description."""
 
 import hashlib
 import os
@@ -27,7 +27,7 @@ from spectro.verbs.weights import WeightsSettings, run
 from tests.servers import serving
 
 ORIGINAL = os.environ.get("SPECTRO_TEST_MN04_AS")
-"""The published file, where it is at hand."""
+"""The published file, if available."""
 
 
 LEVELS = PRETRAINED["mn04_as"].levels
@@ -35,7 +35,7 @@ assert LEVELS is not None
 
 
 def _published() -> nn.Module:
-    """EfficientAT's mn04 by torchvision's own classes, as its paper and repository describe it."""
+    """EfficientAT's mn04 built from torchvision's classes, as its paper and repository describe it."""
     settings, last = _mobilenet_v3_conf("mobilenet_v3_large", width_mult=0.4)
     block = partial(InvertedResidual, se_layer=partial(torchvision.ops.SqueezeExcitation, scale_activation=nn.Sigmoid))
     norm = partial(nn.BatchNorm2d, eps=0.001, momentum=0.01)
@@ -47,7 +47,7 @@ def _published() -> nn.Module:
 
 
 def _original_names(network: nn.Module) -> dict[str, torch.Tensor]:
-    """EfficientAT's names and shapes: excitations are dense layers, and the classifier begins with pooling."""
+    """EfficientAT's names and shapes: squeeze-excitation has dense layers, and the classifier begins with pooling."""
     state = {}
     for name, value in network.state_dict().items():
         dense = ".fc1." in name or ".fc2." in name
@@ -57,7 +57,7 @@ def _original_names(network: nn.Module) -> dict[str, torch.Tensor]:
 
 @torch.no_grad()
 def _vary(network: nn.Module) -> None:
-    """Give every tensor values of its own, so that one in the wrong place shows."""
+    """Give every tensor distinct values, so that a misplaced one is noticed."""
     generator = torch.Generator().manual_seed(3)
     for name, value in network.state_dict().items():
         if value.is_floating_point():
@@ -73,7 +73,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def original(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file of the published names and shapes with other numbers, which is taken for the published one."""
+    """A file with the published names and shapes but other values, accepted as the published one."""
     network = _published()
     _vary(network)
     path = tmp_path / "mn04_as_mAP_432.pt"
@@ -101,7 +101,7 @@ def _compare(original: Path, cache: Path) -> None:
     told = load_weights(net, "mn04_as", SPECS["mn04_as"])
     assert "MIT" in told and "EfficientAT" in told
     pictures = _inputs()
-    turned = pictures.flip(2)  # it was shown the lowest band first
+    turned = pictures.flip(2)  # it was trained with the lowest band first
     expected = network.classifier[:2](network.features((turned - net.mean) / net.std).mean((2, 3)))
     difference = (net.embed(pictures) - expected).abs().max() / expected.abs().max()
     assert difference < 1e-5
@@ -119,7 +119,7 @@ def test_the_published_file_computes_what_the_published_network_computes(cache: 
 
 @torch.inference_mode()
 def test_a_picture_is_read_as_the_sound_was_lowest_band_first() -> None:
-    """From a waveform: our picture by our network, and the log-mel as EfficientAT shows it by the published network."""
+    """For one waveform: our picture in our network, and EfficientAT's log-mel in the published network."""
     spec = replace(SPECS["mn04_as"], scale="full_scale", low=-50.0, high=25.0, log_offset=1e-5, trim_db=None)
     seconds = np.arange(spec.width * spec.hop_length) / spec.sample_rate
     rising = 0.3 * np.sin(2 * np.pi * (200 + 300 * seconds) * seconds)
@@ -210,7 +210,7 @@ def test_pictures_that_the_weights_cannot_read_are_refused_with_the_way_out() ->
 
 @pytest.mark.parametrize("scale", ["full_scale", "clip_peak"])
 def test_a_pixel_becomes_the_input_that_the_network_was_trained_on(scale: str) -> None:
-    """EfficientAT: (ln(mel + 1e-5) + 4.5) / 5; with `clip_peak` of the clip brought to a peak of 10 dB."""
+    """EfficientAT: (ln(mel + 1e-5) + 4.5) / 5; with `clip_peak`, of the clip scaled to a peak of 10 dB."""
     spec = replace(SPECS["mn04_as"], scale="full_scale", low=-50.0, high=50.0, log_offset=1e-5)
     samples = np.random.default_rng(0).normal(0, 0.1, 32_000).astype(np.float32)
     decibels = log_mel(samples, spec)

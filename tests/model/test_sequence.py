@@ -22,7 +22,7 @@ def _pictures(height: int = 128, width: int = 224) -> torch.Tensor:
 
 
 def test_the_frames_of_a_picture_are_librosas_mfcc_but_for_the_scale_of_gray() -> None:
-    """Gray values are linear in dB, so that their cosine transform is linear in librosa's MFCC of the same frames."""
+    """Gray values are linear in dB, so their cosine transform is linear in librosa's MFCC of the same frames."""
     spec = SpectrogramSpec()
     picture = render(voice(seconds=spec.duration_s), spec).astype(np.float64)
     reference = librosa.feature.mfcc(S=picture[::-1], n_mfcc=40)

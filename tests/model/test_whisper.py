@@ -1,4 +1,4 @@
-"""Whisper's encoder: equal to transformers' own, read from its file, and from CTranslate2's by a script."""
+"""Whisper's encoder: equal to transformers' encoder, read from its file, and from CTranslate2's by a script."""
 
 import struct
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Recording conditions on pictures, against what the same condition does to the sound that is drawn."""
+"""Recording conditions on pictures, compared with pictures rendered from sound under the same condition."""
 
 import dataclasses
 from typing import Any
@@ -25,7 +25,7 @@ NOTHING |= {"noise_db": (-200.0, -200.0), "noise_slope_db": (0.0, 0.0), "room_db
 
 
 def _speech_like() -> np.ndarray:
-    """Noise in syllables, three a second, whose spectrum falls as speech's does."""
+    """Noise in syllables, three per second, with the spectral slope of speech."""
     generator = np.random.default_rng(0)
     noise = scipy.signal.lfilter([1], [1, -0.9], generator.standard_normal(3 * RATE))
     syllables = np.clip(np.sin(2 * np.pi * 3 * np.arange(3 * RATE) / RATE), 0, None) + 1e-3
@@ -33,7 +33,7 @@ def _speech_like() -> np.ndarray:
 
 
 def _only(**changes: Any) -> Conditions:
-    """Every condition is applied, and all but those of `changes` do nothing."""
+    """Apply every condition; only those in `changes` have an effect."""
     return Conditions(ConditionSettings(probability=1.0, **{**NOTHING, **changes}), SPEC)
 
 
@@ -49,7 +49,7 @@ def test_a_telephone_line_is_what_a_filter_makes_of_the_sound() -> None:
     altered = _only(low_cut_hz=(300.0, 300.0), high_cut_hz=(3_400.0, 3_400.0))(render(samples, SPEC), 0)
     inside = slice(SPEC.height - 1 - int(band_of(2_800, SPEC)), SPEC.height - 1 - int(band_of(500, SPEC)))
     difference = altered[inside].astype(int) - filtered[inside]
-    shift = np.median(difference)  # both are drawn below their own loudest value
+    shift = np.median(difference)  # both are rendered relative to their own loudest value
     assert abs(shift) <= 4 and np.abs(difference - shift).mean() < 2  # of 255: 0.6 dB
     assert not altered[: SPEC.height - 1 - int(np.ceil(band_of(3_400, SPEC)))].any()
 
@@ -67,7 +67,7 @@ def test_noise_is_as_loud_as_it_says_and_leaves_what_is_beyond_the_clip_black() 
 def test_a_room_decays_as_fast_as_it_says() -> None:
     pixels = np.zeros(SPEC.shape, np.uint8)
     pixels[:, 20] = 255
-    pixels[:, 21:] = 1  # sounds, next to nothing
+    pixels[:, 21:] = 1  # quiet, but not black
     after = _only(decay_s=(0.5, 0.5), room_db=(0.0, 0.0))(pixels, 0)[50].astype(float) * 75 / 255
     hops = 25
     assert after[25] - after[25 + hops] == pytest.approx(60 * hops * SPEC.hop_length / RATE / 0.5, abs=0.7)

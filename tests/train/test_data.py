@@ -79,7 +79,7 @@ def test_loss_weights_make_up_for_rare_labels(world: World) -> None:
 
 
 def test_a_prior_leaves_nothing_to_learn_from_how_often_labels_come() -> None:
-    """Where pictures say nothing, equal logits are the best answer, however unequal the labels."""
+    """If pictures are uninformative, equal logits have the lowest loss, however unequal the labels."""
     targets, net = torch.tensor([0] * 6 + [1] * 3 + [2]), SpectrogramNet("test_efficientnet", 3)
     settings = TrainingSettings(label_smoothing=0.0)
     prior = torch.tensor([[0.6, 0.3, 0.1]])

@@ -1,4 +1,4 @@
-"""Training on several devices; here, processes of this machine."""
+"""Training on several devices, here processes on one machine."""
 
 import json
 import os
@@ -49,7 +49,7 @@ def largest_difference(one: Path, other: Path) -> float:
 
 
 def measured(run: Path) -> object:
-    """What the card says of validation and test speakers."""
+    """The figures of validation and test speakers."""
     figures = json.loads((run / "spectro.json").read_text())["metrics"]
     assert {"valid", "test"} <= set(figures)
     return figures

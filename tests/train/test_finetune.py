@@ -70,7 +70,7 @@ def test_the_same_settings_give_the_same_weights_and_another_seed_others(world: 
 
 @pytest.mark.parametrize(("ema", "workers"), [(0.9, 0), (0.0, 1)])
 def test_a_killed_run_goes_on_to_the_same_result(world: World, tmp_path: Path, ema: float, workers: int) -> None:
-    """The process is killed for good (SIGKILL) after its first epoch."""
+    """The process is killed with SIGKILL after its first epoch."""
     train = TrainingSettings(epochs=4)
     settings = finetune_settings(world.images, tmp_path / "whole", ema=ema, train=train)
     finetune(settings)
@@ -113,7 +113,7 @@ def test_what_a_plan_freezes_does_not_move(world: World, tmp_path: Path, plan: P
     finetune(finetune_settings(world.images, tmp_path / "run", train=train, hidden=8))
     after = _weights(tmp_path / "run")
     pl.seed_everything(0, verbose=False)
-    before = SpectrogramNet("test_efficientnet", 6, hidden=8).state_dict()  # what a run with seed 0 starts from
+    before = SpectrogramNet("test_efficientnet", 6, hidden=8).state_dict()  # the starting weights of a run with seed 0
     moved = {name for name, value in before.items() if not torch.equal(value, after[name])}
     assert "head.1.weight" in moved
     first = {"backbone.conv_stem.weight", "backbone.bn1.running_mean"}
@@ -259,7 +259,7 @@ def test_a_run_that_stopped_early_stays_stopped_when_it_is_run_again(world: Worl
 
 
 def test_other_pictures_or_labels_are_another_run(world: World, tmp_path: Path) -> None:
-    """A run must not be resumed, and measured as if on new speakers, after the index has changed."""
+    """After the index has changed, a run must not be resumed and evaluated as if on new speakers."""
     finetune(finetune_settings(world.images, tmp_path / "run"))
     changed = tmp_path / "changed"
     changed.mkdir()

@@ -57,7 +57,7 @@ def test_three_channels_are_masked_together() -> None:
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_epoch_is_the_same_whatever_the_workers_and_epochs_differ(world: World, workers: int) -> None:
-    """albumentations alone draws the same masks in every worker and again in every epoch."""
+    """Without our seeds, albumentations draws the same masks in every worker and every epoch."""
 
     def epoch(number: int, count: int) -> torch.Tensor:
         data = PictureDataModule(world.images, batch_size=8, masking=MaskingSettings(), seed=1, workers=count)

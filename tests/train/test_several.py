@@ -1,4 +1,4 @@
-"""Several corpora at once: drawn by a temperature, silent on labels that they lack, one of them never heard."""
+"""Training on several corpora: sampling by temperature, labels that a corpus lacks, and a held-out corpus."""
 
 import json
 from collections import Counter
@@ -30,7 +30,7 @@ SAVEE = {"a": "angry", "h": "happy", "su": "surprised"}
 
 @pytest.fixture(scope="module")
 def savee(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of a corpus of four speakers that has a label of its own, and lacks one of the other's."""
+    """Pictures of a corpus of four speakers, with one label of its own and without one of the other corpus."""
     root = tmp_path_factory.mktemp("savee")
     for number, speaker in enumerate(("DC", "JE", "JK", "KL"), start=20):
         for code in SAVEE:
@@ -98,7 +98,7 @@ def test_pictures_of_two_specs_are_not_mixed(world: World, savee: Path, tmp_path
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
 def test_a_corpus_says_nothing_of_labels_that_it_lacks(smoothing: float) -> None:
-    """The loss of a clip is that of a softmax over its own corpus's labels alone."""
+    """The loss of a clip is that of a softmax over only the labels of its own corpus."""
     generator = torch.Generator().manual_seed(0)
     net = SpectrogramNet("test_efficientnet", 4)
     possible = torch.tensor([[True, True, True, False], [True, False, True, True]])

@@ -1,4 +1,4 @@
-"""Speech told from other sound by what a trained network's last layer reads."""
+"""The speech detector on the input of a trained network's last layer."""
 
 import json
 from dataclasses import replace
@@ -19,7 +19,7 @@ from tests.conftest import RATE, SMALL, World, finetune_settings
 
 
 def _sounds(root: Path, *sources: str) -> Path:
-    """Sounds of some sources without a voice: noise, tones, clicks."""
+    """Sounds without speech from the given sources: noise, tones, clicks."""
     generator, time = np.random.default_rng(0), np.arange(RATE) / RATE
     makers = {
         "noise": lambda _number: generator.normal(0, 0.1, RATE),

@@ -1,4 +1,4 @@
-"""What a run is resumed from comes from anyone: it is read without executing anything, or refused in a sentence."""
+"""A state to resume from may come from anyone: it is read without executing anything, or refused in one sentence."""
 
 import errno
 import io
@@ -34,7 +34,7 @@ LAST, BEST = "training/last.ckpt", "training/best.ckpt"
 
 
 class Evil:
-    """Makes a file when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -45,7 +45,7 @@ class Evil:
 
 @pytest.fixture(scope="module")
 def settled(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that has ended; tests copy it."""
+    """A finished run; tests copy it."""
     out = tmp_path_factory.mktemp("settled") / "run"
     finetune(finetune_settings(world.images, out))
     return out
@@ -151,7 +151,7 @@ def test_paths_in_a_state_lead_nowhere_else(run: Path) -> None:
 
 def test_the_package_asks_for_no_unpickling() -> None:
     package = Path(spectro.__file__).parent
-    for path in {*package.rglob("*.py")} - {package / "cluster.py"}:  # Ray's processes send each other pickles
+    for path in {*package.rglob("*.py")} - {package / "cluster.py"}:  # Ray's processes exchange pickles
         assert not re.search(r"weights_only\s*=\s*False|pickle\.load|allow_pickle=True", path.read_text()), path
 
 
@@ -248,7 +248,7 @@ def test_the_first_process_has_the_lock_for_all(tmp_path: Path) -> None:
         with pytest.raises(TrainingError, match="another run writes there"), finetuning._alone(tmp_path, first=True):
             pass
     with finetuning._alone(tmp_path, first=False), finetuning._alone(tmp_path, first=True):
-        pass  # one that is not the first has nothing to be told of
+        pass  # other processes do not check the lock
 
 
 def test_a_loss_that_is_not_finite_ends_the_run(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +268,7 @@ def test_logits_that_are_not_finite_are_not_measured(value: float) -> None:
 
 
 def test_lightning_reads_any_state_so(tmp_path: Path) -> None:
-    """Under some schedulers it looks for states by itself, and asks for unpickling."""
+    """Under some schedulers it looks for states itself, and requests unpickling."""
     trainer = make_trainer(finetune_settings(tmp_path, tmp_path), tmp_path, Curves(tmp_path))
     torch.save(Evil(tmp_path / "ran"), tmp_path / "hpc_ckpt_1.ckpt")
     with pytest.raises(TrainingError, match="more than tensors and plain data"):

@@ -20,7 +20,7 @@ from tests.conftest import SMALL, World, finetune_settings
 
 @pytest.fixture(scope="module")
 def voted(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures of clips that listeners have heard: of ten, six hear what was meant and four hear it is calm."""
+    """Pictures of clips with listeners' votes: six of ten for the intended emotion, four for calm."""
     root = tmp_path_factory.mktemp("voted")
     rows = pd.read_parquet(world.images / INDEX)
     rows = rows[rows["copy"] == 0]
@@ -83,7 +83,7 @@ def test_training_on_votes_is_another_run_and_its_report_tells_agreement(voted: 
 
 
 def test_votes_for_a_label_that_the_corpus_lacks_do_not_count(voted: Path, world: World, tmp_path: Path) -> None:
-    """Nobody in it is labelled calm, though listeners hear it; the other corpus has the label."""
+    """One corpus has votes for calm but no clip with that label; the other has the label."""
     index = pd.read_parquet(voted / INDEX)
     (tmp_path / "spec.json").write_bytes((voted / "spec.json").read_bytes())
     (tmp_path / "images").symlink_to(voted / "images")
