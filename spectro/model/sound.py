@@ -79,7 +79,7 @@ def _yamnet(pretrained: bool = False, **options: Any) -> nn.Module:
 
 
 def _definition(scaled: Any) -> list[list[str]]:
-    """Return timm's block strings; widths are rounded as in torchvision, those of expansions on their own."""
+    """Return timm's block strings; widths are rounded as in torchvision, those of expansions separately."""
     stages, before = [], scaled(STEM)
     for (kernel, stride, excites, activation), blocks in BLOCKS:
         stage = []

@@ -134,7 +134,7 @@ class Conditions:
         return powers + np.float32(share) * tail
 
     def _lost(self, frequency: float, below: bool) -> npt.NDArray[np.bool_]:
-        """Return which rows of a picture lie below (or above) a frequency in Hz."""
+        """Return a mask of the rows of a picture below (or above) a frequency in Hz."""
         band = band_of(min(max(frequency, self._spec.fmin), self._spec.fmax), self._spec)
         bands = np.arange(self._spec.height)[::-1]
         return bands < band if below else bands > band

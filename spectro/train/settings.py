@@ -155,7 +155,7 @@ class FinetuneSettings:
         if self.estimate is not None and self.train_on != "all":
             raise TrainingError("estimate is for checkpoints that are trained on all speakers: set train_on to all")
         if self.estimate_of and self.estimate is None:
-            raise TrainingError("estimate_of is a system of a table: give the table with estimate")
+            raise TrainingError("estimate_of names a system of a table: give the table with estimate")
         if self.seed >= 2**32:
             raise TrainingError(f"seed is {self.seed}; it must be below {2**32}")
         if not COLDEST <= self.temperature <= HOTTEST:

@@ -234,7 +234,7 @@ def test_a_run_whose_weights_cannot_be_had_leaves_nothing_behind(world: World, t
         ({"ema": 1.5}, "ema is 1.5"),
         ({"seed": -1}, "seed is -1"),
         ({"seed": 5_000_000_000}, "seed is 5000000000"),
-        ({"estimate_of": "mobilenet"}, "name the table"),
+        ({"estimate_of": "mobilenet"}, "give the table"),
         ({"precision": "bf17"}, "precision"),
         ({"accelerator": "abacus"}, "accelerator"),
     ],
