@@ -1,1 +1,1 @@
-"""The command's verbs, a file each: settings and `run`."""
+"""The verbs of the command line, one file each: settings and `run`."""

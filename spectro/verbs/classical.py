@@ -1,4 +1,4 @@
-"""The classical verb: a classifier of scikit-learn, trained on features."""
+"""The classical verb: train a scikit-learn classifier on features."""
 
 from spectro.baselines.classical import ClassicalSettings, classical
 from spectro.baselines.features import show_failures

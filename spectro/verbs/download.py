@@ -1,4 +1,4 @@
-"""The download verb: a corpus that may be downloaded."""
+"""The download verb: fetch a freely downloadable corpus."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,11 +12,11 @@ from spectro.outputs import LOCK
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadSettings:
-    """Fetch a corpus; downloads are checked and resumed.
+    """Download a corpus; downloads are verified and resumed.
 
     Args:
-        corpus: ravdess, ravdess-song, tess or crema-d. For other corpora, a message says where to ask.
-        out: folder to write; null for data/corpora/NAME, where render looks.
+        corpus: ravdess, ravdess-song, tess or crema-d. For other corpora, an error names the page to request them from.
+        out: output folder; null for data/corpora/NAME, where render looks.
     """
 
     corpus: str = "ravdess"

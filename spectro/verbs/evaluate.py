@@ -1,4 +1,4 @@
-"""The evaluate verb: a checkpoint's figures, told."""
+"""The evaluate verb: measure a checkpoint and print its figures."""
 
 from spectro.evaluate.evaluate import EvaluateSettings, evaluate
 from spectro.files import printable
@@ -17,7 +17,7 @@ def run(settings: EvaluateSettings) -> int:
         )
     if adapted := report.get("transductive"):
         value, edges = adapted["uar"]["value"], _edges(adapted["uar"]["interval"])
-        print(f"  transductive (batch norms see the speaker's clips): UAR {value:.3f} ({edges})")
+        print(f"  transductive (batch norms adapted to the speaker's clips): UAR {value:.3f} ({edges})")
     errors = {name: found["ece"] for name, found in report["calibration"].items()}
     print("  ECE  {probabilities:.3f}   without the temperature {without_temperature:.3f}".format(**errors))
     for label, values in report["labels"].items():
@@ -27,11 +27,11 @@ def run(settings: EvaluateSettings) -> int:
     if report["leak"]:
         print(f"these figures leak: {report['leak']}")
     elif report["speakers_heard_in_training"]:
-        print(f"not new speakers: {', '.join(report['speakers_heard_in_training'])} were heard in training")
-    print(f"report in {printable(settings.folder)}: metrics.json, predictions.csv and pictures")
+        print(f"not new speakers: the network was trained on {', '.join(report['speakers_heard_in_training'])}")
+    print(f"report in {printable(settings.folder)}: metrics.json, predictions.csv and plots")
     return 0
 
 
 def _edges(interval: list[float | None]) -> str:
     low, high = interval
-    return "not known, of one speaker" if low is None or high is None else f"{low:.3f} to {high:.3f}"
+    return "unknown with one speaker" if low is None or high is None else f"{low:.3f} to {high:.3f}"

@@ -1,4 +1,4 @@
-"""The explain verb: maps of what in the pictures made the network decide."""
+"""The explain verb: map the parts of a picture that led to the prediction."""
 
 import io
 import sys
@@ -20,18 +20,18 @@ from spectro.predict.predictor import Predictor
 
 @dataclass(frozen=True, kw_only=True)
 class ExplainSettings:
-    """Show which parts of a recording's picture decided: Grad-CAM over the spectrogram.
+    """Show which parts of a recording's spectrogram led to the prediction (Grad-CAM).
 
-    Each recording gets a .png with axes in seconds and hertz, and a .npy with the map (float32 of the picture's
-    height and width, 0 to 1). Exit code 1 means that some recordings failed.
+    Each recording gets a .png with axes in seconds and hertz, and a .npy with the map (float32, 0 to 1, of the
+    picture's height and width). Exit code 1 means that some recordings failed.
 
     Args:
         inputs: recordings, rendered pictures (.png), folders (searched recursively), or lists: a .txt with one path per
-            line, or a .csv with a column path.
-        out: folder to write to.
+            line, or a .csv with a path column.
+        out: output folder.
         checkpoint: checkpoint folder; null for the shipped checkpoint.
         label: label to explain; null explains the most likely one.
-        device: cpu, cuda, ...; null uses a GPU if there is one.
+        device: cpu, cuda, ...; null uses a GPU if one is available.
     """
 
     inputs: list[str] = field(default_factory=list)
@@ -53,7 +53,7 @@ def run(settings: ExplainSettings) -> int:
 
 
 def _run(settings: ExplainSettings, paths: list[Place], outs: list[Path]) -> int:
-    """Explain recordings in files that no other run writes; returns the exit code."""
+    """Explain recordings into files that this run has claimed; returns the exit code."""
     predictor = Predictor(settings.checkpoint or default_checkpoint(), device=settings.device, engine="torch")
     failed = 0
     for path, stem in zip(tqdm(paths, desc="explaining", unit="clip", file=sys.stderr), outs, strict=True):

@@ -1,4 +1,4 @@
-"""The export verb: a checkpoint as ONNX, and as OpenVINO IR."""
+"""The export verb: write a checkpoint as ONNX and OpenVINO IR."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ from spectro.picture.spec import Image, SpectrogramSpec
 
 @dataclass(frozen=True, kw_only=True)
 class ExportSettings:
-    """Write a checkpoint's network as ONNX, and as OpenVINO IR if openvino is installed.
+    """Export a checkpoint's network to ONNX, and to OpenVINO IR if openvino is installed.
 
-    The folder is a checkpoint that can only predict: `spectro predict --checkpoint OUT` needs no PyTorch.
-    Probabilities agree with PyTorch's to 0.0001, or nothing is written. Predicting with --engine onnx or openvino
+    The output folder is a checkpoint for prediction only: `spectro predict --checkpoint OUT` needs no PyTorch.
+    Nothing is written unless probabilities agree with PyTorch's to 0.0001. Predicting with --engine onnx or openvino
     needs no export: it makes its own once and caches it.
 
     Args:
         checkpoint: checkpoint folder; null for the shipped checkpoint.
-        out: folder to write; null for CHECKPOINT-export.
-        index: folder of a rendering whose untouched clips are compared; null compares clips of the synthetic corpus.
-        pictures: largest number of pictures to compare.
+        out: output folder; null for CHECKPOINT-export.
+        index: folder of a rendering whose unaugmented clips are compared; null compares clips of the synthetic corpus.
+        pictures: maximum number of pictures to compare.
     """
 
     checkpoint: Path | None = None

@@ -1,4 +1,4 @@
-"""The features verb: clips of a rendering, described by vectors."""
+"""The features verb: extract feature vectors from the clips of a rendering."""
 
 from spectro.baselines.features import FOLDER, FeaturesSettings, extract, show_failures
 from spectro.files import printable

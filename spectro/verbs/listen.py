@@ -1,4 +1,4 @@
-"""The listen verb: a microphone, or raw sound on standard input -> what is heard, a line a second."""
+"""The listen verb: a microphone, or raw sound on standard input -> a prediction a second."""
 
 import json
 import queue
@@ -29,26 +29,26 @@ BAR = 20
 
 @dataclass(frozen=True, kw_only=True)
 class ListenSettings:
-    """Follow a microphone, or raw sound on standard input, and print one line a second.
+    """Follow a microphone, or raw sound on standard input, and print a prediction every second.
 
     For example: ffmpeg -i rtsp://... -f s16le -ac 1 -ar 16000 - | spectro listen --source stdin --json true
 
     Args:
-        source: microphone (extra `listen`), or stdin for raw samples without a header, channels interleaved.
+        source: microphone (extra `listen`), or stdin for headerless raw samples, channels interleaved.
         rate: sampling rate of the source, in Hz.
-        channels: number of channels; they are averaged.
+        channels: number of channels, which are averaged.
         encoding: encoding of stdin: s16 for 16-bit integers, f32 for 32-bit floats, both little-endian.
-        microphone: number of the microphone or part of its name; null for the system's default.
-        every_s: time between two lines, in seconds.
+        microphone: the microphone's number or part of its name; null for the system's default.
+        every_s: time between lines, in seconds.
         json: print one JSON object per line instead of text.
         checkpoint: checkpoint folder; null for the shipped checkpoint.
-        windows: how utterances are separated. smooth_s is the half-life of earlier sound in the same utterance.
-        min_margin: answer `unsure` if the two most likely labels' probabilities are closer than this, 0 to 1.
-        min_speech: answer `no speech` if the probability that somebody speaks is below this, 0 to 1; 0 for never.
-        device: cpu, cuda, ...; null uses a GPU if there is one.
-        engine: what runs the network; auto uses the fastest engine that is installed (onnx and openvino are extras).
-        precision: float32, or bfloat16 for more speed; close calls are computed in float32 either way (torch,
-            openvino).
+        windows: how utterances are separated. Here, smooth_s is the half-life of earlier sound in the same utterance.
+        min_margin: give the label `unsure` if the two highest probabilities differ by less than this, 0 to 1.
+        min_speech: give the label `no speech` if the probability of speech is below this, 0 to 1; 0 turns this off.
+        device: cpu, cuda, ...; null uses a GPU if one is available.
+        engine: inference engine; auto picks the fastest one installed (onnx and openvino are extras).
+        precision: float32, or bfloat16 for more speed (torch, openvino); close calls are computed in float32 either
+            way.
     """
 
     source: Literal["microphone", "stdin"] = "microphone"
@@ -88,7 +88,7 @@ def run(settings: ListenSettings) -> int:
 
 
 def listen(scorer: Scorer, blocks: Iterable[Block], settings: ListenSettings) -> Iterator[Row]:
-    """Yield a row for every `every_s` of sound, about the utterance that is going on at its end.
+    """Yield a row for every `every_s` of sound, on the utterance in progress at its end.
 
     Args:
         scorer: a `Predictor`.
@@ -127,7 +127,7 @@ def listen(scorer: Scorer, blocks: Iterable[Block], settings: ListenSettings) ->
 
 
 def _even(blocks: Iterable[Block], size: int) -> Iterator[Block]:
-    """Yield blocks of `size` samples from blocks of any; what is left at the end, less than one, is dropped."""
+    """Yield blocks of `size` samples from blocks of any size; an incomplete block at the end is dropped."""
     waiting: list[Block] = []
     for block in blocks:
         waiting.append(block)
@@ -139,7 +139,7 @@ def _even(blocks: Iterable[Block], size: int) -> Iterator[Block]:
 
 
 def _raw(stream: BinaryIO, settings: ListenSettings) -> Iterator[Block]:
-    """Yield what comes on a stream, as it comes."""
+    """Yield samples from a stream as they arrive."""
     kind = ENCODINGS[settings.encoding]
     frame, scale = kind.itemsize * settings.channels, 1 / 32768 if settings.encoding == "s16" else 1.0
     rest = b""
@@ -152,7 +152,7 @@ def _raw(stream: BinaryIO, settings: ListenSettings) -> Iterator[Block]:
 
 
 def _microphone(settings: ListenSettings) -> Iterator[Block]:
-    """Yield what a microphone hears, as it comes."""
+    """Yield samples from a microphone as they arrive."""
     try:
         import sounddevice
     except (ImportError, OSError) as error:

@@ -1,4 +1,4 @@
-"""The predict verb: classify files, folders and lists into a table; a killed run goes on, a folder can be followed."""
+"""The predict verb: classify files, folders and lists into a table; killed runs resume, folders can be watched."""
 
 import signal
 import sys
@@ -32,7 +32,7 @@ from spectro.predict.results import Row
 from spectro.processes import in_processes
 
 FEW, FEW_FOR_TORCH = 500, 3000
-"""Recordings from which on several processes are faster than one, which starts sooner; PyTorch's start takes longer."""
+"""Minimum number of recordings for which several processes are faster than one; PyTorch takes longer to start."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,42 +40,41 @@ class PredictSettings:
     """Classify recordings: one row each, with the probability of every label or the reason for a failure.
 
     A run with --out can be killed at any moment: the same command continues where it stopped, and classifies
-    changed and failed recordings again. Recordings and tables may lie elsewhere, at addresses such as s3://bucket/calls
-    that fsspec knows. With --cluster, or where the table lies elsewhere, recordings are answered in parts: a kill costs
-    the parts that were being made. A table that spectro did not make is never replaced. A recording longer
-    than the picture is judged by its middle, or by the part with the most speech; `spectro timeline` follows long
-    recordings. Exit code 1 means that some recordings failed; their rows give the reason, and all others are
-    complete.
+    changed and failed recordings again. Recordings and tables may be remote, at addresses that fsspec supports, such
+    as s3://bucket/calls. With --cluster or a remote table, recordings are classified in parts: a kill loses the parts
+    in progress. A table that spectro did not make is never replaced. A recording longer than the picture is
+    classified by its middle, or by the part with the most speech; `spectro timeline` follows long recordings. Exit
+    code 1 means that some recordings failed; their rows give the reason, and all others are complete.
 
     Args:
         inputs: recordings, rendered pictures (.png), folders (searched recursively), or lists: a .txt with one path per
-            line, or a .csv with a column path; each may be an address.
+            line, or a .csv with a path column; each may be an address.
         checkpoint: checkpoint folder; null for the shipped checkpoint.
-        out: table to write: .csv or .jsonl (which grow row by row), .parquet, .json, or a folder for sharded Parquet.
+        out: output table: .csv or .jsonl (which grow row by row), .parquet, .json, or a folder for sharded Parquet.
             null prints CSV and keeps no journal. It may be an address.
         batch_size: pictures per batch.
-        device: cpu, cuda, ...; null uses a GPU if there is one.
-        engine: what runs the network; auto uses the fastest engine that is installed (onnx and openvino are extras).
-        precision: float32, or bfloat16 for more speed; close calls are computed in float32 either way (torch,
-            openvino).
-        workers: processes that draw and compute; 0 for one per core where there are recordings enough to make up for
-            their start. Each has a network of its own, on one thread. On a GPU there is one, and with follow. Not with
-            a cluster.
-        max_duration_s: recordings longer than this are refused, in seconds.
-        min_margin: answer `unsure` if the two most likely labels' probabilities are closer than this, 0 to 1.
-        min_speech: answer `no speech` if the probability that somebody speaks is below this, 0 to 1; 0 for never.
-        embeddings: add a column embedding, the input of the network's last layer; not for .csv.
+        device: cpu, cuda, ...; null uses a GPU if one is available.
+        engine: inference engine; auto picks the fastest one installed (onnx and openvino are extras).
+        precision: float32, or bfloat16 for more speed (torch, openvino); close calls are computed in float32 either
+            way.
+        workers: processes that render and predict; 0 for one per core if there are enough recordings to make up for
+            their start-up time. Each has its own network, on one thread. On a GPU, and with follow, there is one
+            process. Not with a cluster.
+        max_duration_s: reject recordings longer than this, in seconds.
+        min_margin: give the label `unsure` if the two highest probabilities differ by less than this, 0 to 1.
+        min_speech: give the label `no speech` if the probability of speech is below this, 0 to 1; 0 turns this off.
+        embeddings: add a column embedding with the input of the network's last layer; not for .csv.
         resume: keep the rows of an earlier run of the same command; false classifies everything again.
-        follow: keep watching the folders until interrupted. Rows of recordings that disappear are kept. A recording
-            that changes is classified again: its later row counts, and the earlier one leaves the table when the run
-            ends or the next one begins.
-        settle_s: with follow, wait until a recording has not changed for this long, in seconds.
-        shard_rows: rows per Parquet file if out is a folder; 1,000 at most with a cluster or at an address.
-        cluster: spread the work with Ray: auto over the cluster that this machine belongs to, HOST:6379 over the one
-            with this head, local over one that is started here. All its machines must see the recordings and the table
-            where this one does, and have the same spectro. null works here alone.
-        cluster_cpus: processors of each network in a cluster.
-        cluster_gpus: GPUs of each network in a cluster, if device is cuda; 0.25 lets four share one.
+        follow: keep watching the folders until interrupted. Rows of deleted recordings are kept. A recording that
+            changes is classified again: the later row counts, and the earlier one is removed when the run ends or the
+            next one begins.
+        settle_s: with follow, wait until a recording has been unchanged for this long, in seconds.
+        shard_rows: rows per Parquet file if out is a folder; at most 1,000 with a cluster or at an address.
+        cluster: distribute the work with Ray: auto for the cluster that this machine belongs to, HOST:6379 for the one
+            with this head node, local for one started on this machine. All machines must see the recordings and the
+            table under the same paths as this one, and have the same version of spectro. null uses no cluster.
+        cluster_cpus: CPUs for each network in a cluster.
+        cluster_gpus: GPUs for each network in a cluster, if device is cuda; with 0.25, four share one.
     """
 
     inputs: list[str] = field(default_factory=list)
@@ -108,11 +107,11 @@ class PredictSettings:
             raise PredictionError(f"settle_s is {self.settle_s}; it must be positive")
         check_name(self.out)
         if self.embeddings and (self.out is None or self.out.suffix == ".csv"):
-            raise PredictionError("embeddings do not go into CSV; name a .parquet, .jsonl or .json with --out")
+            raise PredictionError("embeddings cannot be written to CSV; name a .parquet, .jsonl or .json with --out")
         if self.cluster is not None and self.workers:
-            raise PredictionError("a cluster has processes of its own: leave workers out, and see cluster_cpus")
+            raise PredictionError("workers cannot be combined with a cluster: leave it out, and see cluster_cpus")
         if in_parts(self.out, self.cluster) and self.follow:
-            raise PredictionError("follow writes a table on this machine, without a cluster")
+            raise PredictionError("follow needs a table on this machine and no cluster")
 
 
 def run(settings: PredictSettings) -> int:
@@ -127,9 +126,7 @@ def run(settings: PredictSettings) -> int:
     assert isinstance(settings.out, Path)
     journal = beside(settings.out)
     if journal.exists() and not is_journal(journal):
-        raise PredictionError(
-            f"{printable(journal)}: is no journal of spectro's; choose another --out, or move it away"
-        )
+        raise PredictionError(f"{printable(journal)}: is not a spectro journal; choose another --out, or move it away")
     with claimed_table(settings.out, local([*settings.inputs, *paths]), journal):
         return _run(settings, paths)
 
@@ -165,7 +162,7 @@ def _answer(predictor: Predictor, places: Sequence[Place], batch_size: int) -> I
 
 
 def _run(settings: PredictSettings, paths: list[Place]) -> int:
-    """Classify recordings into an output that no other run writes; returns the exit code."""
+    """Classify recordings into an output that this run has claimed; returns the exit code."""
     out, network = settings.out, Network.of(settings)
     assert not isinstance(out, Address)
     names = list(Row(path="").record(network.predictor().labels, embeddings=settings.embeddings))
@@ -182,22 +179,22 @@ def _run(settings: PredictSettings, paths: list[Place]) -> int:
                 run.classify(todo, table)
         if journal and journal.superseded:
             with open_table(out, names, journal.records(), shard_rows=settings.shard_rows):
-                pass  # without the rows that later ones stand for
+                pass  # without superseded rows
     print(run.summary(), file=sys.stderr)
     return 0 if not run.failed else 2 if run.failed == run.total else 1
 
 
 class Run:
-    """Rows on their way from predictors into journal and table, with a progress bar.
+    """Passes rows from predictors into journal and table, with a progress bar.
 
     Args:
         settings: the verb's settings.
-        network: what makes the rows.
-        journal: where they are entered first; None for none.
-        expected: recordings that are known of.
+        network: the network that predicts the rows.
+        journal: where rows are written first; None for no journal.
+        expected: number of recordings known so far.
 
     Attributes:
-        failed: recordings whose row says why they could not be used.
+        failed: number of recordings whose row gives an error.
     """
 
     def __init__(self, settings: PredictSettings, network: Network, journal: Journal | None, expected: int) -> None:
@@ -217,20 +214,20 @@ class Run:
 
     @property
     def total(self) -> int:
-        """Recordings that have a row."""
+        """Number of recordings that have a row."""
         return len(self._bad)
 
     def earlier(self) -> Iterator[list[Record]]:
-        """Yield the rows that an earlier run made, some at a time."""
+        """Yield an earlier run's rows in batches."""
         for records in self._journal.records() if self._journal else ():
             yield records
             self._count(records)
         self._kept = self.total
         self._left -= self._kept
-        self._bar.initial = self._bar.n  # the rate is that of this run
+        self._bar.initial = self._bar.n  # so that the rate shown is this run's
 
     def classify(self, paths: Iterable[Place], table: Table) -> None:
-        """Classify recordings; each row is in the journal before it is in the table."""
+        """Classify recordings; each row is written to the journal before the table."""
         signed: deque[tuple[Place, Signature | None]] = deque()
 
         def sign_each() -> Iterator[Place]:
@@ -248,7 +245,7 @@ class Run:
             self._count(records)
 
     def _rows(self, paths: Iterable[Place]) -> Iterator[Row]:
-        """Yield the row of each recording, in order; by processes where there are many."""
+        """Yield the row of each recording, in order; uses processes if there are many."""
         size, count = self._settings.batch_size, _processes(self._settings, self._network, self._left)
         if count == 1:
             yield from predict_rows(self._predictor, paths, batch_size=size)
@@ -260,7 +257,7 @@ class Run:
             yield from rows
 
     def summary(self) -> str:
-        """Return a line about all rows."""
+        """Return a one-line summary of all rows."""
         kept = f" ({self._kept} kept from an earlier run)" if self._kept else ""
         where = f" in {printable(self._settings.out)}" if self._settings.out else ""
         bad = f"; {self.failed} could not be used, see the column error" if self.failed else ""
@@ -279,7 +276,7 @@ class Run:
 
 
 def _processes(settings: PredictSettings, network: Network, recordings: int) -> int:
-    """Return how many processes answer for so many recordings."""
+    """Return the number of processes to use for a number of recordings."""
     engine = network.predictor().engine
     if settings.follow or (isinstance(engine, TorchEngine) and engine.device.type != "cpu"):
         return 1
@@ -288,15 +285,15 @@ def _processes(settings: PredictSettings, network: Network, recordings: int) -> 
 
 
 def _rows_of(paths: list[Place], network: Network, embeddings: bool) -> list[Row]:
-    """Return the rows of some recordings; in a process of its own."""
+    """Return the rows of some recordings; runs in a worker process."""
     rows = predict_rows(network.predictor(), paths, batch_size=len(paths))
     return [row if embeddings else replace(row, embedding=None) for row in rows]
 
 
 def _depends(settings: PredictSettings) -> str:
-    """Return what tells rows of this checkpoint and of the settings named here from others."""
+    """Return a fingerprint of the checkpoint and the settings that rows depend on."""
     own = ("max_duration_s", "min_margin", "min_speech", "embeddings", "precision")
-    columns = list(Row(path="").record(()))  # which grow from version to version
+    columns = list(Row(path="").record(()))  # later versions may add some
     folder = settings.checkpoint or default_checkpoint()
     return fingerprint([identity(folder), columns, *(getattr(settings, name) for name in own)])
 
@@ -308,18 +305,18 @@ def _journal(settings: PredictSettings, out: Path, paths: list[Place]) -> Journa
     if journal.dropped:
         print(
             f"{printable(out)}: {journal.dropped} rows of another checkpoint, other settings or an earlier "
-            "version are made again",
+            "version will be recomputed",
             file=sys.stderr,
         )
     return journal
 
 
 def _arrivals(settings: PredictSettings, taken: dict[str, Signature | None]) -> Iterator[list[Place]]:
-    """Yield recordings that have arrived or changed, some at a time, for ever; each when it is still.
+    """Yield recordings that are new or have changed, in batches, for ever; each once it has settled.
 
     Args:
         settings: the verb's settings.
-        taken: the signatures of recordings that have a row; brought up to date here.
+        taken: the signatures of recordings that have a row; updated in place.
     """
     waiting: dict[Place, tuple[Signature | None, float]] = {}
     while True:
@@ -327,7 +324,7 @@ def _arrivals(settings: PredictSettings, taken: dict[str, Signature | None]) -> 
         arrived = []
         for path in dict.fromkeys(expand(settings.inputs)):
             signature, name = sign_at(path), str(path)
-            if name in taken and signature in (None, taken[name]):  # what cannot be looked at now keeps its row
+            if name in taken and signature in (None, taken[name]):  # an unreadable file keeps its row
                 waiting.pop(path, None)
             elif path not in waiting or waiting[path][0] != signature:
                 waiting[path] = (signature, now)
@@ -341,18 +338,18 @@ def _arrivals(settings: PredictSettings, taken: dict[str, Signature | None]) -> 
 
 
 def _is_still(signature: Signature | None, settle_s: float) -> bool:
-    """Tell whether a file's own times lie as far back, too; times to come are those of another clock."""
+    """Return whether a file's own times are at least as old; times in the future come from another clock."""
     if signature is None:
         return True
     _size, modified, changed, _number = signature
     if not changed:
-        return True  # at an address, a file is there whole or not at all
+        return True  # at an address, a file exists in full or not at all
     return all(not 0 <= time.time() - one / 1e9 < settle_s for one in (modified, changed))
 
 
 @contextmanager
 def _until_stopped() -> Iterator[None]:
-    """Run the block until it is interrupted or asked to end; then go on after it."""
+    """Run the block until an interrupt or SIGTERM; then continue after it."""
 
     def stop(_number: int, _frame: FrameType | None) -> None:
         raise KeyboardInterrupt

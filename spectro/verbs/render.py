@@ -1,4 +1,4 @@
-"""The render verb: a corpus, drawn."""
+"""The render verb: render a corpus as pictures."""
 
 from spectro.corpora.registry import find
 from spectro.files import printable
@@ -11,7 +11,7 @@ def run(settings: RenderSettings) -> int:
     """Run the verb; returns its exit code."""
     rendering = render(settings)
     print(
-        f"{rendering.images} pictures in {printable(rendering.out / IMAGES)} ({rendering.reused} were there already), "
+        f"{rendering.images} pictures in {printable(rendering.out / IMAGES)} ({rendering.reused} already existed), "
         f"index in {printable(rendering.out / INDEX)}"
     )
     if rendering.rejected:

@@ -21,9 +21,9 @@ NEEDED = ("fastapi", "h11", "prometheus_client", "python_multipart", "uvicorn")
 OPEN_TO_ALL = (
     f"anyone who can reach this machine can use the service; set {KEYS} to require a key, or use --host 127.0.0.1"
 )
-SWITCH_S = 0.0005  # threads that decode let the one that answers have its turn sooner than after Python's 5 ms
+SWITCH_S = 0.0005  # decoding threads yield to the answering thread sooner than after Python's default of 5 ms
 OTHER_FILES = 256
-"""Files that the process may need beside its connections."""
+"""Files that the process may need besides its connections."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,27 +32,27 @@ class ServeSettings:
 
     POST /v1/predict/wav, /v1/predict/image, /v1/explain and /v1/timeline take a multipart field `file`. GET
     /v1/model, /healthz, /metrics and /openapi.json describe the rest. The environment variable SPECTRO_API_KEY
-    holds one key, or several separated by commas. With it, all paths but /healthz and the page's files need the
-    header X-API-Key; the page asks for the key.
+    holds one key, or several separated by commas. If it is set, all paths except /healthz and the page's files
+    require the header X-API-Key; the page asks for the key.
 
     Args:
         checkpoint: checkpoint folder; null for the shipped checkpoint.
-        others: more checkpoint folders, which requests and the page choose by name.
+        others: more checkpoint folders; requests and the page select one by name.
         host: address to listen on; 0.0.0.0 for all.
         port: port to listen on; 0 for any free port.
         page: serve the web page.
-        allowed_hosts: names by which clients reach the service, besides localhost and `host`, as in the Host header:
-            [emotion.example.org]. Pages from these names may use the service. [*] allows any.
-        proxies: addresses or networks of proxies. Only their X-Forwarded-For and X-Forwarded-Proto are believed.
+        allowed_hosts: host names under which clients reach the service, besides localhost and `host`, as in the Host
+            header: [emotion.example.org]. Pages from these hosts may use the service. [*] allows any.
+        proxies: addresses or networks of proxies. Only their X-Forwarded-For and X-Forwarded-Proto are trusted.
         max_batch: pictures per batch.
-        renderers: processes that render uploads while there are several; -1 for one per core but one, 0 for
+        renderers: processes that render uploads when several arrive at a time; -1 for one fewer than the cores, 0 for
             threads.
-        limits: what is accepted.
-        stop_s: time that running requests get when the service stops, in seconds.
-        device: cpu, cuda, ...; null uses a GPU if there is one.
-        engine: what runs the network; auto uses the fastest engine that is installed (onnx and openvino are extras).
-        precision: float32, or bfloat16 for more speed; close calls are computed in float32 either way (torch,
-            openvino).
+        limits: limits on requests.
+        stop_s: time that running requests have to finish when the service stops, in seconds.
+        device: cpu, cuda, ...; null uses a GPU if one is available.
+        engine: inference engine; auto picks the fastest one installed (onnx and openvino are extras).
+        precision: float32, or bfloat16 for more speed (torch, openvino); close calls are computed in float32 either
+            way.
     """
 
     checkpoint: Path | None = None
@@ -78,14 +78,14 @@ class ServeSettings:
 
 
 def run(settings: ServeSettings) -> int:
-    """Run the verb until it is told to stop; returns its exit code."""
+    """Run the service until it is stopped; returns the exit code."""
     lacking = [name for name in NEEDED if not importlib.util.find_spec(name)]
     if lacking:
         raise PredictionError(f"the service needs {', '.join(lacking)}: install spectro[serve]")
     from spectro.serve.server import listen
 
     try:
-        listener = listen(settings.host, settings.port)  # before all is loaded, which takes its time
+        listener = listen(settings.host, settings.port)  # before the models load, which takes a while
     except OSError as error:
         reason = str(error.strerror or error).partition(" (while")[0]
         raise PredictionError(
@@ -103,7 +103,7 @@ def _serve(settings: ServeSettings, listener: socket.socket) -> int:
     from spectro.serve.server import Server, allow_files
     from spectro.serve.site import add_page
 
-    Proxies(settings.proxies)  # may refuse
+    Proxies(settings.proxies)  # raises if they are invalid
     limits = settings.limits
     most = allow_files(limits.max_connections + OTHER_FILES) - OTHER_FILES
     limits = replace(limits, max_connections=max(1, min(limits.max_connections, most)))

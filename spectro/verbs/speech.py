@@ -1,4 +1,4 @@
-"""The speech verb: a speech network, fine-tuned."""
+"""The speech verb: fine-tune a speech network."""
 
 from spectro.baselines.results import show
 from spectro.baselines.speech import SpeechSettings, finetune

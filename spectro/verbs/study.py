@@ -1,4 +1,4 @@
-"""The study verb: many systems, trained, measured and compared."""
+"""The study verb: train, measure and compare many systems."""
 
 import sys
 

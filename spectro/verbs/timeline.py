@@ -1,4 +1,4 @@
-"""The timeline verb: what is heard in the course of recordings of any length, as a table, tracks and summaries."""
+"""The timeline verb: follow emotion through recordings of any length into a table, tracks and summaries."""
 
 import sys
 from collections.abc import Iterator, Sequence
@@ -27,42 +27,41 @@ from spectro.predict.timeline.segments import Segment, timeline
 from spectro.predict.timeline.windows import WindowSettings
 
 ENDINGS = (".txt", ".vtt", ".json")
-"""Of a recording's tracks: Audacity labels, WebVTT, summary."""
+"""Suffixes of a recording's tracks: Audacity labels, WebVTT, summary."""
 MOST = 100
-"""Recordings that are followed together in a cluster, at most: long ones cost minutes each."""
+"""Maximum number of recordings in one part of a cluster's work: long ones take minutes each."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TimelineSettings:
-    """Follow recordings of any length: one row for each stretch of one emotion or of silence.
+    """Follow recordings of any length: one row for each segment of one emotion or of silence.
 
-    Memory does not grow with a recording's length. Recordings and tables may lie elsewhere, at addresses such as
-    s3://bucket/calls that fsspec knows. With --cluster, or where the table lies elsewhere, the same command goes on
-    where it was killed. Exit code 1 means that some recordings failed, or failed before
-    their end; a row gives the reason.
+    Memory does not grow with a recording's length. Recordings and tables may be remote, at addresses that fsspec
+    supports, such as s3://bucket/calls. With --cluster or a remote table, a killed run resumes when the same command
+    is run again. Exit code 1 means that some recordings failed, or failed before their end; a row gives the reason.
 
     Args:
         inputs: recordings, folders (searched recursively), or lists: a .txt with one path per line, or a .csv with a
-            column path; each may be an address.
+            path column; each may be an address.
         checkpoint: checkpoint folder; null for the shipped checkpoint.
-        out: table to write: .csv, .jsonl, .parquet, .json, or a folder for sharded Parquet; null prints CSV. It may be
-            an address.
+        out: output table: .csv, .jsonl, .parquet, .json, or a folder for sharded Parquet; null prints CSV. It may be an
+            address.
         tracks: folder for each recording's Audacity labels (.txt), WebVTT (.vtt) and summary (.json); not with a
-            cluster.
-        split_channels: treat each channel as one party, as in stereo recordings of calls.
+            cluster or a remote table.
+        split_channels: treat each channel as one speaker, as in stereo recordings of calls.
         windows: how recordings are cut into windows, and windows merged.
-        min_margin: answer `unsure` if the two most likely labels' probabilities are closer than this, 0 to 1.
-        min_speech: answer `no speech` if the probability that somebody speaks is below this, 0 to 1; 0 for never.
+        min_margin: give the label `unsure` if the two highest probabilities differ by less than this, 0 to 1.
+        min_speech: give the label `no speech` if the probability of speech is below this, 0 to 1; 0 turns this off.
         batch_size: pictures per batch.
-        device: cpu, cuda, ...; null uses a GPU if there is one.
-        engine: what runs the network; auto uses the fastest engine that is installed (onnx and openvino are extras).
-        precision: float32, or bfloat16 for more speed; close calls are computed in float32 either way (torch,
-            openvino).
-        resume: with a cluster, or a table elsewhere: keep the rows of an earlier run of the same command.
-        cluster: spread the work with Ray: auto over the cluster that this machine belongs to, HOST:6379 over the one
-            with this head, local over one that is started here. null works here alone.
-        cluster_cpus: processors of each network in a cluster.
-        cluster_gpus: GPUs of each network in a cluster, if device is cuda; 0.25 lets four share one.
+        device: cpu, cuda, ...; null uses a GPU if one is available.
+        engine: inference engine; auto picks the fastest one installed (onnx and openvino are extras).
+        precision: float32, or bfloat16 for more speed (torch, openvino); close calls are computed in float32 either
+            way.
+        resume: with a cluster or a remote table, keep the rows of an earlier run of the same command.
+        cluster: distribute the work with Ray: auto for the cluster that this machine belongs to, HOST:6379 for the one
+            with this head node, local for one started on this machine. null uses no cluster.
+        cluster_cpus: CPUs for each network in a cluster.
+        cluster_gpus: GPUs for each network in a cluster, if device is cuda; with 0.25, four share one.
     """
 
     inputs: list[str] = field(default_factory=list)
@@ -87,9 +86,7 @@ class TimelineSettings:
             raise PredictionError(f"batch_size is {self.batch_size}; at least 1 is needed")
         check_name(self.out)
         if in_parts(self.out, self.cluster) and self.tracks is not None:
-            raise PredictionError(
-                "tracks are written on this machine, beside a table on this machine, without a cluster"
-            )
+            raise PredictionError("tracks need a table on this machine and no cluster")
 
 
 def run(settings: TimelineSettings) -> int:
@@ -155,7 +152,7 @@ def _answer(predictor: Predictor, places: Sequence[Place], settings: TimelineSet
 
 
 def _run(settings: TimelineSettings, paths: list[Place], names: list[Path]) -> int:
-    """Listen to recordings, and write outputs that no other run writes; returns the exit code."""
+    """Follow recordings into outputs that this run has claimed; returns the exit code."""
     predictor = Network.of(settings).predictor()
     assert not isinstance(settings.out, Address)
     lengths = [recording.duration_s(path) for path in paths]
@@ -178,13 +175,13 @@ def _run(settings: TimelineSettings, paths: list[Place], names: list[Path]) -> i
                 _write_tracks(settings.tracks / name, path_text(path), segments)
             bar.update(max(0, round(begin + length) - bar.n))
     where = f" in {printable(settings.out)}" if settings.out else ""
-    bad = f"; {failed} could not be used, or not to their end: see the column error" if failed else ""
-    print(f"{len(paths) - failed} of {len(paths)} recordings heard to their end{where}{bad}", file=sys.stderr)
+    bad = f"; {failed} could not be used in full, see the column error" if failed else ""
+    print(f"{len(paths) - failed} of {len(paths)} recordings processed to the end{where}{bad}", file=sys.stderr)
     return 0 if not failed else 1 if rows else 2
 
 
 def _segments(predictor: Predictor, path: Place, settings: TimelineSettings) -> Iterator[Segment]:
-    """Yield the segments of a recording; where it cannot be used any further, the last one has the error."""
+    """Yield the segments of a recording; if it becomes unusable, the last one gives the error."""
     end_s = 0.0
     try:
         for segment in timeline(

@@ -1,4 +1,4 @@
-"""The weights verb: starting weights that were trained by others, listed, fetched and kept."""
+"""The weights verb: list, fetch and cache starting weights that others have trained."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +11,13 @@ from spectro.model.pretrained import PRETRAINED, StartingWeights
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsSettings:
-    """List the starting weights that have a name, or fetch some, check and convert them, and keep them in the cache.
+    """List the named starting weights, or fetch, verify, convert and cache some of them.
 
-    finetune fetches what it needs by itself; this verb fetches it beforehand, or takes a file that came another way.
+    finetune fetches the weights it needs; this verb fetches them in advance, or takes a file obtained another way.
 
     Args:
         names: weights to fetch; none lists all.
-        from_: the original file, in place of a download, for one name.
+        from_: the original file, instead of a download; needs exactly one name.
     """
 
     names: list[str] = field(default_factory=list)
@@ -26,7 +26,7 @@ class WeightsSettings:
     def __post_init__(self) -> None:
         if self.from_ is not None and len(self.names) != 1:
             raise WeightsError(
-                "--from takes the file of one set of weights: name it, such as `spectro weights mn04_as`"
+                "--from takes the file of one set of weights: name that set, as in `spectro weights mn04_as`"
             )
 
 
@@ -35,12 +35,12 @@ def run(settings: WeightsSettings) -> int:
     if not settings.names:
         for weights in PRETRAINED.values():
             print(_paragraph(weights))
-        print("auto: what timm publishes for a backbone, which finetune fetches")
+        print("auto: timm's published weights for a backbone, fetched by finetune")
         return 0
     for name in settings.names:
         path = keep(name, settings.from_)
         weights = PRETRAINED[name]
-        print(f"{name} is kept in {printable(path)}; its licence: {weights.licence}")
+        print(f"{name} is in {printable(path)}; its licence: {weights.licence}")
         if weights.specs:
             print(f"render for it with `spectro render --spec {' or '.join(weights.specs)}`,")
         print(f"start from it with `spectro finetune --backbone {weights.network} --weights {name}`")
@@ -48,8 +48,8 @@ def run(settings: WeightsSettings) -> int:
 
 
 def _paragraph(weights: StartingWeights) -> str:
-    """Return a paragraph on starting weights."""
-    there = f"kept in {printable(weights.path)}" if weights.path.is_file() else "not fetched yet"
+    """Return a paragraph that describes starting weights."""
+    there = f"cached in {printable(weights.path)}" if weights.path.is_file() else "not fetched yet"
     return (
         f"{weights.name}: {weights.title}\n"
         f"  network {weights.network}, {weights.parameters / 1e6:.2f} million parameters; licence {weights.licence}\n"

@@ -403,7 +403,7 @@ def test_a_checkpoint_to_be_used_trains_on_all_and_tells_an_estimate(
     told = {"estimate": tmp_path / "study.csv", "estimate_of": "tiny"}
     settings = finetune_settings(world.images, tmp_path / "run", train_on="all", protocol="luna-jimenez", **told)
     assert run(settings) == 0
-    assert "no clip of these speakers can measure this checkpoint" in capsys.readouterr().out
+    assert "this checkpoint cannot be measured on these speakers" in capsys.readouterr().out
     origin = checkpoints.load(tmp_path / "run").about
     assert origin.split is not None
     assert (len(origin.split.speakers["train"]), origin.split.speakers["valid"], origin.metrics) == (8, (), {})

@@ -134,7 +134,7 @@ def test_rows_of_another_checkpoint_or_other_settings_do_not_stand(
     run(settings(world, out, path, min_margin=1.0))
     assert len(drawn) == 2
     assert (
-        "1 rows of another checkpoint, other settings or an earlier version are made again" in capsys.readouterr().err
+        "1 rows of another checkpoint, other settings or an earlier version will be recomputed" in capsys.readouterr().err
     )
     assert pd.read_csv(out)["label"].tolist() == ["unsure"]
     run(settings(world, out, path, checkpoint=REPOSITORY / "checkpoints/mobilenet-ravdess"))
@@ -308,7 +308,7 @@ def test_foreign_tables_are_refused_and_stay(world: World, tmp_path: Path, wav: 
             run(settings(world, out, path))
     assert (shards / "part-00000.parquet").read_bytes() == b"another's" and table.read_text() == "path,note\n"
     beside(table).write_text("my journal\n")
-    with pytest.raises(PredictionError, match=r"\.mine\.csv\.journal: is no journal"):
+    with pytest.raises(PredictionError, match=r"\.mine\.csv\.journal: is not a spectro journal"):
         run(settings(world, table, path))
     assert beside(table).read_text() == "my journal\n"
 
@@ -372,7 +372,7 @@ def test_rows_of_journals_that_tell_too_little_are_made_again(
     beside(out).write_text("".join(f"{one}\n" for one in (head, json.dumps(old))))
     assert run(settings(world, out, path)) == 0
     assert len(drawn) == 2
-    assert "1 rows of another checkpoint, other settings or an earlier version are made" in capsys.readouterr().err
+    assert "1 rows of another checkpoint, other settings or an earlier version will be recomputed" in capsys.readouterr().err
 
 
 TWO_RUNS = """
