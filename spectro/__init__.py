@@ -1,4 +1,4 @@
-"""spectro recognises emotion in speech by looking at it.
+"""spectro recognises emotion in speech from spectrogram pictures.
 
     >>> import spectro
     >>> predictor = spectro.load()                       # the shipped checkpoint, or load("checkpoints/NAME")
@@ -11,8 +11,8 @@
     >>> spectro.explain(predictor, "clip.wav").heat.shape
     (128, 224)
 
-Everything here is imported when it is first used: `import spectro` alone brings neither torch nor librosa.
-Only what libraries report on their own is switched off at once (`spectro.privacy`).
+Everything here is imported on first use: `import spectro` alone imports neither torch nor librosa.
+Only the telemetry of libraries is switched off at once (`spectro.privacy`).
 """
 
 import importlib
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from spectro.predict.predictor import Prediction, Predictor, load
     from spectro.predict.timeline.windows import WindowSettings
 
-report_nothing()  # before anything is imported that would
+report_nothing()  # before any library with telemetry is imported
 
 __version__ = "0.1.0"
 

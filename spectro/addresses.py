@@ -1,9 +1,9 @@
-"""Files that lie elsewhere: addresses such as s3://bucket/calls/a.wav, read and written through fsspec.
+"""Remote files: addresses such as s3://bucket/calls/a.wav, read and written through fsspec.
 
-An address stands where a path could: it has a name and an ending, and is text to whoever asks. What it costs to reach
-the place (keys, regions, another server) is told to fsspec by its own variables and files of configuration, such as
-`FSSPEC_S3_ENDPOINT_URL` (https://filesystem-spec.readthedocs.io, Configuration). Whatever the service behind an address
-raises comes as an `OSError` that names it.
+An address can replace a path: it has a name and a suffix, and converts to text. Access (keys, regions, another server)
+is configured through fsspec's own environment variables and configuration files, such as `FSSPEC_S3_ENDPOINT_URL`
+(https://filesystem-spec.readthedocs.io, Configuration). Whatever the service behind an address raises becomes an
+`OSError` that names the address.
 """
 
 import hashlib
@@ -20,9 +20,9 @@ from typing import Any, BinaryIO, Literal, TypeAlias
 from spectro.errors import SpectroError
 from spectro.files import Signature, printable, sign
 
-_SCHEME = re.compile(r"(?P<name>[a-z][a-z0-9+.-]+)://", re.IGNORECASE)  # of two letters at least: C: is a drive
+_SCHEME = re.compile(r"(?P<name>[a-z][a-z0-9+.-]+)://", re.IGNORECASE)  # at least two letters: C: is a drive
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "abfs": "abfs", "abfss": "abfs", "az": "abfs"}
-"""By scheme, the extra of spectro that installs what fsspec needs for it."""
+"""The extra of spectro that installs fsspec's requirements for each scheme."""
 CHANGES = (
     "ETag",
     "etag",
@@ -35,18 +35,18 @@ CHANGES = (
     "md5Hash",
     "content_md5",
 )
-"""What services tell of a file that changes when it is written anew; the first that is told counts."""
+"""Fields of file information that change when a file is rewritten; the first one present counts."""
 AT_ONCE = 2**24
-"""Bytes of a file up to which it is fetched whole; longer ones are read in pieces of half as many, when needed."""
+"""Largest file in bytes that is fetched whole; larger ones are read on demand, in blocks of half this size."""
 
 
 @dataclass(frozen=True)
 class Address(os.PathLike[str]):
-    """An address that fsspec knows.
+    """An address that fsspec supports.
 
     Args:
-        url: as it is given, with its scheme.
-        signature: what a list said of it, see `sign`; None if it was not taken from one.
+        url: the address as given, with its scheme.
+        signature: the signature from a folder listing, see `sign`; None if the address does not come from one.
     """
 
     url: str
@@ -67,12 +67,12 @@ class Address(os.PathLike[str]):
 
     @property
     def name(self) -> str:
-        """The last part."""
+        """The last part of the address."""
         return self._path.name
 
     @property
     def suffix(self) -> str:
-        """The ending of the last part, with its dot."""
+        """The suffix of the last part, with its dot."""
         return self._path.suffix
 
     @property
@@ -82,7 +82,7 @@ class Address(os.PathLike[str]):
         return Address(f"{above}/" if above.endswith("/") else above)
 
     def kind(self) -> Literal["file", "folder"] | None:
-        """Tell what lies there; None for nothing."""
+        """Return what exists at the address; None for nothing."""
         with _as_os_error(self.url):
             system, path = _system(self.url)
             system.invalidate_cache()
@@ -91,10 +91,10 @@ class Address(os.PathLike[str]):
             return "folder" if system.isdir(path) else "file"
 
     def files(self, *, below: bool = True) -> Iterator["Address"]:
-        """Yield all files, with what their list says of them, folder by folder, in the order of their names.
+        """Yield all files with their signatures from the listing, folder by folder, sorted by name.
 
         Args:
-            below: those of the folders below, too.
+            below: whether to include files in subfolders.
 
         Raises:
             OSError: a folder cannot be listed.
@@ -107,12 +107,12 @@ class Address(os.PathLike[str]):
             here = folders.pop()
             with _as_os_error(self._called(here, path)):
                 entries = sorted(system.ls(here, detail=True), key=lambda one: str(one["name"]))
-                system.invalidate_cache()  # which would keep the lists of all folders in memory
+                system.invalidate_cache()  # it would keep the listings of all folders in memory
             inner = []
             for found in entries:
                 name = str(found["name"])
                 if name.rstrip("/") == here.rstrip("/"):
-                    continue  # object stores have files that stand for folders
+                    continue  # object stores have files that represent folders
                 if found["type"] == "directory":
                     inner.append(name)
                 else:
@@ -120,7 +120,7 @@ class Address(os.PathLike[str]):
             folders += reversed(inner) if below else []
 
     def _called(self, name: str, path: str) -> str:
-        """Return the address of what is called `name` by the file system that calls this address `path`."""
+        """Return the address of the file system's entry `name`, where `path` is this address in the file system."""
         if _SCHEME.match(name):
             return name
         if name.startswith(path):
@@ -128,7 +128,7 @@ class Address(os.PathLike[str]):
         return f"{self.url.partition('://')[0]}://{name.lstrip('/')}"
 
     def sign(self) -> Signature | None:
-        """Return what changes when the file is written anew; None if it cannot be looked at."""
+        """Return a signature that changes when the file is rewritten; None if it cannot be read."""
         if self.signature is not None:
             return self.signature
         try:
@@ -140,7 +140,7 @@ class Address(os.PathLike[str]):
 
     @contextmanager
     def opened(self) -> Iterator[BinaryIO]:
-        """Open the file for reading, so that it can be sought in.
+        """Open the file as a seekable stream for reading.
 
         Raises:
             OSError: it cannot be opened.
@@ -150,12 +150,12 @@ class Address(os.PathLike[str]):
             size = system.info(path).get("size")
             whole = io.BytesIO(system.cat_file(path)) if size is not None and size <= AT_ONCE else None
             stream: BinaryIO = whole or system.open(path, "rb", block_size=AT_ONCE // 2)
-            stream.name = self.url  # type: ignore[misc]  # what errors call it
+            stream.name = self.url  # type: ignore[misc]  # its name in errors
         with stream:
             yield stream
 
     def read_bytes(self) -> bytes:
-        """Return what the file holds.
+        """Return the file's content.
 
         Raises:
             OSError: it cannot be read.
@@ -166,7 +166,7 @@ class Address(os.PathLike[str]):
             return content
 
     def write_bytes(self, content: bytes) -> None:
-        """Write the file anew; object stores do it as a whole or not at all.
+        """Write or replace the file; object stores write it in full or not at all.
 
         Raises:
             OSError: it cannot be written.
@@ -178,7 +178,7 @@ class Address(os.PathLike[str]):
             system.pipe_file(path, content)
 
     def upload(self, file: Path) -> None:
-        """Write a local file there.
+        """Upload a local file to the address.
 
         Raises:
             OSError: it cannot be read or written.
@@ -202,12 +202,12 @@ Place: TypeAlias = Path | Address
 
 
 def is_address(text: str | os.PathLike[str]) -> bool:
-    """Tell whether a text names a scheme, as in s3://bucket/calls."""
+    """Return whether a text has a scheme, as in s3://bucket/calls."""
     return bool(_SCHEME.match(os.fspath(text)))
 
 
 def place(given: str | os.PathLike[str]) -> Place:
-    """Return what a text names: an address, or a path."""
+    """Return the address or the path that a text names."""
     if isinstance(given, Address):
         return given
     text = os.fspath(given)
@@ -220,15 +220,15 @@ def place(given: str | os.PathLike[str]) -> Place:
 
 
 def sign_at(where: Place) -> Signature | None:
-    """Return what changes when a file is written anew, see `files.sign`; None if it cannot be looked at."""
+    """Return a signature that changes when a file is rewritten, see `files.sign`; None if it cannot be read."""
     return where.sign() if isinstance(where, Address) else sign(where)
 
 
 def _system(url: str) -> tuple[Any, str]:
-    """Return fsspec's file system of an address, and what the address is called in it.
+    """Return the fsspec file system of an address, and the address's path in it.
 
     Raises:
-        SpectroError: fsspec does not know the scheme, or what it needs for it is not installed.
+        SpectroError: fsspec does not know the scheme, or its requirements for the scheme are not installed.
     """
     import fsspec
 
@@ -247,22 +247,22 @@ def _system(url: str) -> tuple[Any, str]:
 
 @contextmanager
 def _as_os_error(url: str) -> Iterator[None]:
-    """Let whatever a service raises be an OSError that names the address."""
+    """Turn whatever a service raises into an OSError that names the address."""
     try:
         yield
     except SpectroError:
         raise
     except FileNotFoundError as error:
-        raise FileNotFoundError(error.errno, "is not there", url) from error
+        raise FileNotFoundError(error.errno, "does not exist", url) from error
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error) or type(error).__name__, url) from error
-    except Exception as error:  # of many kinds: each service has its own
+    except Exception as error:  # each service raises its own kinds
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise OSError(None, text, url) from error
 
 
 def _signature(info: dict[str, Any]) -> Signature:
-    """Return size, and a number that changes with what a service says of a file's version."""
+    """Return the size, and a number that changes with the version of the file that a service reports."""
     value = next((info[name] for name in CHANGES if info.get(name) is not None), "")
     version = str(value.timestamp() if isinstance(value, datetime) else value)
     number = int.from_bytes(hashlib.blake2b(version.encode(), digest_size=7).digest())

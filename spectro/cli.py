@@ -1,7 +1,7 @@
-"""The commands: each verb is a settings dataclass and a `run` in the room that it belongs to.
+"""The command line: each verb is a settings dataclass and a function `run` in `spectro.verbs`.
 
 Exit codes: 0 done; 1 done, but some clips failed; 2 nothing could be done, with one line that says what is wrong (or
-with a trace, which is a mistake of ours).
+with a traceback, which is a bug in spectro).
 """
 
 import errno
@@ -21,42 +21,42 @@ from spectro.errors import SpectroError
 from spectro.files import MESSAGE, printable
 
 VERBS = {
-    "download": ("DownloadSettings", "fetch the corpora that may be downloaded"),
-    "weights": ("WeightsSettings", "list and fetch starting weights that have heard sound"),
-    "render": ("RenderSettings", "draw clips, and augmented copies of them, as pictures"),
+    "download": ("DownloadSettings", "fetch the freely downloadable corpora"),
+    "weights": ("WeightsSettings", "list and fetch starting weights trained on audio"),
+    "render": ("RenderSettings", "render clips, and augmented copies of them, as pictures"),
     "finetune": ("FinetuneSettings", "fine-tune a network, with whole speakers held out"),
-    "evaluate": ("EvaluateSettings", "measure a checkpoint on the speakers that it has not heard"),
-    "predict": ("PredictSettings", "classify recordings, folders and lists: one row each"),
-    "timeline": ("TimelineSettings", "tell what is heard when in long recordings"),
+    "evaluate": ("EvaluateSettings", "measure a checkpoint on speakers it was not trained on"),
+    "predict": ("PredictSettings", "classify recordings, folders and lists, one row per recording"),
+    "timeline": ("TimelineSettings", "follow emotion through long recordings"),
     "listen": ("ListenSettings", "follow a microphone or a stream"),
-    "explain": ("ExplainSettings", "show what in the pictures made the network decide"),
+    "explain": ("ExplainSettings", "show which parts of a picture led to the prediction"),
     "export": ("ExportSettings", "write a checkpoint as ONNX and OpenVINO"),
     "serve": ("ServeSettings", "run the HTTP service and the web page"),
-    "features": ("FeaturesSettings", "describe clips by features, hand-made or learnt"),
+    "features": ("FeaturesSettings", "extract features of clips, hand-crafted or learnt"),
     "classical": ("ClassicalSettings", "train a scikit-learn classifier on features"),
     "speech": ("SpeechSettings", "fine-tune wav2vec 2.0, WavLM, HuBERT or AST"),
     "study": ("StudySettings", "run and compare many systems, folds and seeds"),
 }
-"""Settings and purpose of each verb; its module in `spectro.verbs` is imported when it is used."""
+"""Settings class and purpose of each verb; its module in `spectro.verbs` is imported when it is used."""
 
 RESUMED = ("download", "weights", "render", "finetune", "predict", "features", "speech", "study")
-"""The verbs that go on where an earlier run was stopped."""
+"""The verbs that resume a stopped run."""
 
 POSITIONAL = {
     **dict.fromkeys(("predict", "timeline", "explain"), ("inputs", "+", "recordings, folders, or lists (.txt, .csv)")),
-    "weights": ("names", "*", "names of starting weights; none lists them"),
+    "weights": ("names", "*", "names of starting weights; omit to list them"),
 }
-"""The field of a verb's settings that is given without a name, how many values it takes, and what they are."""
+"""The positional argument of a verb: its settings field, how many values it takes, and its help."""
 
 TRAINING = ("albumentations", "librosa", "psutil", "pytorch_lightning", "sklearn", "torchmetrics")
 """Packages of the extra `train`, which prediction does not need."""
 
 MODE = "spectro"
-"""How options and configurations are read: YAML in which names stay as they are written."""
+"""Parser mode for options and configurations: YAML in which names stay as written."""
 NAMES = "valid_speakers"
-"""The field whose values are names that can look like numbers, dates or switches, and stay as they are written."""
+"""The field whose values are names that can look like numbers, dates or booleans, and stay as written."""
 SEVERAL = {"finetune": ("--index", "--sounds")}
-"""The options of a verb that may be given several values, one after the other."""
+"""The options of a verb that take several values, one after the other."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -109,14 +109,14 @@ def run_verb(verb: str, arguments: list[str] | None = None) -> int:
     except OSError as error:
         place = f"{printable(os.fsdecode(error.filename))}: " if error.filename else ""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        again = "; make room, and run the same command again to go on" if full and verb in RESUMED else ""
+        again = "; make room, and run the same command again to continue" if full and verb in RESUMED else ""
         print(f"spectro {verb}: {place}{printable(error.strerror or str(error))}{again}", file=sys.stderr)
         return 2
-    except Exception:  # noqa: BLE001  Python would end with 1, which says that all but some clips is done
+    except Exception:  # noqa: BLE001  Python would exit with 1, which means that only some clips failed
         traceback.print_exc()
         return 2
     except KeyboardInterrupt:
-        again = "; run the same command again to go on" if verb in RESUMED else ""
+        again = "; run the same command again to continue" if verb in RESUMED else ""
         print(f"spectro {verb}: interrupted{again}", file=sys.stderr)
         return 130
 
@@ -126,7 +126,7 @@ def parse(verb: str, settings_class: type[Any], arguments: list[str]) -> Any:
 
     Raises:
         SpectroError: a value contradicts another.
-        SystemExit: an option is unknown or its value does not fit (2), or help was asked for (0).
+        SystemExit: an option is unknown or its value is invalid (2), or help was requested (0).
     """
     import docstring_parser
     import yaml
@@ -146,7 +146,7 @@ def parse(verb: str, settings_class: type[Any], arguments: list[str]) -> Any:
     reserved = [one for one in fields(settings_class) if one.name.endswith("_")]
     parser.add_class_arguments(settings_class, skip={positional, *(one.name for one in reserved)} - {""})
     hints, documented = get_type_hints(settings_class), docstring_parser.parse(settings_class.__doc__ or "").params
-    for one in reserved:  # words that Python keeps for itself, such as from
+    for one in reserved:  # Python keywords, such as from
         text = " ".join(next(line.description or "" for line in documented if line.arg_name == one.name).split())
         parser.add_argument(f"--{one.name[:-1]}", type=hints[one.name], default=one.default, help=text)
     arguments = _gather(arguments, SEVERAL.get(verb, ()))
@@ -160,14 +160,14 @@ def parse(verb: str, settings_class: type[Any], arguments: list[str]) -> Any:
 
 
 def _address(text: str) -> Place:
-    """Return the address that a text is; a path is none."""
+    """Return a text as an address; raises ValueError for a path."""
     if not is_address(text):
-        raise ValueError(f"{text} is no address")
+        raise ValueError(f"{text} is not an address")
     return place(text)
 
 
 def _at_home(value: Any) -> Any:
-    """Return a setting with ~ at the begin of its paths as the user's home, as a shell does where nothing is quoted."""
+    """Return a setting with a leading ~ in its paths expanded to the user's home, as a shell does if unquoted."""
     if isinstance(value, Path) and value.parts[:1] == ("~",):
         return Path.home().joinpath(*value.parts[1:])
     if isinstance(value, str) and (value == "~" or value.startswith("~/")):
@@ -180,20 +180,20 @@ def _at_home(value: Any) -> Any:
 
 
 def _print_anything() -> None:
-    """Let the console show letters that it does not have as \\xNN or \\uNNNN, instead of failing at the first one."""
+    """Make the console show characters that it lacks as \\xNN or \\uNNNN instead of failing."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
 
 
 def _give_up_output() -> int:
-    """Whoever read our output has gone (`| head`): say nothing more, and end with 2."""
+    """Discard further output when its reader has gone (`| head`); returns exit code 2."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 2
 
 
 def _keep_names(arguments: list[str]) -> list[str]:
-    """Let the value of `--valid_speakers` be a list of names as they are written; `3,6` is one, too."""
+    """Turn the value of `--valid_speakers` into a list of names as written; `3,6` is a list, too."""
     kept: list[str] = []
     for argument in arguments:
         option, given, value = argument.partition("=")
@@ -205,7 +205,7 @@ def _keep_names(arguments: list[str]) -> list[str]:
 
 
 def _gather(arguments: list[str], several: Collection[str]) -> list[str]:
-    """Make `--index A B` a single value, a list, where an option may have several."""
+    """Turn `--index A B` into a single value, a list, for options that take several values."""
     gathered: list[str] = []
     rest = list(arguments)
     while rest:
@@ -224,20 +224,20 @@ def _list_of_names(text: str) -> str:
 
 
 def _quote_names(text: str, inside: bool = False) -> str:
-    """Put quotes around names that YAML would read as something else: 010 is 8 to it, 3.10 is 3.1, and no is false.
+    """Quote names that YAML would read as something else: 010 as 8, 3.10 as 3.1, and no as false.
 
-    Numbers that are written as they would be printed stay numbers.
+    Numbers in canonical form stay numbers.
 
     Args:
-        text: YAML; what is none is returned as it is.
-        inside: whether `text` is the value of a field of names, instead of having such fields.
+        text: YAML; anything else is returned unchanged.
+        inside: whether `text` is itself the value of a field of names, rather than YAML with such fields.
     """
     import yaml
 
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError:
-        return text  # whoever reads it will say what is wrong
+        return text  # the parser will report what is wrong
     for node in reversed(list(_names(root, inside))):
         start, end = node.start_mark.index, node.end_mark.index
         text = text[:start] + json.dumps(node.value) + text[end:]
@@ -245,7 +245,7 @@ def _quote_names(text: str, inside: bool = False) -> str:
 
 
 def _names(node: Any, inside: bool) -> Iterator[Any]:
-    """Yield the plain scalars of a YAML tree that are names, and no plain numbers, in the order of the text."""
+    """Yield the plain scalars of a YAML tree that are names and not plain numbers, in text order."""
     import yaml
 
     if isinstance(node, yaml.MappingNode):
@@ -263,7 +263,7 @@ def _names(node: Any, inside: bool) -> Iterator[Any]:
 def _take_spec_file(parser: Any, arguments: list[str], takes: set[str]) -> list[str]:
     """Make `--spec FILE` the default of all `--spec.FIELD`.
 
-    FILE may be a checkpoint's spectro.json, or the name of a spec that starting weights read.
+    FILE may also be a checkpoint's spectro.json, or the name of a spec that starting weights take.
     """
     from spectro.model.pretrained import SPECS
     from spectro.picture.spec import SpectrogramSpec
@@ -282,7 +282,7 @@ def _take_spec_file(parser: Any, arguments: list[str], takes: set[str]) -> list[
 
 
 def _root_cause(error: BaseException) -> Exception:
-    """Return the error of ours that made the parser fail, or the parser's own as one of ours."""
+    """Return the SpectroError that made the parser fail, or the parser's own error as a SpectroError."""
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, SpectroError):

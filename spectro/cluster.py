@@ -1,7 +1,7 @@
-"""Work on many machines, by Ray Data: what `processes` is on one.
+"""Work on many machines with Ray Data, as `processes` does on one.
 
-Ray keeps as many processes at work as the cluster has room for, hands them items as they come to an end, and gives the
-items of a process or a machine that is lost to another. Nothing is told to anybody: Ray's reports are switched off.
+Ray runs as many processes as the cluster has room for, hands them items as they finish, and reassigns the items of a
+process or machine that is lost. Ray's usage reports are switched off.
 """
 
 import logging
@@ -22,13 +22,13 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
-    """A Ray cluster, and what each process of the work takes of it.
+    """A Ray cluster, and the resources that each process takes.
 
     Args:
-        address: `auto` for the one that this machine belongs to, `local` for one that is started here and ends with the
-            work, or the address of its head, HOST:6379, for a machine that belongs to it.
-        cpus: processors of each process, a share of one or several.
-        gpus: GPUs of each process, a share of one or several.
+        address: `auto` for the cluster that this machine belongs to, `local` for one that is started here and ends with
+            the work, or the address of a cluster's head node, HOST:6379, from a machine of that cluster.
+        cpus: CPUs for each process; may be a fraction.
+        gpus: GPUs for each process; may be a fraction.
     """
 
     address: str
@@ -38,11 +38,11 @@ class Cluster:
     def __post_init__(self) -> None:
         if not self.cpus > 0 or self.gpus < 0:
             raise SpectroError(
-                f"a process takes {self.cpus:g} processors and {self.gpus:g} GPUs; more than 0 are needed"
+                f"a process takes {self.cpus:g} CPUs and {self.gpus:g} GPUs; CPUs must be more than 0, GPUs 0 or more"
             )
         if self.address.startswith("ray://"):
             raise SpectroError(
-                f"{self.address}: a run needs to be on a machine of the cluster; submit it there by `ray job submit`, "
+                f"{self.address}: start the run on a machine of the cluster: submit it there with `ray job submit`, "
                 "with --cluster auto"
             )
 
@@ -56,18 +56,18 @@ def check_installed() -> None:
 
 
 def on_cluster(work: Callable[[Item], Result], items: Iterable[Item], cluster: Cluster) -> Iterator[Result]:
-    """Yield what `work` makes of each item, in the order in which it comes.
+    """Yield the result of `work` for each item, in order of completion.
 
-    Items wait in the cluster's own store. An item whose process is lost is worked on again, from its begin.
+    Items wait in the cluster's object store. If a process is lost, its item is processed again from the start.
 
     Args:
-        work: a function that can be imported on every machine, or a `functools.partial` of one.
-        items: the work.
-        cluster: where it is done.
+        work: a function that every machine can import, or a `functools.partial` of one.
+        items: the items to process.
+        cluster: where to process them.
 
     Raises:
-        SpectroError: Ray is not installed, there is no such cluster, it has been lost, or a machine of it has another
-            version of spectro; or whatever error of ours `work` raises.
+        SpectroError: Ray is not installed; the cluster does not exist, was lost, or has a machine with another version
+            of spectro; or `work` raises one.
         OSError: `work` raises one.
     """
     check_installed()
@@ -80,7 +80,7 @@ def on_cluster(work: Callable[[Item], Result], items: Iterable[Item], cluster: C
         yield from _rounds(work, items, cluster)
     except ray.exceptions.RayError as error:
         raise SpectroError(
-            f"the cluster's work has failed ({_last_line(error)}); run the same command again to go on"
+            f"the work on the cluster failed ({_last_line(error)}); run the same command again to continue"
         ) from error
     finally:
         if own:
@@ -97,8 +97,8 @@ def _connect(cluster: Cluster) -> None:
         ray.init(address=cluster.address, **quiet)
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         raise SpectroError(
-            f"there is no Ray cluster at {cluster.address!r} ({_first_line(error)}); start one by `ray start --head`, "
-            "or name local"
+            f"there is no Ray cluster at {cluster.address!r} ({_first_line(error)}); start one with `ray start "
+            "--head`, or use local"
         ) from error
 
 
@@ -111,11 +111,11 @@ def _last_line(error: Exception) -> str:
 
 
 class Worker:
-    """One process of the work.
+    """A worker process.
 
     Args:
-        work: pickled.
-        wanted: the version of spectro by which it was pickled.
+        work: the pickled function.
+        wanted: the version of spectro that pickled it.
     """
 
     def __init__(self, work: bytes, wanted: str) -> None:
@@ -123,9 +123,9 @@ class Worker:
         self._work: Callable[[Any], Any] | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
-        """Return what is made of items; each is a reference to what was put into the cluster's store.
+        """Return the results of a batch of items; each item is a reference into the cluster's object store.
 
-        An error of ours, or of a disk, is a result, too: Ray would try again, and tell of it in a trace.
+        A SpectroError or OSError is returned as a result, because Ray would retry it and print a traceback.
         """
         import ray
 
@@ -136,7 +136,7 @@ class Worker:
         try:
             if self._wanted != (found := version("spectro")):
                 raise SpectroError(
-                    f"{platform.node()} has spectro {found}, others {self._wanted}; install the same everywhere"
+                    f"{platform.node()} has spectro {found}, others {self._wanted}; install the same version everywhere"
                 )
             self._work = self._work or pickle.loads(self._pickled)
             return self._work(item)
@@ -151,9 +151,9 @@ class Failure:
     """An error in another process.
 
     Args:
-        text: what it says.
-        number: of the system's error; None for an error of ours.
-        place: the file that it is about.
+        text: the message.
+        number: errno of a system error; None for a SpectroError.
+        place: the file concerned.
     """
 
     text: str
@@ -161,7 +161,7 @@ class Failure:
     place: str = ""
 
     def error(self) -> Exception:
-        """Return it as it was."""
+        """Return the original error."""
         if self.number is None and not self.place:
             return SpectroError(self.text)
         return OSError(self.number, self.text, self.place or None)
@@ -182,7 +182,7 @@ def _rounds(work: Callable[[Item], Result], items: Iterable[Item], cluster: Clus
     room = sum(_room(node["Resources"], cluster) for node in ray.nodes() if node["Alive"])
     if not room:
         gpus = f" and {cluster.gpus:g} GPUs" if cluster.gpus else ""
-        print(f"no machine of the cluster has {cluster.cpus:g} processors{gpus}; waiting for one", file=sys.stderr)
+        print(f"no machine of the cluster has {cluster.cpus:g} CPUs{gpus}; waiting for one", file=sys.stderr)
     done = data.map_batches(
         Worker,
         fn_constructor_args=(pickle.dumps(work), version("spectro")),
@@ -202,6 +202,6 @@ def _rounds(work: Callable[[Item], Result], items: Iterable[Item], cluster: Clus
 
 
 def _room(resources: dict[str, float], cluster: Cluster) -> int:
-    """Return how many processes a machine has room for."""
+    """Return the number of processes that a machine has room for."""
     wanted = {"CPU": cluster.cpus, "GPU": cluster.gpus}
     return min(int(resources.get(kind, 0.0) / each) for kind, each in wanted.items() if each)

@@ -1,27 +1,27 @@
-"""Every error that spectro raises, drawn as one tree.
+"""Every error that spectro raises, as one tree.
 
-    SpectroError                 anything that spectro can name; its text says what is wrong and the way out
-    ├── AudioError               a recording that cannot be used: unreadable, empty, silent, too long, ...
-    │   ├── AudioFormatError     not a recording at all, or one that breaks off
+    SpectroError                 base class; the message says what is wrong and how to fix it
+    ├── AudioError               an unusable recording: unreadable, empty, silent, too long, ...
+    │   ├── AudioFormatError     not a recording, or a truncated one
     │   └── AudioLengthError     longer than allowed
     ├── ImageError               a PNG that is not a picture of the expected spec
-    │   └── ImageFormatError     not a whole PNG
+    │   └── ImageFormatError     not a complete PNG
     ├── SpecError                a spectrogram specification that contradicts itself
-    ├── AugmentationError        an augmentation that cannot be applied to this clip
-    ├── CorpusError              a corpus folder, clip table or label scheme that does not fit
-    │   └── SplitError           a protocol that cannot be applied to these clips
-    ├── DownloadError            a download that failed or did not match its checksum
-    ├── RenderError              a rendering that cannot start or go on
+    ├── AugmentationError        an augmentation that cannot be applied to a clip
+    ├── CorpusError              an invalid corpus folder, clip table or label scheme
+    │   └── SplitError           a protocol that cannot be applied to the clips
+    ├── DownloadError            a download that failed or does not match its checksum
+    ├── RenderError              a rendering that cannot start or continue
     ├── WeightsError             pretrained weights that cannot be fetched or do not fit the backbone
-    ├── CheckpointError          a checkpoint folder that is missing, damaged or of another kind
-    ├── TrainingError            a fine-tuning that cannot start or go on
-    ├── EvaluationError          clips that this checkpoint cannot be evaluated on, or a study that contradicts itself
-    ├── FeatureError             features that cannot be had of these clips, or not with what is installed
-    ├── PredictionError          input that cannot be predicted at all
-    │   └── ExportError          a network that cannot be exported, or whose export computes something else
-    └── WorkerError              a process of the work that was killed
+    ├── CheckpointError          a checkpoint folder that is missing, damaged or of the wrong kind
+    ├── TrainingError            a fine-tuning run that cannot start or continue
+    ├── EvaluationError          clips that a checkpoint cannot be evaluated on, or a study that contradicts itself
+    ├── FeatureError             features that cannot be extracted from the clips, or with the installed packages
+    ├── PredictionError          input without anything to predict, or invalid prediction settings
+    │   └── ExportError          a network that cannot be exported, or whose export computes different values
+    └── WorkerError              a worker process that was killed
 
-Messages name the file or the value at fault, and end with what to do about it.
+A message names the file or value at fault and ends with a way out.
 """
 
 
@@ -30,11 +30,11 @@ class SpectroError(Exception):
 
 
 class AudioError(SpectroError):
-    """A recording cannot be used; the text names the file and the reason."""
+    """A recording cannot be used; the message names the file and the reason."""
 
 
 class AudioFormatError(AudioError):
-    """A file is not a recording at all, or breaks off."""
+    """A file is not a recording, or is truncated."""
 
 
 class AudioLengthError(AudioError):
@@ -46,31 +46,31 @@ class ImageError(SpectroError):
 
 
 class ImageFormatError(ImageError):
-    """A file is not a whole PNG."""
+    """A file is not a complete PNG."""
 
 
 class SpecError(SpectroError, ValueError):
-    """A spectrogram specification contradicts itself; the text says which fields."""
+    """A spectrogram specification contradicts itself; the message names the fields."""
 
 
 class AugmentationError(SpectroError):
-    """An augmentation cannot be applied to this clip."""
+    """An augmentation cannot be applied to a clip."""
 
 
 class CorpusError(SpectroError):
-    """A corpus folder, a clip table or a label scheme does not fit."""
+    """A corpus folder, a clip table or a label scheme is invalid."""
 
 
 class SplitError(CorpusError):
-    """A protocol cannot be applied to these clips."""
+    """A protocol cannot be applied to the clips."""
 
 
 class DownloadError(SpectroError):
-    """A download failed or did not match its checksum."""
+    """A download failed or does not match its checksum."""
 
 
 class RenderError(SpectroError):
-    """A rendering cannot start or go on."""
+    """A rendering cannot start or continue."""
 
 
 class WeightsError(SpectroError):
@@ -78,28 +78,28 @@ class WeightsError(SpectroError):
 
 
 class CheckpointError(SpectroError):
-    """A checkpoint folder is missing, damaged or of another kind."""
+    """A checkpoint folder is missing, damaged or of the wrong kind."""
 
 
 class TrainingError(SpectroError):
-    """A fine-tuning cannot start or go on."""
+    """A fine-tuning run cannot start or continue."""
 
 
 class EvaluationError(SpectroError):
-    """A checkpoint cannot be evaluated on these clips."""
+    """A checkpoint cannot be evaluated on the clips, or a study contradicts itself."""
 
 
 class FeatureError(SpectroError):
-    """Features cannot be had of these clips, or not with what is installed."""
+    """Features cannot be extracted from the clips, or not with the installed packages."""
 
 
 class PredictionError(SpectroError):
-    """Nothing in the input can be predicted."""
+    """The input has nothing to predict, or the settings are invalid."""
 
 
 class ExportError(PredictionError):
-    """A network cannot be exported, or its export computes something else."""
+    """A network cannot be exported, or its export computes different values."""
 
 
 class WorkerError(SpectroError):
-    """A process that worked for this one was killed; the text says what to do."""
+    """A worker process was killed; the message says what to do."""

@@ -1,7 +1,7 @@
-"""Files that are there whole or not at all, locks, what tells a file from another, and names that can be printed.
+"""Atomic file writes, locks, file signatures, and names that are safe to print.
 
-The only place where a file comes to its final name: it is written beside it and then moved, so that a kill at any
-moment leaves either the old file or the new one. What grows instead is an `Appended`.
+All files get their final name here: each is written to a temporary file in the same folder and then moved, so that a
+kill at any moment leaves either the old file or the new one. Files that grow use `Appended`.
 """
 
 import errno
@@ -25,16 +25,16 @@ from spectro.errors import SpectroError
 TEMPORARY_SUFFIX = ".part"
 _TEMPORARY = re.compile(r"\.(?P<name>.+)\.\d+\.part", re.DOTALL)
 _STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS}
-"""What a disk refuses while a file is written; the system does not say which file it was."""
+"""Disk errors on writing; the system does not say which file they concern."""
 
 _UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
     "\U000e0000-\U000e007f]"
 )
-"""What a terminal, an editor or a page obeys or hides instead of showing: controls, marks of direction, separators."""
+"""Characters that a terminal, an editor or a page obeys or hides: controls, direction marks, separators."""
 _SHORT = {"\t": r"\t", "\n": r"\n", "\r": r"\r"}
-SHOWN = 300  # characters of a foreign text that a message shows
-MESSAGE = 1000  # characters of a whole message
+SHOWN = 300  # characters of untrusted text that a message shows
+MESSAGE = 1000  # maximum characters of a message
 
 Signature: TypeAlias = tuple[int, int, int, int]
 _QUOTED = reprlib.Repr()
@@ -44,10 +44,10 @@ FOREIGN_JSON_BYTES, FOREIGN_JSON_DEPTH = 2**21, 16
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; move it there when the block ends without an error.
+    """Yield a temporary path in the folder of `path`, and move it to `path` when the block ends without an error.
 
     Raises:
-        OSError: it cannot be written; the error names `path`.
+        OSError: the file cannot be written; the error names `path`.
     """
     if not path.parent.is_dir():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -63,7 +63,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def _named(path: Path, temporary: Path | None = None) -> Iterator[None]:
-    """Let an error of the disk name the file that the user knows."""
+    """Make a disk error name the file that the user knows."""
     try:
         yield
     except OSError as error:
@@ -74,11 +74,11 @@ def _named(path: Path, temporary: Path | None = None) -> Iterator[None]:
 
 
 class Appended:
-    """A file that grows by whole pieces: one that the disk does not take is taken back.
+    """A file that grows by whole pieces: a piece that could not be written in full is removed.
 
     Args:
-        path: what errors call it, and where it is in the end.
-        place: where it begins, empty; None goes on with what `path` holds.
+        path: the file's final path, which errors name.
+        place: an initial path, where the file starts empty; None appends to `path`.
     """
 
     def __init__(self, path: Path, place: Path | None = None) -> None:
@@ -87,7 +87,7 @@ class Appended:
         self._size = self._stream.seek(0, os.SEEK_END)
 
     def write(self, text: str) -> int:
-        """Add text as UTF-8; it is with the system on return."""
+        """Append text as UTF-8; the operating system has it on return."""
         rest = memoryview(text.encode())
         size = self._size + len(rest)
         try:
@@ -101,7 +101,7 @@ class Appended:
         return len(text)
 
     def sync(self) -> None:
-        """Bring it to the disk."""
+        """Flush the file to disk."""
         with _named(self._path):
             os.fsync(self._stream.fileno())
 
@@ -110,25 +110,25 @@ class Appended:
         self._stream.close()
 
     def reopen(self) -> None:
-        """Go on at the end of what `path` holds, to which the file was moved after it was closed."""
+        """Continue at the end of `path`, to which the closed file was moved."""
         self._stream = self._path.open("ab", buffering=0)
 
 
 @contextmanager
 def held(path: Path, wait_s: float = 0) -> Iterator[bool]:
-    """Hold a lock file while the block runs; yields whether nobody else holds it.
+    """Hold a lock file while the block runs; yields whether the lock was acquired.
 
-    The file stays, so that all who ask hold the same one. It is free again however a process ends.
+    The file stays, so that all processes lock the same one. The lock is released however a process ends.
 
     Args:
         path: the lock file.
-        wait_s: how long to wait for one that another holds, in seconds.
+        wait_s: how long to wait for a lock that another process holds, in seconds.
 
     Raises:
-        SpectroError: it is a symbolic link, through which another file would be opened for writing.
+        SpectroError: `path` is a symbolic link, through which another file would be opened for writing.
     """
     if path.is_symlink():
-        raise SpectroError(f"{printable(path)}: is a symbolic link, and no lock of spectro's; remove it")
+        raise SpectroError(f"{printable(path)}: is a symbolic link, not a lock file of spectro's; remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path, timeout=wait_s)
     try:
@@ -143,10 +143,10 @@ def held(path: Path, wait_s: float = 0) -> Iterator[bool]:
 
 
 def remove_leftovers(folder: Path, names: Container[str] | None = None) -> None:
-    """Remove what killed runs left half written in a folder; to be called by the one that holds its lock.
+    """Remove half-written files of killed runs from a folder; the caller must hold the folder's lock.
 
     Args:
-        folder: where to look; what lies below it is left.
+        folder: where to look; subfolders are not searched.
         names: the files that the caller writes there; None for all.
     """
     for path in folder.glob(f".*{TEMPORARY_SUFFIX}"):
@@ -156,24 +156,24 @@ def remove_leftovers(folder: Path, names: Container[str] | None = None) -> None:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to `path`, whole or not at all."""
+    """Write `content` to `path` atomically."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as indented UTF-8 JSON, whole or not at all."""
+    """Write `content` as indented UTF-8 JSON atomically."""
     write_bytes(path, (json_text(content, indent=2) + "\n").encode())
 
 
 def json_text(content: Any, *, indent: int | None = None) -> str:
-    """Return `content` as JSON that reads back equal, with what cannot be seen as escapes."""
+    """Return `content` as JSON that reads back equal, with invisible characters escaped."""
     text = json.dumps(content, indent=indent, ensure_ascii=False, allow_nan=False)
     return _UNSEEN.sub(lambda found: found[0] if found[0] == "\n" else _json_escape(found[0]), text)
 
 
 def read_json(path: Path) -> Any:
-    """Return the content of a JSON file; None if it is missing or no JSON."""
+    """Return the content of a JSON file; None if it is missing or not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -181,17 +181,17 @@ def read_json(path: Path) -> Any:
 
 
 def read_foreign_json(path: Path, *, max_bytes: int = FOREIGN_JSON_BYTES, finite: bool = True) -> Any:
-    """Return the content of a JSON file that anyone may have written: short, shallow, and JSON in the strict sense.
+    """Return the content of an untrusted JSON file, which must be short, shallow and strict JSON.
 
     Args:
         path: the file.
-        max_bytes: how large it may be.
-        finite: refuse NaN and infinite numbers, which Python's writers know and JSON does not.
+        max_bytes: maximum size in bytes.
+        finite: reject NaN and infinite numbers, which Python writes but JSON does not allow.
 
     Raises:
-        OSError: it cannot be read.
-        ValueError: it is no JSON, or has NaN or infinite numbers, or text that UTF-8 cannot hold; or it is larger than
-            `max_bytes` or nested deeper than `FOREIGN_JSON_DEPTH`, which nothing of ours is.
+        OSError: the file cannot be read.
+        ValueError: it is not JSON, has NaN or infinite numbers or text that UTF-8 cannot encode, is larger than
+            `max_bytes`, or is nested deeper than `FOREIGN_JSON_DEPTH`, as spectro's own files never are.
     """
     with path.open("rb") as file:
         content = file.read(max_bytes + 1)
@@ -214,7 +214,7 @@ def _finite(text: str) -> float:
 
 
 def _check_plain(value: Any, depth: int) -> None:
-    """Raise ValueError if JSON is nested deeper than `depth`, or holds text that UTF-8 cannot (a ValueError itself)."""
+    """Raise ValueError if JSON is nested deeper than `depth`, or holds text that UTF-8 cannot encode."""
     if isinstance(value, str):
         value.encode()
     elif isinstance(value, dict | list):
@@ -225,13 +225,13 @@ def _check_plain(value: Any, depth: int) -> None:
 
 
 def fingerprint(content: Any) -> str:
-    """Return 16 hexadecimal digits of the SHA-256 of `content` as canonical JSON."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of `content` as canonical JSON."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def cache_folder() -> Path:
-    """Return the folder for files that can be made again: the user's cache, which XDG_CACHE_HOME can name.
+    """Return the folder for files that can be recreated: the user's cache, which XDG_CACHE_HOME can set.
 
     Raises:
         SpectroError: the user has no home folder.
@@ -239,15 +239,15 @@ def cache_folder() -> Path:
     try:
         return user_cache_path("spectro", appauthor=False)
     except RuntimeError as error:
-        raise SpectroError("there is no home folder to keep anything in: name a folder with XDG_CACHE_HOME") from error
+        raise SpectroError("there is no home folder for the cache: name a folder with XDG_CACHE_HOME") from error
 
 
 def sign(path: Path) -> Signature | None:
-    """Return what changes when a file is written or replaced; None if it cannot be looked at.
+    """Return a signature that changes when a file is written or replaced; None if it cannot be read.
 
     Returns:
-        size in bytes, times of modification and of change in nanoseconds, and number in the file system. A tool can
-        set the time of modification back, but not that of change (Windows has the time of creation in its place).
+        size in bytes, modification and change times in nanoseconds, and inode number. A tool can reset the
+        modification time, but not the change time (Windows has the creation time in its place).
     """
     try:
         status = path.stat()
@@ -257,13 +257,13 @@ def sign(path: Path) -> Signature | None:
 
 
 def content_mark(path: Path) -> str:
-    """Return size and CRC-32 of a file's content: the same wherever a copy of it lies, and whatever its times are.
+    """Return size and CRC-32 of a file's content, which are the same for every copy, whatever its times.
 
     Raises:
-        OSError: it cannot be read, or is no regular file.
+        OSError: the file cannot be read, or is not a regular file.
     """
     if not path.is_file():
-        raise FileNotFoundError(errno.ENOENT, "is no regular file", str(path))
+        raise FileNotFoundError(errno.ENOENT, "is not a regular file", str(path))
     size = check = 0
     with path.open("rb") as stream:
         while block := stream.read(2**20):
@@ -272,22 +272,22 @@ def content_mark(path: Path) -> str:
 
 
 def path_text(path: str | os.PathLike[str]) -> str:
-    """Return `path` as text that any UTF-8 file can hold: itself, but for bytes that are not UTF-8 as \\\\xNN."""
+    """Return `path` as text that UTF-8 can encode: unchanged, except that bytes that are not UTF-8 become \\\\xNN."""
     return re.sub("[\ud800-\udfff]", lambda found: _escape(found[0]), os.fspath(path))
 
 
 def printable(text: str | os.PathLike[str], limit: int = SHOWN) -> str:
-    """Return a name, or text of a stranger's, as one line that a terminal, a log and a page show as it is.
+    """Return a name, or untrusted text, as one line that a terminal, a log and a page show as is.
 
-    Control characters, marks that change the direction of writing, separators and what else cannot be seen become
+    Control characters, direction marks, separators and other invisible characters become
     escapes (\\\\n, \\\\x1b, \\\\u202e); bytes of a name that are not UTF-8 become \\\\xNN.
 
     Args:
         text: a path, or any text.
-        limit: characters of the result; of a longer one the middle is left out.
+        limit: maximum characters of the result; a longer text loses its middle.
     """
     raw = os.fspath(text)
-    near = raw if len(raw) <= 2 * limit else raw[:limit] + raw[-limit:]  # an escape is no shorter than what it is for
+    near = raw if len(raw) <= 2 * limit else raw[:limit] + raw[-limit:]  # an escape is never shorter than its character
     shown = _UNSEEN.sub(lambda found: _escape(found[0]), near)
     return shown if len(shown) <= limit else f"{shown[: (limit - 1) // 2]}…{shown[-(limit // 2) :]}"
 
@@ -308,5 +308,5 @@ def _json_escape(character: str) -> str:
 
 
 def quoted(value: Any) -> str:
-    """Return how any value is quoted in a message: printable, and at most about a line long."""
+    """Return any value quoted for a message: printable, and at most about a line long."""
     return printable(_QUOTED.repr(value))

@@ -1,6 +1,6 @@
-"""What a result depends on, told so that what was made before a setting was added is still known.
+"""Identities of settings: what a result depends on, unchanged for old results when a new setting is added.
 
-Fingerprints of specs, names of kept features, and the settings that a run is resumed by are made of this.
+Fingerprints of specs, names of cached features, and the settings that a run is resumed with are made of identities.
 """
 
 import json
@@ -10,17 +10,17 @@ from typing import Any, TypeVar
 
 Settings = TypeVar("Settings")
 LATER = "LATER"
-"""The class variable of settings that have grown: each later field, and the value that means what was done before."""
+"""Class variable of settings classes with later fields: each such field, and the value that means the old behaviour."""
 
 
 def identity_of(settings: Any, without: Collection[str] = ()) -> dict[str, Any]:
-    """Return a dataclass of settings as JSON values, to be hashed, or compared with those of an earlier run.
+    """Return a settings dataclass as JSON values, to be hashed or compared with those of an earlier run.
 
-    A field that its class names in `LATER` is left out while it has the value given there. Every other field is told
-    whatever its value, so that another default is another result.
+    A field that its class lists in `LATER` is left out while it has the value given there. Every other field is
+    included whatever its value, so that a changed default means a different result.
 
     Args:
-        settings: an instance of a dataclass; others may be its fields.
+        settings: a dataclass instance; its fields may be dataclasses, too.
         without: fields that the result does not depend on.
     """
     plain: dict[str, Any] = json.loads(
@@ -30,11 +30,11 @@ def identity_of(settings: Any, without: Collection[str] = ()) -> dict[str, Any]:
 
 
 def restored(kind: type[Settings], plain: dict[str, Any]) -> Settings:
-    """Return the settings that `identity_of` told, today or before its class had grown.
+    """Return settings from their `identity_of`, from this version or one before a field was added.
 
     Args:
-        kind: the class.
-        told: its fields, but for those of `LATER` that mean what was done before.
+        kind: the settings class.
+        plain: its fields, without those of `LATER` that mean the old behaviour.
     """
     return kind(**{**getattr(kind, LATER, {}), **plain})
 

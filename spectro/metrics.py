@@ -1,4 +1,4 @@
-"""UAR, WA and macro-F1 of a confusion matrix: the one definition for choosing epochs and for reports."""
+"""UAR, WA and macro-F1 of a confusion matrix: the single definition for choosing epochs and for reports."""
 
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -12,15 +12,15 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Figures:
-    """What a confusion matrix says.
+    """Figures of a confusion matrix.
 
     Args:
-        wa: accuracy (weighted accuracy, in the field's words).
-        uar: unweighted average recall, the mean of the recalls of the labels that occur.
+        wa: accuracy (known in the field as weighted accuracy).
+        uar: unweighted average recall, the mean recall over the labels that occur.
         f1: macro-F1 over the labels that occur or are predicted.
-        precision: of each label, float64 (labels,); 0 where a label was never predicted.
-        recall: of each label; NaN where a label does not occur.
-        f1_of_label: of each label.
+        precision: precision of each label, float64 (labels,); 0 for a label that was never predicted.
+        recall: recall of each label; NaN for a label that does not occur.
+        f1_of_label: F1 of each label.
     """
 
     wa: float
@@ -32,7 +32,7 @@ class Figures:
 
 
 def confusion(targets: Counts, predicted: Counts, labels: int) -> Counts:
-    """Return the confusion matrix, int64 of shape (labels, labels): rows are true, columns predicted labels."""
+    """Return the confusion matrix, int64 of shape (labels, labels): rows are true labels, columns predicted labels."""
     flat = np.bincount(targets * labels + predicted, minlength=labels * labels)
     return flat.reshape(labels, labels)
 

@@ -1,14 +1,14 @@
-"""Whose a file is that a run is about to write, one run at a time, and tables of text that any program reads back.
+"""Ownership of output files, claimed by one run at a time, and CSV text that any program reads back.
 
-Nothing is written over an input, nor over a file that is not ours. A file is ours when the list `.spectro` in its
-folder names it. A line of the list is a name, or a name and a mark (size and CRC-32); the last line of a name counts.
-Names are entered before files are written. When a run ends, names of which there is no file are taken out, and files
-get their marks; a file that is another than its mark says was changed or replaced since, and is not ours. A name
-without a mark is ours: its run was killed, or is older than marks, or it is a folder. What was written before there
-were such lists is known by what only spectro writes: a table's journal, a rendering's settings.
+No input is overwritten, nor any file that is not ours. A file is ours if the list `.spectro` in its folder names it. A
+line of the list is a name, or a name and a mark (size and CRC-32); the last line for a name counts. Names are entered
+before files are written. When a run ends, names without a file are removed, and files get their marks. A file that
+does not match its mark was changed or replaced since, and is not ours. A name without a mark is ours: its run was
+killed or predates marks, or it is a folder. Outputs older than these lists are recognised by files that only spectro
+writes: a table's journal, a rendering's settings.
 
-A cell of a CSV that a spreadsheet would take for a formula (it begins with = @ a tab, or with + or - and is no number)
-gets ./ in front if it is a path, which names the same file, and an apostrophe otherwise.
+A CSV cell that a spreadsheet would take for a formula (it begins with = @ a tab or a carriage return, or with + or -
+and is not a number) gets the prefix ./ if it is a path, which still names the same file, and an apostrophe otherwise.
 """
 
 import csv
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 LIST, LOCK = ".spectro", ".lock"
 LIST_LOCK, LIST_WAIT_S = ".spectro.lock", 60.0
 LINE_END = "\r\n\0"
-"""Of rows in the making: the csv module quotes cells that hold a part of it, and no cell holds it all."""
+"""Temporary line end of rows: the csv module quotes cells that hold part of it, and no cell holds it all."""
 
 _FORMULA = re.compile(r"[=@\t\r]|[+-](?!\d+(\.\d+)?$)")
 
 
 def lock_of(out: Path) -> Path:
-    """Return the lock file of an output that is a file, or a folder of shards."""
+    """Return the lock file of an output, which is a file or a folder of shards."""
     return out.with_name(f".{out.name}{LOCK}")
 
 
@@ -52,20 +52,20 @@ def claimed(
     run: str = "run",
     way_out: str = "choose another --out",
 ) -> Iterator[None]:
-    """Have files to oneself while the block writes them.
+    """Claim files exclusively while the block writes them.
 
     Args:
-        files: what will be written.
+        files: the files to write.
         lock: lock file of the output, the same for all runs that write it.
-        error: what is raised.
-        inputs: what is read, never to be written over.
-        known: files that no list names are ours, too.
-        edited: those of the files that may have been changed since they were written: they are read before.
-        run: what another one that writes there is called.
+        error: class of the error to raise.
+        inputs: the files to read, which are never overwritten.
+        known: treat files that no list names as ours, too.
+        edited: those of the files that may have been changed since they were written, as this run reads them first.
+        run: name for a competing run in the message.
         way_out: what the user can do about a file that is not ours.
 
     Raises:
-        SpectroError: of the kind `error`: a file is an input or not ours, or another run writes there.
+        SpectroError: of class `error`: a file is an input or not ours, or another run writes there.
     """
     wanted = list(files)
     check_ours(wanted, error=error, inputs=inputs, known=known, edited=edited, way_out=way_out)
@@ -92,10 +92,10 @@ def check_ours(
     edited: Container[Path] = (),
     way_out: str = "choose another --out",
 ) -> None:
-    """Refuse to write over inputs, and over files that are not ours; arguments are those of `claimed`.
+    """Refuse to overwrite inputs and files that are not ours; the arguments are those of `claimed`.
 
     Raises:
-        SpectroError: of the kind `error`: a file is an input or not ours.
+        SpectroError: of class `error`: a file is an input or not ours.
     """
     there = [path for path in files if os.path.lexists(path)]
     if not there:
@@ -107,16 +107,16 @@ def check_ours(
             raise error(f"{printable(path)}: is an input, and would be overwritten; {way_out}")
         entered = lists[path.parent] if path.parent in lists else lists.setdefault(path.parent, _entered(path.parent))
         if not known and path.name not in entered:
-            raise error(f"{printable(path)}: is there already, and spectro did not make it; {way_out}, or move it away")
+            raise error(f"{printable(path)}: already exists, and spectro did not make it; {way_out}, or move it away")
         if path not in edited and (mark := entered.get(path.name)) and mark != _mark(path):
             raise error(f"{printable(path)}: was changed since spectro wrote it; {way_out}, or move it away")
 
 
 def enter(files: Iterable[Path]) -> None:
-    """Enter files that are about to be written in the lists of their folders; several runs may do so at a time.
+    """Enter files that are about to be written into the lists of their folders; concurrent runs may do so.
 
     Raises:
-        SpectroError: a list is a symbolic link, or another run keeps it locked.
+        SpectroError: a list is a symbolic link, or is locked by another run.
     """
     for folder, names in _by_folder(files).items():
         with _own_list(folder):
@@ -126,22 +126,22 @@ def enter(files: Iterable[Path]) -> None:
 
 
 def cell(column: str, value: str) -> str:
-    """Return a text as a cell of a CSV, kept from being a formula."""
+    """Return a text as a CSV cell that is not taken for a formula."""
     if not _FORMULA.match(value):
         return value
     return f"./{value}" if column == "path" else f"'{value}"
 
 
 class _Lines(list[str]):
-    """What a csv writer writes to: a row at a time."""
+    """Collects the rows that a csv writer writes."""
 
     def write(self, row: str) -> None:
-        """Take a row."""
+        """Append a row."""
         self.append(row.removesuffix(LINE_END) + "\n")
 
 
 def rows_text(rows: Iterable[Iterable[Any]]) -> str:
-    """Return rows of a CSV that the csv module reads back equal."""
+    """Return rows as CSV that the csv module reads back equal."""
     lines = _Lines()
     csv.writer(lines, lineterminator=LINE_END).writerows(rows)
     return "".join(lines)
@@ -174,18 +174,16 @@ def _by_folder(files: Iterable[Path]) -> dict[Path, set[str]]:
 
 @contextmanager
 def _own_list(folder: Path) -> Iterator[None]:
-    """Have a folder's list to oneself while the block runs, which is short."""
+    """Lock a folder's list while the block runs, which must be short."""
     with held(folder / LIST_LOCK, wait_s=LIST_WAIT_S) as free:
         if not free:
-            raise SpectroError(
-                f"{printable(folder / LIST)}: another run keeps it locked; try again when that has ended"
-            )
+            raise SpectroError(f"{printable(folder / LIST)}: is locked by another run; try again when that has ended")
         yield
 
 
 def _append(path: Path, text: str) -> None:
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
-    _check_no_link(path)  # for systems that cannot refuse one while they open it
+    _check_no_link(path)  # for systems that cannot reject one on opening
     try:
         with os.fdopen(os.open(path, flags, 0o666), "w", encoding="ascii") as stream:
             stream.write(text)
@@ -201,7 +199,7 @@ def _check_no_link(path: Path) -> None:
 
 
 def _entered(folder: Path) -> dict[str, str | None]:
-    """Return the names in a folder's list, and their marks, if any; lines that a kill cut off are passed over.
+    """Return the names in a folder's list, and their marks, if any; lines truncated by a kill are skipped.
 
     Raises:
         SpectroError: the list is a symbolic link.
@@ -225,7 +223,7 @@ def _entered(folder: Path) -> dict[str, str | None]:
 
 
 def _mark(path: Path) -> str | None:
-    """Return what tells a file's content from another; None of what is no regular file, or cannot be read."""
+    """Return a mark of a file's content; None if it is not a regular file or cannot be read."""
     try:
         return content_mark(path)
     except OSError:
@@ -233,7 +231,7 @@ def _mark(path: Path) -> str | None:
 
 
 def _release(folder: Path, names: set[str]) -> None:
-    """Take names out of a folder's list of which there is no file, and mark the files of the others."""
+    """Remove names without a file from a folder's list, and add marks to the others."""
     marks = {name: _mark(folder / name) for name in names if os.path.lexists(folder / name)}
     with _own_list(folder):
         entered = _entered(folder)

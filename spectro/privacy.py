@@ -1,33 +1,33 @@
-"""Nothing of a recording or of its owner is told to anybody: what libraries report on their own is switched off.
+"""Switches off the telemetry of libraries, so that nothing about recordings or their owners leaves the machine.
 
-It happens when `spectro` is imported, before any of these libraries is, in every process. Whoever sets one of the
-variables has the last word.
+This happens in every process when `spectro` is imported, before any of these libraries is. A variable that the user
+has set takes precedence.
 """
 
 import os
 import sys
 
 REPORTS = {
-    "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime: events with paths to Microsoft, and an identity in the user's cache
-    "HF_HUB_DISABLE_TELEMETRY": "1",  # transformers, timm and all that fetch from a hub: what is loaded, in requests
-    "RAY_USAGE_STATS_ENABLED": "0",  # Ray: versions, sizes and libraries of a cluster to its makers
-    "NO_ALBUMENTATIONS_UPDATE": "1",  # asks for a newer version at every start
-    "DO_NOT_TRACK": "1",  # what everybody else has agreed on, https://consoledonottrack.com
+    "ORT_DISABLE_TELEMETRY": "1",  # ONNX Runtime: sends events with paths to Microsoft, keeps an ID in the user's cache
+    "HF_HUB_DISABLE_TELEMETRY": "1",  # transformers, timm and other hub clients: requests say what is loaded
+    "RAY_USAGE_STATS_ENABLED": "0",  # Ray: sends a cluster's versions, sizes and libraries to its makers
+    "NO_ALBUMENTATIONS_UPDATE": "1",  # Albumentations: checks for a newer version at every start
+    "DO_NOT_TRACK": "1",  # the common convention, https://consoledonottrack.com
 }
-"""What to set in the environment so that a library reports nothing."""
+"""Environment variables that make libraries report nothing."""
 
 OPENVINO_REPORTER = "openvino_telemetry"
-"""OpenVINO's package that writes an identity into the home folder, and asks for Google Analytics, at every import.
+"""OpenVINO's package that writes an ID into the home folder and contacts Google Analytics at every import.
 
-It knows no variable: its refusal is a file in the home folder. OpenVINO does without the package where it is missing.
+It has no environment variable: opting out needs a file in the home folder. OpenVINO works without the package.
 """
 
 
 def report_nothing() -> None:
-    """Switch off what libraries report, of this process and those that it starts."""
+    """Switch off the telemetry of libraries in this process and its child processes."""
     for name, value in REPORTS.items():
         os.environ.setdefault(name, value)
     if "openvino" not in sys.modules:
         sys.modules.setdefault(OPENVINO_REPORTER, None)  # type: ignore[arg-type] # as if it were not installed
-    if "onnxruntime" in sys.modules:  # it has read the variable
+    if "onnxruntime" in sys.modules:  # it has already read the variable
         sys.modules["onnxruntime"].disable_telemetry_events()

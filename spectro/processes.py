@@ -1,4 +1,4 @@
-"""Work in processes that an interrupt ends without a word of theirs."""
+"""Work in processes that end silently on an interrupt."""
 
 import os
 import signal
@@ -13,8 +13,8 @@ from joblib.externals.loky.process_executor import ProcessPoolExecutor, Terminat
 
 from spectro.errors import WorkerError
 
-AHEAD = 4  # items a process that are handed out before they are needed
-IDLE_S = 300.0  # after which a process that has nothing to do ends, as when the one that asked was killed
+AHEAD = 4  # items per process that are handed out in advance
+IDLE_S = 300.0  # an idle process ends after this time, such as when its parent was killed
 THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS")
 
 Item = TypeVar("Item")
@@ -24,15 +24,15 @@ Result = TypeVar("Result")
 def in_processes(
     work: Callable[[Item], Result], items: Iterable[Item], count: int, *, ordered: bool = False
 ) -> Iterator[Result]:
-    """Yield what `work` makes of each item, in the order in which it comes, or `ordered` as the items are.
+    """Yield the result of `work` for each item, in order of completion, or in item order if `ordered`.
 
-    An interrupt of the whole group of processes (Ctrl-C) reaches this one alone. Whenever the iterator is left, what
-    has been begun is finished, and the processes end.
+    An interrupt of the process group (Ctrl-C) reaches only this process. Whenever the iterator is left, work in
+    progress is finished and the processes end.
 
     Args:
-        work: a function that can be imported, or a `functools.partial` of one.
-        items: taken as they are needed.
-        count: processes; 1 works in this one.
+        work: an importable function, or a `functools.partial` of one.
+        items: the items, consumed as needed.
+        count: number of processes; 1 works in this process.
         ordered: keep the order of the items.
 
     Raises:
@@ -57,8 +57,8 @@ def in_processes(
                 yield future.result()
     except TerminatedWorkerError as error:
         raise WorkerError(
-            "a worker process was killed, most likely for want of memory; run the same command again to go on (with "
-            "fewer --workers)"
+            "a worker process was killed, most likely because memory ran out; run the same command again to continue "
+            "(with fewer --workers)"
         ) from error
     finally:
         for future in waiting:
@@ -67,7 +67,7 @@ def in_processes(
 
 
 def pool_of(count: int) -> ProcessPoolExecutor:
-    """Return a pool of processes that share the cores, hear of no interrupt, and end when they were idle for long."""
+    """Return a pool of processes that share the cores, ignore interrupts, and end after being idle for `IDLE_S`."""
     threads = str(max(1, (os.cpu_count() or 1) // count))
     own = {name: os.environ.get(name, threads) for name in THREADS}
     return ProcessPoolExecutor(count, timeout=IDLE_S, initializer=_ignore_interrupts, env=own)
@@ -75,8 +75,8 @@ def pool_of(count: int) -> ProcessPoolExecutor:
 
 @contextmanager
 def _born_deaf() -> Iterator[None]:
-    """Let processes that are started in the block hear of no interrupt, not even while they import what they need."""
-    if threading.current_thread() is not threading.main_thread():  # only that one may say so
+    """Make processes started in the block ignore interrupts from the start, even during their imports."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread may set handlers
         yield
         return
     before = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -87,5 +87,5 @@ def _born_deaf() -> Iterator[None]:
 
 
 def _ignore_interrupts() -> None:
-    """Be a process that works: whoever gave the work ends it."""
+    """Ignore interrupts in a worker process, which its parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,7 +1,7 @@
-"""Fetch files: resumable, checksummed, with progress.
+"""Resumable downloads with checksums and progress bars.
 
-A file is written beside its place, goes on where it was cut off, and comes to its place when its checksum is right;
-then archives are unpacked. What is there already and right is not fetched again.
+A file is downloaded beside its destination, resumed where it was cut off, and moved into place when its checksum
+matches; then archives are unpacked. Files that already exist and match are not fetched again.
 """
 
 import hashlib
@@ -29,10 +29,10 @@ class RemoteFile:
     """A file to fetch.
 
     Args:
-        url: where it is.
-        path: where it goes, below the folder that it is fetched into.
-        checksum: `md5:...`, `sha256:...`, or `git:...` (the name of Git's blob); None if `pointer` tells it.
-        pointer: address of a Git LFS pointer that tells the SHA-256.
+        url: where the file is.
+        path: destination, relative to the download folder.
+        checksum: `md5:...`, `sha256:...`, or `git:...` (Git's blob hash); None if `pointer` gives it.
+        pointer: URL of a Git LFS pointer that gives the SHA-256.
     """
 
     url: str
@@ -42,7 +42,7 @@ class RemoteFile:
 
 
 def new_session() -> requests.Session:
-    """Return a session that tries again after passing faults."""
+    """Return a session that retries after transient errors."""
     session = requests.Session()
     retry = Retry(total=5, backoff_factor=0.5, status_forcelist=(429, 500, 502, 503, 504))
     for scheme in ("https://", "http://"):
@@ -51,10 +51,10 @@ def new_session() -> requests.Session:
 
 
 def fetch_all(session: requests.Session, files: list[RemoteFile], folder: Path) -> None:
-    """Fetch several files at a time, and unpack archives.
+    """Fetch files in parallel, and unpack archives.
 
     Raises:
-        DownloadError: a file failed; those that were fetched stay.
+        DownloadError: a file failed; files already fetched stay.
     """
     if not files:
         raise DownloadError("the server lists no file; its layout may have changed")
@@ -71,16 +71,16 @@ def fetch_all(session: requests.Session, files: list[RemoteFile], folder: Path) 
 
 
 def fetch(session: requests.Session, file: RemoteFile, folder: Path, *, show_progress: bool = False) -> Path:
-    """Fetch one file, going on where an earlier try was cut off.
+    """Fetch one file, resuming where an earlier attempt was cut off.
 
     Returns:
-        its path, complete and checked.
+        the path of the complete, verified file.
 
     Raises:
         DownloadError: the network failed, or the checksum does not match.
     """
     if file.path.is_absolute() or ".." in file.path.parts:
-        raise DownloadError(f"{file.url}: the server names a path outside of the folder: {file.path}")
+        raise DownloadError(f"{file.url}: the server names a path outside the folder: {file.path}")
     target = folder / file.path
     checksum = file.checksum or _checksum_from_pointer(session, str(file.pointer))
     if target.exists() and matches(target, checksum):
@@ -91,7 +91,7 @@ def fetch(session: requests.Session, file: RemoteFile, folder: Path, *, show_pro
     try:
         _receive(session, file.url, partial, show_progress)
     except (requests.RequestException, OSError) as error:
-        raise DownloadError(f"{file.url}: {error}; run the command again to go on where it stopped") from error
+        raise DownloadError(f"{file.url}: {error}; run the command again to continue where it stopped") from error
     if not matches(partial, checksum):
         partial.unlink()
         raise DownloadError(f"{file.url}: does not match its checksum {checksum}; run the command again")
@@ -101,17 +101,17 @@ def fetch(session: requests.Session, file: RemoteFile, folder: Path, *, show_pro
 
 
 def unpack(archive: Path, folder: Path) -> None:
-    """Unpack a ZIP archive into `folder`; what is there already in full is kept.
+    """Unpack a ZIP archive into `folder`; files that already exist in full are kept.
 
     Raises:
-        DownloadError: the archive is damaged, or names a path outside of `folder`.
+        DownloadError: the archive is damaged, or contains a path outside `folder`.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
             for member in tqdm(opened.infolist(), desc=f"unpacking {archive.name}", unit="file"):
                 target = (folder / member.filename).resolve()
                 if not target.is_relative_to(folder.resolve()):
-                    raise DownloadError(f"{archive}: holds a path outside of the folder: {member.filename}")
+                    raise DownloadError(f"{archive}: contains a path outside the folder: {member.filename}")
                 if not (target.is_file() and target.stat().st_size == member.file_size):
                     check_ours([] if member.is_dir() else [target], error=DownloadError)
                     enter([] if member.is_dir() else [target])
@@ -125,7 +125,7 @@ def _receive(session: requests.Session, url: str, partial: Path, show_progress: 
     headers = {"Range": f"bytes={done}-", "Accept-Encoding": "identity"} if done else {"Accept-Encoding": "identity"}
     with session.get(url, headers=headers, stream=True, timeout=TIMEOUT_S) as answer:
         if answer.status_code == requests.codes.requested_range_not_satisfiable:
-            return  # all of it is there; the checksum will tell
+            return  # the file is complete; its checksum is verified later
         answer.raise_for_status()
         resumed = answer.status_code == requests.codes.partial_content
         length = int(answer.headers.get("Content-Length", 0))
@@ -152,15 +152,15 @@ def _checksum_from_pointer(session: requests.Session, url: str) -> str:
         raise DownloadError(f"{url}: {error}") from error
     fields = dict(line.partition(" ")[::2] for line in answer.text.splitlines())
     if not fields.get("oid", "").startswith("sha256:"):
-        raise DownloadError(f"{url}: is no Git LFS pointer; the repository's layout may have changed")
+        raise DownloadError(f"{url}: is not a Git LFS pointer; the repository's layout may have changed")
     return fields["oid"]
 
 
 def get_json(session: requests.Session, url: str) -> dict[str, Any]:
-    """Return the JSON object at an address.
+    """Return the JSON object at a URL.
 
     Raises:
-        DownloadError: it cannot be had.
+        DownloadError: the request failed.
     """
     try:
         answer = session.get(url, timeout=TIMEOUT_S)
@@ -172,7 +172,7 @@ def get_json(session: requests.Session, url: str) -> dict[str, Any]:
 
 
 def matches(path: Path, checksum: str) -> bool:
-    """Tell whether a file has a checksum, `md5:...`, `sha256:...` or `git:...`."""
+    """Return whether a file matches a checksum, `md5:...`, `sha256:...` or `git:...`."""
     algorithm, _, expected = checksum.partition(":")
     if algorithm == "git":
         header = b"blob %d\0" % path.stat().st_size

@@ -1,6 +1,6 @@
-"""JSON that anyone may have written, as objects whose fields have kinds and bounds.
+"""Untrusted JSON as objects whose fields have types and bounds.
 
-msgspec checks what the classes declare; unknown names are ignored.
+msgspec validates against the class declarations; unknown names are ignored.
 """
 
 import re
@@ -22,14 +22,14 @@ _PLACED = re.compile(r"(?P<problem>.*) - at `\$\.?(?P<place>.*)`", re.DOTALL)
 
 
 def typed(content: Any, kind: type[Kind]) -> Kind:
-    """Return JSON values as an object of a class.
+    """Return JSON values as an instance of a class.
 
     Args:
         content: what `json.loads` returned.
-        kind: a class that msgspec knows: a `Struct`, a dataclass, a `TypedDict`.
+        kind: a class that msgspec supports: a `Struct`, a dataclass, a `TypedDict`.
 
     Raises:
-        ValueError: a value is missing, or not of its field's kind or within its bounds; the text names the field.
+        ValueError: a value is missing, of the wrong type or out of bounds; the message names the field.
     """
     try:
         return msgspec.convert(content, kind)
@@ -40,5 +40,5 @@ def typed(content: Any, kind: type[Kind]) -> Kind:
 
 
 def plain(value: Any) -> Any:
-    """Return an object as the JSON values that `typed` reads back."""
+    """Return an object as JSON values that `typed` reads back."""
     return msgspec.to_builtins(value)

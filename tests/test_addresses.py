@@ -91,7 +91,7 @@ def test_lists_name_addresses_and_lie_at_addresses(memory: fsspec.AbstractFileSy
 def test_what_is_not_there_is_told(memory: fsspec.AbstractFileSystem) -> None:
     with pytest.raises(PredictionError, match=r"memory://nothing: does not exist"):
         list(expand(["memory://nothing"]))
-    with pytest.raises(AudioError, match=r"memory://gone\.wav: cannot be opened \(is not there\)"):
+    with pytest.raises(AudioError, match=r"memory://gone\.wav: cannot be opened \(does not exist\)"):
         recording.read(Address("memory://gone.wav"), sample_rate=16_000)
     assert sign_at(Address("memory://gone.wav")) is None
     with pytest.raises(SpectroError, match=r"nosuch://x: Protocol not known: nosuch"):

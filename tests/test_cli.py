@@ -133,7 +133,7 @@ def test_rendering_and_training_tell_the_labels_with_their_counts(
     arguments = ["--source", str(tmp_path / "corpus"), "--out", str(tmp_path / "out"), "--workers", "1"]
     assert run_verb("render", ["--corpus", "folder", *arguments]) == 0
     told = capsys.readouterr().err
-    assert told.startswith("labels: grief 1, joy 2; speakers: none is told\ntest, train are taken as parts of a split")
+    assert told.startswith("labels: grief 1, joy 2; speakers: unknown\ntest, train are taken as parts of a split")
     settings = ["--index", str(world.images), "--backbone", "test_efficientnet", "--batch_size", "8"]
     assert run_verb("finetune", [*settings, "--out", str(tmp_path / "net"), "--weights", str(tmp_path / "none")]) == 2
     assert capsys.readouterr().err.startswith("labels: angry 16, calm 16, happy 16; speakers: 8\n")

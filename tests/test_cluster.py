@@ -1,4 +1,4 @@
-"""What comes back from the processes of a cluster; that it works is seen in tests/predict/test_spread.py."""
+"""Results and errors from a cluster's processes; tests/predict/test_spread.py tests whole runs on a cluster."""
 
 import errno
 import pickle
@@ -37,7 +37,7 @@ def test_a_full_disk_is_told_as_one() -> None:
 
 def test_another_version_ends_the_run_with_a_sentence() -> None:
     failed = Worker(pickle.dumps(double), "0.0.1")._made_of(3)
-    assert "others 0.0.1; install the same everywhere" in str(failed.error())
+    assert "others 0.0.1; install the same version everywhere" in str(failed.error())
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the documentation shows is run as it stands there."""
+"""The documentation's examples run as printed."""
 
 import os
 import re
@@ -19,7 +19,7 @@ def test_a_pages_examples_run(page: str, tmp_path: Path) -> None:
     program = tmp_path / "examples.py"
     program.write_text("\n".join([*blocks, "print('the end')"]), encoding="utf-8")
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    done = subprocess.run(  # in a process of its own: they add to registries
+    done = subprocess.run(  # in a separate process, because they add to registries
         [sys.executable, program], env=environment, capture_output=True, text=True, timeout=250, check=False
     )
     assert (done.returncode, done.stdout) == (0, "the end\n"), done.stderr
@@ -29,7 +29,7 @@ PAGES = [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").glob("*.md"), REPOSITO
 
 
 def _anchors(page: Path) -> set[str]:
-    """The anchors of a page's headings, as GitHub makes them."""
+    """Return the anchors of a page's headings, as GitHub generates them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 

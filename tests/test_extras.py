@@ -1,4 +1,4 @@
-"""The smallest installation predicts, and says what is lacking for the rest; pinned versions fit what is asked for."""
+"""The smallest installation predicts, and names the missing extra otherwise; pins satisfy the requirements."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from tests.conftest import REPOSITORY, World, WriteWav
 
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 BLOCKED = f"import sys; sys.modules.update(dict.fromkeys({TRAINING!r})); from spectro.cli import main; sys.exit(main())"
-"""spectro where none of these packages can be imported."""
+"""Program that runs spectro with none of these packages importable."""
 
 
 def _spectro(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

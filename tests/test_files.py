@@ -90,7 +90,7 @@ def test_tables_hold_no_formula() -> None:
 
 
 def test_a_replaced_file_is_told_from_the_one_before(tmp_path: Path) -> None:
-    """Size and time of modification are kept, as tools that copy or synchronise do."""
+    """Size and modification time stay equal, as with tools that copy or synchronise."""
     path, other = tmp_path / "a", tmp_path / "b"
     path.write_bytes(b"one")
     status, signature, mark = path.stat(), sign(path), content_mark(path)
@@ -101,7 +101,7 @@ def test_a_replaced_file_is_told_from_the_one_before(tmp_path: Path) -> None:
     path.write_bytes(b"one")
     assert content_mark(path) == mark
     assert sign(tmp_path / "gone") is None
-    with pytest.raises(OSError, match="no regular file"):
+    with pytest.raises(OSError, match="not a regular file"):
         content_mark(tmp_path)
 
 
@@ -157,7 +157,7 @@ grown.write("last\\n")
 
 
 def test_a_full_disk_is_told_by_the_name_of_the_file_and_leaves_no_half(tmp_path: Path) -> None:
-    """The limit of a file's size stands for the disk's end: the system refuses alike."""
+    """A file size limit simulates a full disk: the system fails in the same way."""
     told = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], cwd=REPOSITORY, capture_output=True, text=True)
     assert told.stderr == ""
     assert [line.split(" ", 1)[1] for line in told.stdout.splitlines()] == [
@@ -185,10 +185,10 @@ def test_a_file_that_grows_goes_on_where_it_was(tmp_path: Path) -> None:
 def test_what_is_not_ours_is_refused_and_what_is_ours_is_not(tmp_path: Path) -> None:
     path, lock = tmp_path / "rows.csv", tmp_path / ".lock"
     path.write_text("mine")
-    foreign = pytest.raises(PredictionError, match=r"rows\.csv: is there already.*choose another --out, or move it")
+    foreign = pytest.raises(PredictionError, match=r"rows\.csv: already exists.*choose another --out, or move it")
     with foreign, claimed([path], lock=lock, error=PredictionError):
         pytest.fail("it was taken")
-    assert [one.name for one in tmp_path.iterdir()] == ["rows.csv"]  # and nothing is left behind
+    assert [one.name for one in tmp_path.iterdir()] == ["rows.csv"]  # nothing is left behind
     path.unlink()
     for _ in range(2):
         with claimed([path, tmp_path / "sub" / "a\nb"], lock=lock, error=PredictionError):
@@ -202,7 +202,7 @@ def test_what_a_run_did_not_write_does_not_become_ours(tmp_path: Path) -> None:
     with pytest.raises(KeyError), claimed([path], lock=tmp_path / ".lock", error=PredictionError):
         raise KeyError
     path.write_text("mine")
-    with pytest.raises(PredictionError, match="is there already"):
+    with pytest.raises(PredictionError, match="already exists"):
         check_ours([path], error=PredictionError)
 
 
@@ -224,7 +224,7 @@ def test_what_was_changed_since_it_was_written_is_not_replaced(tmp_path: Path, k
     check_ours([path], error=PredictionError, edited=[path])
     path.write_text("ours")
     check_ours([path], error=PredictionError)
-    (tmp_path / LIST).write_text(claim)  # as a run leaves it that is killed, and as versions without marks did
+    (tmp_path / LIST).write_text(claim)  # as a killed run leaves it, and as versions without marks did
     path.write_text("half")
     with claimed([path], lock=lock, error=PredictionError):
         path.write_text("whole")

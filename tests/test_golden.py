@@ -1,7 +1,7 @@
-"""What an earlier release wrote is still read, and means the same: pictures, answers, renderings, runs.
+"""Files of an earlier release are still read, and mean the same: pictures, predictions, renderings, runs.
 
-`tests/golden/write.py` wrote it. A failure here means that an upgrade costs users something: results that can no longer
-be compared, renderings that are made again, or runs that cannot be resumed.
+`tests/golden/write.py` wrote them. A failure here means that an upgrade costs users something: results are no longer
+comparable, renderings are rendered again, or runs cannot be resumed.
 """
 
 import json
@@ -24,9 +24,9 @@ WRITTEN = json.loads((HERE / "golden.json").read_text())
 def test_pictures_are_what_they_were(name: str) -> None:
     spec = golden.DRAWN[name]
     picture = spectrogram.render(spectrogram.read(golden.clips()[0], spec), spec)
-    before = png.read(HERE / f"{name}.png", spec).pixels  # refuses another spec
+    before = png.read(HERE / f"{name}.png", spec).pixels  # raises for another spec
     difference = np.abs(picture.astype(int) - before.astype(int))
-    assert difference.max() <= 2 and (difference > 0).mean() < 0.01, "as SciPy's releases differ"
+    assert difference.max() <= 2 and (difference > 0).mean() < 0.01, "more than SciPy's releases differ"
 
 
 @pytest.mark.parametrize("name", golden.SHIPPED)

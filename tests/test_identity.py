@@ -1,4 +1,4 @@
-"""What was made before a setting was added is still known: the values here are those of version 0.1.0."""
+"""Adding a setting keeps the identities of earlier results: the values here are those of version 0.1.0."""
 
 from dataclasses import asdict, dataclass, field
 from types import SimpleNamespace

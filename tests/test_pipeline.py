@@ -1,4 +1,4 @@
-"""The whole way on the embedded corpus: what is learnt must hold for speakers who were not heard."""
+"""The whole pipeline on the embedded corpus: the network must generalise to speakers it was not trained on."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +24,7 @@ CHANCE = 1 / len(synthetic.PROSODY)
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All of the embedded corpus, in pictures of a quarter of the usual size."""
+    """A rendering of the whole embedded corpus, in pictures of a quarter of the usual size."""
     root = tmp_path_factory.mktemp("pipeline")
     synthetic.write(root / "corpus")
     out = root / "images"
@@ -33,7 +33,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _train_and_measure(images: Path, out: Path) -> float:
-    """Fine-tune from the shipped checkpoint, and return the UAR on the speakers who were held out."""
+    """Fine-tune from the shipped checkpoint, and return the UAR on held-out speakers."""
     settings = FinetuneSettings(
         index=images,
         weights=str(REPOSITORY / "checkpoints/mobilenet-ravdess"),
@@ -48,7 +48,7 @@ def _train_and_measure(images: Path, out: Path) -> float:
 
 
 def _rewrite_index(images: Path, change: Callable[[pd.DataFrame], pd.DataFrame], out: Path) -> Path:
-    """A rendering with the same pictures and another index."""
+    """Write a rendering with the same pictures and a changed index; returns its folder."""
     out.mkdir()
     (out / "images").symlink_to(images / "images")
     (out / "spec.json").write_bytes((images / "spec.json").read_bytes())
@@ -57,7 +57,7 @@ def _rewrite_index(images: Path, change: Callable[[pd.DataFrame], pd.DataFrame],
 
 
 def _shuffle_labels(index: pd.DataFrame) -> pd.DataFrame:
-    """Give each clip, with its copies, the emotion of a clip drawn at random."""
+    """Give each clip, with its copies, the emotion of a random clip."""
     clips = index.drop_duplicates("clip_id")
     shuffled = np.random.default_rng(0).permutation(clips["emotion"])
     return index.assign(emotion=index["clip_id"].map(dict(zip(clips["clip_id"], shuffled, strict=True))))
@@ -76,6 +76,6 @@ def test_speakers_who_were_not_heard_are_understood_far_above_chance(images: Pat
 
 @pytest.mark.slow
 def test_nothing_is_learnt_from_shuffled_labels(images: Path, tmp_path: Path) -> None:
-    """If this were far above chance, the measurement above would be worth nothing."""
+    """If this were far above chance, the measurement above would be worthless."""
     shuffled = _rewrite_index(images, _shuffle_labels, tmp_path / "shuffled")
     assert _train_and_measure(shuffled, tmp_path / "checkpoint") < 2 * CHANCE

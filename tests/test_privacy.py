@@ -1,4 +1,4 @@
-"""Nothing of a recording or of its owner is told to anybody, and nothing is kept of them in the user's home."""
+"""Nothing about a recording or its owner leaves the machine, and no trace of them stays in the user's home."""
 
 import os
 import re
@@ -16,7 +16,7 @@ from tests.conftest import REPOSITORY, World
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in (*REPORTS, "SPECTRO_ENGINE")}
 TRACE = ("strace", "-f", "-qq", "--seccomp-bpf", "-e", "trace=connect,sendto,sendmsg,sendmmsg", "-e", "signal=none")
 KEPT_AT_HOME = {"spectro", "matplotlib"}
-"""What may lie in the user's cache: our exports, and matplotlib's list of the system's fonts."""
+"""Folders allowed in the user's cache: our exports, and matplotlib's list of the system's fonts."""
 
 EVERYTHING = """
 import http.client, os, signal, sys, threading, time
@@ -63,7 +63,7 @@ print("all was done")
 
 
 def _told(trace: str) -> list[str]:
-    """Return the lines of a trace in which somebody but this machine is spoken to, or a name is looked up."""
+    """Return the lines of a trace that contact another machine or look up a name."""
     found = []
     for line in trace.splitlines():
         place = re.search(r'sa_family=AF_INET6?, sin6?_port=htons\((\d+)\).*?"([0-9a-f.:]+)"', line)
@@ -76,9 +76,9 @@ def _told(trace: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def traced() -> None:
-    """Skips where strace is missing or must not look."""
+    """Skip the test if strace is missing or may not trace."""
     if shutil.which("strace") is None or subprocess.run([*TRACE, "-o", os.devnull, "true"], check=False).returncode:
-        pytest.skip("strace is not here, or may not trace: whether libraries report is not looked at")
+        pytest.skip("strace is missing or may not trace: cannot check whether libraries report")
 
 
 @pytest.mark.slow  # every verb and every library under strace

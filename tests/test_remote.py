@@ -1,4 +1,4 @@
-"""Files fetched from a server on this machine that counts, breaks off and lies on request."""
+"""Downloads from a local server that logs requests and can break off."""
 
 import hashlib
 import io
@@ -40,7 +40,7 @@ def test_a_download_that_was_cut_off_goes_on_where_it_stopped(server: FileServer
     server.limit = 400_000
     with new_session() as session:
         for _ in range(2):
-            with pytest.raises(DownloadError, match="run the command again to go on"):
+            with pytest.raises(DownloadError, match="run the command again to continue"):
                 fetch(session, _file(server), tmp_path)
         assert not (tmp_path / "sub" / "a.bin").exists()
         server.limit = None
@@ -87,11 +87,11 @@ def test_an_archive_cannot_write_outside_of_its_folder(tmp_path: Path, name: str
     archive_path.parent.mkdir()
     with zipfile.ZipFile(archive_path, "w") as archive:
         archive.writestr(name, "evil")
-    with pytest.raises(DownloadError, match="outside of the folder"):
+    with pytest.raises(DownloadError, match="outside the folder"):
         unpack(archive_path, tmp_path / "in")
 
 
 def test_a_server_cannot_name_a_file_outside_of_the_folder(server: FileServer, tmp_path: Path) -> None:
     file = RemoteFile(url=server.url("/a.bin"), path=PurePosixPath("../a.bin"), checksum="md5:00")
-    with new_session() as session, pytest.raises(DownloadError, match="outside of the folder"):
+    with new_session() as session, pytest.raises(DownloadError, match="outside the folder"):
         fetch(session, file, tmp_path)

@@ -1,4 +1,4 @@
-"""The tutorials and the notebook are run from top to bottom, as a reader would."""
+"""The tutorials and the notebook run from top to bottom, as a reader would run them."""
 
 import json
 import os
@@ -19,7 +19,7 @@ LONGEST_S = 600
 
 
 def _follow(command: list[str], folder: Path) -> None:
-    """Run what a reader would, in a folder, with the commands of this environment."""
+    """Run a command in a folder as a reader would, with this environment's programs."""
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "PATH": path, "MPLBACKEND": "agg"}
     environment.pop("SPECTRO_CHECKPOINT", None)
@@ -31,13 +31,13 @@ def _follow(command: list[str], folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the first command of each tutorial has been run: the same command finds its work done."""
+    """Folder in which the first command of each tutorial has been run, so that it finds its work done."""
     folder = tmp_path_factory.mktemp("rendered")
     _follow([sys.executable, "-m", "spectro", "render", "--corpus", "synthetic"], folder)
     return folder
 
 
-@pytest.mark.slow  # they render, train and serve: some minutes together
+@pytest.mark.slow  # they render, train and serve: a few minutes in all
 @pytest.mark.timeout(LONGEST_S + 20)
 @pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
 def test_a_tutorial_can_be_followed(page: Path, rendered: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The wheel: it brings the shipped checkpoint, and nothing that only the repository needs."""
+"""The wheel contains the shipped checkpoint, and nothing that only the repository needs."""
 
 import os
 import subprocess

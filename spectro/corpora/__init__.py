@@ -1,1 +1,1 @@
-"""Which clips there are and what is known of them: every corpus yields one clip table."""
+"""Corpora of speech: every corpus yields one clip table."""

@@ -1,4 +1,4 @@
-"""The corpora that may be downloaded, and how their files are listed."""
+"""The freely downloadable corpora, and how their files are listed."""
 
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -16,11 +16,11 @@ GITHUB_API = "https://api.github.com/repos/CheyneyComputerScience/CREMA-D/git/tr
 GITHUB_RAW = "https://raw.githubusercontent.com/CheyneyComputerScience/CREMA-D/master"
 GITHUB_MEDIA = "https://media.githubusercontent.com/media/CheyneyComputerScience/CREMA-D/master"
 CREMA_D_TABLES = ("VideoDemographics.csv", "processedResults/tabulatedVotes.csv")
-"""Who the actors are, and what listeners heard."""
+"""Tables of the actors and of the listeners' votes."""
 
 
 def ravdess_files(_session: requests.Session) -> list[RemoteFile]:
-    """RAVDESS speech, 208 MB; checksum as Zenodo states it."""
+    """List RAVDESS speech, 208 MB, with Zenodo's checksum."""
     name = "Audio_Speech_Actors_01-24.zip"
     return [
         RemoteFile(url=f"{ZENODO}/{name}", path=PurePosixPath(name), checksum="md5:bc696df654c87fed845eb13823edef8a")
@@ -28,7 +28,7 @@ def ravdess_files(_session: requests.Session) -> list[RemoteFile]:
 
 
 def ravdess_song_files(_session: requests.Session) -> list[RemoteFile]:
-    """RAVDESS song, 226 MB; checksum as Zenodo states it."""
+    """List RAVDESS song, 226 MB, with Zenodo's checksum."""
     name = "Audio_Song_Actors_01-24.zip"
     return [
         RemoteFile(url=f"{ZENODO}/{name}", path=PurePosixPath(name), checksum="md5:5411230427d67a21e18aa4d466e6d1b9")
@@ -36,7 +36,7 @@ def ravdess_song_files(_session: requests.Session) -> list[RemoteFile]:
 
 
 def tess_files(session: requests.Session, base: str = BOREALIS) -> list[RemoteFile]:
-    """TESS, 2,800 clips, with the checksums that its Dataverse repository lists."""
+    """List TESS, 2,800 clips, with the checksums from its Dataverse repository."""
     answer = get_json(session, f"{base}/datasets/:persistentId/?persistentId={TESS_DOI}")
     entries = [entry["dataFile"] for entry in answer["data"]["latestVersion"]["files"]]
     return [
@@ -53,10 +53,10 @@ def tess_files(session: requests.Session, base: str = BOREALIS) -> list[RemoteFi
 def crema_d_files(
     session: requests.Session, api: str = GITHUB_API, raw: str = GITHUB_RAW, media: str = GITHUB_MEDIA
 ) -> list[RemoteFile]:
-    """CREMA-D: 7,442 clips from its Git LFS store, whose pointers tell the checksums, and two tables from Git."""
+    """List CREMA-D: 7,442 clips from Git LFS, with checksums from its pointers, and two tables from Git."""
     listing = get_json(session, api)
     if listing.get("truncated"):
-        raise DownloadError("GitHub lists a part of CREMA-D's files only; try again later, or clone the repository")
+        raise DownloadError("GitHub lists only a part of CREMA-D's files; try again later, or clone the repository")
     tree = listing["tree"]
     names = [entry["path"] for entry in tree if entry["path"].startswith("AudioWAV/") and entry["path"].endswith("wav")]
     tables = [
@@ -75,7 +75,7 @@ SOURCES: dict[str, Callable[[requests.Session], list[RemoteFile]]] = {
     "tess": tess_files,
     "crema-d": crema_d_files,
 }
-"""How the files of a corpus are listed, by the corpus's name."""
+"""Functions that list the files of each corpus, by the corpus's name."""
 
 
 def download(name: str, folder: Path) -> Path:
@@ -85,21 +85,21 @@ def download(name: str, folder: Path) -> Path:
         `folder`.
 
     Raises:
-        DownloadError: the corpus may not be downloaded without its owner's consent (the text says where to ask), or
-            the network or a checksum failed; running again goes on where it stopped.
+        DownloadError: the corpus may not be downloaded without its owner's consent (the message says where to ask),
+            or the network or a checksum failed; another run continues where this one stopped.
         CorpusError: the corpus is unknown.
     """
     corpus = find(name)
     if name not in SOURCES:
-        where = f"see {corpus.homepage}" if corpus.homepage else f"downloadable are {', '.join(SOURCES)}"
+        where = f"see {corpus.homepage}" if corpus.homepage else f"spectro downloads {', '.join(SOURCES)}"
         raise DownloadError(
-            f"{corpus.title} cannot be downloaded from here (licence: {corpus.licence}); {where}, "
-            f"and name its folder with --source when rendering"
+            f"{corpus.title} cannot be downloaded from here (licence: {corpus.licence}); {where}; "
+            f"name its folder with --source when rendering"
         )
     session = new_session()
     try:
         files = SOURCES[name](session)
     except (KeyError, TypeError, AttributeError) as error:
-        raise DownloadError(f"the server lists the files of {corpus.title} in another form than before") from error
+        raise DownloadError(f"the server lists the files of {corpus.title} in an unexpected format") from error
     fetch_all(session, files, folder)
     return folder

@@ -1,7 +1,7 @@
-"""Label schemes: from a clip's emotion and gender to a label, or to "left out".
+"""Label schemes: map a clip's emotion and gender to a label, or to "left out".
 
-The labels of a scheme follow from what the corpora declare, not from which clips happen to be there, so that a missing
-class shifts no other.
+The labels of a scheme follow from the emotions that the corpora declare, not from the clips present, so that a missing
+class does not shift the others.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,7 +24,7 @@ VALENCES = {
     "neutral": ("neutral", "calm"),
     "positive": ("happy", "surprised"),
 }
-SHOWN = 30  # labels in a line
+SHOWN = 30  # maximum number of labels in a line
 VALENCE_OF = {emotion: valence for valence, emotions in VALENCES.items() for emotion in emotions}
 
 
@@ -34,9 +34,9 @@ class LabelScheme:
 
     Args:
         name: name on the command line.
-        needs_gender: whether clips must tell the speaker's gender.
-        label: takes emotion and gender, returns the label, or None for a clip that is left out.
-        order: the labels in their order; without it, that of the emotions that they come from.
+        needs_gender: whether clips must have the speaker's gender.
+        label: maps emotion and gender to the label, or to None for a clip that is left out.
+        order: the labels in order; empty for the order of the emotions that they come from.
     """
 
     name: str
@@ -64,34 +64,34 @@ SCHEMES = {
         LabelScheme(name="emotion5-gender", label=_five_gender, needs_gender=True),
     )
 }
-"""The label schemes by name."""
+"""The label schemes, by name."""
 
 
 def label_clips(clips: pd.DataFrame, scheme_name: str) -> tuple[pd.DataFrame, tuple[str, ...]]:
-    """Add a column `label` to clips, and leave out those that the scheme has no label for.
+    """Add a column `label` to clips, and leave out clips for which the scheme has no label.
 
-    Listeners' votes become votes for labels: the columns `votes_<emotion>`, text, give way to `votes_<label>`, numbers.
-    Votes for emotions that the scheme has no label for are left out.
+    Listeners' votes become votes for labels: the text columns `votes_<emotion>` are replaced by numeric columns
+    `votes_<label>`. Votes for emotions without a label are left out.
 
     Args:
         clips: a clip table or image index.
         scheme_name: a name in `SCHEMES`.
 
     Returns:
-        the table with its `label`, and all labels of the scheme for these corpora, in fixed order.
+        the table with the column `label`, and all labels of the scheme for these corpora, in fixed order.
 
     Raises:
-        CorpusError: no such scheme; a gender is needed and missing; fewer than two labels remain; or votes are no
-            numbers.
+        CorpusError: the scheme is unknown; a required gender is missing; fewer than two labels remain; or votes are
+            not whole numbers.
     """
     if scheme_name not in SCHEMES:
-        raise CorpusError(f"unknown label scheme {scheme_name!r}; there are {', '.join(SCHEMES)}")
+        raise CorpusError(f"unknown label scheme {scheme_name!r}; choose from {', '.join(SCHEMES)}")
     scheme = SCHEMES[scheme_name]
     if scheme.needs_gender and not clips["gender"].isin(GENDERS).all():
-        raise CorpusError(f"label scheme {scheme_name!r} needs every speaker's gender, and some clips do not tell it")
+        raise CorpusError(f"label scheme {scheme_name!r} needs every speaker's gender, which some clips lack")
     labels = _ordered(scheme, _emotions(clips))
     if len(labels) < 2:
-        raise CorpusError(f"label scheme {scheme_name!r} has {len(labels)} label for these clips; two are needed")
+        raise CorpusError(f"label scheme {scheme_name!r} has {len(labels)} label for these clips; it needs two or more")
     genders = clips["gender"].fillna("")
     given = [scheme.label(emotion, gender) for emotion, gender in zip(clips["emotion"], genders, strict=True)]
     labelled = _with_votes(clips, scheme, labels).assign(label=pd.array(given, dtype="string"))
@@ -105,12 +105,12 @@ def votes_for(labelled: pd.DataFrame, labels: tuple[str, ...]) -> npt.NDArray[np
 
 
 def _with_votes(clips: pd.DataFrame, scheme: LabelScheme, labels: tuple[str, ...]) -> pd.DataFrame:
-    """Return clips with votes for labels in place of votes for emotions; votes for what is no label are left out."""
+    """Return clips with votes for labels in place of votes for emotions; votes without a label are left out."""
     known = {*EMOTIONS, *clips["emotion"].dropna()}
     columns = [name for name in map(str, clips) if name.startswith(VOTES) and name.removeprefix(VOTES) in known]
     if not columns:
         return clips
-    if scheme.needs_gender and len(labels) <= len(GENDERS):  # labels that say nothing of emotions
+    if scheme.needs_gender and len(labels) <= len(GENDERS):  # labels of gender alone
         return clips.drop(columns=columns)
     genders = clips["gender"].fillna("")
     found: dict[str, pd.Series] = {}
@@ -120,7 +120,7 @@ def _with_votes(clips: pd.DataFrame, scheme: LabelScheme, labels: tuple[str, ...
         if wrong.any():
             clip, value = clips.loc[wrong, ["clip_id", column]].iloc[0]
             raise CorpusError(
-                f"{printable(clip)}: {column} is {printable(str(value))!r}; write how many listeners heard it"
+                f"{printable(clip)}: {column} is {printable(str(value))!r}; write the number of listeners who chose it"
             )
         chosen = np.array([scheme.label(column.removeprefix(VOTES), gender) for gender in genders])
         for label in labels:
@@ -131,10 +131,10 @@ def _with_votes(clips: pd.DataFrame, scheme: LabelScheme, labels: tuple[str, ...
 
 
 def tally(clips: pd.DataFrame, column: str = "label") -> str:
-    """Return in a line how many clips have each label, and how many speakers there are.
+    """Return one line with the number of clips of each label, and the number of speakers.
 
     Args:
-        clips: a clip table or image index, of which each clip counts once.
+        clips: a clip table or image index; each clip counts once.
         column: the column of labels.
     """
     unique = clips.drop_duplicates("clip_id")
@@ -142,14 +142,14 @@ def tally(clips: pd.DataFrame, column: str = "label") -> str:
     shown = [f"{printable(str(label))} {count}" for label, count in counts.items()]
     rest = f", and {len(shown) - SHOWN} more labels" if len(shown) > SHOWN else ""
     told = unique["speaker"].dropna()
-    speakers = f"{speaker_names(unique.loc[told.index]).nunique()}" if len(told) else "none is told"
+    speakers = f"{speaker_names(unique.loc[told.index]).nunique()}" if len(told) else "unknown"
     if 0 < len(told) < len(unique):
-        speakers += f", and {len(unique) - len(told)} clips that tell none"
+        speakers += f", and {len(unique) - len(told)} clips without a speaker"
     return f"labels: {', '.join(shown[:SHOWN])}{rest}; speakers: {speakers}"
 
 
 def _emotions(clips: pd.DataFrame) -> list[str]:
-    """Return the emotions that the clips' corpora declare, in the order of `EMOTIONS`, then others by name."""
+    """Return the emotions that the clips' corpora declare: those of `EMOTIONS` in order, then others by name."""
     declared: set[str] = set()
     for name in clips["corpus"].unique():
         of_corpus = clips["emotion"][clips["corpus"] == name]

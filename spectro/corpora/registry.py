@@ -1,4 +1,4 @@
-"""Which clips there are and what is known of them: every corpus yields one clip table."""
+"""The registry of known corpora."""
 
 from pathlib import Path
 
@@ -23,25 +23,25 @@ CORPORA: dict[str, Corpus] = {
         folder.FOLDER,
     )
 }
-"""The known corpora by name."""
+"""The known corpora, by name."""
 
 
 def find(name: str) -> Corpus:
-    """Return the corpus of that name.
+    """Return the corpus with a name.
 
     Raises:
-        CorpusError: there is none.
+        CorpusError: no corpus has this name.
     """
     try:
         return CORPORA[name]
     except KeyError as error:
-        raise CorpusError(f"unknown corpus {name!r}; there are {', '.join(CORPORA)}") from error
+        raise CorpusError(f"unknown corpus {name!r}; choose from {', '.join(CORPORA)}") from error
 
 
 def scan(name: str, root: Path) -> Scan:
-    """List the clips of the corpus `name` that lie under `root`.
+    """List the clips of the corpus `name` under `root`.
 
     Raises:
-        CorpusError: the corpus is unknown, `root` is not there, or holds no clip of this corpus.
+        CorpusError: the corpus is unknown, or `root` does not exist or has no clip of this corpus.
     """
     return scan_corpus(find(name), root)

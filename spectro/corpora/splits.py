@@ -1,7 +1,7 @@
 """Protocols: named ways of splitting clips into training, validation and test.
 
-Speakers are split, never clips, except under `random-leaky` and `random-leaky-copies`, which are there to show what
-that is worth. Validation speakers choose the epoch; test speakers are looked at once.
+Splits are by speaker, never by clip, except under `random-leaky` and `random-leaky-copies`, which show what such a
+split is worth. The epoch is chosen on validation speakers; test speakers are evaluated once.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -21,27 +21,26 @@ Part: TypeAlias = Literal["train", "valid", "test"]
 PARTS: tuple[Part, ...] = ("train", "valid", "test")
 TrainOn: TypeAlias = Literal["train", "valid", "all"]
 Fold: TypeAlias = int | str
-"""A fold's number, from 0, or its name, which under `cross-corpus` is the corpus that is tested."""
+"""A fold's number, from 0, or its name, which under `cross-corpus` is the name of the test corpus."""
 EVERYONE = "everyone"
 UNUSED = "none"
 
 K = 5
-MIN_SPEAKERS = 3  # one to test, one to validate, one to train
+MIN_SPEAKERS = 3  # one each for test, validation and training
 VALID_SHARE = 0.15
 CROSS_CORPUS = "cross-corpus"
 LEAKY, LEAKY_COPIES = "random-leaky", "random-leaky-copies"
 LEAK = "speakers, and often sentences, are shared between training and test: the figures say nothing about new speakers"
-LEAKS = {LEAKY: LEAK, LEAKY_COPIES: f"augmented copies of test clips train wherever copies do, and {LEAK}"}
-"""What leaks, by protocol."""
+LEAKS = {LEAKY: LEAK, LEAKY_COPIES: f"augmented copies, if used, include those of test clips, and {LEAK}"}
+"""What leaks from training to test, by protocol."""
 WITHOUT_SPEAKERS = (
-    f"else there is {LEAKY}, which tests on speakers that it trains on and says so, "
-    "and `finetune --train_on all`, which tests nothing"
+    f"or use {LEAKY}, which tests on training speakers and says so, or `finetune --train_on all`, which tests nothing"
 )
-"""What is left where speakers cannot be kept apart."""
+"""The remaining options if speakers cannot be kept apart."""
 
 LUNA_JIMENEZ_TEST = ((2, 5, 14, 15, 16), (3, 6, 7, 13, 18), (10, 11, 12, 19, 20), (8, 17, 21, 23, 24), (1, 4, 9, 22))
 LUNA_JIMENEZ_VALID = ((3, 6), (10, 11), (8, 17), (1, 14), (2, 5))
-"""Source: Luna-Jimenez et al., Sensors 21 (2021) 7665, for the test actors; validation actors taken from training."""
+"""Source: Luna-Jimenez et al., Sensors 21 (2021) 7665, for the test actors; validation actors are from training."""
 EMOBOX_TEST = ((1, 11, 20, 21), (4, 10, 12, 14), (8, 9, 19, 23), (3, 5, 7, 24), (2, 15, 16, 18), (6, 13, 17, 22))
 """Source: Ma et al., EmoBox, Interspeech 2024."""
 
@@ -53,8 +52,8 @@ class Split:
     Args:
         protocol: the protocol's name.
         fold: number of the fold, from 0, or its name.
-        folds: how many there are.
-        part: part of each clip, by `clip_id`; a clip that would let a tested speaker be heard is of none.
+        folds: number of folds.
+        part: part of each clip, by `clip_id`; clips that would reveal a test speaker to training have none.
         speakers: speakers of each part, sorted.
         leak: what leaks from training to test; empty if nothing does.
     """
@@ -67,9 +66,9 @@ class Split:
     leak: str = ""
 
     def rows(self, index: pd.DataFrame, part: Part, *, copies: bool) -> "pd.Series[bool]":
-        """Return which rows of an image index are of a part: untouched clips, and copies if they are asked for.
+        """Return which rows of an image index belong to a part: original clips, and their copies if requested.
 
-        Under `random-leaky-copies`, copies of all clips are of the training part.
+        Under `random-leaky-copies`, copies of all clips belong to the training part.
         """
         own = index["clip_id"].map(self.part) == part
         if not copies:
@@ -77,7 +76,7 @@ class Split:
         return own | (index["copy"] > 0) if part == "train" and self.protocol == LEAKY_COPIES else own
 
     def without_validation(self) -> Self:
-        """Return the split in which the validation speakers train too."""
+        """Return the split with the validation speakers moved to training."""
         merged = natural({*self.speakers["train"], *self.speakers["valid"]})
         return replace(
             self,
@@ -87,7 +86,7 @@ class Split:
 
 
 def data_fingerprint(labelled: pd.DataFrame, split: Split) -> str:
-    """Return 16 hexadecimal digits that tell the clips, copies, labels and parts of a run from any others.
+    """Return 16 hexadecimal digits that identify the clips, copies, labels and parts of a run.
 
     Args:
         labelled: an image index with a column `label`.
@@ -102,27 +101,27 @@ Protocol: TypeAlias = Callable[[pd.DataFrame], Folds]
 
 
 def split(clips: pd.DataFrame, protocol: str, fold: Fold, valid: Sequence[str] = ()) -> Split:
-    """Split clips by one fold of a protocol.
+    """Split clips according to one fold of a protocol.
 
     Args:
-        clips: a clip table with a column `label`; several rows a clip (copies) are split together.
+        clips: a clip table with a column `label`; several rows of a clip (copies) stay together.
         protocol: a name in `PROTOCOLS` or `LEAKS`, or `cross-corpus`.
-        fold: number of the fold, from 0; under `cross-corpus` the name of the corpus that is tested.
-        valid: speakers to validate on, in place of the protocol's.
+        fold: number of the fold, from 0; under `cross-corpus` the name of the test corpus.
+        valid: validation speakers, in place of the protocol's.
 
     Raises:
-        SplitError: no such protocol or fold; speakers are not told; a part or a training class would be empty; or
-            speakers that the fold tests, or does not have, are to validate.
+        SplitError: the protocol or fold is unknown; speakers are missing; a part or a training class would be empty;
+            or a validation speaker is a test speaker or not among the clips.
     """
     unique = clips.drop_duplicates("clip_id")
     if protocol in LEAKS:
         if valid:
-            raise SplitError(f"{protocol} splits clips, not speakers: nobody can be chosen to validate")
+            raise SplitError(f"{protocol} splits clips, not speakers: validation speakers cannot be chosen")
         parts, folds = _leaky(unique, _number(protocol, fold))
     elif protocol in PROTOCOLS or protocol == CROSS_CORPUS:
         parts, folds = _by_speaker(unique, protocol, fold, set(valid))
     else:
-        raise SplitError(f"unknown protocol {protocol!r}; there are {', '.join([*PROTOCOLS, CROSS_CORPUS, *LEAKS])}")
+        raise SplitError(f"unknown protocol {protocol!r}; choose from {', '.join([*PROTOCOLS, CROSS_CORPUS, *LEAKS])}")
     speakers = speaker_names(unique).fillna("").to_numpy(dtype=str)
     missing = sorted(set(unique["label"][parts != UNUSED]) - set(unique["label"][parts == "train"]))
     if missing:
@@ -141,7 +140,7 @@ def split(clips: pd.DataFrame, protocol: str, fold: Fold, valid: Sequence[str] =
 
 
 def everyone(clips: pd.DataFrame) -> Split:
-    """Return the split that holds nobody out, by no protocol: for a network that is to be used, and not measured."""
+    """Return the split that trains on all speakers, without a protocol: for a network to be used, not measured."""
     unique = clips.drop_duplicates("clip_id")
     return Split(
         protocol=EVERYONE,
@@ -155,8 +154,8 @@ def everyone(clips: pd.DataFrame) -> Split:
 def _by_speaker(clips: pd.DataFrame, protocol: str, fold: Fold, chosen: set[str]) -> tuple[np.ndarray[Any, Any], int]:
     if clips["speaker"].isna().any():
         raise SplitError(
-            f"{protocol} needs every clip's speaker, and {int(clips['speaker'].isna().sum())} clips do not tell it: "
-            f"list them in a CSV with the columns path, label, speaker; {WITHOUT_SPEAKERS}"
+            f"{protocol} needs every clip's speaker, and {int(clips['speaker'].isna().sum())} clips have none: "
+            f"list them in a CSV with the columns path, label, speaker, {WITHOUT_SPEAKERS}"
         )
     if protocol == CROSS_CORPUS:
         folds, (valid, test) = clips["corpus"].nunique(), _cross_corpus(clips, fold)
@@ -168,7 +167,9 @@ def _by_speaker(clips: pd.DataFrame, protocol: str, fold: Fold, chosen: set[str]
     named = speaker_names(clips)
     chosen = {_known_name(name, set(named)) for name in chosen}
     if impossible := natural((chosen & test) | (chosen - set(named))):
-        raise SplitError(f"{protocol} fold {fold}: {', '.join(impossible)} cannot validate: tested, or not among clips")
+        raise SplitError(
+            f"{protocol} fold {fold}: {', '.join(impossible)} cannot validate: tested, or not among the clips"
+        )
     valid = chosen or valid
     parts = np.where(named.isin(test), "test", np.where(named.isin(valid), "valid", "train")).astype(object)
     corpora = clips["corpus"].to_numpy(dtype=str)
@@ -176,7 +177,7 @@ def _by_speaker(clips: pd.DataFrame, protocol: str, fold: Fold, chosen: set[str]
         known = clips["label"].isin(set(clips["label"][parts == "train"])).to_numpy()
         parts[(parts == "test") & ((corpora != fold) | ~known)] = UNUSED
     elif protocol in OF_RAVDESS and "ravdess" in corpora:
-        parts[(parts != "train") & (corpora != "ravdess")] = UNUSED  # who is tested speaking is not heard singing
+        parts[(parts != "train") & (corpora != "ravdess")] = UNUSED  # songs of test speakers are not trained on
     for part in PARTS:
         if not (parts == part).any():
             raise SplitError(
@@ -186,12 +187,12 @@ def _by_speaker(clips: pd.DataFrame, protocol: str, fold: Fold, chosen: set[str]
 
 
 def _cross_corpus(clips: pd.DataFrame, fold: Fold) -> tuple[set[str], set[str]]:
-    """Return who validates, some speakers of each other corpus, and who is tested, all speakers of a corpus."""
+    """Return validation speakers, some of each other corpus, and test speakers, all of the test corpus."""
     corpora = natural(set(clips["corpus"]))
     if fold not in corpora or len(set(map(voices, corpora))) < 2:
         raise SplitError(
-            f"{CROSS_CORPUS} tests one corpus and trains on others: name one of {', '.join(corpora)} with --fold, and "
-            "renderings of two or more with --index"
+            f"{CROSS_CORPUS} tests on one corpus and trains on others: name one of {', '.join(corpora)} with --fold, "
+            "and renderings of two or more with --index"
         )
     groups, named = clips["corpus"].map(voices), speaker_names(clips)
     test = set(named[groups == voices(str(fold))])
@@ -205,12 +206,12 @@ def _cross_corpus(clips: pd.DataFrame, fold: Fold) -> tuple[set[str], set[str]]:
 
 def _number(protocol: str, fold: Fold) -> int:
     if not isinstance(fold, int):
-        raise SplitError(f"{protocol} has numbered folds, from 0; fold {fold!r} was asked for")
+        raise SplitError(f"{protocol} has numbered folds, from 0; fold {fold!r} was requested")
     return fold
 
 
 def _known_name(name: str, names: set[str]) -> str:
-    """Return the name itself if it is among names, else the only one that is the same number: 01 is 1."""
+    """Return the name if it is among names, else the only name that is the same number: 01 is 1."""
     if name in names:
         return name
     same = [one for one in names if one.isdecimal() and name.isdecimal() and int(one) == int(name)]
@@ -218,44 +219,44 @@ def _known_name(name: str, names: set[str]) -> str:
 
 
 def _other_way(named: "pd.Series[str]") -> str:
-    """Return what can be done with so many speakers."""
+    """Return the options for this number of speakers, as part of a message."""
     count = named.nunique()
     there = f"there {'is' if count == 1 else 'are'} {count}"
     if count < MIN_SPEAKERS:
-        return f"{there}, and no split of so few is honest: record or list more; {WITHOUT_SPEAKERS}"
+        return f"{there}, too few for an honest split: record or list more, {WITHOUT_SPEAKERS}"
     return f"{there}: use {'loso' if count <= K else 'group-kfold or loso'}"
 
 
 def _few(labels: npt.NDArray[np.str_], least: int) -> str:
-    """Return the labels that have fewer clips than `least`, and how many each has; empty if there are none."""
+    """Return the labels with fewer than `least` clips, with their counts, as text; empty if there are none."""
     names, counts = np.unique(labels, return_counts=True)
     return ", ".join(f"{name} has {count}" for name, count in zip(names, counts, strict=True) if count < least)
 
 
 def speaker_names(clips: pd.DataFrame) -> pd.Series:
-    """Return the speakers' names, made unique by their corpus where the clips' corpora do not share their speakers."""
+    """Return speakers' names, prefixed with their corpus if the clips' corpora do not share their speakers."""
     groups = clips["corpus"].map(voices)
     return clips["speaker"] if groups.nunique() == 1 else groups + "/" + clips["speaker"]
 
 
 def voices(corpus: str) -> str:
-    """Return the name of a corpus's group of speakers: RAVDESS speech and song have the same actors."""
+    """Return the name of a corpus's group of speakers: RAVDESS speech and song share their actors."""
     return find(corpus).voices or corpus
 
 
 def full_names(names: Iterable[str], corpora: Iterable[str]) -> dict[str, str]:
-    """Return speakers' names with their corpus, which no other corpus's have, by the names that a split gives them."""
+    """Return speakers' names with their corpus, unique across corpora, by the names that a split gives them."""
     groups = {voices(corpus) for corpus in corpora}
     return {name: f"{next(iter(groups))}/{name}" if len(groups) == 1 else name for name in names}
 
 
 def _leaky(clips: pd.DataFrame, fold: int) -> tuple[np.ndarray[Any, Any], int]:
     _check_fold(LEAKY, fold, K)
-    from sklearn.model_selection import StratifiedKFold  # half a second to import, and rendering seldom splits
+    from sklearn.model_selection import StratifiedKFold  # takes half a second to import, and rendering seldom splits
 
     labels = clips["label"].to_numpy(dtype=str)
     if few := _few(labels, 2 * K):
-        raise SplitError(f"{LEAKY} needs {2 * K} clips of every label, and {few}; add more, or leave the label out")
+        raise SplitError(f"{LEAKY} needs {2 * K} clips of every label, but {few}; add more, or leave the label out")
     parts = np.full(len(clips), "train", dtype="<U5")
     rest, test = list(StratifiedKFold(K, shuffle=True, random_state=0).split(labels, labels))[fold]
     inner = StratifiedKFold(round(1 / VALID_SHARE), shuffle=True, random_state=0).split(rest, labels[rest])
@@ -266,7 +267,7 @@ def _leaky(clips: pd.DataFrame, fold: int) -> tuple[np.ndarray[Any, Any], int]:
 
 def _check_fold(protocol: str, fold: int, folds: int) -> None:
     if not 0 <= fold < folds:
-        raise SplitError(f"{protocol} has folds 0 to {folds - 1}; fold {fold} was asked for")
+        raise SplitError(f"{protocol} has folds 0 to {folds - 1}; fold {fold} was requested")
 
 
 def _luna_jimenez(clips: pd.DataFrame) -> Folds:
@@ -297,7 +298,7 @@ def _group_kfold(clips: pd.DataFrame) -> Folds:
     speakers, labels = named.to_numpy(dtype=str), clips["label"].to_numpy(dtype=str)
     if few := _few(labels, K):
         raise SplitError(
-            f"group-kfold makes {K} folds, which {K} clips of every label are needed for, and {few}; "
+            f"group-kfold makes {K} folds and needs {K} clips of every label, but {few}; "
             "add more, leave the label out, or use loso"
         )
     from sklearn.model_selection import StratifiedGroupKFold
@@ -308,9 +309,9 @@ def _group_kfold(clips: pd.DataFrame) -> Folds:
 
 
 def _sample_speakers(clips: pd.DataFrame, test: set[str], fold: int) -> set[str]:
-    """Draw validation speakers, about a seventh of those that are not tested, as many women as men where told.
+    """Sample validation speakers, about a seventh of the non-test speakers, balanced by gender if known.
 
-    The draw depends on the fold alone, so that a protocol is the same for everyone.
+    The sample depends on the fold alone, so that a protocol is the same for everyone.
     """
     named = clips.assign(name=speaker_names(clips)).drop_duplicates("name")
     named = named[~named["name"].isin(test)]
@@ -318,7 +319,7 @@ def _sample_speakers(clips: pd.DataFrame, test: set[str], fold: int) -> set[str]
 
 
 def _shuffled(named: pd.DataFrame, fold: int) -> list[str]:
-    """Return the names in a column `name`, each once, drawn anew for each fold, women and men in turns where told."""
+    """Return the names in a column `name`, each once, shuffled per fold, alternating women and men if known."""
     groups = [natural(set(names)) for _gender, names in named.groupby(named["gender"].fillna(""))["name"]]
     generator = np.random.default_rng(fold)
     shuffled = [[str(name) for name in generator.permutation(group)] for group in groups]
@@ -327,15 +328,15 @@ def _shuffled(named: pd.DataFrame, fold: int) -> list[str]:
 
 
 def _ravdess_among(clips: pd.DataFrame, protocol: str) -> tuple[pd.DataFrame, str]:
-    """Return the clips of RAVDESS, and what their actors' names begin with among those of the other clips' speakers.
+    """Return the clips of RAVDESS, and the prefix of its actors' names among the speakers of all clips.
 
-    All others train: speakers of other corpora are none of RAVDESS's.
+    All other clips are for training: other corpora do not share speakers with RAVDESS.
     """
     groups = clips["corpus"].map(voices)
     own = clips[groups == "ravdess"]
     if not len(own):
         raise SplitError(
-            f"{protocol} is a protocol of RAVDESS; these clips are of {', '.join(sorted(set(clips['corpus'])))}: "
+            f"{protocol} is a protocol of RAVDESS; these clips are from {', '.join(sorted(set(clips['corpus'])))}: "
             f"{_other_way(speaker_names(clips))}"
         )
     return own, "ravdess/" if groups.nunique() > 1 else ""
@@ -350,7 +351,7 @@ def _texts(actors: tuple[int, ...]) -> set[str]:
 
 
 def natural(names: Iterable[str]) -> list[str]:
-    """Return names in order, numbers by value, also behind the name of a corpus."""
+    """Return names in natural order: numbers sort by value, also after the name of a corpus."""
 
     def place(name: str) -> tuple[str, bool, int, str]:
         corpus, _, own = name.rpartition("/")
@@ -366,4 +367,4 @@ PROTOCOLS: dict[str, Protocol] = {
     "loso": _leave_one_out,
     "group-kfold": _group_kfold,
 }
-"""The protocols that keep speakers apart in numbered folds, by name."""
+"""The speaker-independent protocols with numbered folds, by name."""

@@ -1,8 +1,8 @@
-"""The clip table: one row a clip, the same columns for every corpus.
+"""The clip table: one row per clip, with the same columns for every corpus.
 
 Columns, all text: `clip_id` (unique, usable as a file name), `path`, `corpus`, `emotion`, `speaker`, `gender`
-(`female` or `male`), `language` (ISO 639-1), and what the corpus adds: `votes_<emotion>`, how many listeners heard it;
-`age` in years, `race` and `ethnicity` of the speaker; and columns of its own. What a corpus does not tell is missing.
+(`female` or `male`), `language` (ISO 639-1), and a corpus's additions: `votes_<emotion>`, the number of listeners who
+chose it; `age` in years, `race` and `ethnicity` of the speaker; and columns of its own. Unknown values are missing.
 """
 
 import hashlib
@@ -24,7 +24,7 @@ COLUMNS = ("clip_id", "path", "corpus", "emotion", "speaker", "gender", "languag
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised", "bored")
 """The emotions of all corpora, in the order in which labels are numbered."""
 VOTES = "votes_"
-"""What the names of columns with listeners' votes begin with; an emotion, or a label, follows."""
+"""Prefix of columns with listeners' votes; an emotion or a label follows."""
 
 Fields: TypeAlias = dict[str, str | None]
 Parser: TypeAlias = Callable[[PurePath], Fields]
@@ -37,16 +37,16 @@ class Corpus:
     Args:
         name: name on the command line.
         title: full name.
-        emotions: all classes that the corpus has, whether or not they are there; empty if the folder says.
-        language: ISO 639-1 code, or None if the folder says.
+        emotions: all classes of the corpus, whether or not their clips are present; empty if the folder defines them.
+        language: ISO 639-1 code, or None if the folder defines it.
         licence: licence of the recordings, which a checkpoint trained on them inherits.
-        homepage: where it is described or had.
-        voices: name of the group of speakers, where several corpora share them; None for its own.
+        homepage: page that describes or offers the corpus.
+        voices: name of the group of speakers, if several corpora share it; None for a group of its own.
         open: takes the corpus's folder, returns a parser: path below the folder -> `emotion`, `speaker`, `gender` and
-            further fields. A parser raises CorpusError, with the reason, for a file that does not fit.
-        files: takes the corpus's folder, yields the recordings; those that `visible_recordings` finds if not told.
-        remarks: takes the corpus's folder and its clip table, returns what a person should know of how they were
-            understood; raises CorpusError for a table that does not fit.
+            further fields. A parser raises CorpusError, with the reason, for a file that does not belong.
+        files: takes the corpus's folder, yields the recordings; `visible_recordings` by default.
+        remarks: takes the corpus's folder and its clip table, returns notes for the user on how they were interpreted;
+            raises CorpusError for an invalid table.
     """
 
     name: str
@@ -63,12 +63,12 @@ class Corpus:
 
 @dataclass(frozen=True)
 class Scan:
-    """What was found in a folder.
+    """The clips found in a folder.
 
     Args:
         clips: the clip table, ordered by `clip_id`.
-        rejected: columns `path, reason`: recordings that are not in the table.
-        remarks: what a person should know of how the folder was understood, a sentence each.
+        rejected: recordings that are not in the table, with columns `path, reason`.
+        remarks: notes for the user on how the folder was interpreted, a sentence each.
     """
 
     clips: pd.DataFrame
@@ -77,11 +77,11 @@ class Scan:
 
 
 def visible_recordings(root: Path, below: Path | None = None) -> Iterator[Path]:
-    """Yield the recordings under `root`, but for those in hidden folders and in what a Mac adds to archives.
+    """Yield the recordings under `root`, except in hidden folders and the folders that macOS adds to archives.
 
     Args:
         root: a folder.
-        below: the folder whose own name may be anything; None for `root`.
+        below: folder from which names are checked, so that its own path may have hidden parts; None for `root`.
     """
     for path in recordings(root):
         if not any(part.startswith(".") or part == "__MACOSX" for part in path.relative_to(below or root).parts):
@@ -89,13 +89,13 @@ def visible_recordings(root: Path, below: Path | None = None) -> Iterator[Path]:
 
 
 def scan_corpus(corpus: Corpus, root: Path) -> Scan:
-    """List the clips of `corpus` under `root`: parse every recording, drop duplicates, list what does not fit.
+    """List the clips of `corpus` under `root`: parse every recording, drop duplicates, list rejected files.
 
     Raises:
-        CorpusError: `root` is not a folder (or table) that can be read, or holds no clip of this corpus.
+        CorpusError: `root` is not a readable folder (or table), or has no clip of this corpus.
     """
     if not root.exists():
-        raise CorpusError(f"{printable(root)}: is not there; name the folder that holds {corpus.title} with --source")
+        raise CorpusError(f"{printable(root)}: does not exist; name the folder of {corpus.title} with --source")
     parse = corpus.open(root)
     rows: list[Fields] = []
     rejected: list[tuple[str, str]] = []
@@ -117,17 +117,17 @@ def scan_corpus(corpus: Corpus, root: Path) -> Scan:
     if not kept:
         example = f", such as {printable(rejected[0][0])}: {rejected[0][1]}" if rejected else ""
         raise CorpusError(
-            f"{printable(root)}: holds no clip of {corpus.title} ({len(rejected)} recordings do not fit{example})"
+            f"{printable(root)}: has no clip of {corpus.title} ({len(rejected)} recordings rejected{example})"
         )
     clips = make_table(kept)
     return Scan(clips, listed, tuple(corpus.remarks(root, clips)))
 
 
 def make_table(rows: list[Fields]) -> pd.DataFrame:
-    """Return a clip table ordered by `clip_id`, all columns text.
+    """Return a clip table ordered by `clip_id`, with text columns.
 
     Raises:
-        CorpusError: a clip has no id, path or corpus, or an id stands twice.
+        CorpusError: a clip has no id, path or corpus, or an id occurs twice.
     """
     table = pd.DataFrame(rows)
     for column in COLUMNS:
@@ -138,14 +138,14 @@ def make_table(rows: list[Fields]) -> pd.DataFrame:
         raise CorpusError("a clip has no clip_id, path or corpus")
     twice = table["clip_id"][table["clip_id"].duplicated()]
     if len(twice):
-        raise CorpusError(f"the clip_id {twice.iloc[0]!r} stands twice in the table")
+        raise CorpusError(f"the clip_id {twice.iloc[0]!r} occurs twice in the table")
     return table.sort_values("clip_id", ignore_index=True)
 
 
 def clip_id(corpus: str, path: PurePath) -> str:
-    """Return an id for a clip from its path: corpus and path, with what a file name cannot hold replaced.
+    """Return an id for a clip: its corpus and path, with characters that a file name cannot hold replaced.
 
-    A path that had to be changed gets a checksum, so that different paths keep different ids.
+    An altered path gets a checksum, so that different paths have different ids.
     """
     text = path_text(path.with_suffix(""))
     plain = re.sub(r"[^A-Za-z0-9_.=-]+", "_", text)[-120:].lstrip(".")
@@ -154,7 +154,7 @@ def clip_id(corpus: str, path: PurePath) -> str:
 
 
 def _without_duplicates(rows: list[Fields], rejected: list[tuple[str, str]]) -> Iterator[Fields]:
-    """Yield the rows whose recording, and whose id, has not come before; add the others to `rejected`.
+    """Yield the rows whose recording and id are new; add the others to `rejected`.
 
     Only files of equal size can be equal, so only those are read.
     """
@@ -173,18 +173,18 @@ def _without_duplicates(rows: list[Fields], rejected: list[tuple[str, str]]) -> 
                 continue
         first = ids.setdefault(name, path)
         if first != path:
-            rejected.append((path_text(path), f"has the same id as {printable(first)}, with other content"))
+            rejected.append((path_text(path), f"has the same id as {printable(first)}, but different content"))
             continue
         yield row
 
 
 def _size(row: Fields) -> int:
     path = Path(str(row["path"]))
-    return path.stat().st_size if path.is_file() else -1  # rendering will say what is wrong with it
+    return path.stat().st_size if path.is_file() else -1  # rendering will report the error
 
 
 def _checksum(path: Path) -> str:
-    """Return the SHA-1 of a file; of one that cannot be read, its path: rendering will say why."""
+    """Return the SHA-1 of a file, or its path if it cannot be read: rendering will report the error."""
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha1").hexdigest()

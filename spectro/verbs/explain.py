@@ -27,7 +27,7 @@ class ExplainSettings:
 
     Args:
         inputs: recordings, rendered pictures (.png), folders (searched recursively), or lists: a .txt with one path per
-            line, or a .csv with a path column.
+            line, or a .csv with a column `path`.
         out: output folder.
         checkpoint: checkpoint folder; null for the shipped checkpoint.
         label: label to explain; null explains the most likely one.

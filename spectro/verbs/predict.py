@@ -48,7 +48,7 @@ class PredictSettings:
 
     Args:
         inputs: recordings, rendered pictures (.png), folders (searched recursively), or lists: a .txt with one path per
-            line, or a .csv with a path column; each may be an address.
+            line, or a .csv with a column `path`; each may be an address.
         checkpoint: checkpoint folder; null for the shipped checkpoint.
         out: output table: .csv or .jsonl (which grow row by row), .parquet, .json, or a folder for sharded Parquet.
             null prints CSV and keeps no journal. It may be an address.
@@ -109,7 +109,7 @@ class PredictSettings:
         if self.embeddings and (self.out is None or self.out.suffix == ".csv"):
             raise PredictionError("embeddings cannot be written to CSV; name a .parquet, .jsonl or .json with --out")
         if self.cluster is not None and self.workers:
-            raise PredictionError("workers cannot be combined with a cluster: leave it out, and see cluster_cpus")
+            raise PredictionError("a cluster has its own processes: leave workers out, and see cluster_cpus")
         if in_parts(self.out, self.cluster) and self.follow:
             raise PredictionError("follow needs a table on this machine and no cluster")
 

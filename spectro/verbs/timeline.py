@@ -42,7 +42,7 @@ class TimelineSettings:
 
     Args:
         inputs: recordings, folders (searched recursively), or lists: a .txt with one path per line, or a .csv with a
-            path column; each may be an address.
+            column `path`; each may be an address.
         checkpoint: checkpoint folder; null for the shipped checkpoint.
         out: output table: .csv, .jsonl, .parquet, .json, or a folder for sharded Parquet; null prints CSV. It may be an
             address.
@@ -130,7 +130,7 @@ def _spread(settings: TimelineSettings) -> int:
     ]
     return spread(
         Spread(
-            what="listening",
+            what="following",
             inputs=settings.inputs,
             network=network,
             answer=partial(_answer, settings=settings),
@@ -159,7 +159,7 @@ def _run(settings: TimelineSettings, paths: list[Place], names: list[Path]) -> i
     failed = rows = 0
     with (
         open_table(settings.out, list(Segment(path="").record(predictor.labels))) as table,
-        tqdm(total=round(sum(lengths)), desc="listening", unit="s", file=sys.stderr) as bar,
+        tqdm(total=round(sum(lengths)), desc="following", unit="s", file=sys.stderr) as bar,
     ):
         for path, length, name in zip(paths, lengths, names, strict=True):
             begin = bar.n

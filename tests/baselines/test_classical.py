@@ -141,7 +141,7 @@ def test_a_leaky_run_says_so(world: World, tmp_path: Path, capsys: pytest.Captur
 
 def test_what_cannot_be_done_is_said_before_features_are_made(world: World, tmp_path: Path) -> None:
     shutil.copytree(world.images, tmp_path / "index", ignore=shutil.ignore_patterns(FOLDER))
-    with pytest.raises(Exception, match="folds 0 to 4; fold 9 was asked for"):
+    with pytest.raises(Exception, match="folds 0 to 4; fold 9 was requested"):
         classical(_settings(index=tmp_path / "index", fold=9))
     assert not (tmp_path / "index" / FOLDER).exists()
 

@@ -12,7 +12,7 @@ from spectro.outputs import LOCK
 
 def test_a_folder_of_something_else_is_no_runs_folder(tmp_path: Path) -> None:
     (tmp_path / RUN_FILE).write_text('{"name": "mine"}')
-    with pytest.raises(TrainingError, match=r"run\.json: is there already, and spectro did not make it"):
+    with pytest.raises(TrainingError, match=r"run\.json: already exists, and spectro did not make it"):
         run_folder(tmp_path).__enter__()
     assert [path.name for path in tmp_path.iterdir()] == [RUN_FILE]
 
@@ -35,6 +35,6 @@ def test_two_runs_do_not_write_to_one_folder(tmp_path: Path) -> None:
 
 def test_a_report_is_not_written_over_other_files(tmp_path: Path) -> None:
     (tmp_path / "predictions.csv").write_text("mine")
-    with pytest.raises(EvaluationError, match=r"predictions\.csv: is there already, and spectro did not make it"):
+    with pytest.raises(EvaluationError, match=r"predictions\.csv: already exists, and spectro did not make it"):
         evaluate(EvaluateSettings(out=tmp_path))
     assert (tmp_path / "predictions.csv").read_text() == "mine"

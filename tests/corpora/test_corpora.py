@@ -1,4 +1,4 @@
-"""Every corpus is parsed from the names and the layout that it is distributed with."""
+"""Every corpus is parsed from the names and layout of its distribution."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ from spectro.errors import CorpusError
 
 
 def _tree(root: Path, *names: str) -> Path:
-    """Files whose content is their name, so that no two are the same recording."""
+    """Write files that contain their own name, so that no two are the same recording; returns `root`."""
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def test_anad_takes_emotions_from_its_table_and_calls_as_speakers(tmp_path: Path
     reasons = dict(zip(found.rejected["path"].map(lambda p: Path(p).name), found.rejected["reason"], strict=True))
     assert reasons == {"V1.wav": "is not named like V1_1 (1).wav", "V7_1 (21).wav": "has no emotion in ANAD.csv"}
     (root / "ANAD.csv").unlink()
-    with pytest.raises(CorpusError, match=r"holds no ANAD\.csv"):
+    with pytest.raises(CorpusError, match=r"has no ANAD\.csv"):
         scan("anad", root)
 
 
@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_listed_and_not_guessed(tmp_path: Path, corpus: str
 
 
 def test_a_clip_that_is_there_twice_is_taken_once(tmp_path: Path) -> None:
-    """As distributed on Kaggle, RAVDESS holds a second copy of its whole tree."""
+    """The distribution of RAVDESS on Kaggle contains a second copy of the whole tree."""
     root = _tree(tmp_path, "Actor_01/03-01-01-01-01-01-01.wav", "Actor_01/03-01-02-01-01-01-01.wav")
     again = root / "audio_speech_actors_01-24" / "Actor_01"
     again.mkdir(parents=True)
@@ -216,7 +216,7 @@ def test_a_csv_is_a_corpus(tmp_path: Path) -> None:
     table.write_text("path,label\nwavs/a.wav,joy\nwavs/./a.wav,joy\n")
     assert scan("folder", table).clips["emotion"].tolist() == ["joy"]
     table.write_text("path,label\nwavs/a.wav,joy\nwavs/./a.wav,grief\n")
-    with pytest.raises(CorpusError, match=r"clips\.csv: wavs/a\.wav stands there twice, with different values"):
+    with pytest.raises(CorpusError, match=r"clips\.csv: wavs/a\.wav is listed twice, with different values"):
         scan("folder", table)
     table.write_text("path,label,emotion\nwavs/a.wav,joy,grief\n")
     with pytest.raises(CorpusError, match="has the columns label and emotion"):
@@ -235,11 +235,11 @@ def test_names_that_are_not_utf8_and_folders_named_like_recordings_stop_nothing(
 
 
 def test_the_wrong_folder_is_an_error_that_says_so(tmp_path: Path) -> None:
-    with pytest.raises(CorpusError, match="is not there; name the folder that holds RAVDESS speech with --source"):
+    with pytest.raises(CorpusError, match="does not exist; name the folder of RAVDESS speech with --source"):
         scan("ravdess", tmp_path / "nowhere")
-    with pytest.raises(CorpusError, match=r"holds no clip of RAVDESS speech \(1 recordings do not fit, such as"):
+    with pytest.raises(CorpusError, match=r"has no clip of RAVDESS speech \(1 recordings rejected, such as"):
         scan("ravdess", _tree(tmp_path, "1001_DFA_ANG_XX.wav"))
-    with pytest.raises(CorpusError, match="unknown corpus 'iemocap'; there are synthetic, ravdess"):
+    with pytest.raises(CorpusError, match="unknown corpus 'iemocap'; choose from synthetic, ravdess"):
         scan("iemocap", tmp_path)
 
 
@@ -254,7 +254,7 @@ def test_blanks_and_unicode_forms_make_no_labels_and_no_speakers(tmp_path: Path)
     root = _tree(tmp_path, "happy/a.wav", "happy /b.wav", f"{composed}/c.wav", f"{decomposed}/d.wav", " /e.wav")
     found = scan("folder", root)
     assert found.clips["emotion"].value_counts().to_dict() == {"happy": 2, composed: 2}
-    assert found.rejected["reason"].tolist() == ["lies in a folder whose name is blank"]
+    assert found.rejected["reason"].tolist() == ["is in a folder with a blank name"]
     table = tmp_path / "clips.csv"
     table.write_text(
         f"path, label ,speaker\nhappy/a.wav, joy,01\nhappy /b.wav,joy , 01\n {composed}/c.wav ,{composed}, é\n"
@@ -269,8 +269,8 @@ def test_blanks_and_unicode_forms_make_no_labels_and_no_speakers(tmp_path: Path)
 @pytest.mark.parametrize(
     ("labels", "speakers", "message"),
     [
-        (("happy", "Happy"), ("a", "b"), r"the labels 'Happy' \(1 clips\) and 'happy' \(1 clips\) differ by case"),
-        (("1", "01"), ("a", "b"), "the labels '01' .* and '1' .* differ by case or leading zeros alone"),
+        (("happy", "Happy"), ("a", "b"), r"the labels 'Happy' \(1 clips\) and 'happy' \(1 clips\) differ only by case"),
+        (("1", "01"), ("a", "b"), "the labels '01' .* and '1' .* differ only by case or leading zeros"),
         (("happy", "sad"), ("Ann", "ann"), "the speakers 'Ann' .* and 'ann' .* in the CSV"),
         (("happy", "sad"), ("7", "07"), "the speakers '07' .* and '7' .* in the CSV"),
     ],
@@ -303,7 +303,7 @@ def test_folders_of_a_split_are_no_labels(tmp_path: Path) -> None:
     (remark,) = found.remarks
     assert remark.startswith("Train, test, val are taken as parts of a split, and the folders below them as classes")
     _tree(root, "happy/f.wav")
-    with pytest.raises(CorpusError, match=r"holds Train, test, val, .* beside happy, .* or list the clips in a CSV"):
+    with pytest.raises(CorpusError, match=r"has Train, test, val, .* beside happy, .* or list the clips in a CSV"):
         scan("folder", root)
 
 

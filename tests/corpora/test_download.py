@@ -1,4 +1,4 @@
-"""Corpora listed and fetched from a server on this machine."""
+"""Corpora listed and fetched from a local server."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ def test_crema_d_is_listed_from_its_tree_and_checked_by_its_pointers(server: Fil
     digest = hashlib.sha256(CONTENT).hexdigest()
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {len(CONTENT)}\n"
     votes, table = "processedResults/tabulatedVotes.csv", b"hello\n"
-    blob = "ce013625030ba8dba906f756967f9e9ca394464a"  # what `git hash-object` says of it
+    blob = "ce013625030ba8dba906f756967f9e9ca394464a"  # from `git hash-object`
     others = [{"path": "AudioMP3/1001_DFA_ANG_XX.mp3"}, {"path": "README.md"}]
     tree = {"tree": [{"path": name}, {"path": votes, "sha": blob}, *others]}
     server.files |= {"/api": json.dumps(tree).encode(), f"/raw/{name}": pointer.encode(), f"/media/{name}": CONTENT}
@@ -64,7 +64,7 @@ def test_a_corpus_that_may_not_be_downloaded_says_where_to_ask(tmp_path: Path) -
 def test_a_listing_that_is_cut_short_or_of_another_form_is_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for listing, message in (({"truncated": True, "tree": []}, "a part of CREMA-D's files"), ({}, "another form")):
+    for listing, message in (({"truncated": True, "tree": []}, "a part of CREMA-D's files"), ({}, "unexpected format")):
         monkeypatch.setattr(downloads, "get_json", lambda *_, listing=listing: listing)
         with pytest.raises(DownloadError, match=message):
             download("crema-d", tmp_path)

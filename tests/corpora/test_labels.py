@@ -46,7 +46,7 @@ def test_gender_must_be_told_where_it_is_needed() -> None:
 
 
 def test_an_unknown_scheme_is_refused() -> None:
-    with pytest.raises(CorpusError, match="unknown label scheme 'arousal'; there are emotion"):
+    with pytest.raises(CorpusError, match="unknown label scheme 'arousal'; choose from emotion"):
         label_clips(_clips(("sad", "male")), "arousal")
 
 
@@ -68,8 +68,8 @@ def test_labels_are_told_with_their_counts() -> None:
             "speaker": pd.array(["x", "x", "y", None], dtype="string"),
         }
     )
-    assert tally(clips) == "labels: grief 1, joy 2; speakers: 2, and 1 clips that tell none"
-    assert tally(clips.assign(speaker=pd.NA)) == "labels: grief 1, joy 2; speakers: none is told"
+    assert tally(clips) == "labels: grief 1, joy 2; speakers: 2, and 1 clips without a speaker"
+    assert tally(clips.assign(speaker=pd.NA)) == "labels: grief 1, joy 2; speakers: unknown"
     many = pd.DataFrame({"clip_id": range(40), "corpus": "folder", "speaker": "x"}).astype({"clip_id": "string"})
     assert tally(many.assign(label="label " + many["clip_id"])).endswith(", and 10 more labels; speakers: 1")
 
@@ -106,7 +106,7 @@ def test_votes_for_emotions_say_nothing_of_gender() -> None:
 @pytest.mark.parametrize("value", ["many", "-1", "inf", "0.5"])
 def test_votes_that_are_no_numbers_are_named(value: str) -> None:
     clips = VOTED.assign(votes_sad=pd.array(["1", value, None], dtype="string"))
-    with pytest.raises(CorpusError, match=f"b: votes_sad is '{value}'; write how many listeners heard it"):
+    with pytest.raises(CorpusError, match=f"b: votes_sad is '{value}'; write the number of listeners who chose it"):
         label_clips(clips, "emotion")
 
 

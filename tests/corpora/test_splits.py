@@ -13,7 +13,7 @@ from tests.conftest import REPOSITORY
 
 
 def _ravdess() -> pd.DataFrame:
-    """The clip table of all of RAVDESS speech's clips: 60 an actor."""
+    """Return a clip table of all RAVDESS speech clips, 60 per actor."""
     rows = [
         (f"{actor}-{emotion}-{intensity}-{take}", str(actor), emotion, "male" if actor % 2 else "female", copy)
         for actor in range(1, 25)
@@ -79,7 +79,7 @@ def test_copies_stay_with_their_clip_and_the_leaky_protocol_says_what_leaks() ->
     assert shares["valid"] == pytest.approx(0.8 / 7, abs=0.02)
     copied = split(CLIPS, LEAKY_COPIES, 0)
     assert copied.part == found.part
-    assert copied.leak == f"augmented copies of test clips train wherever copies do, and {found.leak}"
+    assert copied.leak == f"augmented copies, if used, include those of test clips, and {found.leak}"
     for one, crossing in ((found, False), (copied, True)):
         train = CLIPS[one.rows(CLIPS, "train", copies=True)]
         assert (set(train["clip_id"]) == set(CLIPS["clip_id"])) is crossing
@@ -105,7 +105,7 @@ def test_the_actors_of_ravdess_speech_and_song_are_the_same_speakers() -> None:
 @pytest.mark.parametrize(
     ("clips", "protocol", "fold", "message"),
     [
-        (CLIPS, "kfold", 0, "unknown protocol 'kfold'; there are luna-jimenez"),
+        (CLIPS, "kfold", 0, "unknown protocol 'kfold'; choose from luna-jimenez"),
         (CLIPS, "luna-jimenez", 5, "has folds 0 to 4; fold 5"),
         (CLIPS, "loso", -1, "has folds 0 to 23"),
         (CLIPS.assign(speaker=pd.NA), "loso", 0, "needs every clip's speaker, and 1440 clips"),
@@ -114,13 +114,13 @@ def test_the_actors_of_ravdess_speech_and_song_are_the_same_speakers() -> None:
             CLIPS[CLIPS["speaker"] == "1"],
             "luna-jimenez",
             0,
-            "no valid speaker is among these clips' speakers; there is 1, and",
+            "no valid speaker is among these clips' speakers; there is 1, too few",
         ),
         (
             CLIPS[CLIPS["speaker"].isin(["1", "2"])],
             "loso",
             0,
-            "needs 3 speakers .*; there are 2, and no split of so few is honest",
+            "needs 3 speakers .*; there are 2, too few for an honest split",
         ),
         (CLIPS[CLIPS["speaker"].isin(["1", "2", "3"])], "group-kfold", 0, "needs 6 speakers; there are 3: use loso"),
         (
@@ -157,7 +157,7 @@ def test_what_starting_weights_had_heard_is_not_forgotten() -> None:
 
 
 def _few(speakers: int, clips: int, rare: int) -> pd.DataFrame:
-    """Clips of some speakers under three labels, of which the last has a few clips in all."""
+    """Return clips of some speakers with three labels, the last of which has only `rare` clips in all."""
     rows = [
         (f"{speaker}-{label}-{number}", str(speaker), label)
         for speaker in range(1, speakers + 1)
@@ -199,9 +199,9 @@ def test_what_a_refusal_offers_can_be_done(protocol: str, speakers: int) -> None
 
 
 def test_labels_with_too_few_clips_for_the_folds_are_named_with_their_counts() -> None:
-    with pytest.raises(SplitError, match=r"group-kfold makes 5 folds, .* and sad has 3; add more, leave the label out"):
+    with pytest.raises(SplitError, match=r"group-kfold makes 5 folds .* but sad has 3; add more, leave the label out"):
         split(_few(6, 2, 3), "group-kfold", 0)
-    with pytest.raises(SplitError, match="needs 10 clips of every label, and calm has 6, happy has 6, sad has 3;"):
+    with pytest.raises(SplitError, match="needs 10 clips of every label, but calm has 6, happy has 6, sad has 3;"):
         split(_few(3, 2, 3), LEAKY, 0)
 
 
@@ -211,7 +211,7 @@ def test_a_validation_speaker_may_be_named_by_number() -> None:
     assert split(padded, "loso", 0, ["4", "010"]).speakers["valid"] == ("004", "010")
     both = pd.concat([padded, CLIPS.assign(clip_id="x" + CLIPS["clip_id"])])
     assert split(both, "loso", 0, ["4"]).speakers["valid"] == ("4",)
-    with pytest.raises(SplitError, match="04 cannot validate: tested, or not among clips"):
+    with pytest.raises(SplitError, match="04 cannot validate: tested, or not among the clips"):
         split(both, "loso", 0, ["04"])
 
 
@@ -269,7 +269,7 @@ def test_a_corpus_is_tested_by_networks_that_have_not_heard_it_nor_its_voices() 
 def test_a_corpus_that_is_not_there_cannot_be_tested() -> None:
     both = pd.concat([CLIPS, _corpus("savee", 4)], ignore_index=True)
     for clips, fold in ((both, "tess"), (both, 0), (CLIPS, "ravdess"), (pd.concat([CLIPS, _song()]), "ravdess")):
-        with pytest.raises(SplitError, match="cross-corpus tests one corpus and trains on others"):
+        with pytest.raises(SplitError, match="cross-corpus tests on one corpus and trains on others"):
             split(clips, "cross-corpus", fold)
-    with pytest.raises(SplitError, match="emobox has numbered folds, from 0; fold 'savee' was asked for"):
+    with pytest.raises(SplitError, match="emobox has numbered folds, from 0; fold 'savee' was requested"):
         split(both, "emobox", "savee")

@@ -220,7 +220,7 @@ def test_timelines_are_made_in_parts_too(world: World, calls: Path, out: Path | 
     ("changes", "told"),
     [
         ({"cluster": "local"}, "name one with --out"),
-        ({"cluster": "local", "out": Path("table"), "follow": True}, "follow needs a table on this machine"),
+        ({"cluster": "local", "out": Path("table"), "follow": True}, "follow writes a table on this machine"),
         ({"cluster": "local", "out": Path("table"), "workers": 2}, "leave workers out"),
     ],
 )

@@ -178,7 +178,7 @@ def test_what_is_not_a_rendering_is_left_alone(world: World, tmp_path: Path) -> 
     out = tmp_path / "mine"
     (out / "images").mkdir(parents=True)
     (out / "images" / "holiday.png").write_bytes(b"mine")
-    with pytest.raises(RenderError, match=r"images: is there already, and spectro did not make it"):
+    with pytest.raises(RenderError, match=r"images: already exists, and spectro did not make it"):
         render(_settings(world.corpus, out))
     assert _contents(out) == {"images/holiday.png": b"mine"}
 
@@ -220,6 +220,6 @@ def test_an_interrupt_ends_with_one_line_and_what_is_done_is_kept(world: World, 
         process.communicate()
     told = ("labels:", "rendering:")
     lines = [line for line in re.split(r"[\r\n]+", said) if line.strip() and not line.startswith(told)]
-    assert lines == ["spectro render: interrupted; run the same command again to go on"]
+    assert lines == ["spectro render: interrupted; run the same command again to continue"]
     assert process.returncode == 130
     assert not (out / "index.parquet").exists() and not list(out.glob("images/.*"))

@@ -17,7 +17,7 @@ from spectro.verbs import listen as live
 from spectro.verbs.listen import ListenSettings, listen
 from tests.conftest import RATE, SMALL, World, voice
 
-DELAY = CONTEXT * RATE // 100  # samples by which the high-pass filter lags behind
+DELAY = CONTEXT * RATE // 100  # delay of the high-pass filter, in samples
 SOUND = np.concatenate([np.zeros(2 * RATE), voice(3.0), np.zeros(2 * RATE)]).astype(np.float32)
 
 
@@ -33,7 +33,7 @@ def blocks(samples: np.ndarray, size: int = 1234) -> list[np.ndarray]:
 def test_a_row_a_second_about_what_is_going_on(predictor: Predictor) -> None:
     rows = list(listen(predictor, blocks(SOUND), ListenSettings()))
     assert [(row.start_s, row.end_s) for row in rows] == [(second, second + 1) for second in range(7)]
-    # the utterance ends within the sixth second, by the pause after it
+    # the pause after the utterance ends it within the sixth second
     assert [row.label == SILENCE for row in rows] == [True, True, False, False, False, False, True]
     alone = render_samples(highpass(SOUND, RATE)[2 * RATE : 3 * RATE - DELAY], SMALL)
     np.testing.assert_allclose(
@@ -70,7 +70,7 @@ def test_raw_sound_on_standard_input(
     scale: int,
 ) -> None:
     stereo = np.stack([SOUND, SOUND], axis=1) * scale
-    raw = types.SimpleNamespace(buffer=io.BytesIO(stereo.astype(kind).tobytes() + b"\0"))  # and half a sample
+    raw = types.SimpleNamespace(buffer=io.BytesIO(stereo.astype(kind).tobytes() + b"\0"))  # plus half a sample
     monkeypatch.setattr(sys, "stdin", raw)
     arguments = ["--source", "stdin", "--channels", "2", "--encoding", encoding, "--checkpoint", str(world.checkpoint)]
     assert run_verb("listen", [*arguments, "--json", "true"]) == 0
@@ -99,7 +99,7 @@ def test_samples_arrive_as_they_are_sent() -> None:
 
 
 class FakeStream:
-    """What sounddevice offers: a context that calls back with what it hears."""
+    """A stand-in for sounddevice's input stream: a context that passes recorded blocks to a callback."""
 
     def __init__(self, *, callback: object, device: object, **options: object) -> None:
         if device == "none":

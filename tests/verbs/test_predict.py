@@ -42,7 +42,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The recordings that were really read, by name."""
+    """Names of the recordings that were actually rendered."""
     names: list[str] = []
     original = Predictor.render
 
@@ -73,7 +73,7 @@ def test_what_was_killed_goes_on_and_ends_with_the_same_table(world: World, tmp_
     assert 0 < entered < len(pd.read_csv(whole))
     assert run(settings(world, killed, world.corpus, batch_size=4)) == 0
     one, other = pd.read_csv(whole), pd.read_csv(killed)
-    pd.testing.assert_frame_equal(one, other, atol=1e-5)  # batches of another size differ in the last digits
+    pd.testing.assert_frame_equal(one, other, atol=1e-5)  # results of other batch sizes differ in the last digits
     assert one["path"].is_unique
 
 
@@ -112,7 +112,7 @@ def test_a_torn_line_and_changed_and_new_and_gone_recordings(
         wav(f"clips/{name}.wav", voice(1 + ord(name) % 5 / 10))
     assert run(settings(world, out, folder)) == 0
     lines = beside(out).read_text().splitlines(keepends=True)
-    beside(out).write_text("".join(lines[:-1]) + lines[-1][:-20])  # e was cut off
+    beside(out).write_text("".join(lines[:-1]) + lines[-1][:-20])  # e's line is cut off
     wav("clips/b.wav", voice(2.5))
     (folder / "c.wav").unlink()
     wav("clips/f.wav", voice(1.0))
@@ -130,12 +130,10 @@ def test_rows_of_another_checkpoint_or_other_settings_do_not_stand(
     path, out = wav(), tmp_path / "rows.csv"
     run(settings(world, out, path))
     run(settings(world, out, path, batch_size=1))
-    assert len(drawn) == 1  # the size of a batch changes no result
+    assert len(drawn) == 1  # the batch size does not change results
     run(settings(world, out, path, min_margin=1.0))
     assert len(drawn) == 2
-    assert (
-        "1 rows of another checkpoint, other settings or an earlier version will be recomputed" in capsys.readouterr().err
-    )
+    assert "1 rows of another checkpoint, other settings or an earlier version" in capsys.readouterr().err
     assert pd.read_csv(out)["label"].tolist() == ["unsure"]
     run(settings(world, out, path, checkpoint=REPOSITORY / "checkpoints/mobilenet-ravdess"))
     assert len(drawn) == 3
@@ -152,7 +150,7 @@ def test_a_recording_that_was_not_there_is_tried_again(world: World, tmp_path: P
 
 
 def test_what_could_not_be_used_is_tried_again(world: World, tmp_path: Path, wav: WriteWav, drawn: list[str]) -> None:
-    """What stood in the way need not show in a file's size and time."""
+    """The cause of a failure may leave a file's size and time unchanged."""
     path, out = wav("clips/a.wav"), tmp_path / "rows.csv"
     wav("clips/b.wav")
     whole, status = path.read_bytes(), path.stat()
@@ -281,7 +279,7 @@ def die(_item: int) -> None:
 
 
 def test_a_worker_that_is_killed_is_told_in_a_sentence() -> None:
-    with pytest.raises(WorkerError, match="a worker process was killed, most likely for want of memory"):
+    with pytest.raises(WorkerError, match="a worker process was killed, most likely because memory ran out"):
         list(in_processes(die, [1, 2], 2))
 
 
@@ -302,9 +300,7 @@ def test_foreign_tables_are_refused_and_stay(world: World, tmp_path: Path, wav: 
     (shards / "part-00000.parquet").write_bytes(b"another's")
     table.write_text("path,note\n")
     for out in (shards, table):
-        with pytest.raises(
-            PredictionError, match="is there already, and spectro did not make it; choose another --out"
-        ):
+        with pytest.raises(PredictionError, match="already exists, and spectro did not make it; choose another --out"):
             run(settings(world, out, path))
     assert (shards / "part-00000.parquet").read_bytes() == b"another's" and table.read_text() == "path,note\n"
     beside(table).write_text("my journal\n")
@@ -332,7 +328,7 @@ def test_rows_are_those_of_this_very_file(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Neither another folder's file of the same relative path, size and time, nor one in its place, has its row."""
+    """A row is not reused for another folder's file of equal relative path, size and time, nor for a replaced file."""
     out = tmp_path / "rows.csv"
     first, second = wav("one/calls/1.wav", voice(1.0)), wav("two/calls/1.wav", voice(1.0, pitch=300.0))
     status = first.stat()
@@ -359,7 +355,7 @@ def test_rows_are_those_of_this_very_file(
 def test_rows_of_journals_that_tell_too_little_are_made_again(
     world: World, tmp_path: Path, wav: WriteWav, drawn: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An earlier version signed recordings by size and time of modification alone."""
+    """An earlier version signed recordings only by size and modification time."""
     path, out = wav(), tmp_path / "rows.csv"
     assert run(settings(world, out, path)) == 0
     head, line = beside(out).read_text().splitlines()
@@ -367,12 +363,12 @@ def test_rows_of_journals_that_tell_too_little_are_made_again(
     old = {**entry, "signature": entry["signature"][:2]}
     gone = {**old, "path": "gone.wav", "row": {**old["row"], "path": "gone.wav"}}
     beside(out).write_text("".join(f"{one}\n" for one in (head, json.dumps(old), json.dumps(gone))))
-    with Journal(beside(out), json.loads(head)["identity"], None) as journal:  # a followed folder
+    with Journal(beside(out), json.loads(head)["identity"], None) as journal:  # as for a watched folder
         assert [row["path"] for rows in journal.records() for row in rows] == ["gone.wav"]
     beside(out).write_text("".join(f"{one}\n" for one in (head, json.dumps(old))))
     assert run(settings(world, out, path)) == 0
     assert len(drawn) == 2
-    assert "1 rows of another checkpoint, other settings or an earlier version will be recomputed" in capsys.readouterr().err
+    assert "1 rows of another checkpoint, other settings or an earlier version" in capsys.readouterr().err
 
 
 TWO_RUNS = """
@@ -381,7 +377,7 @@ import spectro.verbs.predict as command
 from spectro.cli import run_verb
 folder, *arguments = sys.argv[1:]
 Predictor = command.Predictor
-def patient(*given, **named):  # the one that has the table keeps it until the other has given up
+def patient(*given, **named):  # the run that holds the table keeps it until the other has given up
     while not os.path.exists(folder + "/go"):
         time.sleep(0.01)
     return Predictor(*given, **named)
@@ -397,7 +393,7 @@ print(os.waitstatus_to_exitcode(first), os.waitstatus_to_exitcode(os.wait()[1]))
 
 
 def test_of_two_runs_started_together_one_writes(world: World, tmp_path: Path, wav: WriteWav) -> None:
-    """With an old journal of many rows, which takes a while to go through."""
+    """The old journal has many rows, which take a while to read."""
     path, out = wav(), tmp_path / "rows.csv"
     assert run(settings(world, out, path)) == 0
     head, line = beside(out).read_text().splitlines()
@@ -424,7 +420,7 @@ def test_of_two_runs_started_together_one_writes(world: World, tmp_path: Path, w
 
 
 def test_a_full_disk_costs_no_row_and_the_next_run_goes_on(world: World, tmp_path: Path) -> None:
-    """The limit of a file's size stands for the disk's end."""
+    """A file size limit simulates a full disk."""
     out = tmp_path / "rows.csv"
     code = (
         "import resource, signal, sys; from spectro.cli import run_verb\n"
@@ -447,7 +443,7 @@ def test_a_full_disk_costs_no_row_and_the_next_run_goes_on(world: World, tmp_pat
 def test_what_changes_after_it_was_taken_is_taken_again(
     world: World, tmp_path: Path, wav: WriteWav, monkeypatch: pytest.MonkeyPatch, drawn: list[str], out: str
 ) -> None:
-    """An upload that pauses: its first half is a recording, too."""
+    """As with an upload that pauses: its first half is a valid recording, too."""
     path = wav("calls/0.wav", voice(1.0))
 
     def grow() -> None:
@@ -481,9 +477,9 @@ def test_a_file_is_still_when_its_own_times_say_so(tmp_path: Path) -> None:
     size, modified, changed, number = sign(path)
     assert not predict._is_still((size, modified, changed, number), 3600)
     long_ago, to_come = modified - 7200 * 10**9, modified + 7200 * 10**9
-    assert not predict._is_still((size, long_ago, changed, number), 3600)  # a copy that keeps the time
+    assert not predict._is_still((size, long_ago, changed, number), 3600)  # a copy that keeps the modification time
     assert predict._is_still((size, long_ago, long_ago, number), 3600)
-    assert predict._is_still((size, to_come, to_come, number), 3600)  # of a server whose clock is ahead
+    assert predict._is_still((size, to_come, to_come, number), 3600)  # from a server whose clock is ahead
 
 
 def _stop_when(monkeypatch: pytest.MonkeyPatch, reached: Callable[[], bool]) -> None:
@@ -517,12 +513,12 @@ def test_a_folder_is_followed_until_it_is_enough(
     _stop_when(monkeypatch, lambda: len(pd.read_csv(out)) == 3)
     other = threading.Thread(target=arrive)
     other.start()
-    held_up = 1.5  # seconds for which a busy machine may keep the writer from writing
+    held_up = 1.5  # seconds that a busy machine may delay the writer
     code = run(settings(world, out, tmp_path / "calls", follow=True, settle_s=held_up))
     other.join()
     assert code == 0
     table = pd.read_csv(out)
-    assert sorted(drawn) == ["0.wav", "1.wav", "2.wav"]  # none was read while it grew, and none twice
+    assert sorted(drawn) == ["0.wav", "1.wav", "2.wav"]  # none was read while it grew, and none was read twice
     assert table.set_index(table["path"].map(lambda path: Path(path).name))["end_s"].to_dict() == {
         "0.wav": 1.0,
         "1.wav": 3.0,

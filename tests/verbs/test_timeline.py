@@ -107,15 +107,15 @@ def test_the_verb_writes_table_and_tracks(world: World, wav: WriteWav, tmp_path:
 def test_tracks_and_tables_are_not_written_over_what_is_not_ours(
     world: World, wav: WriteWav, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Transcripts that lie beside the recordings, and a table of before."""
+    """The foreign files are a transcript beside a recording, and an existing table."""
     path, mine, table = wav("calls/a.wav"), tmp_path / "calls" / "a.txt", tmp_path / "mine.csv"
     for one in (mine, table):
         one.write_text("mine")
     assert _run(world, path, "--tracks", tmp_path / "calls", "--out", tmp_path / "rows.csv") == 2
-    assert f"{mine}: is there already, and spectro did not make it; choose another --tracks" in capsys.readouterr().err
+    assert f"{mine}: already exists, and spectro did not make it; choose another --tracks" in capsys.readouterr().err
     assert _run(world, path, "--out", table) == 2
     assert mine.read_text() == table.read_text() == "mine" and not (tmp_path / "rows.csv").exists()
-    for _ in range(2):  # what is ours is written again
+    for _ in range(2):  # our own files are overwritten
         assert _run(world, path, "--tracks", tmp_path / "tracks", "--out", tmp_path / "rows.csv") == 0
 
 
@@ -139,7 +139,7 @@ def test_a_recording_that_breaks_off_keeps_its_rows_and_says_why(world: World, w
     assert [Path(path).name for path in errors["path"]] == ["a.wav", "c.wav"]
     assert errors["start_s"].tolist() == [pytest.approx(4, abs=0.05), 0]
     assert table[table["path"].str.endswith("a.wav")]["label"].notna().any()
-    assert _run(world, tmp_path / "calls/a.wav", "--out", out) == 1  # its begin is told
+    assert _run(world, tmp_path / "calls/a.wav", "--out", out) == 1  # its start gives rows
     assert _run(world, tmp_path / "calls/c.wav", "--out", out) == 2
     (tmp_path / "calls/a.wav").unlink()
     (tmp_path / "calls/b.wav").unlink()

@@ -1,1 +1,1 @@
-"""The corpora, a file each."""
+"""The corpora, one file each."""

@@ -1,8 +1,8 @@
 """ANAD: Arabic Natural Audio Dataset (Klaylat et al., 2018).
 
-Eight recordings of calls, cut into seconds: `1sec_segmented_part1/1sec_segmented_part1/V1_1 (1).wav`. The emotions
-stand in `ANAD.csv` (or `ANAD_Normalized.csv`), columns `name` and `Emotion `, with quotes or blanks around values. Who
-speaks is not told; clips of one call share their voices, so the call (V1 to V8) stands as the speaker.
+Eight recordings of calls, cut into one-second clips: `1sec_segmented_part1/1sec_segmented_part1/V1_1 (1).wav`. The
+emotions are in `ANAD.csv` (or `ANAD_Normalized.csv`), columns `name` and `Emotion `, with quotes or blanks around
+values. Speakers are unknown; clips of one call share their speakers, so the call (V1 to V8) is used as the speaker.
 Source: doi:10.17632/xm232yxf7t.
 """
 
@@ -23,11 +23,11 @@ def open_tables(root: Path) -> Parser:
     """Read the corpus's table of emotions, and return a parser of its files.
 
     Raises:
-        CorpusError: there is no such table under `root`, or it lacks a column.
+        CorpusError: no such table exists under `root`, or it lacks a column.
     """
     tables = [path for name in TABLES for path in sorted(root.rglob(name))]
     if not tables:
-        raise CorpusError(f"{root}: holds no {' or '.join(TABLES)}, which tells the emotion of each clip")
+        raise CorpusError(f"{root}: has no {' or '.join(TABLES)}, the table of each clip's emotion")
     try:
         table = pd.read_csv(tables[0], dtype=str)
     except (ValueError, OSError) as error:

@@ -1,10 +1,10 @@
 """CREMA-D: Crowd-sourced Emotional Multimodal Actors Dataset (Cao et al., 2014).
 
-Names are `1001_DFA_ANG_XX.wav`: actor, sentence, emotion, level. One clip writes its level as a single X. Which actors
-are women is told by the corpus's own VideoDemographics.csv. Source: doi:10.1109/TAFFC.2014.2336244.
+Names are `1001_DFA_ANG_XX.wav`: actor, sentence, emotion, level. One clip has a single X as its level. The actors'
+genders are those in the corpus's VideoDemographics.csv. Source: doi:10.1109/TAFFC.2014.2336244.
 
-Two tables of the corpus are read where they are there: VideoDemographics.csv tells the actors' age, race and ethnicity;
-processedResults/tabulatedVotes.csv, or voice_votes.csv, what listeners heard from the voice alone.
+Two tables of the corpus are read if present: VideoDemographics.csv, with the actors' age, race and ethnicity; and
+processedResults/tabulatedVotes.csv, or voice_votes.csv, with listeners' votes on the voice alone.
 """
 
 import re
@@ -19,7 +19,7 @@ from spectro.files import printable
 NAME = re.compile(r"(\d{4})_([A-Z]{3})_([A-Z]{3})_(LO|MD|HI|XX?)")
 CODES = {"NEU": "neutral", "HAP": "happy", "SAD": "sad", "ANG": "angry", "FEA": "fearful", "DIS": "disgust"}
 VOICE_ALONE = 1
-"""What the first digit of a row's number in tabulatedVotes.csv says: listeners heard the voice, and saw nothing."""
+"""First digit of a row's number in tabulatedVotes.csv if listeners heard the voice without the video."""
 LEVELS = {"LO": "low", "MD": "medium", "HI": "high"}
 FIRST_ACTOR, LAST_ACTOR = 1001, 1091
 WOMEN = frozenset(
@@ -32,7 +32,7 @@ WOMEN = frozenset(
 
 
 def open_corpus(root: Path) -> Parser:
-    """Return a parser of names that adds what the corpus's tables tell; they lie in `root` or beside it.
+    """Return a parser of names that adds fields from the corpus's tables, which are in `root` or beside it.
 
     Raises:
         CorpusError: a table cannot be read.
@@ -53,7 +53,7 @@ def parse(path: PurePath) -> Fields:
         raise CorpusError("is not named like 1001_DFA_ANG_XX.wav")
     actor = int(match[1])
     if not FIRST_ACTOR <= actor <= LAST_ACTOR:
-        raise CorpusError(f"names actor {actor}; there are {FIRST_ACTOR} to {LAST_ACTOR}")
+        raise CorpusError(f"names actor {actor}; actors are {FIRST_ACTOR} to {LAST_ACTOR}")
     return {
         "emotion": CODES[match[3]],
         "speaker": match[1],
@@ -75,7 +75,7 @@ def _read_actors(root: Path) -> dict[str, Fields]:
 
 
 def _read_votes(root: Path) -> dict[str, Fields]:
-    """Return how many listeners heard which emotion in each clip, by the clip's name."""
+    """Return the number of listeners who chose each emotion for each clip, by the clip's name."""
     names = {code[0]: emotion for code, emotion in CODES.items()}
     path, table = _table(root, "voice_votes.csv", ("file", *CODES.values()))
     if table is None:
@@ -94,7 +94,7 @@ def _read_votes(root: Path) -> dict[str, Fields]:
 
 
 def _table(root: Path, name: str, columns: tuple[str, ...]) -> tuple[Path, pd.DataFrame | None]:
-    """Return where a table of the corpus is, and its content as text; None where it is not there."""
+    """Return the path of a table of the corpus and its content as text, or None if it does not exist."""
     path = next((folder / name for folder in (root, root.parent) if (folder / name).is_file()), root / name)
     if not path.is_file():
         return path, None

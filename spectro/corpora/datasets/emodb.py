@@ -31,7 +31,7 @@ def parse(path: PurePath) -> Fields:
         raise CorpusError("is not named like 03a01Fa.wav")
     speaker, sentence, emotion, _version = match.groups()
     if speaker not in MEN | WOMEN:
-        raise CorpusError(f"names speaker {speaker}; there are {', '.join(sorted(MEN | WOMEN))}")
+        raise CorpusError(f"names speaker {speaker}; speakers are {', '.join(sorted(MEN | WOMEN))}")
     return {
         "emotion": CODES[emotion],
         "speaker": speaker,

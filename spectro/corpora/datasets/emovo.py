@@ -1,6 +1,6 @@
 """EMOVO: Italian acted emotional speech (Costantini et al., LREC 2014).
 
-Six actors say 14 sentences each, half of them without meaning. Names are `f1/dis-f1-b1.wav`: emotion (the Italian
+Six actors speak 14 sentences each, half of them nonsense. Names are `f1/dis-f1-b1.wav`: emotion (the Italian
 word's first letters), speaker, sentence. Source: https://aclanthology.org/L14-1478/.
 """
 

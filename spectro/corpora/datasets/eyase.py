@@ -1,7 +1,7 @@
 """EYASE: Egyptian Arabic Semi-natural Emotion speech (Abdel-Hamid, Speech Communication 122, 2020).
 
-Excerpts of a television series. Names are `Female01/fm01_ang (1).wav`: speaker, emotion, number. The folder tells the
-speaker: files of the second woman are named fm01, too. Nothing says which sentence a clip is.
+Excerpts of a television series. Names are `Female01/fm01_ang (1).wav`: speaker, emotion, number. The folder gives the
+speaker: files of the second woman are named fm01, too. Sentences are not identified.
 Source: doi:10.1016/j.specom.2020.04.005.
 """
 
@@ -17,7 +17,7 @@ CODES = {"neu": "neutral", "hap": "happy", "sad": "sad", "ang": "angry"}
 
 
 def parse(path: PurePath) -> Fields:
-    """Read a clip's fields from its name and its folder's."""
+    """Read a clip's fields from its name and its folder's name."""
     folder, match = FOLDER.fullmatch(path.parent.name), NAME.fullmatch(path.stem)
     if not folder or not match:
         raise CorpusError("is not named like Female01/fm01_ang (1).wav")

@@ -1,10 +1,10 @@
 """Any folder of recordings: `<class>/clip.wav`, or a CSV with columns `path`, `label` and, better, `speaker`.
 
-A CSV's paths are relative to the CSV. `emotion` may stand for `label`; further columns (`gender`, `language`, ...) are
-kept. Without speakers no honest protocol can be applied, and splitting says so.
+A CSV's paths are relative to the CSV. The column `label` may be named `emotion`; further columns (`gender`,
+`language`, ...) are kept. Without speakers, no speaker-independent protocol can be applied, and splitting says so.
 
-Names are taken without the blanks around them, and in Unicode's composed form. Folders of a split (`train`, `test`,
-...) above the classes are no classes: both of their parts are taken together, since spectro splits by speaker.
+Blanks around names are removed, and names are converted to Unicode's composed form. Folders of a split (`train`,
+`test`, ...) above the classes are not classes: their parts are merged, since spectro splits by speaker.
 """
 
 import os
@@ -22,19 +22,19 @@ from spectro.files import printable
 
 RESERVED = {"clip_id", "corpus", "copy", "image", "augmentation", "parameters", "spec", "target"}
 SPLITS = {"train", "training", "valid", "validation", "val", "dev", "test", "testing"}
-"""Names of folders that are parts of a split, in lower case."""
+"""Folder names that are parts of a split, in lower case."""
 GENDERS = {
     **dict.fromkeys(("female", "f", "woman", "women", "w"), "female"),
     **dict.fromkeys(("male", "m", "man", "men"), "male"),
 }
-"""What a CSV may call a speaker's gender, in lower case."""
+"""Values that a CSV may have for a speaker's gender, in lower case."""
 
 
 def open_folder(root: Path) -> Parser:
     """Return a parser of `root`, which is a folder of classes or a CSV.
 
     Raises:
-        CorpusError: the CSV contradicts itself or lacks a column, or folders of a split stand among others.
+        CorpusError: the CSV contradicts itself or lacks a column, or folders of a split are mixed with others.
     """
     if root.is_dir():
         return partial(_parse_class, level=1 if split_folders(root) else 0)
@@ -49,7 +49,7 @@ def open_folder(root: Path) -> Parser:
 
 
 def list_files(root: Path) -> Iterator[Path]:
-    """Yield the recordings below a folder, or those that a CSV lists."""
+    """Yield the recordings in a folder, or the recordings that a CSV lists."""
     if root.is_dir():
         yield from visible_recordings(root)
     else:
@@ -57,35 +57,35 @@ def list_files(root: Path) -> Iterator[Path]:
 
 
 def split_folders(root: Path) -> list[str]:
-    """Return the names of the folders of a split that stand above the classes; none where there is no such split.
+    """Return the names of a split's folders above the classes; empty if there is no such split.
 
     Raises:
-        CorpusError: others that hold recordings stand beside them, so that nobody can tell which are classes.
+        CorpusError: other folders with recordings lie beside them, so that parts and classes cannot be distinguished.
     """
     names = sorted(path.name for path in root.iterdir() if path.is_dir())
     parts = [name for name in names if name.strip().lower() in SPLITS]
     others = [name for name in names if name not in parts and any(visible_recordings(root / name, below=root))]
     if parts and others:
         raise CorpusError(
-            f"{printable(root)}: holds {_some(parts)}, like folders of a split, beside {_some(others)}, like classes; "
-            "move one kind away, or list the clips in a CSV with the columns path, label, speaker"
+            f"{printable(root)}: has {_some(parts)}, which look like parts of a split, beside {_some(others)}, "
+            "which look like classes; move one kind away, or list the clips in a CSV with columns path, label, speaker"
         )
     return parts
 
 
 def remarks(root: Path, clips: pd.DataFrame) -> list[str]:
-    """Return what a person should know of how the folder or CSV was understood.
+    """Return notes for the user on how the folder or CSV was interpreted.
 
     Raises:
-        CorpusError: labels, or speakers, differ by case or leading zeros alone.
+        CorpusError: labels, or speakers, differ only by case or leading zeros.
     """
     for column, name in (("emotion", "labels"), ("speaker", "speakers")):
         _check_spelling(root, clips[column], name)
     found = []
     if root.is_dir() and (parts := split_folders(root)):
         found.append(
-            f"{_some(parts)} are taken as parts of a split, and the folders below them as classes; the parts are taken "
-            "together, since spectro makes its own split, by speaker"
+            f"{_some(parts)} are taken as parts of a split, and the folders below them as classes; the parts are "
+            "merged, since spectro makes its own split, by speaker"
         )
     labels = sorted(set(clips["emotion"]))
     if all(label.isdecimal() for label in labels):
@@ -100,7 +100,7 @@ def _check_spelling(root: Path, given: pd.Series, name: str) -> None:
         alike[str(int(one)) if one.isdecimal() else one.casefold()].append(f"{one!r} ({counts[one]} clips)")
     if different := [spellings for spellings in alike.values() if len(spellings) > 1]:
         raise CorpusError(
-            f"{printable(root)}: the {name} {' and '.join(different[0])} differ by case or leading zeros alone; "
+            f"{printable(root)}: the {name} {' and '.join(different[0])} differ only by case or leading zeros; "
             "spell them alike, " + ("by renaming the folders" if root.is_dir() else "in the CSV")
         )
 
@@ -112,12 +112,12 @@ def _parse_class(path: PurePath, level: int) -> Fields:
         raise CorpusError(f"is not inside a class folder; expected {expected}")
     label = plain(path.parts[level])
     if not label:
-        raise CorpusError("lies in a folder whose name is blank")
+        raise CorpusError("is in a folder with a blank name")
     return {"clip_id": clip_id("folder", path), "emotion": label}
 
 
 def plain(name: str) -> str:
-    """Return a name without the blanks around it, in Unicode's composed form (NFC), in which names are compared."""
+    """Return a name for comparison: without blanks around it, in Unicode's composed form (NFC)."""
     return unicodedata.normalize("NFC", name).strip()
 
 
@@ -135,7 +135,9 @@ def _read_csv(table_path: Path) -> pd.DataFrame:
     if not {"path", "emotion"} <= set(table.columns):
         raise CorpusError(f"{table_path}: needs the columns path and label (and speaker, for an honest split)")
     if taken := RESERVED & set(table.columns):
-        raise CorpusError(f"{table_path}: rename the columns {', '.join(sorted(taken))}: these names are spectro's own")
+        raise CorpusError(
+            f"{table_path}: rename the columns {', '.join(sorted(taken))}: spectro uses these names itself"
+        )
     if not table["path"].str.strip().all():
         raise CorpusError(f"{table_path}: a row has no path")
     return table
@@ -154,12 +156,12 @@ def _fields(table: pd.DataFrame, base: Path, name: Path) -> dict[str, Fields]:
                     f"{name}: the gender of {path} is {gender!r}; write female or male (F, M), or leave it empty"
                 )
         if rows.setdefault(path, fields) != fields:
-            raise CorpusError(f"{name}: {path} stands there twice, with different values; keep one of the rows")
+            raise CorpusError(f"{name}: {path} is listed twice, with different values; keep one of the rows")
     return rows
 
 
 def _place(base: Path, path: str) -> Path:
-    """Return where a CSV's recording is; blanks around a path are none of its, unless there is a file named so."""
+    """Return the path of a CSV's recording, without blanks around it, unless a file with these blanks exists."""
     place = base / path
     return place if path == path.strip() or place.exists() else base / path.strip()
 

@@ -1,8 +1,8 @@
 """RAVDESS: Ryerson Audio-Visual Database of Emotional Speech and Song (Livingstone & Russo, 2018).
 
 Names are seven numbers, `03-01-06-01-02-01-12.wav`: modality (03 is audio only), vocal channel (01 speech, 02 song),
-emotion, intensity, statement, repetition, actor. Odd actors are male. As distributed on Kaggle every clip is there
-twice, in a second copy of the tree. Source: doi:10.1371/journal.pone.0196391.
+emotion, intensity, statement, repetition, actor. Odd actors are male. The distribution on Kaggle contains every
+clip twice, in a second copy of the tree. Source: doi:10.1371/journal.pone.0196391.
 """
 
 import re
@@ -21,7 +21,7 @@ ACTORS = 24
 
 
 def parse(path: PurePath, vocal_channel: str) -> Fields:
-    """Read a clip's fields from its name; `vocal_channel` is the one wanted, `speech` or `song`."""
+    """Read a clip's fields from its name; `vocal_channel` is the required one, `speech` or `song`."""
     match = NAME.fullmatch(path.stem)
     if not match:
         raise CorpusError("is not named like 03-01-06-01-02-01-12.wav")
@@ -33,7 +33,7 @@ def parse(path: PurePath, vocal_channel: str) -> Fields:
     if emotion not in CODES or intensity not in INTENSITIES or statement not in STATEMENTS:
         raise CorpusError("has an unknown emotion, intensity or statement number")
     if not 1 <= int(actor) <= ACTORS:
-        raise CorpusError(f"names actor {actor}; there are 01 to {ACTORS}")
+        raise CorpusError(f"names actor {actor}; actors are 01 to {ACTORS}")
     return {
         "emotion": CODES[emotion],
         "speaker": str(int(actor)),

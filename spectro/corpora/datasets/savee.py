@@ -1,7 +1,7 @@
 """SAVEE: Surrey Audio-Visual Expressed Emotion (Jackson & Haq, 2014).
 
-Four men. The original tree is `AudioData/DC/a01.wav`, the flat one of Kaggle `DC_a01.wav`: speaker, emotion letters,
-sentence. Source: http://kahlan.eps.surrey.ac.uk/savee/.
+Four men. Names are `AudioData/DC/a01.wav` in the original tree and `DC_a01.wav` in Kaggle's flat one: speaker, emotion
+letters, sentence. Source: http://kahlan.eps.surrey.ac.uk/savee/.
 """
 
 import re
@@ -23,7 +23,7 @@ CODES = {
 
 
 def parse(path: PurePath) -> Fields:
-    """Read a clip's fields from its name, and its folder's where the name has no speaker."""
+    """Read a clip's fields from its name, and from its folder's name if its own has no speaker."""
     match = NAME.fullmatch(path.stem) or NAME.fullmatch(f"{path.parent.name}/{path.stem}")
     if not match:
         raise CorpusError("is not named like DC/a01.wav or DC_a01.wav")

@@ -1,9 +1,9 @@
-"""The embedded corpus: speech-like clips synthesised in code, so that everything runs without any download.
+"""The embedded corpus: speech-like clips synthesised in code, so that everything runs without downloads.
 
-Ten voices (five of men, five of women) babble four sentences twice in each of six emotions. A voice is a glottal pulse
-train (Rosenberg, 1971) and noise through four formants (Klatt, 1980); an emotion is its prosody: pitch, its range and
-slope, tempo, loudness, brightness, breath and tremor, after the findings that Scherer (2003) reviews, with a spread
-from clip to clip that makes neighbouring emotions overlap. It is for demonstrations and tests; figures on it say
+Ten speakers (five men, five women) babble four sentences twice in each of six emotions. A voice is a glottal pulse
+train (Rosenberg, 1971) and noise, filtered by four formants (Klatt, 1980). An emotion is a prosody: pitch, pitch range
+and slope, tempo, loudness, brightness, breath and tremor, after the findings reviewed by Scherer (2003). Variation
+between clips makes neighbouring emotions overlap. The corpus is for demonstrations and tests; figures on it say
 nothing about people.
 
 Sources: Rosenberg, JASA 49 (1971) 583; Klatt, JASA 67 (1980) 971; Scherer, Speech Communication 40 (2003) 227.
@@ -29,7 +29,7 @@ SPEAKERS, SENTENCES, REPETITIONS = 10, 4, 2
 SYLLABLES = 6
 NAME = re.compile(r"speaker(\d\d)_(\w+)_sentence(\d)_take(\d)")
 FORMANTS = np.array(
-    [  # Hz, of a, e, i, o, u in a man's voice
+    [  # Hz, for a, e, i, o, u in a male voice
         [730, 1090, 2440, 3400],
         [530, 1840, 2480, 3500],
         [270, 2290, 3010, 3600],
@@ -41,16 +41,16 @@ BANDWIDTHS = np.array([80, 100, 140, 200])  # Hz
 
 
 class Prosody(NamedTuple):
-    """How an emotion is spoken, as factors and additions to a voice's own way."""
+    """Prosody of an emotion, as factors on and additions to a speaker's own."""
 
     pitch: float  # factor
     pitch_range: float  # semitones, from syllable to syllable
     slope: float  # semitones over the utterance
     tempo: float  # factor
     gain_db: float
-    brightness: float  # dB an octave, added to the voice's tilt
-    breath: float  # noise against voice
-    tremor: float  # share of pitch, at 6 Hz
+    brightness: float  # dB per octave, added to the voice's tilt
+    breath: float  # noise relative to voice
+    tremor: float  # fraction of pitch, at 6 Hz
 
 
 PROSODY = {
@@ -61,12 +61,12 @@ PROSODY = {
     "angry": Prosody(1.22, 2.6, -2.5, 1.20, 7.0, 5.0, 0.02, 0.008),
     "fearful": Prosody(1.48, 1.6, 1.0, 1.30, -1.0, 0.5, 0.10, 0.030),
 }
-SPREAD = np.array([0.06, 0.5, 0.8, 0.06, 1.5, 0.8, 0.015, 0.002])  # standard deviation of each from clip to clip
+SPREAD = np.array([0.06, 0.5, 0.8, 0.06, 1.5, 0.8, 0.015, 0.002])  # standard deviation of each between clips
 
 
 @dataclass(frozen=True)
 class Voice:
-    """A speaker: pitch in Hz, length of the vocal tract against a man's, tilt in dB an octave, tempo as a factor."""
+    """A speaker: pitch in Hz, vocal tract length relative to a man's, tilt in dB per octave, tempo as a factor."""
 
     gender: str
     pitch: float
@@ -94,7 +94,7 @@ def synthesise(speaker: int, emotion: str, sentence: int, take: int) -> Waveform
     generator = np.random.default_rng([1, speaker, emotions.index(emotion), sentence, take])
     who = voice(speaker)
     how = Prosody(*(np.array(PROSODY[emotion]) + SPREAD * generator.standard_normal(len(SPREAD))))
-    spoken = np.random.default_rng([3, sentence])  # the same vowels and lengths for everyone
+    spoken = np.random.default_rng([3, sentence])  # the same vowels and lengths for all speakers
     vowels, lengths = spoken.integers(0, 5, SYLLABLES), spoken.uniform(0.16, 0.26, SYLLABLES)
     steps = generator.normal(0, max(how.pitch_range, 0.2), SYLLABLES) + np.linspace(0, how.slope, SYLLABLES)
     pieces: list[npt.NDArray[np.float64]] = []
@@ -141,10 +141,10 @@ def _tilt(source: npt.NDArray[np.float64], db_per_octave: float) -> npt.NDArray[
 
 
 def _resonate(source: npt.NDArray[np.float64], centre: float, width: float) -> npt.NDArray[np.float64]:
-    """Pass through one formant, a resonator of unit gain at 0 Hz."""
+    """Filter with one formant, a resonator of unit gain at 0 Hz."""
     radius = np.exp(-np.pi * width / SAMPLE_RATE)
     poles = [1, -2 * radius * np.cos(2 * np.pi * min(centre, 7500) / SAMPLE_RATE), radius**2]
-    from scipy.signal import lfilter  # a second to import
+    from scipy.signal import lfilter  # takes a second to import
 
     resonated: npt.NDArray[np.float64] = lfilter([sum(poles)], poles, source)
     return resonated
@@ -156,7 +156,7 @@ def _consonant(generator: np.random.Generator, duration: float) -> npt.NDArray[n
 
 
 def write(root: Path) -> None:
-    """Synthesise the corpus into `root`, 480 WAV files of 16 bit; files that are there already are kept."""
+    """Synthesise the corpus into `root`, 480 WAV files of 16 bits; existing files are kept."""
     names = [
         (speaker, emotion, sentence, take)
         for speaker in range(1, SPEAKERS + 1)

@@ -1,8 +1,8 @@
 """TESS: Toronto Emotional Speech Set (Pichora-Fuller & Dupuis, 2020).
 
-Names are `OAF_back_angry.wav`: speaker (an older and a younger woman), word, emotion; one clip writes its speaker as
-`OA`. `ps` is pleasant surprise. With two speakers there is no speaker-independent protocol but `loso` without
-validation speakers, so TESS is for training beside other corpora. Source: doi:10.5683/SP2/E8H2MF.
+Names are `OAF_back_angry.wav`: speaker (an older and a younger woman), word, emotion; in one clip the speaker is
+`OA`. `ps` is pleasant surprise. With two speakers, the only speaker-independent protocol is `loso` without validation
+speakers, so TESS is for training with other corpora. Source: doi:10.5683/SP2/E8H2MF.
 """
 
 import re
