@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeAlias, TypeVar
 import msgspec
 from msgspec import Meta
 
+from spectro.errors import SpectroError
 from spectro.files import printable
 
 Kind = TypeVar("Kind")
@@ -37,6 +38,22 @@ def typed(content: Any, kind: type[Kind]) -> Kind:
         found = _PLACED.fullmatch(str(error))
         text = f"{found['place']}: {found['problem']}" if found else str(error)
         raise ValueError(printable(text).replace("`", "'")) from error
+
+
+def check_least(settings: Any, error: type[SpectroError], **least: float) -> None:
+    """Check that settings are not below their least values.
+
+    Args:
+        settings: an object whose attributes are the settings.
+        error: the error to raise.
+        **least: the least value of each setting, by name.
+
+    Raises:
+        SpectroError: a setting is below its least value; the text names both.
+    """
+    for name, low in least.items():
+        if not (value := getattr(settings, name)) >= low:
+            raise error(f"{name} is {value}; it must be {low:g} or more")
 
 
 def plain(value: Any) -> Any:

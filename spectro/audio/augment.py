@@ -18,6 +18,7 @@ import soxr
 from spectro.audio.compiled import ensure_cache
 from spectro.audio.recording import Waveform
 from spectro.errors import AugmentationError
+from spectro.schema import check_least
 
 Range: TypeAlias = tuple[float, float]
 Step: TypeAlias = Callable[[Waveform, int, float, np.random.Generator], Waveform]
@@ -50,8 +51,7 @@ class AugmentSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
             raise AugmentationError(f"probability is {self.probability}; it must lie between 0 and 1")
-        if self.seed < 0:
-            raise AugmentationError(f"seed is {self.seed}; it must be 0 or more")
+        check_least(self, AugmentationError, seed=0)
         for name in STEPS:
             chosen: Range | None = getattr(self, name)
             if chosen is not None and not chosen[0] <= chosen[1]:

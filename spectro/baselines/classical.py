@@ -35,6 +35,7 @@ from spectro.identity import identity_of
 from spectro.model.metadata import Result, Training
 from spectro.picture import spectrogram
 from spectro.rendering.index import read_index
+from spectro.schema import check_least
 
 Name = Literal["logistic", "knn", "tree", "forest", "boosting", "xgboost", "svm-linear", "svm-rbf", "mlp"]
 
@@ -114,9 +115,7 @@ class ClassicalSettings:
     def __post_init__(self) -> None:
         if self.inner_folds < 0 or self.inner_folds == 1:
             raise TrainingError(f"inner_folds is {self.inner_folds}; it must be 0, or 2 or more")
-        for name in ("seed", "workers"):
-            if getattr(self, name) < 0:
-                raise TrainingError(f"{name} is {getattr(self, name)}; it must be 0 or more")
+        check_least(self, TrainingError, seed=0, workers=0)
 
     @property
     def folder(self) -> Path:

@@ -36,7 +36,7 @@ from spectro.metrics import confusion, figures
 from spectro.model.metadata import Result, Training
 from spectro.picture import spectrogram
 from spectro.rendering.index import SETTINGS, read_index
-from spectro.schema import Text, typed
+from spectro.schema import Text, check_least, typed
 from spectro.train.state import unusable
 
 MODEL, TRAINING, SETTINGS_FILE, LOCK = "model", "training", "settings.json", ".lock"
@@ -89,11 +89,9 @@ class SpeechSettings:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size"):
-            if getattr(self, name) < 1:
-                raise TrainingError(f"{name} is {getattr(self, name)}; it must be 1 or more")
-        if self.learning_rate <= 0 or self.max_s <= 0 or self.seed < 0:
-            raise TrainingError("learning_rate and max_s must be positive, and seed 0 or more")
+        check_least(self, TrainingError, epochs=1, batch_size=1, seed=0)
+        if not (self.learning_rate > 0 and self.max_s > 0):
+            raise TrainingError("learning_rate and max_s must be positive")
 
     @property
     def folder(self) -> Path:

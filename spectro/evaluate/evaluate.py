@@ -37,6 +37,7 @@ from spectro.picture import png
 from spectro.predict.batches import predict_rows
 from spectro.predict.predictor import Predictor
 from spectro.rendering.index import read_index
+from spectro.schema import check_least
 from spectro.train.module import calibrate
 
 
@@ -74,9 +75,7 @@ class EvaluateSettings:
     device: str | None = None
 
     def __post_init__(self) -> None:
-        for name, low in (("rounds", 1), ("seed", 0), ("batch_size", 1)):
-            if getattr(self, name) < low:
-                raise EvaluationError(f"{name} is {getattr(self, name)}; it must be {low} or more")
+        check_least(self, EvaluationError, rounds=1, seed=0, batch_size=1)
 
     @property
     def checkpoint_folder(self) -> Path:

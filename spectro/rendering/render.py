@@ -48,6 +48,7 @@ from spectro.picture.spec import SpectrogramSpec
 from spectro.processes import in_processes
 from spectro.rendering.index import FAILURES, INDEX, REJECTED, SETTINGS, SPEC
 from spectro.rendering.worker import IMAGES, Job, Outcome, Recipe, render_clips
+from spectro.schema import check_least
 
 TOGETHER = 16  # pictures handed to a process at a time
 
@@ -126,8 +127,7 @@ def render(settings: RenderSettings) -> Rendering:
     """
     if settings.cluster is not None:
         check_installed()
-    if settings.copies < 0:
-        raise RenderError(f"copies is {settings.copies}; it must be 0 or more")
+    check_least(settings, RenderError, copies=0, workers=0)
     if settings.copies and find_spec("librosa") is None:
         raise RenderError(
             "augmented copies need the package librosa: install spectro[train], or render without --copies"

@@ -11,7 +11,7 @@ from msgspec import Meta
 from spectro.corpora.splits import Part
 from spectro.errors import EvaluationError
 from spectro.model.pretrained import SPECS
-from spectro.schema import typed
+from spectro.schema import check_least, typed
 
 Verb: TypeAlias = Literal["finetune", "classical", "speech"]
 Names: TypeAlias = str | list[str] | None
@@ -121,8 +121,7 @@ class StudySettings:
                 raise EvaluationError(f"the study names no {name}")
         if empty := [name for name, folds in self.protocols.items() if not folds]:
             raise EvaluationError(f"the study names no fold of {', '.join(empty)}")
-        if self.jobs < 0:
-            raise EvaluationError(f"jobs is {self.jobs}; it must be 0 or more")
+        check_least(self, EvaluationError, jobs=0)
         for name, own in [*self.images.items(), *self.systems.items(), *((name, {}) for name in self.averages)]:
             if Path(str(name)).name != str(name):
                 raise EvaluationError(f"{name!r} cannot be the name of a folder; choose another")

@@ -14,6 +14,7 @@ from torchvision.transforms import v2
 from spectro.errors import TrainingError
 from spectro.metrics import figures
 from spectro.model.backbones import Plan, SpectrogramNet, layers, trainable
+from spectro.schema import check_least
 from spectro.train.data import Activations, Batch
 from spectro.train.frozen_features import FrozenPrefix
 from spectro.train.precision import spare_strided_depthwise
@@ -53,8 +54,7 @@ class TrainingSettings:
     plan: Plan = "all"
 
     def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise TrainingError(f"train.epochs is {self.epochs}; at least 1 is needed")
+        check_least(self, TrainingError, epochs=1)
         if self.learning_rate <= 0 or not 0 < self.layer_decay <= 1 or not 0 < self.warmup < 1:
             raise TrainingError("train needs learning_rate > 0, 0 < layer_decay <= 1 and 0 < warmup < 1")
         if not 0 <= self.label_smoothing < 1 or min(self.mixup, self.cutmix, self.weight_decay) < 0:

@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from spectro.corpora.splits import TrainOn
 from spectro.errors import TrainingError
 from spectro.model.metadata import COLDEST, HOTTEST
+from spectro.schema import check_least
 from spectro.train.conditions import ConditionSettings
 from spectro.train.data import Balance, Copies
 from spectro.train.masking import MaskingSettings
@@ -127,17 +128,7 @@ class FinetuneSettings:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        for name, low in (
-            ("batch_size", 1),
-            ("hidden", 0),
-            ("patience", 0),
-            ("seed", 0),
-            ("workers", -1),
-            ("epoch_clips", 0),
-            ("nodes", 1),
-        ):
-            if getattr(self, name) < low:
-                raise TrainingError(f"{name} is {getattr(self, name)}; it must be {low} or more")
+        check_least(self, TrainingError, batch_size=1, hidden=0, patience=0, seed=0, workers=-1, epoch_clips=0, nodes=1)
         for name in ("dropout", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise TrainingError(f"{name} is {getattr(self, name)}; it must lie between 0 and below 1")

@@ -12,6 +12,7 @@ from spectro.model import metadata as descriptions
 from spectro.model.locate import default_checkpoint
 from spectro.picture import png
 from spectro.picture.spec import Image, SpectrogramSpec
+from spectro.schema import check_least
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +36,7 @@ class ExportSettings:
     pictures: int = 500
 
     def __post_init__(self) -> None:
-        if self.pictures < 1:
-            raise PredictionError(f"pictures is {self.pictures}; at least 1 is needed")
+        check_least(self, PredictionError, pictures=1)
 
 
 def run(settings: ExportSettings) -> int:

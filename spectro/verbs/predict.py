@@ -30,6 +30,7 @@ from spectro.predict.output.tables import SHARD_ROWS, Record, Table, check_name,
 from spectro.predict.predictor import Predictor
 from spectro.predict.results import Row
 from spectro.processes import in_processes
+from spectro.schema import check_least
 
 FEW, FEW_FOR_TORCH = 500, 3000
 """Minimum number of recordings for which several processes are faster than one; PyTorch takes longer to start."""
@@ -98,11 +99,7 @@ class PredictSettings:
     cluster_gpus: float = 1.0
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "shard_rows"):
-            if getattr(self, name) < 1:
-                raise PredictionError(f"{name} is {getattr(self, name)}; at least 1 is needed")
-        if self.workers < 0:
-            raise PredictionError(f"workers is {self.workers}; it must be 0 or more")
+        check_least(self, PredictionError, batch_size=1, shard_rows=1, workers=0)
         if not self.settle_s > 0:
             raise PredictionError(f"settle_s is {self.settle_s}; it must be positive")
         check_name(self.out)

@@ -14,6 +14,7 @@ from spectro.engines.base import EngineName, Precision, threads
 from spectro.errors import PredictionError
 from spectro.model.locate import default_checkpoint
 from spectro.predict.predictor import Predictor
+from spectro.schema import check_least
 from spectro.serve.limits import Limits
 
 KEYS = "SPECTRO_API_KEY"
@@ -71,8 +72,7 @@ class ServeSettings:
     precision: Precision = "float32"
 
     def __post_init__(self) -> None:
-        if self.max_batch < 1:
-            raise PredictionError(f"max_batch is {self.max_batch}; at least 1 is needed")
+        check_least(self, PredictionError, max_batch=1, renderers=-1)
         if not 0 <= self.port < 65_536:
             raise PredictionError(f"port is {self.port}; it must lie between 0 and 65535")
 

@@ -25,6 +25,7 @@ from spectro.predict.predictor import Predictor
 from spectro.predict.timeline.formats import Summary, audacity, webvtt
 from spectro.predict.timeline.segments import Segment, timeline
 from spectro.predict.timeline.windows import WindowSettings
+from spectro.schema import check_least
 
 ENDINGS = (".txt", ".vtt", ".json")
 """Suffixes of a recording's tracks: Audacity labels, WebVTT, summary."""
@@ -82,8 +83,7 @@ class TimelineSettings:
     cluster_gpus: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise PredictionError(f"batch_size is {self.batch_size}; at least 1 is needed")
+        check_least(self, PredictionError, batch_size=1)
         check_name(self.out)
         if in_parts(self.out, self.cluster) and self.tracks is not None:
             raise PredictionError("tracks need a table on this machine and no cluster")
