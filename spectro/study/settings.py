@@ -91,6 +91,12 @@ class StudySettings:
         transductive: add a second row with a fine-tuned run's transductive test figures; see `evaluate`.
         jobs: runs at a time, which share the threads; 0 for one per core with 2 GiB of memory each, and one if there is
             a GPU.
+        cluster: train and evaluate with Ray, one run per process: auto uses the cluster that this machine belongs to,
+            HOST:6379 the one with this head, local one that is started here. All its machines must see the working
+            folder, and the files that the study names, at the same paths. Renderings and features are computed on this
+            machine. null uses this machine only.
+        cluster_cpus: CPUs for each run on a cluster.
+        cluster_gpus: GPUs for each run on a cluster; may be a fraction.
         quick: run the study as `shorter` changes it, to see that everything works.
         shorter: options of a quick study; a system set to null is left out.
     """
@@ -112,6 +118,9 @@ class StudySettings:
     test: bool = True
     transductive: bool = False
     jobs: int = 0
+    cluster: str | None = None
+    cluster_cpus: float = 1.0
+    cluster_gpus: float = 0.0
     quick: bool = False
     shorter: dict[str, Any] = field(default_factory=dict)
 
@@ -122,6 +131,8 @@ class StudySettings:
         if empty := [name for name, folds in self.protocols.items() if not folds]:
             raise EvaluationError(f"the study names no fold of {', '.join(empty)}")
         check_least(self, EvaluationError, jobs=0)
+        if self.cluster is not None and self.jobs:
+            raise EvaluationError("a cluster has its own processes: leave jobs out, and see cluster_cpus")
         for name, own in [*self.images.items(), *self.systems.items(), *((name, {}) for name in self.averages)]:
             if Path(str(name)).name != str(name):
                 raise EvaluationError(f"{name!r} cannot be the name of a folder; choose another")

@@ -8,8 +8,11 @@ Compare designs with `test: false`, which measures on validation speakers only.
 """
 
 import os
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import chdir
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ import psutil
 import torch
 from tqdm import tqdm
 
+from spectro.cluster import Cluster, check_installed, on_cluster
 from spectro.corpora.splits import LEAKS
 from spectro.errors import EvaluationError
 from spectro.evaluate.report import METRICS_FILE, RUN_FILE
@@ -96,6 +100,8 @@ def study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
             the same folder.
     """
     settings = settings.shortened()
+    if settings.cluster is not None:
+        check_installed()
     check_distinct(list(grid(settings)))
     read_published(settings.published)  # fails now, not after hours of training
     with held(settings.runs / LOCK) as free:
@@ -123,29 +129,36 @@ def _study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
         _render(settings, name)
     failed = _describe(settings, missing)
     startable = [run for run in missing if run.name not in failed]
-    jobs = settings.jobs or possible_jobs()
-    with (
-        ThreadPoolExecutor(jobs) as pool,
-        tqdm(desc="runs", total=len(runs), initial=len(runs) - len(startable), unit="run") as progress,
-    ):
-        waiting = {pool.submit(_train, settings, run, jobs): run for run in startable}
-        try:
-            for future in as_completed(waiting):
-                found = future.result()
-                if isinstance(found, str):
-                    failed[waiting[future].name] = found
-                    tqdm.write(f"failed: {waiting[future].name}: {found}")
-                else:
-                    table = with_rows(table, found)
-                    write_bytes(settings.table, table.to_csv(index=False).encode())
-                progress.update()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # an interrupted study starts no further run
+    with tqdm(desc="runs", total=len(runs), initial=len(runs) - len(startable), unit="run") as progress:
+        for name, found in _results(settings, startable):
+            if isinstance(found, str):
+                failed[name] = found
+                tqdm.write(f"failed: {name}: {found}")
+            else:
+                table = with_rows(table, found)
+                write_bytes(settings.table, table.to_csv(index=False).encode())
+            progress.update()
     systems = list(entries(settings, table, {run.key: settings.runs / run.name / RESULT for run in runs}))
     pooled = write_pooled(settings, systems)
     if settings.test and systems:
         write_page(settings, systems, pooled)
     return table, failed
+
+
+def _results(settings: StudySettings, runs: list[Run]) -> Iterator[tuple[str, list[Row] | str]]:
+    """Train and measure runs, here or on a cluster; yield each one's name, and its rows or why it failed."""
+    if settings.cluster is not None:
+        cluster = Cluster(address=settings.cluster, cpus=settings.cluster_cpus, gpus=settings.cluster_gpus)
+        yield from on_cluster(partial(_train_in, Path.cwd(), settings, max(1, int(cluster.cpus))), runs, cluster)
+        return
+    jobs = settings.jobs or possible_jobs()
+    with ThreadPoolExecutor(jobs) as pool:
+        waiting = [pool.submit(_train, settings, max(1, (os.cpu_count() or 1) // jobs), run) for run in runs]
+        try:
+            for future in as_completed(waiting):
+                yield future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # an interrupted study starts no further run
 
 
 def check_distinct(runs: list[Run]) -> None:
@@ -244,20 +257,25 @@ def _describe(settings: StudySettings, missing: list[Run]) -> dict[str, str]:
     return failed
 
 
-def _train(settings: StudySettings, run: Run, jobs: int) -> list[Row] | str:
-    """Train and measure the system of a run; returns its rows, or why it failed."""
+def _train_in(folder: Path, settings: StudySettings, threads: int, run: Run) -> tuple[str, list[Row] | str]:
+    """Work as `_train`, in a folder to which the paths of the settings are relative."""
+    with chdir(folder):
+        return _train(settings, threads, run)
+
+
+def _train(settings: StudySettings, threads: int, run: Run) -> tuple[str, list[Row] | str]:
+    """Train and measure the system of a run; returns the run's name, and its rows or why it failed."""
     folder = settings.runs / run.name
-    threads = max(1, (os.cpu_count() or 1) // jobs)
     written = folder / RESULT / RUN_FILE
     written.unlink(missing_ok=True)
     for name, verb, given in stages(settings, run, threads):
         log = folder / f"{name}.log"
         code = command(verb, given, folder / f"{name}.yaml", log, threads)
         if code and not (code == 1 and written.exists()):  # some clips were left out
-            return f"exit code {code}: {_last_line(log)} (see {printable(log)})"
+            return run.name, f"exit code {code}: {_last_line(log)} (see {printable(log)})"
     if (leak := result(folder / RESULT).split.leak) and run.protocol not in LEAKS:
-        return f"{leak}: its figures would not be of new speakers; give other --weights"
-    return [row(run, folder / RESULT, settings.test, kind) for kind in kinds(run, settings)]
+        return run.name, f"{leak}: its figures would not be of new speakers; give other --weights"
+    return run.name, [row(run, folder / RESULT, settings.test, kind) for kind in kinds(run, settings)]
 
 
 def stages(settings: StudySettings, run: Run, threads: int) -> list[tuple[str, str, dict[str, Any]]]:

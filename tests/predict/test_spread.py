@@ -220,7 +220,7 @@ def test_timelines_are_made_in_parts_too(world: World, calls: Path, out: Path | 
     ("changes", "told"),
     [
         ({"cluster": "local"}, "name one with --out"),
-        ({"cluster": "local", "out": Path("table"), "follow": True}, "follow writes a table on this machine"),
+        ({"cluster": "local", "out": Path("table"), "follow": True}, "follow needs a table on this machine"),
         ({"cluster": "local", "out": Path("table"), "workers": 2}, "leave workers out"),
     ],
 )
@@ -230,9 +230,9 @@ def test_what_a_cluster_cannot_do_is_refused(changes: dict[str, object], told: s
 
 
 def test_what_a_process_takes_must_be_something_and_the_run_is_on_the_cluster() -> None:
-    with pytest.raises(SpectroError, match="takes 0 processors"):
+    with pytest.raises(SpectroError, match="takes 0 CPUs"):
         Cluster(address="auto", cpus=0)
-    with pytest.raises(SpectroError, match="submit it there by `ray job submit`"):
+    with pytest.raises(SpectroError, match="submit it there with `ray job submit`"):
         Cluster(address="ray://host:10001")
 
 

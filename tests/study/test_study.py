@@ -1,6 +1,8 @@
 import json
 import shutil
-from dataclasses import replace
+import subprocess
+import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +20,7 @@ from spectro.study.grid import grid
 from spectro.study.settings import StudySettings
 from spectro.study.study import COLUMNS, LOCK, possible_jobs, row, stages, study, summary, unfinished, with_rows
 from tests import processes
-from tests.conftest import SMALL, World
+from tests.conftest import REPOSITORY, SMALL, World
 
 
 def _settings(folder: Path, corpus: Path, **changes: Any) -> StudySettings:
@@ -411,3 +413,29 @@ def test_a_study_that_is_killed_goes_on_to_the_same_table(
     assert len(kept) == len(before) and (kept["train_s"] == kept["train_s_before"]).all()
     assert len(cut) == 3
     assert "svm, augmented" in (tmp_path / "cut" / "runs" / "results.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_study_on_a_cluster_has_the_same_table(world: World, tmp_path: Path) -> None:
+    pytest.importorskip("ray.data", reason="spectro[ray] is not installed")
+    features = {"parts": ["mfcc"], "statistics": ["mean"], "mfcc": 13}
+    systems: dict[str, Any] = {
+        "svm": {"verb": "classical", "features": features, "inner_folds": 0},
+        "too large": {"batch_size": 10_000},
+    }
+    settings = _settings(tmp_path, world.corpus, systems=systems, protocols={"group-kfold": [0, 1]})
+    _table, failed = study(settings)
+    (tmp_path / "runs").rename(tmp_path / "here")
+    config, table = tmp_path / "study.yaml", tmp_path / "cluster.csv"
+    given = {**json.loads(json.dumps(asdict(settings), default=str)), "jobs": 0, "table": str(table)}
+    config.write_text(yaml.safe_dump(given))
+    command = [sys.executable, "-m", "spectro", "study", "--config", str(config), "--cluster", "local"]
+    done = subprocess.run(
+        [*command, "--cluster_cpus", "0.5"], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1, done.stderr
+    assert all(f"failed: {name}: exit code 2" in done.stderr for name in failed) and len(failed) == 2
+    timeless = [name for name in COLUMNS if name not in ("train_s", "clip_ms")]
+    tables = [one.sort_values("fold", ignore_index=True)[timeless] for one in map(pd.read_csv, (settings.table, table))]
+    pd.testing.assert_frame_equal(*tables)
+    assert "cluster" not in (tmp_path / "runs" / "cluster.html").read_text().partition("Settings")[2]
