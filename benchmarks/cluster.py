@@ -148,6 +148,15 @@ def measure_kills(folder: Path, work: Path, count: int) -> dict[str, Any]:
     return found
 
 
+def anonymous(pid: int) -> int:
+    """Return the anonymous memory of a process in KiB; unlike memory of its own, other processes do not change it."""
+    try:
+        lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("RssAnon:")), 0)
+
+
 def measure_memory(clips: list[Path], counts: list[int], work: Path) -> dict[str, Any]:
     """Return the peak memory of the run and of its largest worker, in MiB."""
     found: dict[str, Any] = {}
@@ -161,15 +170,15 @@ def measure_memory(clips: list[Path], counts: list[int], work: Path) -> dict[str
                 )
             most, ended = {"run": 0, "worker": 0}, threading.Event()
             while child.poll() is None:
-                for process in psutil.process_iter(["cmdline", "memory_full_info"]):
+                for process in psutil.process_iter(["cmdline"]):
                     line = " ".join(process.info["cmdline"] or [])
                     kind = "run" if process.pid == child.pid else "worker" if "MapWorker" in line else None
-                    if kind and process.info["memory_full_info"]:
-                        most[kind] = max(most[kind], process.info["memory_full_info"].uss)
+                    if kind:
+                        most[kind] = max(most[kind], anonymous(process.pid))
                 ended.wait(POLL_S)
         if child.returncode:
             raise SystemExit(log.read_text())
-        found[str(count)] = {kind: round(value / 2**20) for kind, value in most.items()}
+        found[str(count)] = {kind: round(value / 2**10) for kind, value in most.items()}
         print(json.dumps(found), file=sys.stderr)
     return found
 
