@@ -1,4 +1,4 @@
-"""Generate pages of the site: the README, the benchmarks, each verb's options, the Python API.
+"""Generate pages of the site: the README, the benchmarks, the notebook, each verb's options, the Python API.
 
 Run by MkDocs (`make docs`).
 """
@@ -12,12 +12,14 @@ from typing import Any, get_args, get_type_hints
 
 import docstring_parser
 import mkdocs_gen_files
+from nbconvert import MarkdownExporter
 
 import spectro
 from spectro.cli import POSITIONAL, VERBS
 
 ROOT = Path(__file__).resolve().parents[1]
-MOVED = {"benchmarks/README.md": "benchmarks.md"}
+NOTEBOOK = "tutorials/recording-to-answer.md"
+MOVED = {"benchmarks/README.md": "benchmarks.md", "docs/notebooks/recording-to-answer.ipynb": NOTEBOOK}
 
 
 def linked(text: str, base: str) -> str:
@@ -103,6 +105,17 @@ def option_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def notebook_page(path: Path, page: str) -> str:
+    """Return a notebook as Markdown, with the outputs that it holds; its plots are written next to the page."""
+    text, resources = MarkdownExporter().from_filename(path)
+    for name, content in resources["outputs"].items():
+        plot = f"{path.stem}-{name}"
+        with mkdocs_gen_files.open(f"{page.rpartition('/')[0]}/{plot}", "wb") as file:
+            file.write(content)
+        text = text.replace(f"![png]({name})", f"![plot]({plot})")
+    return str(text)
+
+
 def python_page() -> str:
     """Return the page of the public Python API."""
     names = [name for name in spectro.__all__ if name != "SpectroError"]
@@ -115,5 +128,6 @@ write("index.md", linked((ROOT / "README.md").read_text(encoding="utf-8"), ""))
 write("benchmarks.md", linked((ROOT / "benchmarks/README.md").read_text(encoding="utf-8"), "benchmarks"))
 for page in sorted((ROOT / "docs").glob("*.md")):
     write(page.name, linked(page.read_text(encoding="utf-8"), "docs"))
+write(NOTEBOOK, notebook_page(ROOT / "docs/notebooks/recording-to-answer.ipynb", NOTEBOOK))
 write("reference/options.md", option_page())
 write("reference/python.md", python_page())
