@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 report_nothing()  # before any library with telemetry is imported
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "Prediction",

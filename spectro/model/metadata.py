@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypedDict
 import numpy as np
 import numpy.typing as npt
 from msgspec import Meta, Struct
+from scipy.special import expit, softmax
 
 from spectro.errors import CheckpointError, SpectroError
 from spectro.files import fingerprint, printable, quoted, read_foreign_json
@@ -255,7 +256,7 @@ class SpeechDetector:
         """
         terms = embeddings.astype(np.float64) * np.array(self.weight)
         logits = terms.sum(axis=1) + self.bias  # a sum per row gives the same digits in any batch
-        probabilities: npt.NDArray[np.float64] = 1 / (1 + np.exp(-np.clip(logits, -700, 700)))
+        probabilities: npt.NDArray[np.float64] = expit(logits)
         return probabilities
 
 
@@ -369,8 +370,7 @@ class Description(Struct, frozen=True, kw_only=True, omit_defaults=True):
         """Return float64 probabilities of shape (batch, labels), calibrated by the temperature; NaN for NaN."""
         scaled = logits.astype(np.float64) / self.temperature
         with np.errstate(invalid="ignore"):  # infinite logits; the caller checks the result
-            powers: npt.NDArray[np.float64] = np.exp(scaled - scaled.max(axis=-1, keepdims=True))
-        probabilities: npt.NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
+            probabilities: npt.NDArray[np.float64] = softmax(scaled, axis=-1)
         return probabilities
 
     def training_speakers(self) -> set[str]:

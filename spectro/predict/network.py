@@ -33,8 +33,8 @@ class Network:
     @classmethod
     def of(cls, settings: Any) -> Self:
         """Return the network for a verb's settings: their `checkpoint`, and those of `OPTIONS` that they have."""
-        told = {name: getattr(settings, name) for name in OPTIONS if hasattr(settings, name)}
-        return cls(settings.checkpoint or default_checkpoint(), **told)
+        options = {name: getattr(settings, name) for name in OPTIONS if hasattr(settings, name)}
+        return cls(settings.checkpoint or default_checkpoint(), **options)
 
     def shipped(self) -> "Network":
         """Return the same network, with the checkpoint's files included."""

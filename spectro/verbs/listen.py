@@ -4,7 +4,7 @@ import json
 import queue
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
@@ -20,6 +20,7 @@ from spectro.predict.network import Network
 from spectro.predict.results import Row, Scorer, mean_scores, verdict
 from spectro.predict.timeline.segments import SILENCE
 from spectro.predict.timeline.windows import Cutter, WindowSettings, render_samples
+from spectro.schema import check_least
 
 Block = npt.NDArray[np.float32]
 
@@ -42,7 +43,9 @@ class ListenSettings:
         every_s: time between lines, in seconds.
         json: print one JSON object per line instead of text.
         checkpoint: checkpoint folder; null for the shipped checkpoint.
-        windows: how utterances are separated. Here, smooth_s is the half-life of earlier sound in the same utterance.
+        silence_db: sound below this level is silence, in dBFS.
+        min_pause_s: silence of at least this length separates utterances, in seconds.
+        half_life_s: time after which earlier sound of the same utterance counts half, in seconds; 0 ignores it.
         min_margin: give the label `unsure` if the two highest probabilities differ by less than this, 0 to 1.
         min_speech: give the label `no speech` if the probability of speech is below this, 0 to 1; 0 turns this off.
         device: cpu, cuda, ...; null uses a GPU if one is available.
@@ -59,7 +62,9 @@ class ListenSettings:
     every_s: float = 1.0
     json: bool = False
     checkpoint: Path | None = None
-    windows: WindowSettings = field(default_factory=WindowSettings)
+    silence_db: float = WindowSettings.silence_db
+    min_pause_s: float = WindowSettings.min_pause_s
+    half_life_s: float = 2.0
     min_margin: float = 0.0
     min_speech: float = 0.5
     device: str | None = None
@@ -73,6 +78,13 @@ class ListenSettings:
             raise PredictionError(f"channels is {self.channels}; it must lie between 1 and 64")
         if not 0.1 <= self.every_s <= 60:
             raise PredictionError(f"every_s is {self.every_s}; it must lie between 0.1 and 60 s")
+        check_least(self, PredictionError, half_life_s=0)
+        _ = self.windows
+
+    @property
+    def windows(self) -> WindowSettings:
+        """How utterances are separated."""
+        return WindowSettings(silence_db=self.silence_db, min_pause_s=self.min_pause_s)
 
 
 def run(settings: ListenSettings) -> int:
@@ -102,8 +114,7 @@ def listen(scorer: Scorer, blocks: Iterable[Block], settings: ListenSettings) ->
     cleaner = Cleaner(settings.rate, spec.sample_rate)
     raw = settings.source == "stdin"
     cutter = Cutter(spec, settings.windows)
-    half_life_s = settings.windows.smooth_s
-    keep = 0.5 ** (settings.every_s / half_life_s) if half_life_s else 0.0
+    keep = 0.5 ** (settings.every_s / settings.half_life_s) if settings.half_life_s else 0.0
     average: Probabilities = np.zeros(0)
     utterance = -1
     for number, block in enumerate(_even(blocks, round(settings.every_s * settings.rate))):

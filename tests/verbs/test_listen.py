@@ -12,7 +12,7 @@ from spectro.cli import run_verb
 from spectro.errors import AudioError, PredictionError
 from spectro.predict.predictor import Predictor
 from spectro.predict.timeline.segments import SILENCE
-from spectro.predict.timeline.windows import WindowSettings, render_samples
+from spectro.predict.timeline.windows import render_samples
 from spectro.verbs import listen as live
 from spectro.verbs.listen import ListenSettings, listen
 from tests.conftest import RATE, SMALL, World, voice
@@ -44,7 +44,7 @@ def test_a_row_a_second_about_what_is_going_on(predictor: Predictor) -> None:
 def test_what_was_heard_before_in_an_utterance_fades_by_half_lives(predictor: Predictor) -> None:
     length = SMALL.width * SMALL.hop_length
     sound = SOUND[2 * RATE : 5 * RATE]
-    rows = list(listen(predictor, blocks(sound), ListenSettings(windows=WindowSettings(smooth_s=1.0))))
+    rows = list(listen(predictor, blocks(sound), ListenSettings(half_life_s=1.0)))
     ends = [second * RATE - DELAY - RATE // 50 for second in (1, 2, 3)]  # the voice fades in the last frame
     shown = [highpass(sound, RATE)[max(0, end - length) : end] for end in ends]
     alone = predictor.scores([render_samples(one, SMALL) for one in shown]).probabilities
