@@ -2,6 +2,7 @@
 
 python benchmarks/folder.py FOLDER --against CHECKOUT [--recordings 6000] [--rounds 3]   # the command, with start-up
 python benchmarks/folder.py FOLDER --instead [--clips 24] [--rounds 3]                   # from recordings to labels
+                                             [--opensoundscape PYTHON]
 
 --against runs `spectro predict` of this version and of another, from its checkout and with its own default checkpoint.
 It also runs this version with `--workers 1` and with other checkpoints (`--checkpoints`). All take turns.
@@ -9,7 +10,8 @@ It also runs this version with `--workers 1` and with other checkpoints (`--chec
 --instead classifies the same clips in turns, in one process, with everything loaded. The alternatives are the Audio
 Spectrogram Transformer in Hugging Face's audio-classification pipeline, as published except for random weights, and
 DeepSpectrum's method: a matplotlib picture of a mel spectrogram, classified by an ImageNet network (VGG16's
-architecture, random weights). Random weights take as long to compute as others.
+architecture, random weights). Random weights take as long to compute as others. opensoundscape's `predict` (ResNet-18,
+random weights) runs in a process of another environment, whose interpreter is PYTHON: it needs an older PyTorch.
 """
 
 import argparse
@@ -128,13 +130,47 @@ def by_pictures() -> Callable[[list[Path]], object]:
     return run
 
 
-def measure_instead(clips: list[Path], rounds: int) -> dict[str, Any]:
+OPENSOUNDSCAPE = """
+import json, sys, warnings
+warnings.simplefilter("ignore")
+from opensoundscape import CNN
+network = CNN("resnet18", classes=list("abcdefgh"), sample_duration=3.0, weights=None)
+network.device = "cpu"
+for line in sys.stdin:
+    clips = json.loads(line)
+    scores = network.predict(clips, batch_size=32, num_workers=0, progress_bar=False)
+    assert set(scores.index.get_level_values("file")) == set(clips), "some clips have no scores"
+    print("classified", flush=True)
+"""
+"""Classifies the clips of each line, a JSON list of paths."""
+
+
+def by_opensoundscape(python: Path) -> Callable[[list[Path]], object]:
+    """Return a function that classifies clips with opensoundscape, in a process of another environment."""
+    process = subprocess.Popen(
+        [python, "-c", OPENSOUNDSCAPE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=sys.stderr, text=True
+    )
+
+    def run(clips: list[Path]) -> object:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(json.dumps([str(clip) for clip in clips]) + "\n")
+        process.stdin.flush()
+        for line in process.stdout:
+            if line == "classified\n":
+                return line
+        raise SystemExit("opensoundscape failed")
+
+    return run
+
+
+def measure_instead(clips: list[Path], rounds: int, python: Path | None) -> dict[str, Any]:
     """Time spectro and the alternatives in turns."""
     predictor = spectro.load()
     ways: dict[str, Callable[[list[Path]], object]] = {
         "spectro": lambda some: list(predictor.predict_folder(*some)),
         "transformers' pipeline, AST": by_transformers(),
         "matplotlib and VGG16": by_pictures(),
+        **({"opensoundscape, ResNet-18": by_opensoundscape(python)} if python else {}),
     }
     taken: dict[str, list[float]] = {way: [] for way in ways}
     for run in ways.values():
@@ -162,6 +198,7 @@ def main() -> None:
     parser.add_argument("--against", type=Path, help="a checkout of another version")
     parser.add_argument("--checkpoints", type=Path, nargs="*", default=[])
     parser.add_argument("--instead", action="store_true")
+    parser.add_argument("--opensoundscape", type=Path, help="an interpreter that has opensoundscape")
     parser.add_argument("--recordings", type=int, default=6000)
     parser.add_argument("--clips", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
@@ -170,7 +207,9 @@ def main() -> None:
     if given.against:
         found["versions"] = measure_versions(spread(parser, given.source), given)
     if given.instead:
-        found["instead"] = measure_instead(spread(parser, given.source, given.clips), given.rounds)
+        found["instead"] = measure_instead(
+            spread(parser, given.source, given.clips), given.rounds, given.opensoundscape
+        )
     print(json.dumps(found, indent=2))
 
 
