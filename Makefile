@@ -6,10 +6,11 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal
 SEED ?= $(shell date +%s)
-# `make install CONSTRAINTS=constraints.txt` installs the versions that the last release was tested with.
+# With CONSTRAINTS=constraints.txt, `make install` installs the versions that the last release was tested with, and in
+# the tests a warning is an error. Without, a newer version of a dependency may warn.
 CONSTRAINTS ?=
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist worksteal $(if $(CONSTRAINTS),-W error)
 
 .PHONY: help install demo test test-all test-random lint docs constraints format clean
 
