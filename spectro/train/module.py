@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import pytorch_lightning as pl
@@ -66,6 +67,10 @@ def calibrate(
     net: nn.Module,
     batches: Iterable[torch.Tensor | Activations],
     run: Callable[[Any], object] | None = None,
+    *,
+    device: int = 0,
+    devices: int = 1,
+    add: Callable[[torch.Tensor], torch.Tensor] | None = None,
 ) -> None:
     """Re-estimate the statistics of batch norms that are trained, on pictures like those in use.
 
@@ -76,6 +81,9 @@ def calibrate(
         net: the network; it is left in evaluation mode.
         batches: untouched training pictures, of shape (batch, channels, height, width).
         run: passes a batch through the network; None calls the network itself.
+        device: number of this device, from 0; it takes every `devices`-th batch.
+        devices: number of devices that share the batches.
+        add: returns the sum of a tensor over all devices; required with several devices.
 
     Source: Wu & Johnson, Rethinking "Batch" in BatchNorm, arXiv:2105.07576, section 3 (precise batch norm).
     """
@@ -88,8 +96,18 @@ def calibrate(
         norm.reset_running_stats()
         norm.momentum = None  # a plain mean over all batches
         norm.train()
-    for batch in batches:
+    taken = 0
+    for batch in islice(batches, device, None, devices):
         (run or net)(batch)
+        taken += 1
+    if add is not None and devices > 1:
+        statistics = [one for norm in norms for one in (norm.running_mean, norm.running_var) if one is not None]
+        own = torch.cat([buffer.flatten() for buffer in statistics])
+        whole = add(torch.cat([own * taken, own.new_tensor([taken])]))
+        mean, start = whole[:-1] / whole[-1], 0
+        for buffer in statistics:
+            buffer.copy_(mean[start : start + buffer.numel()].view_as(buffer))
+            start += buffer.numel()
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
@@ -242,7 +260,14 @@ class Classifier(pl.LightningModule):
         """Estimate batch-norm statistics on untouched training clips before validation; see `calibrate`."""
         pictures = self.trainer.datamodule.calibration_dataloader(CALIBRATION_PICTURES)  # type: ignore[attr-defined]
         with self.trainer.precision_plugin.forward_context():
-            calibrate(self.net, (self._moved(given) for given, _targets, _groups in pictures), self.logits)
+            calibrate(
+                self.net,
+                (self._moved(given) for given, _targets, _groups in pictures),
+                self.logits,
+                device=self.trainer.global_rank,
+                devices=self.trainer.world_size,
+                add=lambda own: self.trainer.strategy.reduce(own, reduce_op="sum"),
+            )
 
     def _moved(self, given: torch.Tensor | Activations) -> torch.Tensor | Activations:
         if isinstance(given, torch.Tensor):

@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from spectro.errors import TrainingError
 from spectro.train.data import PictureDataModule
+from spectro.train.module import calibrate
 from tests.conftest import REPOSITORY, World
 
 # A network without batch norms, whose statistics would be those of each device's share of a batch.
@@ -102,3 +104,28 @@ def test_devices_share_batches_and_validation(world: World, monkeypatch: pytest.
         shares.append(sum(len(targets) for _pictures, targets, _groups in data.val_dataloader()))
         assert sum(len(targets) for _pictures, targets, _groups in data.whole("valid")) == alone
     assert sum(shares) == alone
+
+
+def test_devices_that_share_the_batches_estimate_the_statistics_of_one() -> None:
+    generator = torch.Generator().manual_seed(0)
+    batches = [torch.randn(8, 3, 5, 5, generator=generator) * (1 + place) for place in range(5)]
+    nets = [
+        torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4), torch.nn.ReLU(), torch.nn.BatchNorm2d(4))
+        for _device in range(4)
+    ]
+    for net in nets:
+        net.load_state_dict(nets[0].state_dict())
+    alone, *shared = nets
+    calibrate(alone, batches)
+    for device in range(3):  # the last to come knows what the others have found
+        found: list[torch.Tensor] = []
+
+        def add(own: torch.Tensor, found: list[torch.Tensor] = found) -> torch.Tensor:
+            found.append(own)
+            return torch.stack(found).sum(dim=0)
+
+        for one in [*({0, 1, 2} - {device}), device]:
+            calibrate(shared[one], batches, device=one, devices=3, add=add)
+        for name, value in alone.state_dict().items():
+            if "running" in name:
+                torch.testing.assert_close(shared[device].state_dict()[name], value, rtol=1e-5, atol=1e-6)
