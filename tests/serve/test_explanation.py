@@ -29,7 +29,7 @@ def pixels(png: str) -> np.ndarray:
     return np.asarray(image)
 
 
-def test_an_explanation_is_that_of_the_python_api(service: Running, world: World, wav: WriteWav) -> None:
+def test_an_explanation_equals_that_of_the_python_api(service: Running, world: World, wav: WriteWav) -> None:
     path, predictor = wav(samples=voice(1.2)), Predictor(world.checkpoint, device="cpu")
     answer, expected = ask(service, path, label="happy").json(), explain(predictor, path, label="happy")
     assert answer["label"] == expected.prediction.label
@@ -46,7 +46,7 @@ def test_an_explanation_is_that_of_the_python_api(service: Running, world: World
     assert len(answer["frequencies"]) > 3
 
 
-def test_padding_is_told_from_sound(service: Running, wav: WriteWav) -> None:
+def test_columns_of_an_explanation_exclude_padding(service: Running, wav: WriteWav) -> None:
     answer = ask(service, wav(samples=voice(0.8))).json()
     first, last = answer["columns"]
     begin_s, end_s = (answer["start_s"] + place * answer["step_s"] for place in (first, last))
@@ -56,14 +56,14 @@ def test_padding_is_told_from_sound(service: Running, wav: WriteWav) -> None:
 
 
 @pytest.mark.parametrize("channels", ["gray", "colormap", "deltas", "windows"])
-def test_padding_is_told_from_sound_in_every_kind_of_picture(channels: str) -> None:
+def test_columns_exclude_padding_in_every_kind_of_picture(channels: str) -> None:
     spec = SpectrogramSpec(n_fft=1024, win_length=400, hop_length=320, height=40, width=80, channels=channels)  # type: ignore[arg-type]
     first, last = columns(render(voice(0.8), spec), spec)
     assert last - first + 1 == pytest.approx(0.8 * RATE / spec.hop_length, abs=2)
     assert first == pytest.approx(spec.width - 1 - last, abs=1)
 
 
-def test_a_stretch_is_explained_in_the_times_of_the_whole(service: Running, wav: WriteWav) -> None:
+def test_an_excerpt_is_explained_with_times_of_the_whole_recording(service: Running, wav: WriteWav) -> None:
     whole = np.concatenate([voice(3.0, pitch=240), np.zeros(RATE, np.float32), voice(1.2), voice(70.0, pitch=300)])
     path, alone = wav("long.wav", whole), wav("alone.wav", voice(1.2))
     assert ask(service, path).status_code == 413  # longer than the limit for a clip
@@ -83,7 +83,7 @@ def test_a_stretch_is_explained_in_the_times_of_the_whole(service: Running, wav:
         ({"model": "other"}, 404, "there is no model"),
     ],
 )
-def test_what_cannot_be_explained_ends_in_a_sentence(
+def test_an_invalid_explanation_request_gets_an_error_message(
     service: Running, wav: WriteWav, query: dict[str, object], status: int, words: str
 ) -> None:
     answer = ask(service, wav(), **query)
@@ -91,7 +91,7 @@ def test_what_cannot_be_explained_ends_in_a_sentence(
     assert words in answer.json()["detail"]
 
 
-def test_a_network_without_its_checkpoint_answers_but_is_not_explained(
+def test_an_explanation_without_the_checkpoint_gets_501(
     service: Running, wav: WriteWav, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(_self: Predictor) -> None:

@@ -18,7 +18,7 @@ def _post(service: Running, path: str, content: bytes, name: str = "case.wav") -
 
 
 @pytest.mark.parametrize("case", SAME)
-def test_the_service_answers_what_the_python_api_does(service: Running, world: World, case: str) -> None:
+def test_the_service_predicts_the_same_as_the_python_api(service: Running, world: World, case: str) -> None:
     content = SAME[case]()
     predictor = Predictor(world.checkpoint, device="cpu")
     clip = _post(service, "/v1/predict/wav", content).json()
@@ -31,7 +31,7 @@ def test_the_service_answers_what_the_python_api_does(service: Running, world: W
     ]
 
 
-def test_the_service_hears_no_constant_and_calls_a_web_page_by_its_name(service: Running) -> None:
+def test_a_dc_offset_counts_as_silence_and_a_web_page_gets_415(service: Running) -> None:
     silence = _wav(0.02 + np.random.default_rng(0).normal(0, 1e-4, 5 * RATE))
     answer = _post(service, "/v1/predict/wav", silence)
     assert (answer.status_code, answer.json()["detail"].startswith("case.wav: is silent")) == (422, True)

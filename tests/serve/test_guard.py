@@ -14,7 +14,7 @@ from tests.conftest import WriteWav
 from tests.serve.conftest import Running, Start, ask
 
 
-def test_a_page_of_another_site_cannot_make_its_name_lead_here(service: Running) -> None:
+def test_requests_with_an_unknown_host_header_get_421(service: Running) -> None:
     for host in (
         "evil.example",
         "evil.example:80",
@@ -31,14 +31,14 @@ def test_a_page_of_another_site_cannot_make_its_name_lead_here(service: Running)
     assert requests.get(service.url + "/healthz", headers={"Host": "10.0.0.7"}, timeout=9).status_code == 200
 
 
-def test_forwarded_hosts_are_not_believed(service: Running) -> None:
+def test_x_forwarded_host_is_ignored(service: Running) -> None:
     evil = {"Host": "evil.example", "X-Forwarded-Host": "localhost"}
     assert requests.get(service.url + "/v1/model", headers=evil, timeout=9).status_code == 421
     good = {"X-Forwarded-Host": "evil.example", "X-Forwarded-For": "1.2.3.4"}
     assert requests.get(service.url + "/v1/model", headers=good, timeout=9).status_code == 200
 
 
-def test_names_that_are_allowed_are_known() -> None:
+def test_host_names_match_the_bound_address_or_the_allowed_names() -> None:
     names = Names("10.1.2.3", ["emotion.example.org"])
     assert [names.knows(one) for one in ("10.1.2.3:80", "Emotion.example.org", "10.1.2.4", "example.org")] == [
         True, True, False, False,
@@ -49,7 +49,7 @@ def test_names_that_are_allowed_are_known() -> None:
     assert not names.knows("[::1")
 
 
-def test_pages_of_other_sites_cannot_use_a_service_without_a_key(service: Running, wav: WriteWav) -> None:
+def test_cross_origin_requests_are_refused_on_a_service_without_keys(service: Running, wav: WriteWav) -> None:
     url, content = service.url + "/v1/predict/wav", wav().read_bytes()
     for origin in ("http://evil.example", "null", "http://localhost:3000", "http://[", f"http://127.0.0.1:{1}"):
         answer = requests.post(url, files={"file": content}, headers={"Origin": origin}, timeout=9)
@@ -61,13 +61,13 @@ def test_pages_of_other_sites_cannot_use_a_service_without_a_key(service: Runnin
     assert not [name for name in asked.headers if name.lower().startswith("access-control")]
 
 
-def test_pages_of_allowed_names_may_come_through_a_proxy() -> None:
+def test_the_origin_of_an_allowed_host_is_accepted_behind_a_proxy() -> None:
     names = Names(allowed=["emotion.example.org"])
     assert names.sent("https://emotion.example.org", "127.0.0.1:7860")
     assert not names.sent("https://other.example.org", "127.0.0.1:7860")
 
 
-def test_keys_are_taken_however_the_scheme_is_written_and_before_anything_is_read(start: Start) -> None:
+def test_keys_ignore_the_case_of_bearer_and_are_checked_before_the_body(start: Start) -> None:
     with start(keys=("first", "zwölf")) as running:
         url = running.url + "/v1/model"
         for scheme in ("Bearer", "bearer", "BEARER"):
@@ -80,7 +80,7 @@ def test_keys_are_taken_however_the_scheme_is_written_and_before_anything_is_rea
         assert requests.get(running.url + "/static/a.js", timeout=9).status_code == 404
 
 
-def test_keys_cannot_be_guessed(start: Start) -> None:
+def test_an_address_is_blocked_after_too_many_wrong_keys(start: Start) -> None:
     with start(keys=("right",), max_guesses=5) as running:
         url = running.url + "/v1/model"
         answers = [requests.get(url, headers={"X-API-Key": str(guess)}, timeout=9) for guess in range(8)]
@@ -92,7 +92,7 @@ def test_keys_cannot_be_guessed(start: Start) -> None:
         assert requests.get(url, timeout=9).status_code == 401
 
 
-def test_guesses_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_keys_are_forgotten_after_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("spectro.serve.callers.time.monotonic", lambda: now[0])
     keys = Keys(["right"], 2)
@@ -113,14 +113,14 @@ def test_guesses_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(keys._wrong) < 200
 
 
-def test_an_address_of_ipv6_counts_with_its_network() -> None:
+def test_ipv6_addresses_in_the_same_network_count_as_the_same_client() -> None:
     assert share_of("2001:db8::1") == share_of("2001:db8::ffff") != share_of("2001:db8:0:1::1")
     assert share_of("::ffff:10.0.0.1") == share_of("10.0.0.1") != share_of("10.0.0.2")
     assert share_of("a name") == "a name"
     assert share_of("::1") != share_of("127.0.0.1")
 
 
-def test_only_the_named_proxy_is_believed(start: Start, wav: WriteWav) -> None:
+def test_x_forwarded_for_is_trusted_from_configured_proxies_only(start: Start, wav: WriteWav) -> None:
     content = wav().read_bytes()
     for proxies, statuses in (((), {429}), (("127.0.0.1",), {401})):
         with start(keys=("right",), max_guesses=1, proxies=proxies) as running:
@@ -132,7 +132,7 @@ def test_only_the_named_proxy_is_believed(start: Start, wav: WriteWav) -> None:
             assert found == statuses | {401}
 
 
-def test_a_proxy_is_an_address_or_a_network() -> None:
+def test_proxies_match_a_network_and_refuse_a_host_name() -> None:
     assert "10.1.2.3" in Proxies(["10.0.0.0/8"])
     assert "11.1.2.3" not in Proxies(["10.0.0.0/8"])
     assert "" not in Proxies(["10.0.0.0/8"])
@@ -140,7 +140,7 @@ def test_a_proxy_is_an_address_or_a_network() -> None:
         Proxies(["nginx"])
 
 
-def test_uploads_share_the_memory(start: Start, wav: WriteWav) -> None:
+def test_uploads_above_the_memory_limit_get_429_or_503(start: Start, wav: WriteWav) -> None:
     head = b"POST /v1/timeline HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
     part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a"\r\n\r\n'
     half = head + b"Content-Length: 1000000\r\n\r\n" + part + bytes(450_000)
@@ -161,7 +161,7 @@ def test_uploads_share_the_memory(start: Start, wav: WriteWav) -> None:
         assert requests.post(url, files={"file": wav().read_bytes()}, timeout=60).status_code == 200
 
 
-def test_an_upload_that_drips_is_given_up_though_something_comes(start: Start) -> None:
+def test_an_upload_below_the_minimum_rate_gets_408(start: Start) -> None:
     with start(idle_s=1.0, min_kb_s=100) as running, running.connected() as connection:
         head = b"POST /v1/predict/wav HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
         connection.sendall(head + b"Content-Length: 1000000\r\n\r\n--x\r\n")
@@ -176,7 +176,7 @@ def test_an_upload_that_drips_is_given_up_though_something_comes(start: Start) -
         assert answer.startswith(b"HTTP/1.1 408 ")
 
 
-def test_an_address_has_a_share_of_the_timelines(start: Start, wav: WriteWav) -> None:
+def test_an_address_above_its_timeline_limit_gets_429_and_others_get_200(start: Start, wav: WriteWav) -> None:
     head = b"POST /v1/timeline HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
     with start(max_timelines=2, max_timelines_per_client=1) as running, running.connected("127.0.0.2") as held:
         held.sendall(head + b"Content-Length: 1000\r\n\r\n--x\r\n")
@@ -187,12 +187,12 @@ def test_an_address_has_a_share_of_the_timelines(start: Start, wav: WriteWav) ->
         assert requests.post(running.url + "/v1/timeline", files=files, timeout=60).status_code == 200
 
 
-def test_limits_name_what_is_wrong() -> None:
+def test_a_min_kb_s_of_zero_raises_an_error_that_names_it() -> None:
     with pytest.raises(PredictionError, match=r"limits\.min_kb_s is 0"):
         Limits(min_kb_s=0)
 
 
-def test_nothing_of_an_upload_touches_the_disk(start: Start, wav: WriteWav, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uploads_create_no_temporary_files(start: Start, wav: WriteWav, monkeypatch: pytest.MonkeyPatch) -> None:
     def forbidden(*_arguments: object, **_options: object) -> object:
         raise AssertionError("a temporary file")
 
@@ -206,7 +206,7 @@ def test_nothing_of_an_upload_touches_the_disk(start: Start, wav: WriteWav, monk
             assert requests.post(running.url + place, files={"file": content}, timeout=60).status_code == 200
 
 
-def test_counts_of_the_gate_end_at_nothing(start: Start, wav: WriteWav) -> None:
+def test_guard_counters_return_to_zero_after_requests(start: Start, wav: WriteWav) -> None:
     with start() as running:
         for content in (wav().read_bytes(), b"text"):
             requests.post(running.url + "/v1/predict/wav", files={"file": content}, timeout=60)
@@ -214,7 +214,7 @@ def test_counts_of_the_gate_end_at_nothing(start: Start, wav: WriteWav) -> None:
         running.until(lambda: not guard._pending and not guard._bytes and not guard._timelines)
 
 
-def test_what_waits_too_long_is_cancelled_not_swallowed() -> None:
+def test_unless_gone_returns_the_result_or_none_after_a_disconnect() -> None:
     async def never() -> None:
         await asyncio.sleep(3600)
 

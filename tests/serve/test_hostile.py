@@ -11,7 +11,7 @@ from tests.conftest import World
 from tests.serve.conftest import Running, Start
 
 
-def test_what_answers_is_what_the_schema_promises(start: Start) -> None:
+def test_responses_conform_to_the_openapi_schema(start: Start) -> None:
     with start() as running:
         schema = schemathesis.openapi.from_url(running.url + "/openapi.json")
         for found in schema.get_all_operations():
@@ -38,7 +38,7 @@ def broken_files(whole: bytes, count: int) -> Iterator[bytes]:
 
 
 @pytest.mark.parametrize("path", ["/v1/predict/wav", "/v1/timeline", "/v1/predict/image"])
-def test_broken_files_end_in_a_sentence(service: Running, world: World, path: str) -> None:
+def test_corrupt_files_get_200_or_a_4xx_error_that_names_the_file(service: Running, world: World, path: str) -> None:
     whole: Path = next((world.images / "images").glob("*_0.png") if "image" in path else world.corpus.rglob("*.wav"))
     for broken in broken_files(whole.read_bytes(), 40):
         answer = requests.post(service.url + path, files={"file": ("a", broken)}, timeout=60)

@@ -98,20 +98,20 @@ def visit(browser: Browser, running: Running) -> Iterator[Open]:
     assert all(scrolled <= width for scrolled, width in widths)
 
 
-def give(page: Page, path: Path) -> None:
+def upload(page: Page, path: Path) -> None:
     page.locator("#file").set_input_files(path)
 
 
-def answered(page: Page, path: Path) -> None:
-    give(page, path)
+def upload_and_wait(page: Page, path: Path) -> None:
+    upload(page, path)
     expect(page.locator("body")).to_have_attribute("data-state", "answer")
 
 
-def fulfil(told: object, route: Route) -> None:
+def answer_with(told: object, route: Route) -> None:
     route.fulfill(json=told)
 
 
-def test_a_first_visit_says_what_to_do_and_offers_nothing_else(visit: Open) -> None:
+def test_the_start_page_shows_instructions_and_only_three_controls(visit: Open) -> None:
     page = visit()
     expect(page.get_by_role("heading")).to_have_count(1)
     expect(page.get_by_text("Drop a recording here")).to_be_visible()
@@ -122,12 +122,12 @@ def test_a_first_visit_says_what_to_do_and_offers_nothing_else(visit: Open) -> N
 
 
 @pytest.mark.parametrize("size", [WIDE, PHONE], ids=["wide", "phone"])
-def test_a_clip_shows_its_label_bars_and_picture(
+def test_a_clip_shows_label_and_probabilities_and_downloads_as_csv(
     visit: Open, wav: WriteWav, world: World, tmp_path: Path, size: tuple[int, int]
 ) -> None:
     path, page = wav(samples=voice(1.2)), visit(size)
     expected = Predictor(world.checkpoint, device="cpu").predict_wav(path)
-    answered(page, path)
+    upload_and_wait(page, path)
     expect(page.locator("#label")).to_have_text(expected.label)
     first, *_ = sorted(expected.probabilities.items(), key=lambda pair: -pair[1])
     bars = page.locator("#bars li")
@@ -147,9 +147,9 @@ def test_a_clip_shows_its_label_bars_and_picture(
     assert float(row[f"p_{first[0]}"]) == pytest.approx(first[1], abs=1e-4)
 
 
-def test_the_explanation_lies_over_sound_alone_and_can_be_put_away(visit: Open, wav: WriteWav) -> None:
+def test_the_heatmap_covers_only_sound_and_can_be_hidden(visit: Open, wav: WriteWav) -> None:
     page = visit()
-    answered(page, wav(samples=voice(0.8)))
+    upload_and_wait(page, wav(samples=voice(0.8)))
     heat = page.locator("#heat")
     assert heat.evaluate("one => one.width") == pytest.approx(0.8 * RATE / 320, abs=2)  # of 80 columns
     assert heat.evaluate("one => one.getContext('2d').getImageData(0, 0, one.width, one.height).data.some(v => v > 0)")
@@ -161,12 +161,12 @@ def test_the_explanation_lies_over_sound_alone_and_can_be_put_away(visit: Open, 
     expect(heat).to_be_visible()
 
 
-def test_a_long_recording_shows_its_course_and_plays_from_where_one_clicks(
+def test_a_long_recording_shows_a_timeline_that_plays_on_click(
     visit: Open, wav: WriteWav, world: World, tmp_path: Path
 ) -> None:
     path, page = wav("call.wav", CALL.astype(np.float32)), visit()
     segments = list(timeline(Predictor(world.checkpoint, device="cpu"), path))
-    answered(page, path)
+    upload_and_wait(page, path)
     with page.expect_download() as download:
         page.get_by_role("button", name="Download JSON").click()
     download.value.save_as(tmp_path / "rows.json")
@@ -205,7 +205,7 @@ def test_a_long_recording_shows_its_course_and_plays_from_where_one_clicks(
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
 
 
-def test_a_stretch_of_any_kind_of_file_is_explained_in_its_own_time(visit: Open, wav: WriteWav) -> None:
+def test_explanation_times_and_probabilities_agree_across_file_formats(visit: Open, wav: WriteWav) -> None:
     page, shown = visit(), []
     for name, options in (("call.wav", {"subtype": "PCM_24"}), ("call.flac", {}), ("hasty.wav", {})):
         path = wav(name, CALL[3 * RATE :].astype(np.float32), **options)
@@ -214,7 +214,7 @@ def test_a_stretch_of_any_kind_of_file_is_explained_in_its_own_time(visit: Open,
                 file.seek(28)
                 file.write(bytes(4))  # some writers leave the bytes per second at 0
         with page.expect_response(re.compile("/v1/explain")) as explained:
-            answered(page, path)
+            upload_and_wait(page, path)
         shown.append((page.locator("#times").inner_text(), explained.value.json()["probabilities"]))
         assert ("start_s=" in explained.value.url) == name.endswith("flac")
     for times, probabilities in shown[1:]:
@@ -223,7 +223,7 @@ def test_a_stretch_of_any_kind_of_file_is_explained_in_its_own_time(visit: Open,
 
 
 @pytest.mark.parametrize("width", [320, 360])
-def test_marks_of_the_axes_are_whole_and_apart_on_phones(
+def test_axis_labels_are_not_cut_off_and_do_not_overlap_on_phones(
     visit: Open, running: Running, wav: WriteWav, width: int
 ) -> None:
     page, path = visit((width, 640)), wav(samples=voice(1.2))
@@ -231,8 +231,8 @@ def test_marks_of_the_axes_are_whole_and_apart_on_phones(
         told = said.json()
     for later_s in (0, 12_345.6):
         late = told | {"start_s": told["start_s"] + later_s}
-        page.route("**/v1/explain*", partial(fulfil, late))
-        answered(page, path)
+        page.route("**/v1/explain*", partial(answer_with, late))
+        upload_and_wait(page, path)
         for axis, low, high in (("times", "left", "right"), ("frequencies", "top", "bottom")):
             boxes = page.locator(f"#{axis} span").evaluate_all(
                 "marks => marks.map((one) => one.getBoundingClientRect().toJSON())"
@@ -243,30 +243,32 @@ def test_marks_of_the_axes_are_whole_and_apart_on_phones(
             assert all(one[high] <= other[low] for one, other in pairwise(boxes))
 
 
-def test_what_cannot_be_used_gets_a_sentence(visit: Open, wav: WriteWav, tmp_path: Path) -> None:
+def test_unusable_files_show_an_error_that_the_next_recording_clears(
+    visit: Open, wav: WriteWav, tmp_path: Path
+) -> None:
     (tmp_path / "letter.wav").write_text("Dear Sir or Madam")
     page = visit(PHONE)
-    give(page, tmp_path / "letter.wav")
+    upload(page, tmp_path / "letter.wav")
     alert = page.get_by_role("alert")
     expect(alert).to_contain_text("letter.wav: is not a recording that can be read")
     expect(page.locator("#answer")).to_be_hidden()
-    give(page, wav("quiet.wav", np.zeros(10 * RATE, np.float32)))
+    upload(page, wav("quiet.wav", np.zeros(10 * RATE, np.float32)))
     expect(alert).to_contain_text(re.compile("silen"))
-    answered(page, wav())
+    upload_and_wait(page, wav())
     expect(alert).to_be_hidden()
 
 
-def test_names_and_sentences_are_text_and_not_markup(visit: Open, wav: WriteWav, tmp_path: Path) -> None:
+def test_file_names_and_error_messages_are_not_rendered_as_html(visit: Open, wav: WriteWav, tmp_path: Path) -> None:
     page = visit()
-    answered(page, wav(HOSTILE))
+    upload_and_wait(page, wav(HOSTILE))
     expect(page.get_by_role("heading", name=HOSTILE)).to_be_visible()
     (tmp_path / HOSTILE).write_text("no recording")
-    give(page, tmp_path / HOSTILE)
+    upload(page, tmp_path / HOSTILE)
     expect(page.get_by_role("alert")).to_contain_text("<img src=x")
     assert page.locator("img").count() == 0
 
 
-def test_labels_of_strangers_are_text_and_no_formulas(
+def test_hostile_labels_never_become_html_or_csv_formulas(
     visit: Open, running: Running, wav: WriteWav, tmp_path: Path
 ) -> None:
     evil = "=cmd|'<b>\"1\"</b>'"
@@ -275,8 +277,8 @@ def test_labels_of_strangers_are_text_and_no_formulas(
         files = {"file": path.read_bytes()} if part == "explain" else None
         with requests.request("POST" if files else "GET", f"{running.url}/v1/{part}", files=files, timeout=60) as said:
             told = json.loads(said.text.replace('"happy"', json.dumps(evil)))
-        page.route(f"**/v1/{part}*", partial(fulfil, told))
-    answered(page, path)
+        page.route(f"**/v1/{part}*", partial(answer_with, told))
+    upload_and_wait(page, path)
     expect(page.locator("#bars")).to_contain_text(evil)
     assert page.locator("main b:not(#times b, #frequencies b)").count() == 0
     with page.expect_download() as download:
@@ -288,7 +290,7 @@ def test_labels_of_strangers_are_text_and_no_formulas(
     assert not any(cell.startswith("=") for cell in header + row)
 
 
-def test_tables_keep_formulas_away_like_those_of_the_commands(visit: Open) -> None:
+def test_the_page_escapes_csv_formulas_like_the_command_line(visit: Open) -> None:
     labels = ["=1", "@a", "\ta", "-5", "+1.5", "-1.", "-1+2", "+a", "-", "calm", "a=b"]
     written = visit().evaluate(
         """async (labels) => (await import("/static/tables.js")).csv(labels.map(
@@ -300,32 +302,32 @@ def test_tables_keep_formulas_away_like_those_of_the_commands(visit: Open) -> No
     assert {row["start_s"] for row in rows} == {"-1"}
 
 
-def test_a_closed_service_asks_for_the_key_once(start: Start, visit: Open, wav: WriteWav) -> None:
+def test_the_page_asks_for_an_api_key_once_per_session(start: Start, visit: Open, wav: WriteWav) -> None:
     with start(page=True, keys=("secret",)) as closed:
         page = visit(url=closed.url)
-        give(page, wav())
+        upload(page, wav())
         key, dialog = page.get_by_label("API key"), page.get_by_role("dialog")
         key.fill("wrong")
         key.press("Enter")
         expect(dialog).to_contain_text("This key was not accepted.")
         key.press("Escape")
         expect(page.get_by_role("status")).to_have_text("Cancelled.")
-        give(page, wav())
+        upload(page, wav())
         key.fill("secret")
         page.get_by_role("button", name="Continue").click()
         expect(page.locator("body")).to_have_attribute("data-state", "answer")
         page.reload()
-        answered(page, wav())
+        upload_and_wait(page, wav())
         assert page.evaluate("Object.values(sessionStorage)") == ["secret"]
         assert page.evaluate("[Object.values(localStorage).length, document.cookie]") == [0, ""]
         page.goto("about:blank")  # closes connections, so that the service can stop
 
 
-def test_any_key_that_a_service_can_have_opens_the_page(start: Start, visit: Open, wav: WriteWav) -> None:
+def test_the_page_accepts_a_key_with_symbols_and_refuses_a_blank_key(start: Start, visit: Open, wav: WriteWav) -> None:
     secret = "100% ^[a|b] é"
     with start(page=True, keys=(secret,)) as closed:
         page, asked = visit(url=closed.url), []
-        give(page, wav())
+        upload(page, wav())
         key = page.get_by_label("API key")
         expect(key).to_be_visible()
         page.on("request", lambda request: asked.append(request.url))
@@ -339,7 +341,7 @@ def test_any_key_that_a_service_can_have_opens_the_page(start: Start, visit: Ope
         page.goto("about:blank")  # closes connections, so that the service can stop
 
 
-def test_all_can_be_done_with_the_keyboard(visit: Open, wav: WriteWav) -> None:
+def test_the_page_can_be_used_with_the_keyboard_alone(visit: Open, wav: WriteWav) -> None:
     page, long = visit(), wav("call.wav", CALL[: 9 * RATE].astype(np.float32))
 
     def tab_to(selector: str) -> None:
@@ -374,9 +376,9 @@ def test_all_can_be_done_with_the_keyboard(visit: Open, wav: WriteWav) -> None:
     expect(page.locator("#card")).to_contain_text("mobilenet-ravdess")
 
 
-def test_close_calls_are_unsure(visit: Open, wav: WriteWav) -> None:
+def test_a_prediction_within_the_margin_shows_as_unsure(visit: Open, wav: WriteWav) -> None:
     page = visit()
-    answered(page, wav())
+    upload_and_wait(page, wav())
     page.get_by_label("margin").fill("1")
     page.keyboard.press("Tab")
     expect(page.locator("#label")).to_have_text("unsure")
@@ -384,9 +386,9 @@ def test_close_calls_are_unsure(visit: Open, wav: WriteWav) -> None:
     expect(page.locator("#about")).not_to_contain_text("unsure")
 
 
-def test_the_card_tells_what_a_model_learned_from_and_how_well_it_does(visit: Open, wav: WriteWav) -> None:
+def test_the_model_card_shows_training_data_and_mean_recall(visit: Open, wav: WriteWav) -> None:
     page = visit()
-    answered(page, wav())
+    upload_and_wait(page, wav())
     held = list[Route]()
     page.route("**/v1/model?*", lambda route: route.continue_() if held else held.append(route))
     with page.expect_request("**/v1/model?*"):
@@ -399,26 +401,26 @@ def test_the_card_tells_what_a_model_learned_from_and_how_well_it_does(visit: Op
     expect(page.get_by_text("Acted emotion is not felt emotion.")).to_be_visible()
 
 
-def test_work_can_be_given_up(visit: Open, wav: WriteWav) -> None:
+def test_an_analysis_can_be_cancelled(visit: Open, wav: WriteWav) -> None:
     page = visit()
     page.route("**/v1/explain*", lambda _route: None)  # never answered
     with page.expect_request("**/v1/explain*"):
-        give(page, wav())
+        upload(page, wav())
     player = page.locator("#listen").bounding_box()
     page.get_by_role("button", name="Cancel").click()
     expect(page.get_by_role("status")).to_have_text("Cancelled.")
     expect(page.get_by_role("progressbar")).to_be_hidden()
     page.unroute("**/v1/explain*")
-    answered(page, wav())
+    upload_and_wait(page, wav())
     assert page.locator("#listen").bounding_box() == player  # the layout does not jump when the answer arrives
 
 
-def test_an_explanation_can_be_given_up_and_the_course_stays(visit: Open, wav: WriteWav) -> None:
+def test_cancelling_an_explanation_keeps_the_timeline(visit: Open, wav: WriteWav) -> None:
     page, long = visit(), wav("call.wav", CALL[: 9 * RATE].astype(np.float32))
-    answered(page, wav())  # its picture must not be shown for the next recording
+    upload_and_wait(page, wav())  # its picture must not be shown for the next recording
     page.route("**/v1/explain*", lambda _route: None)  # never answered
     with page.expect_request("**/v1/explain*"):
-        give(page, long)
+        upload(page, long)
     page.get_by_role("button", name="Cancel").click()
     expect(page.get_by_role("status")).to_have_text("Cancelled.")
     expect(page.locator("body")).to_have_attribute("data-state", "answer")
@@ -430,13 +432,13 @@ def test_an_explanation_can_be_given_up_and_the_course_stays(visit: Open, wav: W
     expect(page.locator("#figure")).to_be_visible()
 
 
-def test_a_recording_that_is_explained_does_not_end_the_work_on_the_next(visit: Open, wav: WriteWav) -> None:
+def test_a_pending_explanation_does_not_end_the_next_analysis(visit: Open, wav: WriteWav) -> None:
     page, explained = visit(), list[Route]()
     page.route("**/v1/explain*", lambda route: explained.append(route))  # held until the test continues
     with page.expect_request("**/v1/explain*"):
-        give(page, wav("long.wav", CALL[: 9 * RATE].astype(np.float32)))
+        upload(page, wav("long.wav", CALL[: 9 * RATE].astype(np.float32)))
     with page.expect_request("**/v1/explain*"):
-        give(page, wav("clip.wav"))
+        upload(page, wav("clip.wav"))
     expect(page.locator("body")).to_have_attribute("data-state", "working")
     expect(page.get_by_role("button", name="Cancel")).to_be_visible()
     expect(page.locator("#answer")).to_be_hidden()
@@ -445,24 +447,24 @@ def test_a_recording_that_is_explained_does_not_end_the_work_on_the_next(visit: 
     expect(page.locator("#asked")).to_have_text("Prediction for this clip")
 
 
-def test_a_network_that_cannot_be_explained_answers_all_the_same(visit: Open, wav: WriteWav) -> None:
+def test_a_model_without_explanations_still_shows_its_prediction(visit: Open, wav: WriteWav) -> None:
     page, reason = visit(), {"detail": "exported cannot be explained: its checkpoint is missing"}
     page.route("**/v1/explain*", lambda route: route.fulfill(status=501, json=reason))
-    answered(page, wav())
+    upload_and_wait(page, wav())
     expect(page.locator("#unexplained")).to_contain_text(reason["detail"])
     expect(page.locator("#figure")).to_be_hidden()
     expect(page.locator("#label")).not_to_be_empty()
 
 
-def test_what_the_browser_cannot_play_is_answered_all_the_same(visit: Open, wav: WriteWav) -> None:
+def test_a_file_that_the_browser_cannot_play_is_still_analysed(visit: Open, wav: WriteWav) -> None:
     page = visit()
-    answered(page, wav("clip.aiff", format="AIFF"))
+    upload_and_wait(page, wav("clip.aiff", format="AIFF"))
     expect(page.get_by_text("This browser cannot play this kind of file")).to_be_visible()
     expect(page.get_by_role("button", name="Play", exact=True)).to_be_disabled()
     expect(page.locator("#length")).to_have_text("0:01.0")
 
 
-def test_a_microphone_that_is_refused_can_be_asked_for_again(visit: Open) -> None:
+def test_the_speak_button_stays_enabled_after_microphone_access_is_denied(visit: Open) -> None:
     page = visit()
     page.evaluate("() => { navigator.mediaDevices.getUserMedia = () => Promise.reject(new Error('Not allowed')); }")
     page.get_by_role("button", name="Speak").click()
@@ -470,7 +472,7 @@ def test_a_microphone_that_is_refused_can_be_asked_for_again(visit: Open) -> Non
     expect(page.get_by_role("button", name="Speak")).to_be_enabled()
 
 
-def test_one_can_speak(visit: Open) -> None:
+def test_a_microphone_recording_is_analysed_and_its_stream_closed(visit: Open) -> None:
     page = visit(permissions=["microphone"])
     page.evaluate(WATCH_MICROPHONE)
     page.get_by_role("button", name="Speak").dblclick()
@@ -513,10 +515,12 @@ PALE = """() => {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_can_be_read_and_controls_have_names(visit: Open, wav: WriteWav, tmp_path: Path, scheme: str) -> None:
+def test_text_has_enough_contrast_and_controls_have_accessible_names(
+    visit: Open, wav: WriteWav, tmp_path: Path, scheme: str
+) -> None:
     page = visit(color_scheme=scheme, reduced_motion="reduce")
     assert page.evaluate(PALE) == []
-    answered(page, wav("call.wav", CALL[: 9 * RATE].astype(np.float32)))
+    upload_and_wait(page, wav("call.wav", CALL[: 9 * RATE].astype(np.float32)))
     assert page.evaluate(PALE) == []
     assert page.evaluate(UNNAMED) == []
     levels = page.locator("h1, h2, h3").evaluate_all("all => all.map((one) => one.tagName)")
@@ -528,12 +532,12 @@ def test_text_can_be_read_and_controls_have_names(visit: Open, wav: WriteWav, tm
     assert page.locator("body").evaluate("one => getComputedStyle(one).backgroundColor") != back
     assert page.evaluate(PALE) == []
     (tmp_path / "letter.wav").write_text("Dear Sir or Madam")
-    give(page, tmp_path / "letter.wav")
+    upload(page, tmp_path / "letter.wav")
     expect(page.get_by_role("alert")).to_be_visible()
     assert page.evaluate(PALE) == []
 
 
-def test_browsers_are_told_to_run_and_ask_nothing_else(running: Running) -> None:
+def test_page_files_have_strict_security_headers_and_others_get_404(running: Running) -> None:
     for path, kind in (("/", "text/html"), ("/static/page.js", "text/javascript"), ("/static/page.css", "text/css")):
         with requests.get(running.url + path, timeout=9) as answer:
             assert answer.headers["Content-Type"].startswith(kind)
@@ -548,6 +552,6 @@ def test_browsers_are_told_to_run_and_ask_nothing_else(running: Running) -> None
             assert answer.status_code == 404
 
 
-def test_without_the_page_there_is_none(start: Start) -> None:
+def test_a_service_without_the_page_answers_404_at_the_root(start: Start) -> None:
     with start() as bare, requests.get(bare.url + "/", timeout=9) as answer:
         assert answer.status_code == 404

@@ -20,17 +20,17 @@ from tests.conftest import SMALL, World, WriteWav
 ONCE = "SPECTRO_TEST_KILLED_ONCE"
 
 
-def killed(_content: bytes, _spec: SpectrogramSpec, _limits: Limits) -> Image:
+def kill_renderer(_content: bytes, _spec: SpectrogramSpec, _limits: Limits) -> Image:
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError
 
 
-def killed_once(content: bytes, spec: SpectrogramSpec, limits: Limits) -> Image:
+def kill_renderer_once(content: bytes, spec: SpectrogramSpec, limits: Limits) -> Image:
     try:
         Path(os.environ[ONCE]).touch(exist_ok=False)
     except FileExistsError:
         return module.render_bytes(content, spec, limits)
-    return killed(content, spec, limits)
+    return kill_renderer(content, spec, limits)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def renderers() -> Iterator[Renderers]:
     made.shutdown()
 
 
-def test_one_is_drawn_here_and_more_are_drawn_alike_elsewhere(
+def test_only_concurrent_uploads_render_in_a_pool_with_equal_results(
     renderers: Renderers, predictor: Predictor, wav: WriteWav
 ) -> None:
     content = wav().read_bytes()
@@ -60,23 +60,23 @@ def test_one_is_drawn_here_and_more_are_drawn_alike_elsewhere(
     np.testing.assert_array_equal(alone, predictor.render(io.BytesIO(content)))
 
 
-def test_without_processes_all_are_drawn_here(predictor: Predictor, wav: WriteWav) -> None:
+def test_zero_processes_start_no_pool(predictor: Predictor, wav: WriteWav) -> None:
     here = Renderers(0)
     with here._counted():
         here.render(io.BytesIO(wav().read_bytes()), predictor, Limits())
     assert here._pool is None
 
 
-def test_a_process_that_dies_is_replaced(
+def test_a_killed_render_process_is_replaced(
     renderers: Renderers, predictor: Predictor, wav: WriteWav, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = wav().read_bytes()
     monkeypatch.setenv(ONCE, str(tmp_path / "killed"))
     with renderers._counted():
-        monkeypatch.setattr(module, "render_bytes", killed_once)
+        monkeypatch.setattr(module, "render_bytes", kill_renderer_once)
         assert renderers.render(io.BytesIO(content), predictor, Limits()).shape == SMALL.shape
-        monkeypatch.setattr(module, "render_bytes", killed)
+        monkeypatch.setattr(module, "render_bytes", kill_renderer)
         with pytest.raises(SpectroError, match="were killed, perhaps"):
             renderers.render(io.BytesIO(content), predictor, Limits())
-        monkeypatch.setattr(module, "render_bytes", killed_once)
+        monkeypatch.setattr(module, "render_bytes", kill_renderer_once)
         assert renderers.render(io.BytesIO(content), predictor, Limits()).shape == SMALL.shape

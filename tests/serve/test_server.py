@@ -27,14 +27,14 @@ GET = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
 POST = b"POST /v1/predict/wav HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
 
 
-def healthy_within_s(running: Running) -> float:
+def health_check_s(running: Running) -> float:
     """Return the seconds that /healthz takes over a new connection."""
     started = time.monotonic()
     assert ask(running, GET + b"\r\n").startswith(b"HTTP/1.1 200 ")
     return time.monotonic() - started
 
 
-def until_closed(connection: socket.socket) -> bytes:
+def read_until_closed(connection: socket.socket) -> bytes:
     """Return all bytes until the other side closes."""
     connection.settimeout(20)
     found = b""
@@ -44,19 +44,19 @@ def until_closed(connection: socket.socket) -> bytes:
     return found
 
 
-def test_a_header_without_an_end_is_refused(service: Running) -> None:
+def test_a_request_header_that_is_too_long_gets_431(service: Running) -> None:
     with service.connected() as connection:
         connection.sendall(GET + b"X-a: ")
         with contextlib.suppress(ConnectionError):
             for _ in range(100):
                 connection.sendall(b"a" * 10_000)
-        assert healthy_within_s(service) < 5
+        assert health_check_s(service) < 5
     assert b" 431 " in ask(service, GET + b"X-a: " + b"a" * 30_000)
     assert b" 431 " in ask(service, GET + b"a: b\r\n" * 10_000 + b"\r\n")  # although all of it arrived at once
     assert b" 200 " in ask(service, GET + b"X-a: " + b"a" * 10_000 + b"\r\n\r\n")
 
 
-def test_what_is_no_http_gets_a_sentence(service: Running) -> None:
+def test_invalid_http_gets_400_and_an_error_message(service: Running) -> None:
     for nonsense in (b"hello\r\n\r\n", b"\x16\x03\x01\x02\x00\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"):
         answer = ask(service, nonsense)
         assert answer.startswith(b"HTTP/1.1 400 ")
@@ -68,7 +68,7 @@ def test_a_body_in_tiny_chunks_is_refused(service: Running) -> None:
     assert answer.startswith(b"HTTP/1.1 400 ")
 
 
-def test_a_body_in_chunks_is_an_upload_like_any_other(service: Running, wav: WriteWav) -> None:
+def test_a_chunked_upload_is_accepted(service: Running, wav: WriteWav) -> None:
     part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
     body = part + wav().read_bytes() + b"\r\n--x--\r\n"
     pieces = (body[place : place + 4000] for place in range(0, len(body), 4000))
@@ -77,23 +77,23 @@ def test_a_body_in_chunks_is_an_upload_like_any_other(service: Running, wav: Wri
     assert answer.status_code == 200
 
 
-def test_connections_that_send_nothing_or_slowly_are_closed(start: Start) -> None:
+def test_connections_without_a_complete_header_time_out_with_408(start: Start) -> None:
     with start(header_s=1.0) as running, ExitStack() as stack:
         silent, slow = (stack.enter_context(running.connected()) for _ in range(2))
         slow.sendall(GET)
-        assert until_closed(slow).startswith(b"HTTP/1.1 408 ")
-        assert until_closed(silent).startswith(b"HTTP/1.1 408 ")
+        assert read_until_closed(slow).startswith(b"HTTP/1.1 408 ")
+        assert read_until_closed(silent).startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_kept_connection_that_begins_another_header_is_closed(start: Start) -> None:
+def test_a_kept_alive_connection_with_an_incomplete_header_times_out(start: Start) -> None:
     with start(header_s=1.0) as running, running.connected() as connection:
         connection.sendall(GET + b"\r\n")
         assert connection.recv(4096).startswith(b"HTTP/1.1 200 ")
         connection.sendall(b"G")
-        assert until_closed(connection).startswith(b"HTTP/1.1 408 ")
+        assert read_until_closed(connection).startswith(b"HTTP/1.1 408 ")
 
 
-def test_a_refused_body_that_does_not_end_is_cut(start: Start) -> None:
+def test_a_client_that_keeps_sending_a_refused_body_is_disconnected(start: Start) -> None:
     with start(idle_s=1.0) as running, running.connected() as connection:
         connection.sendall(b"POST /nothing HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n")
         assert connection.recv(4096).startswith(b"HTTP/1.1 404 ")
@@ -104,7 +104,7 @@ def test_a_refused_body_that_does_not_end_is_cut(start: Start) -> None:
                 time.sleep(0.05)
 
 
-def test_who_reads_no_answer_is_cut(start: Start) -> None:
+def test_a_client_that_reads_no_answers_is_disconnected(start: Start) -> None:
     with start(idle_s=1.0) as running, running.connected() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         asking = b"GET /openapi.json HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -117,24 +117,24 @@ def test_who_reads_no_answer_is_cut(start: Start) -> None:
         running.until(lambda: not running.connections())
 
 
-def test_silent_connections_of_an_address_lock_nobody_out(start: Start) -> None:
+def test_idle_connections_of_an_address_block_no_new_connections(start: Start) -> None:
     with start(max_connections_per_client=5) as running, ExitStack() as stack:
         silent = [stack.enter_context(running.connected("127.0.0.2")) for _ in range(40)]
         running.until(lambda: running.connections() == 5)
-        assert healthy_within_s(running) < 5
+        assert health_check_s(running) < 5
         assert ask(running, GET + b"\r\n", "127.0.0.2").startswith(b"HTTP/1.1 200 ")  # nor their own
-        assert until_closed(silent[0]) == b""
+        assert read_until_closed(silent[0]) == b""
 
 
-def test_silent_connections_of_many_addresses_lock_nobody_out(start: Start) -> None:
+def test_idle_connections_of_many_addresses_block_no_new_connections(start: Start) -> None:
     with start(max_connections=20) as running, ExitStack() as stack:
         for number in range(60):
             stack.enter_context(running.connected(f"127.0.1.{number + 1}"))
         running.until(lambda: running.connections() == 20)
-        assert healthy_within_s(running) < 5
+        assert health_check_s(running) < 5
 
 
-def test_connections_at_work_are_not_closed_for_others(start: Start, wav: WriteWav) -> None:
+def test_busy_connections_are_not_closed_for_new_connections(start: Start, wav: WriteWav) -> None:
     with start(max_connections_per_client=2) as running, ExitStack() as stack:
         part = b'--x\r\nContent-Disposition: form-data; name="file"; filename="a.wav"\r\n\r\n'
         body = part + wav().read_bytes() + b"\r\n--x--\r\n"
@@ -143,28 +143,28 @@ def test_connections_at_work_are_not_closed_for_others(start: Start, wav: WriteW
             one.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(body) + body[:100])
         running.until(lambda: running.pending() == 2)
         third = stack.enter_context(running.connected("127.0.0.2"))
-        assert until_closed(third) == b""
+        assert read_until_closed(third) == b""
         for one in working:
             one.sendall(body[100:])
             assert one.recv(4096).startswith(b"HTTP/1.1 200 ")
 
 
-def test_a_proxy_has_as_many_connections_as_it_needs(start: Start) -> None:
+def test_a_proxy_may_exceed_the_connection_limit_per_client(start: Start) -> None:
     with start(max_connections_per_client=2, proxies=("127.0.0.0/8",)) as running, ExitStack() as stack:
         for _ in range(10):
             stack.enter_context(running.connected())
         running.until(lambda: running.connections() == 10)
 
 
-def test_requests_that_come_together_are_answered_once(service: Running) -> None:
+def test_pipelined_requests_get_an_answer_with_connection_close(service: Running) -> None:
     with service.connected() as connection:
         connection.sendall((GET + b"\r\n") * 3000)
-        answer = until_closed(connection)
+        answer = read_until_closed(connection)
     assert answer.startswith(b"HTTP/1.1 200 ")
     assert b"connection: close" in answer.lower()
 
 
-def test_methods_are_told_apart(service: Running) -> None:
+def test_a_wrong_method_gets_405_and_an_unknown_path_404(service: Running) -> None:
     for path, allowed in (("/v1/predict/wav", "POST"), ("/v1/timeline", "POST"), ("/healthz", "GET")):
         for method in ("GET", "POST", "PUT", "DELETE", "OPTIONS", "TRACE", "PROPFIND"):
             if method == allowed:
@@ -179,7 +179,7 @@ def test_methods_are_told_apart(service: Running) -> None:
     assert requests.get(service.url + "/v1/timeline", headers=disguised, timeout=9).status_code == 405
 
 
-def test_no_request_is_lost_at_the_end(start: Start, wav: WriteWav, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_request_is_lost_during_shutdown(start: Start, wav: WriteWav, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spectro.serve.server.LINGER_S", 30)  # slow clients are not closed during a request
     content, lost, ending = wav().read_bytes(), list[Exception](), threading.Event()
     counts = [0] * 8
@@ -206,7 +206,7 @@ def test_no_request_is_lost_at_the_end(start: Start, wav: WriteWav, monkeypatch:
     assert not lost
 
 
-def test_a_client_that_keeps_its_connection_is_told_that_an_answer_is_the_last(
+def test_a_kept_alive_connection_gets_connection_close_during_shutdown(
     start: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("spectro.serve.server.LINGER_S", 30)
@@ -223,7 +223,7 @@ def test_a_client_that_keeps_its_connection_is_told_that_an_answer_is_the_last(
         connection.close()
 
 
-def test_a_hangup_ends_in_good_order(world: World) -> None:
+def test_sighup_stops_the_service_cleanly(world: World) -> None:
     command = [sys.executable, "-m", "spectro", "serve", "--checkpoint", str(world.checkpoint), "--port", "0"]
     with subprocess.Popen([*command, "--page", "false"], stderr=subprocess.PIPE, text=True, cwd=REPOSITORY) as process:
         assert process.stderr is not None
@@ -244,7 +244,7 @@ def _listens(port: int) -> bool:
     return True
 
 
-def test_a_port_in_use_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_port_in_use_raises_an_error_before_the_checkpoint_is_loaded(capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(PredictionError, match=rf"cannot listen on port {port} of 127.0.0.1 \(.*in use\);"):
@@ -252,7 +252,7 @@ def test_a_port_in_use_is_told_at_once(capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().err == ""
 
 
-def test_a_service_that_anyone_can_use_says_so(
+def test_a_public_service_without_a_key_prints_a_warning(
     world: World, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Server, "run", lambda *_arguments, **_options: None)
@@ -266,7 +266,7 @@ def test_a_service_that_anyone_can_use_says_so(
     assert {which for which, lines in told.items() if lines} == {("0.0.0.0", "")}
 
 
-def test_files_are_allowed_as_far_as_the_system_goes() -> None:
+def test_the_open_file_limit_is_raised_up_to_the_hard_limit() -> None:
     resource = pytest.importorskip("resource")
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
@@ -278,7 +278,7 @@ def test_files_are_allowed_as_far_as_the_system_goes() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-def test_a_service_leaves_the_logging_of_its_process_alone(start: Start) -> None:
+def test_a_service_does_not_close_logging_handlers_of_its_process(start: Start) -> None:
     class Closing(logging.StreamHandler):  # type: ignore[type-arg]
         """Closes its stream, like the handler of absl, which TensorBoard installs."""
 

@@ -30,7 +30,7 @@ def post(
     return requests.post(running.url + path, files={"file": (name, content)}, timeout=60, **options)  # type: ignore[arg-type]
 
 
-def test_answers_are_those_of_the_python_api(service: Running, world: World) -> None:
+def test_predictions_equal_those_of_the_python_api(service: Running, world: World) -> None:
     predictor = Predictor(world.checkpoint, device="cpu")
     paths = sorted(world.corpus.rglob("*.wav"))
     with ThreadPoolExecutor(16) as clients:
@@ -47,7 +47,7 @@ def test_answers_are_those_of_the_python_api(service: Running, world: World) -> 
     assert content["probabilities"] == pytest.approx(predictor.predict_image(picture).probabilities, abs=1e-5)
 
 
-def test_options_of_a_prediction(service: Running, wav: WriteWav, world: World) -> None:
+def test_prediction_options_set_margin_embedding_and_model(service: Running, wav: WriteWav, world: World) -> None:
     path = wav()
     assert post(service, "/v1/predict/wav", path, params={"min_margin": 1}).json()["label"] == "unsure"
     embedding = post(service, "/v1/predict/wav", path, params={"embedding": True}).json()["embedding"]
@@ -57,7 +57,7 @@ def test_options_of_a_prediction(service: Running, wav: WriteWav, world: World) 
     assert "disgust" in other["probabilities"]
 
 
-def test_a_timeline_is_that_of_the_python_api(service: Running, wav: WriteWav, world: World) -> None:
+def test_a_timeline_equals_that_of_the_python_api(service: Running, wav: WriteWav, world: World) -> None:
     path = wav(samples=np.concatenate([voice(2.0), np.zeros(16_000), voice(3.0)]).astype(np.float32))
     content = post(service, "/v1/timeline", path).json()
     expected = list(timeline(Predictor(world.checkpoint, device="cpu"), path))
@@ -68,7 +68,7 @@ def test_a_timeline_is_that_of_the_python_api(service: Running, wav: WriteWav, w
     assert content["summary"]["path"] == "clip.wav"
 
 
-def test_what_the_service_says_of_itself(service: Running, world: World) -> None:
+def test_the_service_describes_its_models_health_and_routes(service: Running, world: World) -> None:
     model = requests.get(service.url + "/v1/model", timeout=9).json()
     assert model["labels"] == list(world.trained.about.labels)
     assert model["models"] == ["checkpoint", "mobilenet-ravdess"]
@@ -81,7 +81,7 @@ def test_what_the_service_says_of_itself(service: Running, world: World) -> None
     }  # fmt: skip
 
 
-def test_bad_requests_get_the_status_that_says_whose_fault_it_is(service: Running, wav: WriteWav, world: World) -> None:
+def test_bad_requests_get_a_4xx_status_and_an_error_message(service: Running, wav: WriteWav, world: World) -> None:
     clip, wrong = wav(), wav("silent.wav", np.zeros(16_000, np.float32))
     picture = next((world.images / "images").glob("*_0.png")).read_bytes()
     cases = [
@@ -106,7 +106,7 @@ def test_bad_requests_get_the_status_that_says_whose_fault_it_is(service: Runnin
     assert requests.post(url, data=b"no boundary", headers=kind, timeout=9).status_code == 400
 
 
-def test_a_hostile_name_is_only_a_name(service: Running) -> None:
+def test_a_hostile_file_name_gets_an_ordinary_error(service: Running) -> None:
     for name in ("../../etc/passwd", "a\nb.wav", "<b>.wav", "\udcff.wav"):
         answer = post(service, "/v1/predict/wav", b"text", name=name.encode("utf-8", "replace").decode())
         assert answer.status_code == 415
@@ -114,7 +114,7 @@ def test_a_hostile_name_is_only_a_name(service: Running) -> None:
     assert post(service, "/v1/predict/wav", b"text", name="x" * 5000).status_code == 400
 
 
-def test_keys_close_the_service_but_not_its_health(start: Start, wav: WriteWav) -> None:
+def test_requests_need_an_api_key_except_for_the_health_check(start: Start, wav: WriteWav) -> None:
     path = wav()
     with start(keys=("first", "second")) as running:
         assert post(running, "/v1/predict/wav", path).status_code == 401
@@ -125,7 +125,7 @@ def test_keys_close_the_service_but_not_its_health(start: Start, wav: WriteWav) 
         assert requests.get(running.url + "/healthz", timeout=9).status_code == 200
 
 
-def test_uploads_that_are_too_large_are_not_read(start: Start) -> None:
+def test_uploads_above_the_size_limit_are_refused(start: Start) -> None:
     with start(max_mb=0.1, max_timeline_mb=0.2) as running:
         assert post(running, "/v1/predict/wav", bytes(150_000)).status_code == 413
         assert post(running, "/v1/timeline", bytes(150_000)).status_code == 415
@@ -142,7 +142,7 @@ def test_uploads_that_are_too_large_are_not_read(start: Start) -> None:
         assert unsaid.status_code == 413
 
 
-def test_clients_that_ask_too_much_at_once_are_told_so(start: Start, wav: WriteWav) -> None:
+def test_requests_above_the_concurrency_limits_get_429_or_503(start: Start, wav: WriteWav) -> None:
     content = wav().read_bytes()
     for limits, status in (({"max_per_client": 1}, 429), ({"max_pending": 1}, 503)):
         with start(**limits) as running:
@@ -154,7 +154,7 @@ def test_clients_that_ask_too_much_at_once_are_told_so(start: Start, wav: WriteW
             assert post(running, "/v1/predict/wav", content).status_code == 200
 
 
-def test_clients_that_stop_sending_harm_no_one(start: Start, wav: WriteWav) -> None:
+def test_stalled_uploads_time_out_and_do_not_block_other_requests(start: Start, wav: WriteWav) -> None:
     content = wav().read_bytes()
     with start(idle_s=1.0) as running:
         with ExitStack() as stack:
@@ -176,7 +176,7 @@ def _open_upload(running: Running) -> socket.socket:
     return connection
 
 
-def _sent(running: Running, path: str, content: bytes) -> socket.socket:
+def _send_upload(running: Running, path: str, content: bytes) -> socket.socket:
     """Send a whole upload; returns the connection without waiting for the answer."""
     request = requests.Request("POST", running.url + path, files={"file": ("a.wav", content)}).prepare()
     lines = "".join(f"{name}: {value}\r\n" for name, value in request.headers.items())
@@ -186,7 +186,7 @@ def _sent(running: Running, path: str, content: bytes) -> socket.socket:
     return connection
 
 
-def test_timelines_are_limited_and_given_up_when_nobody_waits(
+def test_timelines_are_limited_and_cancelled_when_the_client_disconnects(
     start: Start, wav: WriteWav, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = wav(samples=np.tile(np.concatenate([voice(1.0), np.zeros(16_000)]), 60).astype(np.float32))
@@ -201,7 +201,7 @@ def test_timelines_are_limited_and_given_up_when_nobody_waits(
 
     monkeypatch.setattr(Predictor, "scores", slow)
     with start(max_timelines=1) as running:
-        with _sent(running, "/v1/timeline", path.read_bytes()):
+        with _send_upload(running, "/v1/timeline", path.read_bytes()):
             assert begun.wait(60)
             assert post(running, "/v1/timeline", path).status_code == 503
         running.until(lambda: running.pending() == 0)
@@ -213,16 +213,16 @@ def test_timelines_are_limited_and_given_up_when_nobody_waits(
         assert after_both - whole <= 2 < whole
 
 
-def test_reading_ends_when_nobody_waits_even_in_silence(start: Start, wav: WriteWav) -> None:
+def test_decoding_a_silent_recording_stops_when_the_client_disconnects(start: Start, wav: WriteWav) -> None:
     path = wav("silent.flac", np.zeros(48_000 * 600, np.int16), rate=48_000)
     with start() as running:
-        with _sent(running, "/v1/timeline", path.read_bytes()):
+        with _send_upload(running, "/v1/timeline", path.read_bytes()):
             running.until(lambda: running.pending() == 1)
         running.until(lambda: running.pending() == 0)
         assert post(running, "/v1/timeline", path).status_code == 200
 
 
-def test_a_form_holds_one_file(service: Running, wav: WriteWav) -> None:
+def test_a_form_with_a_second_file_or_an_option_is_refused(service: Running, wav: WriteWav) -> None:
     files = [("file", ("a.wav", wav().read_bytes()))] * 2
     assert requests.post(service.url + "/v1/predict/wav", files=files, timeout=60).status_code == 400
     answer = requests.post(service.url + "/v1/predict/wav", files=files[:1], data={"min_margin": "0.9"}, timeout=60)
@@ -230,7 +230,7 @@ def test_a_form_holds_one_file(service: Running, wav: WriteWav) -> None:
     assert "options are query parameters: ?min_margin=..." in answer.json()["detail"]
 
 
-def test_a_model_that_cannot_be_loaded_is_not_there_and_the_others_are(
+def test_a_model_that_fails_to_load_gets_503_and_others_still_answer(
     start: Start, wav: WriteWav, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with start() as running:
@@ -242,12 +242,12 @@ def test_a_model_that_cannot_be_loaded_is_not_there_and_the_others_are(
         assert post(running, "/v1/predict/wav", wav()).status_code == 200
 
 
-def test_limits_are_positive() -> None:
+def test_a_max_pending_of_zero_raises_an_error_that_names_it() -> None:
     with pytest.raises(PredictionError, match=r"limits\.max_pending is 0"):
         Limits(max_pending=0)
 
 
-def test_a_stopping_service_answers_what_it_has_begun(
+def test_a_stopping_service_finishes_requests_in_progress(
     start: Start, wav: WriteWav, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, original, begun = wav(), Predictor.scores, threading.Event()
@@ -267,7 +267,7 @@ def test_a_stopping_service_answers_what_it_has_begun(
             requests.get(running.url + "/healthz", timeout=9)
 
 
-def test_counts_are_prometheus_text(start: Start, wav: WriteWav) -> None:
+def test_metrics_are_served_in_prometheus_format(start: Start, wav: WriteWav) -> None:
     with start() as running:
         label = post(running, "/v1/predict/wav", wav()).json()["label"]
         post(running, "/v1/predict/wav", b"text")
@@ -305,14 +305,14 @@ def _batches(count: int, max_batch: int) -> tuple[list[int], list[float]]:
     return sizes, [one if isinstance(one, Exception) else one.probabilities[0, 0] for one in asyncio.run(ask())]  # type: ignore[misc,attr-defined]
 
 
-def test_what_waits_together_shares_a_batch_and_gets_its_own_answer() -> None:
+def test_concurrent_pictures_share_batches_and_get_their_own_scores() -> None:
     sizes, answers = _batches(20, 8)
     assert answers == list(range(20))
     assert sizes == [8, 8, 4]
     assert _batches(5, 1) == ([1] * 5, list(range(5)))
 
 
-def test_a_batch_that_fails_fails_alone() -> None:
+def test_a_failing_batch_does_not_affect_other_batches() -> None:
     sizes, answers = _batches(104, 8)
     failed = [place for place, answer in enumerate(answers) if isinstance(answer, ValueError)]
     assert failed == list(range(96, 104))
@@ -320,7 +320,7 @@ def test_a_batch_that_fails_fails_alone() -> None:
     assert sum(sizes) == 104
 
 
-def test_the_guard_counts_what_really_comes() -> None:
+def test_the_guard_limits_received_bytes_without_a_content_length() -> None:
     received: list[bytes] = []
 
     async def app(_scope: object, receive: object, _send: object) -> None:

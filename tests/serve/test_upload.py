@@ -32,7 +32,7 @@ def detail(answer: requests.Response, status: int) -> str:
     return found["detail"]
 
 
-def test_options_that_are_not_known_are_refused_and_the_nearest_is_named(service: Running, wav: WriteWav) -> None:
+def test_unknown_and_repeated_options_get_422_with_a_hint(service: Running, wav: WriteWav) -> None:
     files, url = {"file": wav().read_bytes()}, service.url
     said = detail(requests.post(url + "/v1/predict/wav?min_marign=0.9", files=files, timeout=60), 422)
     assert said.startswith("there is no option 'min_marign'; did you mean min_margin? The options are ")
@@ -45,7 +45,7 @@ def test_options_that_are_not_known_are_refused_and_the_nearest_is_named(service
     assert detail(twice, 422) == "the option min_margin is given 2 times; give it once"
 
 
-def test_values_are_refused_in_sentences(service: Running, wav: WriteWav) -> None:
+def test_invalid_option_values_get_an_error_that_names_the_option(service: Running, wav: WriteWav) -> None:
     files = {"file": wav().read_bytes()}
     cases = {
         "min_margin=x": "min_margin is 'x'; it must be a number",
@@ -59,7 +59,7 @@ def test_values_are_refused_in_sentences(service: Running, wav: WriteWav) -> Non
         assert detail(answer, 422).startswith(expected)
 
 
-def test_forms_that_are_none_are_told_how_to_be_one(service: Running, wav: WriteWav) -> None:
+def test_missing_or_broken_forms_get_an_error_with_upload_instructions(service: Running, wav: WriteWav) -> None:
     url, content = service.url + "/v1/predict/wav", wav().read_bytes()
     how = "send the recording as the field `file` of a multipart/form-data form, as curl -F file=@clip.wav does"
     for raw in (content, b"", b'{"file": 1}'):
@@ -72,7 +72,7 @@ def test_forms_that_are_none_are_told_how_to_be_one(service: Running, wav: Write
     assert empty.status_code in (400, 422)
 
 
-def test_a_recording_without_a_file_name_is_one(service: Running, wav: WriteWav) -> None:
+def test_an_upload_without_a_file_name_is_accepted(service: Running, wav: WriteWav) -> None:
     for head in (b'name="file"', b'name="file"; filename=""', b'filename="a.wav"; name="file"'):
         body = b"--x\r\nContent-Disposition: form-data; " + head + b"\r\n\r\n%s\r\n--x--\r\n"
         good = requests.post(service.url + "/v1/predict/wav", data=body % wav().read_bytes(), headers=KIND, timeout=60)
@@ -81,7 +81,7 @@ def test_a_recording_without_a_file_name_is_one(service: Running, wav: WriteWav)
         assert "is not a recording" in detail(bad, 415)
 
 
-def test_answers_about_foreign_text_are_short(service: Running) -> None:
+def test_answers_to_very_long_input_stay_short(service: Running) -> None:
     texts = PIL.PngImagePlugin.PngInfo()
     texts.add_text("spec", "x" * 1_000_000, zip=True)
     picture = io.BytesIO()
@@ -95,7 +95,7 @@ def test_answers_about_foreign_text_are_short(service: Running) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/predict/wav", "/v1/timeline"])
-def test_samples_are_limited_not_only_seconds(start: Start, path: str) -> None:
+def test_recordings_above_the_sample_limit_get_413(start: Start, path: str) -> None:
     heavy = io.BytesIO()
     soundfile.write(heavy, np.zeros((96_000, 8), np.int16), 96_000, format="FLAC")
     with start(max_samples=500_000, max_timeline_samples=500_000) as running:
@@ -104,7 +104,9 @@ def test_samples_are_limited_not_only_seconds(start: Start, path: str) -> None:
         assert "holds 1 million samples (8 channels at 96000 Hz), more than the limit of 0.5 million" in said
 
 
-def test_a_network_that_fails_is_a_sentence(start: Start, wav: WriteWav, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_network_gets_500_without_internal_details(
+    start: Start, wav: WriteWav, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fails: list[Exception] = []
     scores = Predictor.scores
 
@@ -126,7 +128,7 @@ def test_a_network_that_fails_is_a_sentence(start: Start, wav: WriteWav, monkeyp
             assert requests.post(running.url + path, files=files, timeout=60).status_code == 200
 
 
-def test_the_work_of_clients_who_have_left_is_not_done(
+def test_queued_requests_of_disconnected_clients_are_dropped(
     start: Start, wav: WriteWav, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go_on, drawn, scored = threading.Event(), list[io.BytesIO](), list[int]()
@@ -188,7 +190,7 @@ def test_clients_take_turns() -> None:
     assert order == ["first 0", "second 0", "first 1", "second 1", "first 2"]
 
 
-def test_an_upload_that_leaves_half_way_is_forgotten_without_a_word(
+def test_an_aborted_upload_frees_its_memory_and_prints_nothing(
     start: Start, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with start() as running:
@@ -199,7 +201,7 @@ def test_an_upload_that_leaves_half_way_is_forgotten_without_a_word(
     assert capsys.readouterr().err == ""
 
 
-def test_hostile_forms_do_not_hold_others_up(service: Running) -> None:
+def test_forms_that_are_hard_to_parse_are_refused(service: Running) -> None:
     bodies = [b"\r" * 2_000_000, b"\r\n--" * 500_000, (b"\r\n--" + b"x" * 3) * 300_000]
     with ThreadPoolExecutor(3) as clients:
         answers = list(
@@ -213,7 +215,7 @@ def test_hostile_forms_do_not_hold_others_up(service: Running) -> None:
     assert answer.startswith(b"HTTP/1.1 400 ")
 
 
-def test_broken_forms_do_not_fill_the_log(service: Running, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_form_parser_logs_nothing_about_broken_forms(service: Running, caplog: pytest.LogCaptureFixture) -> None:
     kind = {"Content-Type": "multipart/form-data; boundary=x"}
     for content in (b"x" * 5000, b"--x\r\n" * 500, iter([b"a", b"b"] * 50)):
         answer = requests.post(service.url + "/v1/predict/wav", data=content, headers=kind, timeout=30)
