@@ -29,7 +29,7 @@ def _settings(world: World, out: Path, **changes: object) -> EvaluateSettings:
     return replace(defaults, **changes)  # type: ignore[arg-type]
 
 
-def test_the_report_is_about_the_test_speakers_and_agrees_with_its_predictions(world: World, tmp_path: Path) -> None:
+def test_the_report_covers_test_speakers_and_matches_its_predictions(world: World, tmp_path: Path) -> None:
     report = evaluate(_settings(world, tmp_path))
     assert json.loads((tmp_path / "metrics.json").read_text()) == report
     table = pd.read_csv(tmp_path / "predictions.csv", dtype={"speaker": str})
@@ -48,7 +48,7 @@ def test_the_report_is_about_the_test_speakers_and_agrees_with_its_predictions(w
             assert min(picture.size) > 200
 
 
-def test_the_report_tells_how_sure_the_network_was_without_its_temperature(world: World, tmp_path: Path) -> None:
+def test_the_report_includes_calibration_without_temperature_scaling(world: World, tmp_path: Path) -> None:
     found = evaluate(_settings(world, tmp_path))["calibration"]
     about = msgspec.structs.replace(world.trained.about, temperature=1.0)
     raw = Predictor(replace(world.trained, about=about), device="cpu")
@@ -62,7 +62,7 @@ def test_the_report_tells_how_sure_the_network_was_without_its_temperature(world
     assert found["probabilities"]["nll"] != pytest.approx(expected["nll"], abs=1e-3)
 
 
-def test_transductive_figures_are_told_apart_and_leave_the_network_alone(world: World, tmp_path: Path) -> None:
+def test_transductive_results_are_separate_and_match_a_reference(world: World, tmp_path: Path) -> None:
     plain = evaluate(_settings(world, tmp_path / "plain"))
     both = evaluate(_settings(world, tmp_path / "both", transductive=True))
     assert "transductive" not in plain
@@ -91,7 +91,7 @@ def test_transductive_figures_are_told_apart_and_leave_the_network_alone(world: 
     np.testing.assert_allclose(again[-1], alone, atol=1e-5)
 
 
-def test_transductive_figures_need_speakers(world: World, tmp_path: Path) -> None:
+def test_transductive_evaluation_needs_speakers(world: World, tmp_path: Path) -> None:
     table = tmp_path / "clips.csv"
     lines = [f"{clip},{clip.stem.split('_')[1]}," for clip in sorted(world.corpus.rglob("*.wav"))[:12]]
     table.write_text("\n".join(["path,label,speaker", *lines]))
@@ -100,21 +100,21 @@ def test_transductive_figures_need_speakers(world: World, tmp_path: Path) -> Non
         evaluate(_settings(world, tmp_path / "out", index=tmp_path / "images", part="all", transductive=True))
 
 
-def test_the_figures_are_those_that_fine_tuning_wrote(world: World, tmp_path: Path) -> None:
+def test_metrics_equal_those_that_fine_tuning_wrote(world: World, tmp_path: Path) -> None:
     for part in ("test", "valid"):
         report = evaluate(_settings(world, tmp_path, part=part))
         written = world.trained.about.metrics[part]
         assert {name: report[name]["value"] for name in ("uar", "wa")} == {"uar": written.uar, "wa": written.wa}
 
 
-def test_speakers_that_were_trained_on_are_named(world: World, tmp_path: Path) -> None:
+def test_the_report_lists_speakers_that_were_trained_on(world: World, tmp_path: Path) -> None:
     report = evaluate(_settings(world, tmp_path, part="all"))
     speakers = world.trained.about.split.speakers
     assert report["speakers_heard_in_training"] == sorted([*speakers["train"], *speakers["valid"]])
     assert report["clips"] == 48
 
 
-def test_a_leaky_checkpoint_is_measured_on_its_own_clips_and_says_so(world: World, tmp_path: Path) -> None:
+def test_a_leaky_checkpoint_is_tested_on_its_own_split_and_reports_the_leak(world: World, tmp_path: Path) -> None:
     trained = finetune(finetune_settings(world.images, tmp_path / "leaky", protocol="random-leaky"))
     report = evaluate(_settings(world, tmp_path / "report", checkpoint=tmp_path / "leaky"))
     assert "shared between training and test" in report["leak"]
@@ -122,7 +122,7 @@ def test_a_leaky_checkpoint_is_measured_on_its_own_clips_and_says_so(world: Worl
     assert report["clips"] == trained.about.metrics["test"].clips
 
 
-def test_a_leaky_checkpoint_is_not_measured_on_another_rendering(world: World, tmp_path: Path) -> None:
+def test_a_leaky_checkpoint_is_not_evaluated_on_another_rendering(world: World, tmp_path: Path) -> None:
     """A random split changes as soon as one clip is missing."""
     finetune(finetune_settings(world.images, tmp_path / "leaky", protocol="random-leaky"))
     shutil.copytree(world.images, tmp_path / "images")
@@ -132,14 +132,14 @@ def test_a_leaky_checkpoint_is_not_measured_on_another_rendering(world: World, t
         evaluate(_settings(world, tmp_path / "out", checkpoint=tmp_path / "leaky", index=tmp_path / "images"))
 
 
-def test_pictures_of_another_spec_are_refused_with_the_way_out(world: World, tmp_path: Path) -> None:
+def test_pictures_of_another_spec_raise_an_error_that_names_the_spec(world: World, tmp_path: Path) -> None:
     other = replace(SMALL, hop_length=300)
     render(RenderSettings(corpus="synthetic", source=world.corpus, out=tmp_path / "images", spec=other, workers=1))
     with pytest.raises(EvaluationError, match=r"render with --spec .*spectro\.json"):
         evaluate(_settings(world, tmp_path, index=tmp_path / "images"))
 
 
-def test_another_corpus_is_measured_as_a_whole_or_not_at_all(world: World, tmp_path: Path) -> None:
+def test_another_corpus_is_evaluated_only_with_part_all(world: World, tmp_path: Path) -> None:
     table = tmp_path / "clips.csv"
     clips = sorted(world.corpus.rglob("*.wav"))[:12]
     lines = [f"{clip},{clip.stem.split('_')[1]},someone" for clip in clips]

@@ -18,7 +18,7 @@ def _clips(count: int = 400, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.
     return targets, predicted, generator.integers(0, 6, count).astype(str)
 
 
-def test_figures_are_those_of_scikit_learn() -> None:
+def test_metrics_equal_those_of_scikit_learn() -> None:
     targets, predicted, _ = _clips()
     matrix = confusion(targets, predicted, 5)
     np.testing.assert_array_equal(matrix, reference.confusion_matrix(targets, predicted, labels=range(5)))
@@ -35,7 +35,7 @@ def test_figures_are_those_of_scikit_learn() -> None:
     np.testing.assert_allclose(found.f1_of_label, f1)
 
 
-def test_intervals_are_those_of_drawing_speakers() -> None:
+def test_intervals_equal_those_of_resampling_speakers() -> None:
     """The reference draws speakers and evaluates their clips with scikit-learn."""
     targets, predicted, speakers = _clips()
     matrices = by_group(targets, predicted, speakers, 5)
@@ -49,7 +49,7 @@ def test_intervals_are_those_of_drawing_speakers() -> None:
     np.testing.assert_allclose(found, np.quantile(samples, [0.025, 0.975]), atol=1e-4)
 
 
-def test_an_interval_holds_the_value_and_narrows_with_speakers() -> None:
+def test_intervals_contain_the_value_for_few_and_many_speakers() -> None:
     targets, predicted, speakers = _clips(4000)
     few = summarise(targets, predicted, speakers, np.full(4000, ""), LABELS, rounds=400)
     many = summarise(targets, predicted, np.arange(4000).astype(str), np.full(4000, ""), LABELS, rounds=400)
@@ -60,7 +60,7 @@ def test_an_interval_holds_the_value_and_narrows_with_speakers() -> None:
     assert few["genders"] == {}
 
 
-def test_one_speaker_has_no_interval() -> None:
+def test_a_single_speaker_has_no_interval() -> None:
     targets, predicted = np.array([0, 0, 1, 1]), np.array([0, 1, 1, 1])
     alone = np.array(["a"] * 4)
     found = summarise(targets, predicted, alone, alone, ("x", "y"))
@@ -70,12 +70,12 @@ def test_one_speaker_has_no_interval() -> None:
     assert gain(matrices, matrices) == {"gain": 0.0, "gain_low": None, "gain_high": None}
 
 
-def test_speakers_stand_in_the_order_of_their_numbers() -> None:
+def test_speakers_are_sorted_numerically() -> None:
     targets = np.zeros(4, dtype=np.int64)
     assert list(by_group(targets, targets, np.array(["16", "2", "anna", "5"]), 2)) == ["2", "5", "16", "anna"]
 
 
-def test_groups_have_their_own_recalls() -> None:
+def test_genders_have_their_own_uar_and_an_absent_label_has_no_recall() -> None:
     targets, predicted, speakers = _clips()
     genders = np.where(speakers < "3", "female", "male")
     report = summarise(targets, predicted, speakers, genders, LABELS, rounds=10)
@@ -87,12 +87,12 @@ def test_groups_have_their_own_recalls() -> None:
     assert sum(report["labels"][label]["clips"] for label in LABELS) == 400
 
 
-def test_nothing_cannot_be_measured() -> None:
+def test_an_empty_confusion_matrix_raises_an_error() -> None:
     with pytest.raises(ValueError, match="nothing to measure"):
         figures(np.zeros((2, 2), np.int64))
 
 
-def test_calibration_is_that_of_torchmetrics_and_scikit_learn() -> None:
+def test_calibration_equals_that_of_torchmetrics_and_scikit_learn() -> None:
     targets = _clips()[0]
     probabilities = np.random.default_rng(1).dirichlet(np.full(5, 0.4), len(targets))
     probabilities[0] = [0, 1, 0, 0, 0]  # the last bin includes its upper edge
@@ -105,7 +105,7 @@ def test_calibration_is_that_of_torchmetrics_and_scikit_learn() -> None:
     assert sum(one["clips"] for one in found["bins"]) == len(targets)
 
 
-def test_probabilities_that_are_as_sure_as_they_are_right_have_no_error() -> None:
+def test_calibrated_probabilities_have_an_ece_of_zero() -> None:
     probabilities = np.tile([0.75, 0.25], (400, 1))
     found = calibration(probabilities, np.repeat([0, 0, 0, 1], 100))
     assert found["ece"] == 0 and found["bins"] == [{"clips": 400, "confidence": 0.75, "accuracy": 0.75}]

@@ -14,32 +14,36 @@ SPEAKERS = np.array(["a", "b", "a", "b", "c"])
 TOLD = [0, 1, 2, 4]
 
 
-def _heard(clip: int) -> list[int]:
+def _voted_labels(clip: int) -> list[int]:
     return [label for label in range(3) for _ in range(int(VOTES[clip, label]))]
 
 
-def test_each_figure_is_what_counting_gives() -> None:
+def test_agreement_figures_equal_direct_vote_counts() -> None:
     found = listeners(VOTES, ANSWERS, TARGETS, SPEAKERS, rounds=50)
     assert found is not None
     assert found["clips"] == 4
     assert found["votes_per_clip"] == (4 + 4 + 1 + 6) / 4
-    agreement = np.mean([np.mean([one == ANSWERS[clip] for one in _heard(clip)]) for clip in TOLD])
-    label = np.mean([np.mean([one == TARGETS[clip] for one in _heard(clip)]) for clip in TOLD])
-    pairs = [[one == other for one, other in permutations(_heard(clip), 2)] for clip in TOLD if len(_heard(clip)) > 1]
+    agreement = np.mean([np.mean([one == ANSWERS[clip] for one in _voted_labels(clip)]) for clip in TOLD])
+    label = np.mean([np.mean([one == TARGETS[clip] for one in _voted_labels(clip)]) for clip in TOLD])
+    pairs = [
+        [one == other for one, other in permutations(_voted_labels(clip), 2)]
+        for clip in TOLD
+        if len(_voted_labels(clip)) > 1
+    ]
     assert found["agreement"]["value"] == pytest.approx(agreement, abs=1e-4)
     assert found["label"]["value"] == pytest.approx(label, abs=1e-4)
     assert found["another_listener"]["value"] == pytest.approx(np.mean([np.mean(one) for one in pairs]), abs=1e-4)
     assert found["most_possible"]["value"] == pytest.approx(np.mean([3 / 4, 1 / 2, 1, 1 / 3]), abs=1e-4)
 
 
-def test_listeners_are_measured_against_the_labels_by_recall() -> None:
+def test_listeners_and_their_majority_have_a_uar_against_the_labels() -> None:
     found = listeners(VOTES, ANSWERS, TARGETS, SPEAKERS, rounds=50)
     assert found is not None
     assert found["listener_uar"] == pytest.approx(np.mean([3 / 4, np.mean([0, 1 / 3]), 1 / 2]), abs=1e-4)
     assert found["majority_uar"] == pytest.approx(np.mean([1, np.mean([0, 1 / 3]), 1 / 2]), abs=1e-4)
 
 
-def test_intervals_draw_speakers_and_need_two() -> None:
+def test_intervals_resample_speakers_and_need_at_least_two() -> None:
     votes, answers = np.tile([[1.0, 0.0]], (6, 1)), np.array([0, 0, 0, 1, 1, 1])
     two = listeners(votes, answers, np.zeros(6, np.int64), np.array(list("aaabbb")), rounds=400)
     one = listeners(votes, answers, np.zeros(6, np.int64), np.array(list("aaaaaa")), rounds=400)
@@ -48,5 +52,5 @@ def test_intervals_draw_speakers_and_need_two() -> None:
     assert one["agreement"] == {"value": 0.5, "interval": [None, None]}
 
 
-def test_clips_without_votes_tell_nothing() -> None:
+def test_clips_without_votes_give_no_result() -> None:
     assert listeners(np.zeros((2, 3)), np.zeros(2, np.int64), np.zeros(2, np.int64), np.array(["a", "b"])) is None
