@@ -54,13 +54,13 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache/spectro"
 
 
-def test_every_engine_can_be_named() -> None:
+def test_engine_names_list_every_engine() -> None:
     assert get_args(base.EngineName) == ("auto", TorchEngine.key, *FOR_EXPORTS)
     assert [(key, engine.package) for key, engine in FOR_EXPORTS.items()] == ENGINES
 
 
 @pytest.mark.parametrize(("engine", "package"), ENGINES)
-def test_an_export_gives_the_networks_probabilities_and_embeddings(
+def test_an_export_gives_the_same_probabilities_and_embeddings(
     world: World, exported: Path, engine: base.EngineName, package: str
 ) -> None:
     expected = Predictor(world.trained)
@@ -75,7 +75,7 @@ def test_an_export_gives_the_networks_probabilities_and_embeddings(
     assert found.scores([]).probabilities.shape == (0, len(found.labels))
 
 
-def test_the_folder_says_what_was_compared(world: World, exported: Path) -> None:
+def test_an_export_records_how_it_was_compared_with_its_checkpoint(world: World, exported: Path) -> None:
     said = json.loads((exported / "spectro.json").read_text())["export"]
     assert said["of"] == identity(world.checkpoint) != identity(exported)
     assert len(said["compared"]) == len(ENGINES)
@@ -84,7 +84,7 @@ def test_the_folder_says_what_was_compared(world: World, exported: Path) -> None
     assert (exported / "model.xml").exists() and not (exported / "model.safetensors").exists()
 
 
-def test_an_export_waits_for_nobody_and_replaces_only_exports(world: World, tmp_path: Path) -> None:
+def test_export_refuses_a_locked_folder_and_a_folder_that_is_not_an_export(world: World, tmp_path: Path) -> None:
     out = tmp_path / "net"
     with held(lock_of(out)), pytest.raises(PredictionError, match="net: another run writes there; wait, or name"):
         export.export(world.checkpoint, out, pictures(1))
@@ -95,7 +95,7 @@ def test_an_export_waits_for_nobody_and_replaces_only_exports(world: World, tmp_
     assert (out / "mine").exists()
 
 
-def test_a_kill_between_two_exports_loses_none(
+def test_the_old_export_is_restored_after_a_killed_run(
     exported: Path,
     world: World,
     tmp_path: Path,
@@ -113,7 +113,7 @@ def test_a_kill_between_two_exports_loses_none(
     assert {path.name for path in tmp_path.iterdir()} == {"net", ".net.lock"}
 
 
-def test_an_export_that_computes_something_else_is_not_kept(
+def test_an_export_whose_outputs_differ_raises_an_error_and_is_not_kept(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Wrong(OnnxEngine):
@@ -128,7 +128,7 @@ def test_an_export_that_computes_something_else_is_not_kept(
 
 
 @pytest.mark.parametrize("backbone", ["cnn1d", "lstm", pytest.param("resnet10t", marks=pytest.mark.slow)])
-def test_other_networks_can_be_exported(tmp_path: Path, backbone: str) -> None:
+def test_other_backbones_can_be_exported(tmp_path: Path, backbone: str) -> None:
     torch.manual_seed(0)
     net = SpectrogramNet(backbone, 3, hidden=8).eval()
     checkpoints.save(Checkpoint.of(net=net, labels=("a", "b", "c"), spec=SMALL, temperature=1.5), tmp_path / "net")
@@ -136,7 +136,7 @@ def test_other_networks_can_be_exported(tmp_path: Path, backbone: str) -> None:
     assert all(figures["agreement"] == 1 for figures in found.values())
 
 
-def test_the_fastest_is_taken_and_its_export_made_once(
+def test_auto_uses_the_fastest_engine_and_exports_once(
     world: World, cache: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = Predictor(world.checkpoint)
@@ -153,7 +153,7 @@ def test_the_fastest_is_taken_and_its_export_made_once(
     np.testing.assert_allclose(again.scores(pictures(2)).probabilities, ours, atol=0.05)
 
 
-def test_torch_is_taken_where_the_network_cannot_be_exported(
+def test_auto_uses_torch_if_the_network_cannot_be_exported(
     world: World, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(export, "EXPORTER", ("no_such_package",))
@@ -163,7 +163,9 @@ def test_torch_is_taken_where_the_network_cannot_be_exported(
         Predictor(world.checkpoint, engine="onnx")
 
 
-def test_the_environment_says_what_auto_means(world: World, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_environment_variable_sets_the_default_engine(
+    world: World, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("SPECTRO_ENGINE", "onnx")
     assert Predictor(exported).engine.name.startswith("onnxruntime")
     assert Predictor(exported, engine="openvino").engine.name.startswith("openvino")
@@ -172,7 +174,9 @@ def test_the_environment_says_what_auto_means(world: World, exported: Path, monk
         Predictor(exported)
 
 
-def test_what_an_engine_cannot_do_is_refused(world: World, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_engine_settings_raise_an_error(
+    world: World, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(PredictionError, match="computes on the CPU, not on 'cuda'"):
         Predictor(exported, engine="openvino", device="cuda")
     with pytest.raises(PredictionError, match="onnx computes in float32"):
@@ -186,7 +190,7 @@ def test_what_an_engine_cannot_do_is_refused(world: World, exported: Path, monke
         Predictor(exported, engine="onnx")
 
 
-def test_signals_are_handled_after_networks_have_gone_in_any_order(exported: Path) -> None:
+def test_python_signal_handlers_work_after_openvino_engines_are_deleted(exported: Path) -> None:
     program = """
 import gc, pathlib, signal, subprocess, sys
 from spectro.engines.openvino import OpenVinoEngine
@@ -199,7 +203,9 @@ for _ in range(3):
     subprocess.run([sys.executable, "-c", program, str(exported)], check=True)
 
 
-def test_bfloat16_gives_nearly_the_same(world: World, exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_probabilities_are_close_to_those_of_float32(
+    world: World, exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(base, "CLOSE_CALL", 0.0)
     exact = Predictor(world.checkpoint, engine="torch").scores(pictures(8)).probabilities
     rough = Predictor(world.checkpoint, engine="torch", precision="bfloat16")
@@ -211,7 +217,7 @@ def test_bfloat16_gives_nearly_the_same(world: World, exported: Path, monkeypatc
     np.testing.assert_allclose(fast.scores(pictures(8)).probabilities, exact, atol=0.05)
 
 
-def test_close_calls_are_told_apart_exactly() -> None:
+def test_close_calls_and_nan_scores_are_recomputed_exactly() -> None:
     probabilities = np.array([[0.5, 0.31, 0.19], [0.1, 0.3, 0.6], [0.2, 0.39, 0.41]])
     asked: list[list[int]] = []
 
@@ -246,7 +252,7 @@ def test_an_explanation_needs_the_checkpoint(world: World, exported: Path, cache
 
 
 @pytest.mark.parametrize("name", ["letter.txt", "model.onnx"])
-def test_an_export_is_not_written_over_something_else(world: World, tmp_path: Path, name: str) -> None:
+def test_export_does_not_overwrite_other_files(world: World, tmp_path: Path, name: str) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / name).write_text("dear")
     arguments = ["--checkpoint", str(world.checkpoint), "--out", str(tmp_path / "mine")]
@@ -254,7 +260,7 @@ def test_an_export_is_not_written_over_something_else(world: World, tmp_path: Pa
     assert (tmp_path / "mine" / name).read_text() == "dear"
 
 
-def test_an_export_is_replaced_unless_another_process_was_faster(exported: Path, world: World, tmp_path: Path) -> None:
+def test_an_export_is_replaced_unless_replace_is_false(exported: Path, world: World, tmp_path: Path) -> None:
     shutil.copytree(exported, tmp_path / "out")
     (tmp_path / "out/card.md").write_text("of before")
     export.export(world.checkpoint, tmp_path / "out", pictures(2), ir=False, replace=False)
@@ -264,7 +270,9 @@ def test_an_export_is_replaced_unless_another_process_was_faster(exported: Path,
     assert {path.name for path in tmp_path.iterdir()} == {"out", ".out.lock"}
 
 
-def test_weights_come_before_an_export_that_lies_beside_them(world: World, exported: Path, tmp_path: Path) -> None:
+def test_weights_take_precedence_over_an_export_in_the_same_folder(
+    world: World, exported: Path, tmp_path: Path
+) -> None:
     shutil.copytree(world.checkpoint, tmp_path / "net", ignore=shutil.ignore_patterns("training"))
     before = identity(tmp_path / "net")
     (tmp_path / "net/model.onnx").write_bytes(b"of another network")
@@ -280,7 +288,7 @@ def test_a_damaged_export_is_refused(exported: Path, tmp_path: Path, engine: bas
         Predictor(tmp_path / "net", engine=engine)
 
 
-def test_a_folder_is_classified_without_torch(exported: Path, world: World, tmp_path: Path) -> None:
+def test_predict_with_an_export_does_not_import_torch(exported: Path, world: World, tmp_path: Path) -> None:
     """With an export, the command does not wait for PyTorch to start: it is not even imported."""
     program = (
         "import sys; from spectro.cli import main; code = main(sys.argv[1:]); "
@@ -296,7 +304,7 @@ def test_a_folder_is_classified_without_torch(exported: Path, world: World, tmp_
         assert list(found["label"]) == [row.label for row in rows]
 
 
-def test_an_export_that_nothing_can_be_compared_on_is_refused(world: World, tmp_path: Path) -> None:
+def test_an_export_without_pictures_to_compare_raises_an_error(world: World, tmp_path: Path) -> None:
     with pytest.raises(export.ExportError, match="there is no picture to compare an export on: give at least one"):
         export.export(world.checkpoint, tmp_path / "out", [])
     assert not (tmp_path / "out").exists()

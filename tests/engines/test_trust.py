@@ -50,7 +50,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def made_from(exported: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
+def exported_checkpoints(exported: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """Copy an existing export instead of making one, which takes a minute; the list holds the exported checkpoints."""
     made: list[Path] = []
 
@@ -63,7 +63,7 @@ def made_from(exported: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> l
     return made
 
 
-def spoil(folder: Path, value: float, name: str = "head.1.weight") -> None:
+def overwrite_weight(folder: Path, value: float, name: str = "head.1.weight") -> None:
     state = load_file(folder / "model.safetensors")
     state[name].view(-1)[0] = value
     save_file(state, folder / "model.safetensors")
@@ -71,11 +71,11 @@ def spoil(folder: Path, value: float, name: str = "head.1.weight") -> None:
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("name", ["head.1.weight", "backbone.conv_stem.weight"])
-def test_weights_that_are_not_finite_are_an_error_at_loading(
+def test_non_finite_weights_raise_an_error_at_loading(
     world: World, tmp_path: Path, wav: WriteWav, value: float, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     checkpoints.save(world.trained, tmp_path / "net")
-    spoil(tmp_path / "net", value, name)
+    overwrite_weight(tmp_path / "net", value, name)
     with pytest.raises(CheckpointError, match=rf"net: 1 of its weights .* not finite .* such as {name}; .* train it"):
         Predictor(tmp_path / "net")
     arguments = ["predict", str(wav()), "--checkpoint", str(tmp_path / "net"), "--out", str(tmp_path / "rows.jsonl")]
@@ -87,7 +87,7 @@ def test_weights_that_are_not_finite_are_an_error_at_loading(
 
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
 @pytest.mark.parametrize("output", [0, 1])
-def test_an_export_that_is_not_finite_is_an_error_at_loading(
+def test_an_export_with_non_finite_outputs_raises_an_error_at_loading(
     exported: Path, tmp_path: Path, engine: base.EngineName, output: int
 ) -> None:
     import onnx
@@ -106,7 +106,9 @@ def test_an_export_that_is_not_finite_is_an_error_at_loading(
         Predictor(tmp_path / "net", engine=engine)
 
 
-def test_an_export_of_other_labels_is_an_error_at_loading(world: World, exported: Path, tmp_path: Path) -> None:
+def test_an_export_with_a_wrong_number_of_labels_raises_an_error_at_loading(
+    world: World, exported: Path, tmp_path: Path
+) -> None:
     shutil.copytree(exported, tmp_path / "net")
     text = (exported / "spectro.json").read_text()
     (tmp_path / "net/spectro.json").write_text(text.replace('    "calm",\n', "", 1))
@@ -114,7 +116,7 @@ def test_an_export_of_other_labels_is_an_error_at_loading(world: World, exported
         Predictor(tmp_path / "net", engine="onnx")
 
 
-def test_a_network_that_does_not_read_its_own_pictures_is_an_error_at_loading(world: World) -> None:
+def test_a_network_that_cannot_read_its_own_spec_raises_an_error_at_loading(world: World) -> None:
     class Picky(torch.nn.Module):
         def forward(self, _pictures: torch.Tensor) -> torch.Tensor:
             raise RuntimeError("too small\nby far")
@@ -125,7 +127,7 @@ def test_a_network_that_does_not_read_its_own_pictures_is_an_error_at_loading(wo
         Predictor(checkpoint)
 
 
-def test_a_network_that_is_not_finite_in_use_is_an_error_at_loading(world: World) -> None:
+def test_a_network_with_non_finite_outputs_raises_an_error_at_loading(world: World) -> None:
     checkpoint = Checkpoint.of(net=copy.deepcopy(world.trained.net), labels=world.trained.about.labels, spec=SMALL)
     checkpoint.net.head[1].weight.data.fill_(torch.inf)
     with pytest.raises(CheckpointError, match="test_efficientnet: its network outputs values that are not finite"):
@@ -133,7 +135,9 @@ def test_a_network_that_is_not_finite_in_use_is_an_error_at_loading(world: World
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_every_batch_is_looked_at(world: World, tmp_path: Path, precision: base.Precision) -> None:
+def test_a_weight_set_to_nan_after_loading_raises_an_error_at_prediction(
+    world: World, tmp_path: Path, precision: base.Precision
+) -> None:
     checkpoints.save(world.trained, tmp_path / "net")
     predictor = Predictor(tmp_path / "net", engine="torch", precision=precision)
     weight = predictor.torch_engine.net.head[1].weight
@@ -145,7 +149,7 @@ def test_every_batch_is_looked_at(world: World, tmp_path: Path, precision: base.
 
 
 @pytest.mark.parametrize("part", ["probabilities", "embeddings"])
-def test_scores_are_finite_in_all_their_parts(part: str) -> None:
+def test_non_finite_probabilities_or_embeddings_raise_an_error(part: str) -> None:
     good = {"probabilities": np.full((2, 3), 1 / 3), "embeddings": np.zeros((2, 4), np.float32)}
     assert base.finite(Scores(**good), "net").probabilities is good["probabilities"]
     for value in (np.nan, np.inf):
@@ -155,7 +159,7 @@ def test_scores_are_finite_in_all_their_parts(part: str) -> None:
             base.finite(Scores(**bad), "net")
 
 
-def test_embeddings_that_bfloat16_cannot_hold_are_computed_exactly() -> None:
+def test_embeddings_that_overflow_bfloat16_are_recomputed_exactly() -> None:
     clear = np.array([[0.9, 0.1]])
     rough = Scores(clear.copy(), np.array([[np.inf]], np.float32))
     exact = Scores(clear, np.ones((1, 1), np.float32))
@@ -164,7 +168,7 @@ def test_embeddings_that_bfloat16_cannot_hold_are_computed_exactly() -> None:
 
 
 @pytest.mark.parametrize("first", [True, False])
-def test_a_comparison_does_not_let_nan_pass(
+def test_nan_scores_fail_the_comparison_of_an_export(
     world: World, exported: Path, monkeypatch: pytest.MonkeyPatch, first: bool
 ) -> None:
     class Wrong(OnnxEngine):
@@ -179,7 +183,7 @@ def test_a_comparison_does_not_let_nan_pass(
         export._compare(world.trained, exported, pictures(export.BATCH + 1))
 
 
-def test_adaptation_that_is_not_finite_is_an_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_non_finite_adaptation_raises_an_error(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     predictor = Predictor(world.trained)
     paths = sorted((world.images / "images").glob("*_0.png"))[:2]
     monkeypatch.setattr(
@@ -190,7 +194,9 @@ def test_adaptation_that_is_not_finite_is_an_error(world: World, monkeypatch: py
 
 
 @pytest.mark.parametrize("engine", ["torch", "onnx", "openvino"])
-def test_pictures_of_another_kind_or_shape_are_refused(world: World, exported: Path, engine: base.EngineName) -> None:
+def test_pictures_of_another_dtype_or_shape_raise_an_error_that_names_it(
+    world: World, exported: Path, engine: base.EngineName
+) -> None:
     predictor = Predictor(world.checkpoint if engine == "torch" else exported, engine=engine)
     good = pictures(1)[0]
     for bad, told in (
@@ -207,15 +213,15 @@ def test_pictures_of_another_kind_or_shape_are_refused(world: World, exported: P
 
 
 @pytest.mark.parametrize("batch_size", [0, -1])
-def test_no_batch_is_no_batch(world: World, wav: WriteWav, batch_size: int) -> None:
+def test_a_batch_size_below_1_raises_an_error(world: World, wav: WriteWav, batch_size: int) -> None:
     predictor = Predictor(world.trained)
     with pytest.raises(PredictionError, match=f"batch_size is {batch_size}; at least 1"):
         predictor.predict_folder(wav(), batch_size=batch_size)
     with pytest.raises(PredictionError, match=f"batch_size is {batch_size}; at least 1"):
-        list(engines_rows(predictor, wav(), batch_size))
+        list(all_rows(predictor, wav(), batch_size))
 
 
-def engines_rows(predictor: Predictor, path: Path, batch_size: int) -> Any:
+def all_rows(predictor: Predictor, path: Path, batch_size: int) -> Any:
     from spectro.predict.batches import predict_rows
     from spectro.predict.timeline.segments import timeline
 
@@ -272,18 +278,18 @@ if __name__ == "__main__":
     assert done.returncode == 0, done.stderr
 
 
-def test_torch_is_taken_where_a_fork_keeps_the_fastest_from_starting(
+def test_auto_uses_torch_if_a_fork_prevents_faster_engines_from_starting(
     world: World, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FORKS, "inherited", frozenset(FOR_EXPORTS))
     assert Predictor(world.checkpoint).engine.name.startswith("torch")
 
 
-def test_a_damaged_export_in_the_cache_is_made_again(
-    world: World, cache: Path, made_from: list[Path], capsys: pytest.CaptureFixture[str]
+def test_a_damaged_export_in_the_cache_is_recreated(
+    world: World, cache: Path, exported_checkpoints: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     kept = cache_of.kept(world.checkpoint)
-    assert cache_of.kept(world.checkpoint) == kept and len(made_from) == 1
+    assert cache_of.kept(world.checkpoint) == kept and len(exported_checkpoints) == 1
     whole = (kept / EXPORT_FILE).read_bytes()
     flipped = bytearray(whole)
     flipped[len(whole) // 2] ^= 1
@@ -295,11 +301,11 @@ def test_a_damaged_export_in_the_cache_is_made_again(
         assert "is damaged; exporting it again" in capsys.readouterr().err
     (kept / "spectro.json").write_text("{}")
     assert cache_of.kept(world.checkpoint) == kept
-    assert len(made_from) == 5
+    assert len(exported_checkpoints) == 5
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="folders are made read-only otherwise there")
-def test_where_nothing_can_be_kept_torch_computes(
+def test_auto_uses_torch_if_the_cache_is_not_writable(
     world: World, cache: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cache.parent.write_text("a file, where a folder should be made: as read-only as it gets, for root too")
@@ -315,7 +321,9 @@ def test_where_nothing_can_be_kept_torch_computes(
         Predictor(world.checkpoint, engine="onnx")
 
 
-def test_what_killed_exports_left_is_removed_after_a_day(world: World, cache: Path, made_from: list[Path]) -> None:
+def test_old_leftovers_of_killed_exports_are_removed(
+    world: World, cache: Path, exported_checkpoints: list[Path]
+) -> None:
     kept = cache_of.kept(world.checkpoint)
     old, new = (cache / f".{kept.name}.{name}" for name in ("old", "new"))
     for left in (old, new):
