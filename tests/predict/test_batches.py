@@ -100,7 +100,7 @@ def test_a_messy_folder_gives_a_row_for_every_recording(
     assert f"{len(bad)} could not be used" in capsys.readouterr().err
 
 
-def test_every_bad_file_is_explained(world: World, tmp_path: Path) -> None:
+def test_every_bad_file_gets_an_error_that_gives_the_reason(world: World, tmp_path: Path) -> None:
     paths = _make_bad(tmp_path / "bad")
     rows = predict_rows(Predictor(world.checkpoint, device="cpu"), paths, batch_size=4)
     errors = {path.name: row.error for path, row in zip(paths, rows, strict=True)}
@@ -115,7 +115,7 @@ def test_every_bad_file_is_explained(world: World, tmp_path: Path) -> None:
         assert reason in errors[name], name
 
 
-def test_rows_are_those_of_single_predictions_in_order(world: World) -> None:
+def test_batched_rows_equal_single_predictions_in_sorted_order(world: World) -> None:
     predictor = Predictor(world.checkpoint, device="cpu")
     rows = list(predictor.predict_folder(world.corpus, batch_size=7))
     assert [row.path for row in rows] == [str(path) for path in sorted(world.corpus.rglob("*.wav"))]
@@ -126,7 +126,7 @@ def test_rows_are_those_of_single_predictions_in_order(world: World) -> None:
         assert row.end_s == pytest.approx(soundfile.info(row.path).duration, abs=1e-3)
 
 
-def test_rows_are_made_as_they_are_asked_for(world: World) -> None:
+def test_rows_are_computed_lazily(world: World) -> None:
     paths = sorted(world.corpus.rglob("*.wav"))
     asked: list[Path] = []
 
@@ -140,7 +140,7 @@ def test_rows_are_made_as_they_are_asked_for(world: World) -> None:
     assert len(asked) <= 8
 
 
-def test_lists_pictures_and_files_are_inputs_too(world: World, tmp_path: Path) -> None:
+def test_lists_pictures_and_recordings_are_accepted_and_deduplicated(world: World, tmp_path: Path) -> None:
     recordings = sorted(world.corpus.rglob("*.wav"))[:3]
     picture = next((world.images / "images").glob("*_0.png"))
     (tmp_path / "list.txt").write_text(f"{recordings[0]}\n\n{os.path.relpath(recordings[1], tmp_path)}\n")
@@ -151,9 +151,7 @@ def test_lists_pictures_and_files_are_inputs_too(world: World, tmp_path: Path) -
     assert len(pd.read_csv(out)) == 4  # a recording that is named twice is classified once
 
 
-def test_rows_go_to_standard_output_for_other_programs(
-    world: World, capsys: pytest.CaptureFixture[str], wav: WriteWav
-) -> None:
+def test_rows_go_to_stdout_as_csv_by_default(world: World, capsys: pytest.CaptureFixture[str], wav: WriteWav) -> None:
     assert _run(world, str(wav("a,b.wav"))) == 0
     rows = list(csv.DictReader(capsys.readouterr().out.splitlines()))
     assert len(rows) == 1
@@ -176,7 +174,7 @@ EVIL = [
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl", "json", "parquet"])
-def test_tables_read_back_the_names_of_files(
+def test_file_names_with_special_characters_survive_every_table_format(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str
 ) -> None:
     (tmp_path / "calls").mkdir()
@@ -198,7 +196,7 @@ def test_tables_read_back_the_names_of_files(
     assert all(row["error"].isprintable() for row in rows)
 
 
-def test_a_terminal_is_shown_no_character_that_it_obeys(
+def test_control_characters_are_escaped_on_a_terminal(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = [tmp_path / "\x1b[2J.wav", tmp_path / "a\rb.wav"]
@@ -224,7 +222,7 @@ def test_a_terminal_is_shown_no_character_that_it_obeys(
         (["CLIP", "--batch_size", "0"], "batch_size is 0"),
     ],
 )
-def test_what_cannot_be_done_at_all_ends_with_one_line_and_code_2(
+def test_invalid_arguments_end_with_a_single_line_error_and_exit_code_2(
     world: World, tmp_path: Path, wav: WriteWav, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     (tmp_path / "empty").mkdir()
@@ -235,12 +233,12 @@ def test_what_cannot_be_done_at_all_ends_with_one_line_and_code_2(
     assert message in lines[0]
 
 
-def test_when_no_recording_can_be_used_the_code_is_2(world: World, tmp_path: Path) -> None:
+def test_the_exit_code_is_2_when_no_recording_is_usable(world: World, tmp_path: Path) -> None:
     (tmp_path / "a.wav").write_bytes(b"")
     assert _run(world, str(tmp_path / "a.wav"), "--out", str(tmp_path / "rows.csv")) == 2
 
 
-def test_nothing_and_unreadable_lists_are_refused(tmp_path: Path) -> None:
+def test_empty_inputs_and_lists_without_a_path_column_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(PredictionError, match="name recordings, folders or lists"):
         expand([])
     (tmp_path / "list.csv").write_text("file\na.wav\n")
@@ -254,5 +252,5 @@ def test_seconds_keep_their_milliseconds_in_csv(tmp_path: Path) -> None:
     assert (tmp_path / "rows.csv").read_text().splitlines()[1] == "1234.567,14399.875,0.123457"
 
 
-def test_following_needs_a_time_to_settle() -> None:
+def test_follow_rejects_a_negative_settle_time() -> None:
     assert run_verb("predict", ["x.wav", "--follow", "true", "--settle_s", "-1"]) == 2

@@ -25,7 +25,7 @@ def predictor(world: World) -> Predictor:
     return Predictor(world.checkpoint, device="cpu")
 
 
-def test_the_map_is_grad_cam(predictor: Predictor, wav: WriteWav) -> None:
+def test_the_heat_map_equals_grad_cam(predictor: Predictor, wav: WriteWav) -> None:
     picture = predictor.render(wav())
     found = explain_picture(predictor, picture, label="calm")
     net, kept = predictor.torch_engine.net, []
@@ -41,7 +41,7 @@ def test_the_map_is_grad_cam(predictor: Predictor, wav: WriteWav) -> None:
 
 
 @pytest.mark.parametrize("backbone", ["mobilenet", "vgg19", "inceptionv3", "resnet10t", "convnext_atto"])
-def test_every_backbone_with_a_map_is_explained(backbone: str) -> None:
+def test_convolutional_backbones_yield_normalised_heat_maps(backbone: str) -> None:
     spec = SpectrogramSpec(height=128, width=128)
     torch.manual_seed(0)
     net = SpectrogramNet(backbone, 3).eval()
@@ -56,7 +56,7 @@ def test_every_backbone_with_a_map_is_explained(backbone: str) -> None:
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
-def test_the_map_of_a_network_that_reads_pictures_upside_down_lies_on_the_picture() -> None:
+def test_the_heat_map_is_flipped_back_for_networks_that_flip_their_input() -> None:
     spec = SpectrogramSpec(height=128, width=128)
     torch.manual_seed(0)
     net = SpectrogramNet("mn04", 3).eval()
@@ -71,7 +71,7 @@ def test_the_map_of_a_network_that_reads_pictures_upside_down_lies_on_the_pictur
 
 
 @pytest.mark.parametrize("backbone", ["mixer_s32_224", "swin_tiny_patch4_window7_224"])
-def test_a_backbone_without_a_map_says_so(backbone: str) -> None:
+def test_a_backbone_without_a_time_frequency_map_raises_an_error(backbone: str) -> None:
     net = SpectrogramNet(backbone, 2).eval()
     spec = SpectrogramSpec(height=224, width=224, n_fft=2048)
     predictor = Predictor(Checkpoint.of(net=net, labels=("a", "b"), spec=spec), device="cpu")
@@ -79,7 +79,7 @@ def test_a_backbone_without_a_map_says_so(backbone: str) -> None:
         explain_picture(predictor, np.zeros(spec.shape, np.uint8))
 
 
-def test_times_are_those_of_the_recording(predictor: Predictor, wav: WriteWav) -> None:
+def test_explanation_times_match_the_recording(predictor: Predictor, wav: WriteWav) -> None:
     burst = np.zeros(6 * RATE, np.float32)
     burst[round(3.2 * RATE) : round(3.3 * RATE)] = 0.5 * np.sin(np.arange(round(0.1 * RATE)) * 2 * np.pi * 440 / RATE)
     burst[round(3.9 * RATE) : round(4.0 * RATE)] = burst[round(3.2 * RATE) : round(3.3 * RATE)]
@@ -91,14 +91,14 @@ def test_times_are_those_of_the_recording(predictor: Predictor, wav: WriteWav) -
     assert moved(found, 10.0).start_s == pytest.approx(found.start_s + 10)
 
 
-def test_the_first_column_of_a_long_clip_lies_within_it() -> None:
+def test_the_first_column_is_the_clip_start_unless_a_short_clip_is_centred() -> None:
     length = SMALL.width * SMALL.hop_length
     assert first_column(0, length - 1, SMALL) == 0
     assert first_column(500, 500 + length - 1, SMALL) == 500
     assert first_column(0, SMALL.hop_length * 9, SMALL) == -35 * SMALL.hop_length  # 10 frames in the middle of 80
 
 
-def test_a_frequency_stands_at_the_band_that_it_excites() -> None:
+def test_a_frequency_maps_to_the_mel_band_with_the_strongest_response() -> None:
     spec = SpectrogramSpec()
     filters = spec.mel_filters
     for frequency in (250, 500, 1000, 2000, 4000):
@@ -106,7 +106,7 @@ def test_a_frequency_stands_at_the_band_that_it_excites() -> None:
         assert band_of(frequency, spec) == pytest.approx(loudest, abs=0.75)
 
 
-def test_explaining_and_scoring_at_once_disturb_each_other_not(predictor: Predictor, wav: WriteWav) -> None:
+def test_concurrent_explanations_and_predictions_do_not_interfere(predictor: Predictor, wav: WriteWav) -> None:
     picture = predictor.render(wav())
     heat, probabilities = explain_picture(predictor, picture).heat, predictor.scores([picture]).probabilities
     with ThreadPoolExecutor(3) as threads:
@@ -119,14 +119,14 @@ def test_explaining_and_scoring_at_once_disturb_each_other_not(predictor: Predic
             np.testing.assert_allclose(score.result().probabilities, probabilities, atol=1e-6)
 
 
-def test_the_drawing_is_a_picture_with_axes(predictor: Predictor, wav: WriteWav) -> None:
+def test_the_plot_is_a_colour_image_of_900_by_432_pixels(predictor: Predictor, wav: WriteWav) -> None:
     found = explain(predictor, wav())
     plain = np.asarray(PIL.Image.open(io.BytesIO(plot(found, title="a_b$c$.wav"))).convert("RGB"))
     assert plain.shape == (432, 900, 3)
     assert len(np.unique(plain.reshape(-1, 3), axis=0)) > 500
 
 
-def test_the_verb_writes_pictures_and_arrays(
+def test_explain_writes_png_and_npy_files_and_never_overwrites_an_input(
     world: World, wav: WriteWav, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wav("clips/a.wav")
@@ -156,7 +156,7 @@ def test_the_verb_writes_pictures_and_arrays(
     assert "there is no label 'bored'" in capsys.readouterr().err
 
 
-def test_a_picture_and_its_recording_are_explained_alike(world: World, predictor: Predictor) -> None:
+def test_a_recording_and_its_rendered_picture_have_the_same_heat_map(world: World, predictor: Predictor) -> None:
     from spectro.rendering.index import read_index
 
     row = read_index(world.images)[0].query("copy == 0").iloc[0]

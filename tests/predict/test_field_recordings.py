@@ -67,7 +67,7 @@ def predictor(world: World) -> Predictor:
 
 
 @pytest.mark.parametrize("case", SAME)
-def test_what_the_network_sees_is_what_it_sees_of_the_clean_clip(
+def test_a_flawed_recording_renders_and_segments_like_the_clean_clip(
     predictor: Predictor, tmp_path: Path, case: str
 ) -> None:
     path, clean = tmp_path / "case.wav", tmp_path / "clean.wav"
@@ -86,7 +86,9 @@ def test_what_the_network_sees_is_what_it_sees_of_the_clean_clip(
 
 
 @pytest.mark.parametrize("level", [0.0, 1e-4])
-def test_nothing_but_a_constant_is_silence(predictor: Predictor, tmp_path: Path, level: float) -> None:
+def test_a_dc_offset_alone_or_with_faint_noise_counts_as_silence(
+    predictor: Predictor, tmp_path: Path, level: float
+) -> None:
     path = tmp_path / "silence.wav"
     path.write_bytes(_wav(0.02 + np.random.default_rng(0).normal(0, level, 5 * RATE)))
     with pytest.raises(AudioError, match="is silent"):
@@ -111,7 +113,7 @@ SPARSE: dict[str, Callable[[], np.ndarray]] = {
 
 
 @pytest.mark.parametrize("case", SPARSE)
-def test_what_holds_next_to_no_sound_gets_no_label(predictor: Predictor, tmp_path: Path, case: str) -> None:
+def test_a_nearly_silent_recording_gets_no_emotion_label(predictor: Predictor, tmp_path: Path, case: str) -> None:
     path = tmp_path / "sparse.wav"
     soundfile.write(path, SPARSE[case](), RATE, subtype="FLOAT")
     with pytest.raises(AudioError, match=r"sparse\.wav: is (silent but for|too short)"):

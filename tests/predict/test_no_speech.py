@@ -48,7 +48,9 @@ def _written(folder: Path, number: int) -> Path:
     return path
 
 
-def test_noise_is_no_speech_and_speech_is_what_it_was(world: World, folder: Path, wav: WriteWav) -> None:
+def test_noise_is_labelled_no_speech_and_speech_predictions_are_unchanged(
+    world: World, folder: Path, wav: WriteWav
+) -> None:
     taught, plain = Predictor(folder, engine="torch"), Predictor(world.checkpoint, engine="torch")
     noise, clip = wav("noise.wav", _noise()), world.corpus / "speaker01/speaker01_calm_sentence0_take0.wav"
     found = taught.predict_wav(noise)
@@ -63,7 +65,7 @@ def test_noise_is_no_speech_and_speech_is_what_it_was(world: World, folder: Path
         Predictor(folder, min_speech=2.0)
 
 
-def test_an_export_tells_it_too(folder: Path, wav: WriteWav, tmp_path: Path) -> None:
+def test_an_onnx_export_detects_no_speech_like_the_checkpoint(folder: Path, wav: WriteWav, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     from spectro.engines.export import export, synthetic
 
@@ -79,7 +81,7 @@ def _pairs(folder: Path, tmp_path: Path) -> list:
     return [(folder, "torch"), (tmp_path / "export", "onnx")]
 
 
-def test_rows_say_it_with_its_probability(folder: Path, wav: WriteWav, tmp_path: Path) -> None:
+def test_prediction_rows_include_the_speech_probability(folder: Path, wav: WriteWav, tmp_path: Path) -> None:
     wav("in/noise.wav", _noise())
     wav("in/voice.wav")
     (tmp_path / "in" / "text.wav").write_text("no recording")
@@ -93,7 +95,9 @@ def test_rows_say_it_with_its_probability(folder: Path, wav: WriteWav, tmp_path:
     assert np.isnan(rows.loc["text", "p_speech"]) and rows.loc["voice", "p_speech"] >= 0
 
 
-def test_a_timeline_leaves_out_what_is_no_speech(world: World, folder: Path, wav: WriteWav) -> None:
+def test_a_timeline_marks_no_speech_and_audacity_and_webvtt_tracks_omit_it(
+    world: World, folder: Path, wav: WriteWav
+) -> None:
     clip, _rate = soundfile.read(world.corpus / "speaker01/speaker01_calm_sentence0_take0.wav", dtype="float32")
     path = wav("long.wav", np.concatenate([_noise(4), np.zeros(2 * RATE, np.float32), clip]))
     segments = list(Predictor(folder, engine="torch").timeline(path, WindowSettings(smooth_s=0)))
@@ -109,12 +113,12 @@ def test_a_timeline_leaves_out_what_is_no_speech(world: World, folder: Path, wav
     assert "no speech" not in audacity(segments) + webvtt(segments) and audacity(segments)
 
 
-def test_without_the_means_nothing_changes(world: World, wav: WriteWav) -> None:
+def test_a_checkpoint_without_a_speech_detector_labels_noise_as_an_emotion(world: World, wav: WriteWav) -> None:
     found = Predictor(world.checkpoint, engine="torch").predict_wav(wav("noise.wav", _noise()))
     assert found.speech is None and found.label in world.trained.about.labels
 
 
-def test_what_does_not_fit_the_network_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_an_invalid_speech_detector_is_rejected_on_loading(folder: Path, tmp_path: Path) -> None:
     changes = (
         ({"weight": [1.0], "bias": 0.0}, "speech.weight does not hold 256 numbers"),
         ({"weight": [1.0]}, "speech: Object missing required field 'bias'"),
@@ -129,7 +133,7 @@ def test_what_does_not_fit_the_network_is_refused(folder: Path, tmp_path: Path) 
             checkpoints.load(broken)
 
 
-def test_listening_says_it(folder: Path) -> None:
+def test_listen_labels_noise_as_no_speech(folder: Path) -> None:
     from spectro.verbs.listen import ListenSettings, listen
 
     predictor = Predictor(folder, engine="torch")

@@ -46,14 +46,14 @@ def test_probabilities_are_the_networks_softmax_at_the_checkpoints_temperature(
     assert found.confidence == max(found.probabilities.values()) == found.probabilities[found.label]
 
 
-def test_uploads_are_classified_like_files(world: World, predictor: Predictor, wav: WriteWav) -> None:
+def test_file_objects_are_classified_like_paths(world: World, predictor: Predictor, wav: WriteWav) -> None:
     path = wav()
     assert predictor.predict_wav(io.BytesIO(path.read_bytes())) == predictor.predict_wav(path)
     picture = next((world.images / "images").glob("*_0.png"))
     assert predictor.predict_image(io.BytesIO(picture.read_bytes())) == predictor.predict_image(picture)
 
 
-def test_bad_input_is_refused(predictor: Predictor, tmp_path: Path) -> None:
+def test_an_unreadable_file_raises_an_error_that_names_it(predictor: Predictor, tmp_path: Path) -> None:
     path = tmp_path / "text.wav"
     path.write_text("text")
     with pytest.raises(AudioError, match=r"text\.wav"):
@@ -62,7 +62,7 @@ def test_bad_input_is_refused(predictor: Predictor, tmp_path: Path) -> None:
         predictor.predict_image(path)
 
 
-def test_the_batch_does_not_change_a_prediction(world: World, predictor: Predictor) -> None:
+def test_batching_does_not_change_predictions(world: World, predictor: Predictor) -> None:
     index, _ = read_index(world.images)
     paths = index["path"].drop_duplicates().tolist()[:7]
     pictures = [predictor.render(path) for path in paths]
@@ -72,7 +72,7 @@ def test_the_batch_does_not_change_a_prediction(world: World, predictor: Predict
     assert predictor.predict_pixels([]) == []
 
 
-def test_the_shipped_checkpoint_is_there_after_a_clone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_default_checkpoint_ships_with_the_repository(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("SPECTRO_CHECKPOINT", raising=False)
     monkeypatch.chdir(tmp_path)
     shipped = spectro.load()
@@ -81,7 +81,7 @@ def test_the_shipped_checkpoint_is_there_after_a_clone(monkeypatch: pytest.Monke
     assert "CC BY-NC-SA 4.0" in (REPOSITORY / "checkpoints/yamnet-voices/card.md").read_text()
 
 
-def test_the_default_checkpoint_can_be_named_by_environment(
+def test_an_environment_variable_sets_the_default_checkpoint(
     world: World, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("SPECTRO_CHECKPOINT", str(world.checkpoint))
@@ -91,7 +91,9 @@ def test_the_default_checkpoint_can_be_named_by_environment(
         spectro.load()
 
 
-def test_a_missing_default_checkpoint_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_missing_default_checkpoint_raises_an_error_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.delenv("SPECTRO_CHECKPOINT", raising=False)
     monkeypatch.setattr(locate, "DEFAULT_CHECKPOINT", "not-there")
     monkeypatch.chdir(tmp_path)
@@ -99,7 +101,7 @@ def test_a_missing_default_checkpoint_says_what_to_do(monkeypatch: pytest.Monkey
         spectro.load()
 
 
-def test_the_public_face_is_complete() -> None:
+def test_every_public_name_exists_and_has_a_docstring() -> None:
     for name in spectro.__all__:
         assert getattr(spectro, name).__doc__
     with pytest.raises(AttributeError, match="no attribute 'nope'"):

@@ -32,7 +32,7 @@ def cut(samples: np.ndarray, settings: WindowSettings | None = None, block: int 
     return [*found, *cutter.finish()]
 
 
-def test_windows_lie_in_utterances_and_fill_them() -> None:
+def test_windows_lie_within_utterances_and_cover_them() -> None:
     samples = np.concatenate([quiet(1), voice(1.0), quiet(1), voice(4.0), quiet(0.2), voice(0.3), quiet(1), voice(0.1)])
     found = cut(samples)
     assert [window.utterance for window in found] == [0, *[1] * (len(found) - 1)]
@@ -49,7 +49,7 @@ def test_windows_lie_in_utterances_and_fill_them() -> None:
 
 
 @pytest.mark.parametrize("block", [100, 5_000, 10**6])
-def test_windows_do_not_depend_on_the_blocks(block: int) -> None:
+def test_windows_do_not_depend_on_the_block_size(block: int) -> None:
     samples = np.concatenate([quiet(0.7), voice(5.3), quiet(0.9), voice(0.8)])
     # the noise level is estimated from the samples so far, and there is no noise here
     assert [(one.start, one.stop) for one in cut(samples, block=block)] == [
@@ -57,7 +57,7 @@ def test_windows_do_not_depend_on_the_blocks(block: int) -> None:
     ]
 
 
-def test_memory_stays_the_same_however_long_the_recording() -> None:
+def test_memory_does_not_grow_with_the_length_of_the_recording() -> None:
     cutter = Cutter(SMALL, WindowSettings())
     kept = []
     for second in range(400):
@@ -69,7 +69,7 @@ def test_memory_stays_the_same_however_long_the_recording() -> None:
     assert cutter.samples_seen == 400 * RATE
 
 
-def test_the_window_that_goes_on_is_the_newest_sound() -> None:
+def test_the_current_window_holds_the_newest_samples_and_is_none_in_silence() -> None:
     cutter = Cutter(SMALL, WindowSettings())
     samples = voice(5.0)
     assert cutter.current() is None
@@ -99,7 +99,7 @@ def test_a_timeline_has_no_gaps_and_marks_silence(predictor: Predictor, wav: Wri
             assert one.label == max(one.probabilities, key=one.probabilities.__getitem__)
 
 
-def test_an_utterance_alone_gets_what_the_clip_gets(predictor: Predictor, wav: WriteWav) -> None:
+def test_an_utterance_amid_silence_has_the_same_probabilities_as_its_clip(predictor: Predictor, wav: WriteWav) -> None:
     step = round(recording.TRIM_HOP_S * RATE)  # trimming is in whole steps, whatever comes before
     fading = voice(1.2) * np.linspace(0.01, 1, round(1.2 * RATE), dtype=np.float32) ** 4
     clip = wav("clip.wav", fading, subtype="FLOAT")
@@ -112,7 +112,7 @@ def test_an_utterance_alone_gets_what_the_clip_gets(predictor: Predictor, wav: W
     assert np.abs(untrimmed - list(alone.values())).max() > 0.02  # trimming makes a difference
 
 
-def test_a_windows_probabilities_are_averaged_by_distance(predictor: Predictor, wav: WriteWav) -> None:
+def test_window_probabilities_are_averages_weighted_by_distance_in_time(predictor: Predictor, wav: WriteWav) -> None:
     path = wav(samples=np.concatenate([voice(6.0, pitch=pitch) for pitch in (120, 250)]))
     samples = highpass(soundfile.read(path, dtype="float32")[0], RATE)
     windows = cut(samples)
@@ -130,7 +130,7 @@ def test_a_windows_probabilities_are_averaged_by_distance(predictor: Predictor, 
             assert segment.start_s == pytest.approx((middles[begin - 1] + middles[begin]) / 2, abs=0.001)
 
 
-def test_each_channel_can_be_a_party_of_its_own(predictor: Predictor, wav: WriteWav) -> None:
+def test_split_channels_gives_each_channel_its_own_timeline(predictor: Predictor, wav: WriteWav) -> None:
     left, right = np.concatenate([voice(2.0), quiet(2)]), np.concatenate([quiet(2), voice(2.0, pitch=240)])
     path = wav(samples=np.stack([left, right], axis=1))
     found = list(timeline(predictor, path, split_channels=True))
@@ -143,7 +143,7 @@ def test_each_channel_can_be_a_party_of_its_own(predictor: Predictor, wav: Write
     assert {one.channel for one in timeline(predictor, path)} == {None}
 
 
-def test_what_was_heard_before_a_fault_is_kept(predictor: Predictor, wav: WriteWav) -> None:
+def test_segments_before_an_invalid_sample_are_kept(predictor: Predictor, wav: WriteWav) -> None:
     samples = np.concatenate([voice(2.0), quiet(1), voice(3.0)])
     samples[5 * RATE + 100] = np.inf
     segments: list[Segment] = []
@@ -153,7 +153,7 @@ def test_what_was_heard_before_a_fault_is_kept(predictor: Predictor, wav: WriteW
     assert segments[-1].end_s == pytest.approx(5, abs=0.05)
 
 
-def test_an_answer_that_misses_the_margin_is_unsure(predictor: Predictor, wav: WriteWav) -> None:
+def test_a_prediction_below_the_margin_is_labelled_unsure(predictor: Predictor, wav: WriteWav) -> None:
     path = wav(samples=voice(2.0))
     assert [one.label for one in timeline(predictor.with_margin(1.0), path)] == ["unsure"]
     assert predictor.with_margin(1.0).predict_wav(path).label == "unsure"
@@ -163,12 +163,12 @@ def test_an_answer_that_misses_the_margin_is_unsure(predictor: Predictor, wav: W
 
 
 @pytest.mark.parametrize("wrong", [{"hop_s": 0}, {"smooth_s": -1}, {"silence_db": 3}, {"min_pause_s": 1e6}])
-def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
+def test_out_of_range_window_settings_are_rejected(wrong: dict[str, float]) -> None:
     with pytest.raises(PredictionError, match=next(iter(wrong))):
         WindowSettings(**wrong)
 
 
-def test_silence_alone_is_one_segment(predictor: Predictor, wav: WriteWav, tmp_path: Path) -> None:
+def test_a_silent_recording_is_a_single_silence_segment(predictor: Predictor, wav: WriteWav, tmp_path: Path) -> None:
     found = list(timeline(predictor, wav(samples=quiet(3))))
     assert [(one.label, one.start_s, one.end_s) for one in found] == [(SILENCE, 0, 3)]
     (tmp_path / "text.wav").write_text("text")

@@ -67,12 +67,12 @@ def local_rows(world: World, calls: Path, folder: Path) -> pd.DataFrame:
     return rows(folder)
 
 
-def same(one: pd.DataFrame, other: pd.DataFrame) -> None:
+def assert_same(one: pd.DataFrame, other: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(one, other, check_exact=True)
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def rendered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The recordings that have been rendered."""
     names: list[str] = []
     before = predict.Predictor.render
@@ -86,24 +86,24 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_rows_are_those_of_a_run_without_parts(
-    world: World, calls: Path, out: Path | Address, tmp_path: Path, drawn: list[str]
+def test_a_run_in_parts_equals_a_local_run_and_a_rerun_retries_only_failures(
+    world: World, calls: Path, out: Path | Address, tmp_path: Path, rendered: list[str]
 ) -> None:
     expected = local_rows(world, calls, tmp_path / "local")
-    drawn.clear()
+    rendered.clear()
     assert run_in_parts(world, calls, out) == 1
     assert len(parts_in(out)) == 4
-    same(rows(out), expected)
-    assert len(drawn) == 7
-    drawn.clear()
+    assert_same(rows(out), expected)
+    assert len(rendered) == 7
+    rendered.clear()
     assert run_in_parts(world, calls, out) == 1
-    assert drawn == ["broken.wav"]  # a recording that could not be used is tried again
-    same(rows(out).sort_values("path", ignore_index=True), expected)
+    assert rendered == ["broken.wav"]  # a recording that could not be used is tried again
+    assert_same(rows(out).sort_values("path", ignore_index=True), expected)
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_a_killed_run_goes_on(
-    world: World, calls: Path, out: Path | Address, tmp_path: Path, drawn: list[str], monkeypatch: pytest.MonkeyPatch
+def test_a_killed_run_resumes_without_repeating_finished_parts(
+    world: World, calls: Path, out: Path | Address, tmp_path: Path, rendered: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = local_rows(world, calls, tmp_path / "local")
     before = spread.work
@@ -118,52 +118,56 @@ def test_a_killed_run_goes_on(
         run_in_parts(world, calls, out)
     assert len(rows(out)) == 4
     monkeypatch.setattr(spread, "work", before)
-    drawn.clear()
+    rendered.clear()
     assert run_in_parts(world, calls, out) == 1
-    assert len(drawn) == 3
-    same(rows(out), expected)
+    assert len(rendered) == 3
+    assert_same(rows(out), expected)
 
 
 @pytest.mark.usefixtures("small_parts")
-def test_a_recording_that_changes_or_goes_is_not_told_of_twice(
-    world: World, calls: Path, out: Path | Address, wav: WriteWav, drawn: list[str]
+def test_changed_recordings_get_new_rows_and_deleted_recordings_lose_theirs(
+    world: World, calls: Path, out: Path | Address, wav: WriteWav, rendered: list[str]
 ) -> None:
     run_in_parts(world, calls, out)
     wav("calls/1.wav", voice(3.0))
     (calls / "4.wav").unlink()
     (calls / "broken.wav").unlink()
-    drawn.clear()
+    rendered.clear()
     assert run_in_parts(world, calls, out) == 0
-    assert drawn == ["1.wav"]
+    assert rendered == ["1.wav"]
     found = rows(out)
     assert sorted(Path(path).name for path in found["path"]) == ["0.wav", "1.wav", "2.wav", "3.wav", "5.wav"]
     assert found.set_index("path")["end_s"][str(calls / "1.wav")] == 3.0
 
 
-def test_other_settings_make_all_rows_again(
-    world: World, calls: Path, out: Path | Address, capsys: pytest.CaptureFixture[str], drawn: list[str]
+def test_changed_settings_recompute_all_rows(
+    world: World, calls: Path, out: Path | Address, capsys: pytest.CaptureFixture[str], rendered: list[str]
 ) -> None:
     run_in_parts(world, calls, out)
-    drawn.clear()
+    rendered.clear()
     run_in_parts(world, calls, out, min_margin=0.5)
     assert "7 rows from another checkpoint, other settings" in capsys.readouterr().err
-    assert len(drawn) == len(rows(out)) == 7
+    assert len(rendered) == len(rows(out)) == 7
 
 
 @pytest.mark.parametrize("name", ["table.csv", "table.jsonl", "table.parquet", "table.json"])
 @pytest.mark.parametrize("where", ["", "memory://results/"])
-def test_other_tables_are_made_of_the_parts(world: World, calls: Path, tmp_path: Path, where: str, name: str) -> None:
+def test_single_file_tables_equal_those_of_a_local_run(
+    world: World, calls: Path, tmp_path: Path, where: str, name: str
+) -> None:
     plain = tmp_path / f"local-{name}"
     predict.run(settings_of(world, calls, plain))
     out = place(f"{where}{name}") if where else tmp_path / name
     assert run_in_parts(world, calls, out) == 1
     assert out.read_bytes() == plain.read_bytes() or name.endswith("parquet")
     if name.endswith("parquet"):
-        same(pd.read_parquet(io.BytesIO(out.read_bytes())), pd.read_parquet(plain))
+        assert_same(pd.read_parquet(io.BytesIO(out.read_bytes())), pd.read_parquet(plain))
     fsspec.filesystem("memory").store.clear()
 
 
-def test_a_file_of_others_is_not_taken_for_a_part(world: World, calls: Path, out: Path | Address) -> None:
+def test_a_foreign_file_named_like_a_part_raises_an_error_and_is_kept(
+    world: World, calls: Path, out: Path | Address
+) -> None:
     foreign = io.BytesIO()
     pd.DataFrame({"a": [1]}).to_parquet(foreign)
     if isinstance(out, Path):
@@ -174,16 +178,16 @@ def test_a_file_of_others_is_not_taken_for_a_part(world: World, calls: Path, out
     assert (out / "part-00000.parquet").read_bytes() == foreign.getvalue()
 
 
-def test_a_part_that_breaks_off_is_made_again(world: World, calls: Path, out: Path | Address) -> None:
+def test_a_truncated_part_is_written_again(world: World, calls: Path, out: Path | Address) -> None:
     run_in_parts(world, calls, out)
     expected = rows(out)
     (part,) = parts_in(out)
     part.write_bytes(part.read_bytes()[:-20])
     assert run_in_parts(world, calls, out) == 1
-    same(rows(out), expected)
+    assert_same(rows(out), expected)
 
 
-def test_rows_that_two_processes_wrote_count_once(out: Path | Address) -> None:
+def test_rows_written_by_two_processes_are_counted_once(out: Path | Address) -> None:
     def record(path: str) -> dict[str, str]:
         return {"path": path, "label": "happy", "error": ""}
 
@@ -197,7 +201,7 @@ def test_rows_that_two_processes_wrote_count_once(out: Path | Address) -> None:
     assert [row["path"] for rows in parts.records() for row in rows] == ["a", "b", "c"]
 
 
-def test_a_list_is_kept_off_memory_and_names_each_recording_once(tmp_path: Path) -> None:
+def test_a_listing_contains_each_recording_once(tmp_path: Path) -> None:
     places = [tmp_path / name for name in ("b\n.wav", "a.wav", "b\n.wav", os.fsdecode(b"\xff.wav"))]
     with Listing(places) as listing:
         assert len(listing.keys) == 3
@@ -205,13 +209,15 @@ def test_a_list_is_kept_off_memory_and_names_each_recording_once(tmp_path: Path)
         assert [path for path, _key in listing.without(done)] == [str(places[0]), str(places[3])]
 
 
-def test_timelines_are_made_in_parts_too(world: World, calls: Path, out: Path | Address, tmp_path: Path) -> None:
+def test_timelines_in_parts_equal_local_timelines(
+    world: World, calls: Path, out: Path | Address, tmp_path: Path
+) -> None:
     def settings(where: Path | Address) -> TimelineSettings:
         return TimelineSettings(inputs=[str(calls)], out=where, checkpoint=world.checkpoint, device="cpu")
 
     assert timeline.run(settings(tmp_path / "local")) == 1
     assert timeline._spread(settings(out)) == 1
-    same(rows(out), rows(tmp_path / "local"))
+    assert_same(rows(out), rows(tmp_path / "local"))
     assert timeline._spread(settings(out)) == 1
     assert len(rows(out)) == len(rows(tmp_path / "local"))
 
@@ -224,36 +230,36 @@ def test_timelines_are_made_in_parts_too(world: World, calls: Path, out: Path | 
         ({"cluster": "local", "out": Path("table"), "workers": 2}, "leave workers out"),
     ],
 )
-def test_what_a_cluster_cannot_do_is_refused(changes: dict[str, object], told: str) -> None:
+def test_settings_that_a_cluster_does_not_support_are_rejected(changes: dict[str, object], told: str) -> None:
     with pytest.raises(PredictionError, match=told):
         PredictSettings(inputs=["x"], **changes)  # type: ignore[arg-type]
 
 
-def test_what_a_process_takes_must_be_something_and_the_run_is_on_the_cluster() -> None:
+def test_a_cluster_rejects_zero_cpus_and_ray_client_addresses() -> None:
     with pytest.raises(SpectroError, match="takes 0 CPUs"):
         Cluster(address="auto", cpus=0)
     with pytest.raises(SpectroError, match="submit it there with `ray job submit`"):
         Cluster(address="ray://host:10001")
 
 
-def test_tables_in_folders_below_are_left_alone(world: World, calls: Path, out: Path | Address) -> None:
+def test_tables_in_subfolders_are_left_untouched(world: World, calls: Path, out: Path | Address) -> None:
     below = out / "january"
     run_in_parts(world, calls, below)
     expected = rows(below)
     run_in_parts(world, calls, out, min_margin=0.5)
     run_in_parts(world, calls, out)
-    same(rows(below), expected)
+    assert_same(rows(below), expected)
 
 
-def test_a_table_in_parts_is_not_replaced_by_a_run_without(world: World, calls: Path, tmp_path: Path) -> None:
+def test_a_local_run_does_not_replace_a_table_in_parts(world: World, calls: Path, tmp_path: Path) -> None:
     run_in_parts(world, calls, tmp_path / "table")
     before = rows(tmp_path / "table")
     with pytest.raises(PredictionError, match="holds a table in parts, from a run with --cluster"):
         predict.run(settings_of(world, calls, tmp_path / "table"))
-    same(rows(tmp_path / "table"), before)
+    assert_same(rows(tmp_path / "table"), before)
 
 
-def test_inputs_and_foreign_tables_at_addresses_are_not_written_over(world: World, calls: Path) -> None:
+def test_remote_inputs_and_foreign_tables_are_not_overwritten(world: World, calls: Path) -> None:
     listed, foreign = Address("memory://lists/mine.csv"), Address("memory://lists/foreign.csv")
     listed.write_bytes(f"path\n{calls / '0.wav'}\n".encode())
     foreign.write_bytes(b"path,note\n")
@@ -267,7 +273,7 @@ def test_inputs_and_foreign_tables_at_addresses_are_not_written_over(world: Worl
     fsspec.filesystem("memory").store.clear()
 
 
-def test_a_folder_that_cannot_be_listed_costs_no_row(
+def test_no_rows_are_lost_when_a_folder_cannot_be_listed(
     world: World, calls: Path, out: Path | Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     system = fsspec.filesystem("memory")
@@ -285,11 +291,11 @@ def test_a_folder_that_cannot_be_listed_costs_no_row(
     with pytest.raises(OSError, match="forbidden"):
         run_in_parts(world, Address("memory://calls"), out)
     monkeypatch.setattr(type(system), "ls", before)
-    same(rows(out), expected)
+    assert_same(rows(out), expected)
     system.store.clear()
 
 
-def test_rows_that_cannot_be_seen_from_here_are_told(
+def test_rows_missing_from_the_output_raise_an_error(
     world: World, calls: Path, out: Path | Address, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(spread, "LATE_S", 0)
@@ -322,8 +328,8 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("small_parts")
-def test_recordings_and_tables_lie_in_s3(
-    world: World, calls: Path, s3: str, tmp_path: Path, drawn: list[str], monkeypatch: pytest.MonkeyPatch
+def test_predict_reads_recordings_and_resumes_tables_in_s3(
+    world: World, calls: Path, s3: str, tmp_path: Path, rendered: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = local_rows(world, calls, tmp_path / "local")
     expected["path"] = [f"{s3}/calls/{Path(path).name}" for path in expected["path"]]
@@ -334,24 +340,24 @@ def test_recordings_and_tables_lie_in_s3(
     def run(where: str) -> int:
         return predict.run(settings_of(world, Address(f"{s3}/calls"), place(where)))
 
-    drawn.clear()
+    rendered.clear()
     assert run(out) == 1
-    same(rows(Address(out)), expected)
+    assert_same(rows(Address(out)), expected)
     for part in parts_in(Address(out))[2:]:
         part.remove()
-    drawn.clear()
+    rendered.clear()
     assert run(out) == 1
-    assert len(drawn) == 3
-    same(rows(Address(out)), expected)
+    assert len(rendered) == 3
+    assert_same(rows(Address(out)), expected)
     assert run(f"{s3}/results/table.csv") == 1
     assert len(Address(f"{s3}/results/table.csv").read_bytes().splitlines()) == 8
-    drawn.clear()
+    rendered.clear()
     assert run(str(tmp_path / "here.csv")) == 1  # recordings in S3, the table local
     assert run(str(tmp_path / "here.csv")) == 1
-    assert sorted(drawn) == sorted([*(one.name for one in calls.iterdir()), "broken.wav"])
+    assert sorted(rendered) == sorted([*(one.name for one in calls.iterdir()), "broken.wav"])
 
 
-def test_a_cluster_answers_as_this_machine_does(world: World, calls: Path, tmp_path: Path) -> None:
+def test_a_run_on_a_cluster_writes_the_same_rows_as_a_local_run(world: World, calls: Path, tmp_path: Path) -> None:
     pytest.importorskip("ray.data", reason="spectro[ray] is not installed")
     expected = local_rows(world, calls, tmp_path / "local")
 
@@ -362,6 +368,6 @@ def test_a_cluster_answers_as_this_machine_does(world: World, calls: Path, tmp_p
 
     done = spectro("predict", "table")
     assert done.returncode == 1, done.stderr
-    same(rows(tmp_path / "table"), expected)
+    assert_same(rows(tmp_path / "table"), expected)
     assert "6 of 7 recordings" in done.stderr and "1 could not be used" in done.stderr
     assert "Ray" not in done.stderr and "Traceback" not in done.stderr
