@@ -30,7 +30,7 @@ def blocks(samples: np.ndarray, size: int = 1234) -> list[np.ndarray]:
     return [samples[start : start + size, None] for start in range(0, len(samples), size)]
 
 
-def test_a_row_a_second_about_what_is_going_on(predictor: Predictor) -> None:
+def test_listen_yields_a_row_per_second_on_the_newest_sound(predictor: Predictor) -> None:
     rows = list(listen(predictor, blocks(SOUND), ListenSettings()))
     assert [(row.start_s, row.end_s) for row in rows] == [(second, second + 1) for second in range(7)]
     # the pause after the utterance ends it within the sixth second
@@ -41,7 +41,7 @@ def test_a_row_a_second_about_what_is_going_on(predictor: Predictor) -> None:
     )
 
 
-def test_what_was_heard_before_in_an_utterance_fades_by_half_lives(predictor: Predictor) -> None:
+def test_earlier_probabilities_in_an_utterance_decay_with_the_half_life(predictor: Predictor) -> None:
     length = SMALL.width * SMALL.hop_length
     sound = SOUND[2 * RATE : 5 * RATE]
     rows = list(listen(predictor, blocks(sound), ListenSettings(half_life_s=1.0)))
@@ -52,7 +52,7 @@ def test_what_was_heard_before_in_an_utterance_fades_by_half_lives(predictor: Pr
     np.testing.assert_allclose(list(rows[2].probabilities.values()), expected, atol=1e-6)
 
 
-def test_other_rates_and_paces_and_values(predictor: Predictor) -> None:
+def test_listen_accepts_other_sample_rates_and_intervals_but_rejects_nan(predictor: Predictor) -> None:
     fast = np.repeat(SOUND, 3)  # 48 kHz
     rows = list(listen(predictor, blocks(fast), ListenSettings(rate=48_000, every_s=0.5)))
     assert len(rows) == 14
@@ -61,7 +61,7 @@ def test_other_rates_and_paces_and_values(predictor: Predictor) -> None:
 
 
 @pytest.mark.parametrize(("encoding", "kind", "scale"), [("s16", "<i2", 32767), ("f32", "<f4", 1)])
-def test_raw_sound_on_standard_input(
+def test_listen_reads_raw_audio_from_stdin(
     world: World,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -79,7 +79,9 @@ def test_raw_sound_on_standard_input(
     assert rows[2]["p_" + rows[2]["label"]] == rows[2]["confidence"]
 
 
-def test_text_for_people(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_listen_prints_readable_text_with_bars_by_default(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     raw = types.SimpleNamespace(buffer=io.BytesIO((SOUND * 32767).astype("<i2").tobytes()))
     monkeypatch.setattr(sys, "stdin", raw)
     assert run_verb("listen", ["--source", "stdin", "--checkpoint", str(world.checkpoint)]) == 0
@@ -88,7 +90,7 @@ def test_text_for_people(world: World, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert "█" in lines[2]
 
 
-def test_samples_arrive_as_they_are_sent() -> None:
+def test_samples_are_yielded_as_soon_as_they_arrive() -> None:
     read, write = os.pipe()
     with os.fdopen(read, "rb") as stream, os.fdopen(write, "wb", buffering=0) as sender:
         arriving = live._raw(stream, ListenSettings(source="stdin"))
@@ -120,7 +122,9 @@ class FakeSound(types.ModuleType):
     InputStream = FakeStream
 
 
-def test_a_microphone_is_heard(predictor: Predictor, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_listen_reads_the_microphone_and_missing_devices_raise_errors(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "sounddevice", FakeSound("sounddevice"))
     rows = listen(predictor, live._microphone(ListenSettings()), ListenSettings())
     assert [next(rows).label == SILENCE for _ in range(4)] == [True, True, False, False]
@@ -132,6 +136,6 @@ def test_a_microphone_is_heard(predictor: Predictor, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("wrong", [{"rate": 100}, {"channels": 0}, {"every_s": 0.0}])
-def test_settings_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
+def test_out_of_range_listen_settings_are_rejected(wrong: dict[str, float]) -> None:
     with pytest.raises(PredictionError, match=next(iter(wrong))):
         ListenSettings(**wrong)  # type: ignore[arg-type]

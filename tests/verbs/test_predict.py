@@ -41,7 +41,7 @@ def wait_until(true: Callable[[], bool]) -> None:
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+def rendered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the recordings that were actually rendered."""
     names: list[str] = []
     original = Predictor.render
@@ -63,7 +63,7 @@ def _slow_down() -> None:
     Predictor.render = lambda *given: (time.sleep(0.05), original(*given))[1]  # type: ignore[method-assign]
 
 
-def test_what_was_killed_goes_on_and_ends_with_the_same_table(world: World, tmp_path: Path) -> None:
+def test_a_killed_run_resumes_and_writes_the_same_table(world: World, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole.csv", tmp_path / "killed.csv"
     assert run(settings(world, whole, world.corpus)) == 0
     arguments = ["--checkpoint", str(world.checkpoint), "--out", str(killed), "--batch_size", "2", "--device", "cpu"]
@@ -77,19 +77,21 @@ def test_what_was_killed_goes_on_and_ends_with_the_same_table(world: World, tmp_
     assert one["path"].is_unique
 
 
-def test_what_is_done_is_not_done_again(world: World, tmp_path: Path, drawn: list[str]) -> None:
+def test_finished_recordings_are_predicted_again_only_without_resume(
+    world: World, tmp_path: Path, rendered: list[str]
+) -> None:
     out = tmp_path / "rows.csv"
     assert run(settings(world, out, world.corpus)) == 0
-    before, first = len(drawn), out.read_bytes()
+    before, first = len(rendered), out.read_bytes()
     assert run(settings(world, out, world.corpus)) == 0
-    assert len(drawn) == before
+    assert len(rendered) == before
     assert out.read_bytes() == first
     assert run(settings(world, out, world.corpus, resume=False)) == 0
-    assert len(drawn) == 2 * before
+    assert len(rendered) == 2 * before
 
 
 @pytest.mark.parametrize("name", ["rows.csv", "rows.jsonl", "rows.parquet"])
-def test_a_table_that_was_edited_is_not_replaced(world: World, tmp_path: Path, wav: WriteWav, name: str) -> None:
+def test_an_edited_table_is_not_replaced(world: World, tmp_path: Path, wav: WriteWav, name: str) -> None:
     path, out = wav(), tmp_path / name
     assert run(settings(world, out, path)) == 0
     assert run(settings(world, out, path)) == 0
@@ -104,8 +106,8 @@ def test_a_table_that_was_edited_is_not_replaced(world: World, tmp_path: Path, w
     assert run(settings(world, out, path)) == 0
 
 
-def test_a_torn_line_and_changed_and_new_and_gone_recordings(
-    world: World, tmp_path: Path, wav: WriteWav, drawn: list[str]
+def test_a_rerun_predicts_new_and_changed_recordings_and_torn_journal_lines(
+    world: World, tmp_path: Path, wav: WriteWav, rendered: list[str]
 ) -> None:
     folder, out = tmp_path / "clips", tmp_path / "rows.csv"
     for name in "abcde":
@@ -116,31 +118,31 @@ def test_a_torn_line_and_changed_and_new_and_gone_recordings(
     wav("clips/b.wav", voice(2.5))
     (folder / "c.wav").unlink()
     wav("clips/f.wav", voice(1.0))
-    drawn.clear()
+    rendered.clear()
     assert run(settings(world, out, folder)) == 0
-    assert sorted(drawn) == ["b.wav", "e.wav", "f.wav"]
+    assert sorted(rendered) == ["b.wav", "e.wav", "f.wav"]
     table = pd.read_csv(out)
     assert sorted(Path(path).name for path in table["path"]) == ["a.wav", "b.wav", "d.wav", "e.wav", "f.wav"]
     assert table.set_index(table["path"].map(lambda path: Path(path).name))["end_s"]["b.wav"] == 2.5
 
 
-def test_rows_of_another_checkpoint_or_other_settings_do_not_stand(
-    world: World, tmp_path: Path, wav: WriteWav, drawn: list[str], capsys: pytest.CaptureFixture[str]
+def test_rows_from_another_checkpoint_or_other_settings_are_not_reused(
+    world: World, tmp_path: Path, wav: WriteWav, rendered: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path, out = wav(), tmp_path / "rows.csv"
     run(settings(world, out, path))
     run(settings(world, out, path, batch_size=1))
-    assert len(drawn) == 1  # the batch size does not change results
+    assert len(rendered) == 1  # the batch size does not change results
     run(settings(world, out, path, min_margin=1.0))
-    assert len(drawn) == 2
+    assert len(rendered) == 2
     assert "1 rows of another checkpoint, other settings or an earlier version" in capsys.readouterr().err
     assert pd.read_csv(out)["label"].tolist() == ["unsure"]
     run(settings(world, out, path, checkpoint=REPOSITORY / "checkpoints/mobilenet-ravdess"))
-    assert len(drawn) == 3
+    assert len(rendered) == 3
     assert "p_disgust" in pd.read_csv(out)
 
 
-def test_a_recording_that_was_not_there_is_tried_again(world: World, tmp_path: Path, wav: WriteWav) -> None:
+def test_a_previously_missing_recording_is_retried(world: World, tmp_path: Path, wav: WriteWav) -> None:
     listed, out = tmp_path / "list.txt", tmp_path / "rows.csv"
     listed.write_text("late.wav\n")
     assert run(settings(world, out, listed)) == 2
@@ -149,7 +151,9 @@ def test_a_recording_that_was_not_there_is_tried_again(world: World, tmp_path: P
     assert pd.read_csv(out)["error"].isna().all()
 
 
-def test_what_could_not_be_used_is_tried_again(world: World, tmp_path: Path, wav: WriteWav, drawn: list[str]) -> None:
+def test_a_failed_recording_is_retried_even_with_unchanged_size_and_time(
+    world: World, tmp_path: Path, wav: WriteWav, rendered: list[str]
+) -> None:
     """The cause of a failure may leave a file's size and time unchanged."""
     path, out = wav("clips/a.wav"), tmp_path / "rows.csv"
     wav("clips/b.wav")
@@ -159,12 +163,12 @@ def test_what_could_not_be_used_is_tried_again(world: World, tmp_path: Path, wav
     assert run(settings(world, out, path.parent)) == 1
     path.write_bytes(whole)
     os.utime(path, ns=(status.st_mtime_ns, status.st_mtime_ns))
-    drawn.clear()
+    rendered.clear()
     assert run(settings(world, out, path.parent)) == 0
-    assert drawn == ["a.wav"] and len(pd.read_csv(out)) == 2
+    assert rendered == ["a.wav"] and len(pd.read_csv(out)) == 2
 
 
-def test_a_fresh_start_does_not_take_a_table_from_another_run(world: World, tmp_path: Path, wav: WriteWav) -> None:
+def test_a_run_without_resume_does_not_overwrite_a_locked_table(world: World, tmp_path: Path, wav: WriteWav) -> None:
     path, out = wav(), tmp_path / "rows.csv"
     assert run(settings(world, out, path)) == 0
     before = out.read_bytes(), beside(out).read_bytes()
@@ -173,17 +177,21 @@ def test_a_fresh_start_does_not_take_a_table_from_another_run(world: World, tmp_
     assert (out.read_bytes(), beside(out).read_bytes()) == before
 
 
-def test_names_that_are_not_utf8_are_resumed_too(world: World, tmp_path: Path, wav: WriteWav, drawn: list[str]) -> None:
+def test_recordings_with_non_utf8_names_are_resumed(
+    world: World, tmp_path: Path, wav: WriteWav, rendered: list[str]
+) -> None:
     folder = tmp_path / "clips"
     folder.mkdir()
     wav().rename(folder / os.fsdecode(b"\xff\xfe.wav"))
     for _ in range(2):
         assert run(settings(world, tmp_path / "rows.csv", folder)) == 0
-    assert len(drawn) == 1
+    assert len(rendered) == 1
 
 
 @pytest.mark.parametrize("out", ["rows.parquet", "rows.json", "rows.jsonl", "shards"])
-def test_other_tables_are_made_from_the_journal_too(world: World, tmp_path: Path, out: str, drawn: list[str]) -> None:
+def test_other_table_formats_and_shards_are_rebuilt_from_the_journal(
+    world: World, tmp_path: Path, out: str, rendered: list[str]
+) -> None:
     tables = []
     for _ in range(2):
         assert run(settings(world, tmp_path / out, world.corpus, shard_rows=20, embeddings=True)) == 0
@@ -196,18 +204,18 @@ def test_other_tables_are_made_from_the_journal_too(world: World, tmp_path: Path
         else:
             tables.append(pd.read_json(place, lines=place.suffix == ".jsonl"))
     pd.testing.assert_frame_equal(*tables)
-    assert len(drawn) == len(tables[0]) == 48
+    assert len(rendered) == len(tables[0]) == 48
     one = Predictor(world.checkpoint, device="cpu").predict_wav(tables[0]["path"][7])
     assert list(tables[0]["embedding"][7]) == pytest.approx(one.embedding.tolist(), abs=1e-5)
     assert len(one.embedding) == world.trained.net.head[-1].in_features
 
 
-def test_embeddings_do_not_go_into_csv() -> None:
+def test_embeddings_in_csv_are_rejected() -> None:
     with pytest.raises(PredictionError, match=r"name a \.parquet"):
         PredictSettings(inputs=["a.wav"], embeddings=True, out=Path("rows.csv"))
 
 
-def test_a_journal_keeps_nothing_that_could_not_be_looked_at(tmp_path: Path) -> None:
+def test_a_journal_keeps_no_entry_for_a_recording_without_a_signature(tmp_path: Path) -> None:
     place, path = tmp_path / "journal", tmp_path / "a.wav"
     path.write_bytes(b"a")
     with Journal(place, "one", [path]) as journal:
@@ -218,7 +226,7 @@ def test_a_journal_keeps_nothing_that_could_not_be_looked_at(tmp_path: Path) -> 
     assert json.loads(place.read_text().splitlines()[0]) == {"identity": "one"}
 
 
-def test_a_followed_folder_keeps_rows_of_what_has_gone(tmp_path: Path) -> None:
+def test_a_followed_folder_keeps_rows_of_deleted_but_not_changed_recordings(tmp_path: Path) -> None:
     paths = [tmp_path / name for name in "abc"]
     for path in paths:
         path.write_bytes(b"1")
@@ -231,7 +239,7 @@ def test_a_followed_folder_keeps_rows_of_what_has_gone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("embeddings", [False, True])
-def test_processes_answer_as_one_does(
+def test_two_worker_processes_write_the_same_rows_as_a_single_process(
     world: World, tmp_path: Path, embeddings: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tables, counts, before = [], list[int](), predict.in_processes
@@ -250,7 +258,7 @@ def test_processes_answer_as_one_does(
     pd.testing.assert_frame_equal(one, two, check_exact=True)
 
 
-def test_many_recordings_are_answered_by_all_cores_and_few_by_one(
+def test_large_inputs_use_all_cores_and_small_inputs_a_single_process(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(predict, "threads", lambda: 4)
@@ -266,7 +274,7 @@ def test_many_recordings_are_answered_by_all_cores_and_few_by_one(
         assert predict._processes(asked, Network.of(asked), few) == expected, (engine, few, changes)
 
 
-def test_a_checkpoint_that_has_changed_is_read_anew(world: World, tmp_path: Path) -> None:
+def test_a_network_caches_its_predictor_and_a_new_network_loads_it_again(world: World, tmp_path: Path) -> None:
     asked = settings(world, tmp_path / "rows.csv", engine="torch")
     first = Network.of(asked)
     assert first.predictor() is first.predictor()
@@ -278,12 +286,14 @@ def die(_item: int) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def test_a_worker_that_is_killed_is_told_in_a_sentence() -> None:
+def test_a_killed_worker_raises_a_worker_error() -> None:
     with pytest.raises(WorkerError, match="a worker process was killed, most likely because memory ran out"):
         list(in_processes(die, [1, 2], 2))
 
 
-def test_shards_leave_what_is_not_theirs(world: World, tmp_path: Path, wav: WriteWav) -> None:
+def test_writing_shards_removes_stale_shards_but_keeps_foreign_files(
+    world: World, tmp_path: Path, wav: WriteWav
+) -> None:
     out = tmp_path / "shards"
     out.mkdir()
     (out / "part-00000-abc.snappy.parquet").write_bytes(b"another's")
@@ -294,7 +304,7 @@ def test_shards_leave_what_is_not_theirs(world: World, tmp_path: Path, wav: Writ
     assert beside(Path()).name == f".{Path.cwd().name}.journal"
 
 
-def test_foreign_tables_are_refused_and_stay(world: World, tmp_path: Path, wav: WriteWav) -> None:
+def test_foreign_tables_and_journals_are_not_overwritten(world: World, tmp_path: Path, wav: WriteWav) -> None:
     shards, table, path = tmp_path / "shards", tmp_path / "mine.csv", wav()
     shards.mkdir()
     (shards / "part-00000.parquet").write_bytes(b"another's")
@@ -309,7 +319,7 @@ def test_foreign_tables_are_refused_and_stay(world: World, tmp_path: Path, wav: 
     assert beside(table).read_text() == "my journal\n"
 
 
-def test_a_list_of_recordings_is_not_written_over(world: World, tmp_path: Path, wav: WriteWav) -> None:
+def test_an_input_list_is_not_overwritten(world: World, tmp_path: Path, wav: WriteWav) -> None:
     listed, link = tmp_path / "list.csv", tmp_path / "link.csv"
     listed.write_text(f"path\n{wav()}\n")
     link.symlink_to(listed)
@@ -320,11 +330,11 @@ def test_a_list_of_recordings_is_not_written_over(world: World, tmp_path: Path, 
     assert listed.read_bytes() == before
 
 
-def test_rows_are_those_of_this_very_file(
+def test_rows_are_not_reused_for_other_or_replaced_files(
     world: World,
     tmp_path: Path,
     wav: WriteWav,
-    drawn: list[str],
+    rendered: list[str],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -337,23 +347,23 @@ def test_rows_are_those_of_this_very_file(
     for name in ("one", "two"):
         monkeypatch.chdir(tmp_path / name)
         assert run(settings(world, out, Path("calls/1.wav"))) == 0
-    assert len(drawn) == 2
+    assert len(rendered) == 2
     assert pd.read_csv(out)["path"].tolist() == [str(second)]
     shutil.copy2(first, tmp_path / "new")
     (tmp_path / "new").replace(second)
     assert second.stat().st_mtime_ns == status.st_mtime_ns
     capsys.readouterr()
     assert run(settings(world, out, Path("calls/1.wav"))) == 0
-    assert len(drawn) == 3
+    assert len(rendered) == 3
     assert "1 of 1 recordings classified in" in capsys.readouterr().err
     wav("two/calls/2.wav")
     assert run(settings(world, out, Path("calls"))) == 0
-    assert len(drawn) == 4
+    assert len(rendered) == 4
     assert "2 of 2 recordings classified (1 kept from an earlier run) in" in capsys.readouterr().err
 
 
-def test_rows_of_journals_that_tell_too_little_are_made_again(
-    world: World, tmp_path: Path, wav: WriteWav, drawn: list[str], capsys: pytest.CaptureFixture[str]
+def test_rows_of_journals_from_an_earlier_version_are_recomputed(
+    world: World, tmp_path: Path, wav: WriteWav, rendered: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """An earlier version signed recordings only by size and modification time."""
     path, out = wav(), tmp_path / "rows.csv"
@@ -367,7 +377,7 @@ def test_rows_of_journals_that_tell_too_little_are_made_again(
         assert [row["path"] for rows in journal.records() for row in rows] == ["gone.wav"]
     beside(out).write_text("".join(f"{one}\n" for one in (head, json.dumps(old))))
     assert run(settings(world, out, path)) == 0
-    assert len(drawn) == 2
+    assert len(rendered) == 2
     assert "1 rows of another checkpoint, other settings or an earlier version" in capsys.readouterr().err
 
 
@@ -392,7 +402,9 @@ print(os.waitstatus_to_exitcode(first), os.waitstatus_to_exitcode(os.wait()[1]))
 """
 
 
-def test_of_two_runs_started_together_one_writes(world: World, tmp_path: Path, wav: WriteWav) -> None:
+def test_only_a_single_run_of_two_started_together_writes_the_table(
+    world: World, tmp_path: Path, wav: WriteWav
+) -> None:
     """The old journal has many rows, which take a while to read."""
     path, out = wav(), tmp_path / "rows.csv"
     assert run(settings(world, out, path)) == 0
@@ -419,7 +431,7 @@ def test_of_two_runs_started_together_one_writes(world: World, tmp_path: Path, w
     assert len(beside(out).read_text().splitlines()) == 1 + 4
 
 
-def test_a_full_disk_costs_no_row_and_the_next_run_goes_on(world: World, tmp_path: Path) -> None:
+def test_a_full_disk_loses_no_rows_and_the_next_run_resumes(world: World, tmp_path: Path) -> None:
     """A file size limit simulates a full disk."""
     out = tmp_path / "rows.csv"
     code = (
@@ -440,17 +452,17 @@ def test_a_full_disk_costs_no_row_and_the_next_run_goes_on(world: World, tmp_pat
 
 
 @pytest.mark.parametrize("out", ["rows.csv", "rows.parquet"])
-def test_what_changes_after_it_was_taken_is_taken_again(
-    world: World, tmp_path: Path, wav: WriteWav, monkeypatch: pytest.MonkeyPatch, drawn: list[str], out: str
+def test_a_recording_that_changes_while_followed_is_predicted_again(
+    world: World, tmp_path: Path, wav: WriteWav, monkeypatch: pytest.MonkeyPatch, rendered: list[str], out: str
 ) -> None:
     """As with an upload that pauses: its first half is a valid recording, too."""
     path = wav("calls/0.wav", voice(1.0))
 
     def grow() -> None:
-        wait_until(lambda: len(drawn) == 1)
+        wait_until(lambda: len(rendered) == 1)
         wav("calls/0.wav", voice(3.0))
 
-    _stop_when(monkeypatch, lambda: len(drawn) == 2)
+    _stop_when(monkeypatch, lambda: len(rendered) == 2)
     other = threading.Thread(target=grow)
     other.start()
     assert run(settings(world, tmp_path / out, tmp_path / "calls", follow=True, settle_s=0.2)) == 0
@@ -459,7 +471,7 @@ def test_what_changes_after_it_was_taken_is_taken_again(
     assert table[["path", "end_s"]].to_numpy().tolist() == [[str(path), 3.0]]
 
 
-def test_of_two_rows_of_a_recording_the_later_counts_after_a_kill(tmp_path: Path) -> None:
+def test_the_later_of_two_journal_rows_of_a_recording_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(b"half")
     with Journal(tmp_path / "journal", "one", None) as journal:
@@ -471,7 +483,7 @@ def test_of_two_rows_of_a_recording_the_later_counts_after_a_kill(tmp_path: Path
         assert list(journal.records()) == [[{"path": "whole"}]]
 
 
-def test_a_file_is_still_when_its_own_times_say_so(tmp_path: Path) -> None:
+def test_a_file_is_settled_when_both_its_timestamps_are_old_or_in_the_future(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(b"1")
     size, modified, changed, number = sign(path)
@@ -494,8 +506,8 @@ def _stop_when(monkeypatch: pytest.MonkeyPatch, reached: Callable[[], bool]) -> 
     monkeypatch.setattr(predict, "_arrivals", until)
 
 
-def test_a_folder_is_followed_until_it_is_enough(
-    world: World, tmp_path: Path, wav: WriteWav, monkeypatch: pytest.MonkeyPatch, drawn: list[str]
+def test_follow_predicts_each_arriving_recording_once_and_only_when_complete(
+    world: World, tmp_path: Path, wav: WriteWav, monkeypatch: pytest.MonkeyPatch, rendered: list[str]
 ) -> None:
     out = tmp_path / "rows.csv"
     wav("calls/0.wav")
@@ -518,7 +530,7 @@ def test_a_folder_is_followed_until_it_is_enough(
     other.join()
     assert code == 0
     table = pd.read_csv(out)
-    assert sorted(drawn) == ["0.wav", "1.wav", "2.wav"]  # none was read while it grew, and none was read twice
+    assert sorted(rendered) == ["0.wav", "1.wav", "2.wav"]  # none was read while it grew, and none was read twice
     assert table.set_index(table["path"].map(lambda path: Path(path).name))["end_s"].to_dict() == {
         "0.wav": 1.0,
         "1.wav": 3.0,

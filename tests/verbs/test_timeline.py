@@ -20,7 +20,7 @@ SEGMENTS = [
 ]
 
 
-def test_audacity_reads_tabs_and_seconds() -> None:
+def test_audacity_tracks_are_tab_separated_with_times_in_seconds() -> None:
     assert audacity(SEGMENTS).splitlines() == [
         "1.500000\t4.500000\thappy 0.90",
         "3600.250000\t3661.500000\tsad 0.50",
@@ -28,7 +28,7 @@ def test_audacity_reads_tabs_and_seconds() -> None:
     ]
 
 
-def test_webvtt_has_a_header_and_cues_in_order_of_time() -> None:
+def test_webvtt_has_a_header_and_cues_sorted_by_time() -> None:
     text = webvtt(SEGMENTS[::-1])
     assert text.startswith("WEBVTT\n\n")
     times = re.findall(r"^(\d\d:[0-5]\d:[0-5]\d\.\d{3}) --> (\d\d:[0-5]\d:[0-5]\d\.\d{3})$", text, re.MULTILINE)
@@ -39,7 +39,7 @@ def test_webvtt_has_a_header_and_cues_in_order_of_time() -> None:
     ]
 
 
-def test_a_summary_tells_shares_of_sound_and_the_strongest_moments() -> None:
+def test_a_summary_lists_label_shares_and_the_most_confident_segments() -> None:
     summary = Summary("a.wav")
     for one in SEGMENTS:
         summary.add(one)
@@ -60,7 +60,7 @@ def test_a_summary_tells_shares_of_sound_and_the_strongest_moments() -> None:
     assert [one["start_s"] for one in many.content()["strongest"]] == [99, 98, 97, 96, 95]
 
 
-def test_moments_that_are_equal_in_two_channels_are_both_told(world: World, wav: WriteWav, tmp_path: Path) -> None:
+def test_equal_segments_in_two_channels_are_both_listed(world: World, wav: WriteWav, tmp_path: Path) -> None:
     path = wav("dual.wav", np.stack([voice(2.0)] * 2, axis=1))
     out, tracks = tmp_path / "rows.csv", tmp_path / "tracks"
     assert _run(world, path, "--out", out, "--tracks", tracks, "--split_channels", "true") == 0
@@ -71,7 +71,7 @@ def test_moments_that_are_equal_in_two_channels_are_both_told(world: World, wav:
     assert "has 40 channels" in pd.read_csv(out)["error"][0]
 
 
-def test_names_of_tracks_stay_below_and_apart(tmp_path: Path) -> None:
+def test_track_names_are_relative_to_the_shared_folder_and_unique(tmp_path: Path) -> None:
     below, beside = tmp_path / "a/one.wav", tmp_path / "a/../b/two.wav"
     assert [path.as_posix() for path in stems([below, beside])] == ["a/one", "b/two"]
     assert [path.as_posix() for path in stems([below, tmp_path / "a/one.flac"])] == ["one.wav", "one.flac"]
@@ -82,7 +82,7 @@ def _run(world: World, *arguments: str | Path) -> int:
 
 
 @pytest.mark.parametrize("ending", ["csv", "parquet", "json", "jsonl"])
-def test_the_verb_writes_table_and_tracks(world: World, wav: WriteWav, tmp_path: Path, ending: str) -> None:
+def test_timeline_writes_a_table_and_tracks(world: World, wav: WriteWav, tmp_path: Path, ending: str) -> None:
     sound = np.concatenate([voice(2.0), np.zeros(RATE), voice(3.0)]).astype(np.float32)
     wav("calls/one.wav", sound)
     wav("calls/deep/one.wav", sound[: 2 * RATE])
@@ -104,7 +104,7 @@ def test_the_verb_writes_table_and_tracks(world: World, wav: WriteWav, tmp_path:
     assert json.loads((tracks / "one.json").read_text())["silence_s"] == pytest.approx(1, abs=0.05)
 
 
-def test_tracks_and_tables_are_not_written_over_what_is_not_ours(
+def test_foreign_tracks_and_tables_are_not_overwritten(
     world: World, wav: WriteWav, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The foreign files are a transcript beside a recording, and an existing table."""
@@ -119,14 +119,16 @@ def test_tracks_and_tables_are_not_written_over_what_is_not_ours(
         assert _run(world, path, "--tracks", tmp_path / "tracks", "--out", tmp_path / "rows.csv") == 0
 
 
-def test_labels_of_strangers_break_no_track() -> None:
+def test_special_characters_in_labels_are_escaped_in_tracks() -> None:
     label = "a<b>\t-->\n\x1b[2J"
     one = Segment(path="a.wav", start_s=0, end_s=1, label=label, confidence=0.5)
     assert audacity([one]) == "0.000000\t1.000000\ta<b>\\t-->\\n\\x1b[2J 0.50\n"
     assert webvtt([one]).splitlines()[3:] == ["a&lt;b&gt;\\t--&gt;\\n\\x1b[2J 0.50"]
 
 
-def test_a_recording_that_breaks_off_keeps_its_rows_and_says_why(world: World, wav: WriteWav, tmp_path: Path) -> None:
+def test_a_partly_invalid_recording_keeps_its_rows_and_gets_an_error_row(
+    world: World, wav: WriteWav, tmp_path: Path
+) -> None:
     samples = voice(5.0)
     samples[-100] = np.nan
     wav("calls/a.wav", samples, subtype="FLOAT")
