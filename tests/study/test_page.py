@@ -111,7 +111,7 @@ def page(study: tuple[StudySettings, pd.DataFrame, dict[Any, Path]]) -> Path:
     return settings.page
 
 
-def test_figures_are_of_all_folds_together(study: tuple[StudySettings, pd.DataFrame, dict[Any, Path]]) -> None:
+def test_scores_are_pooled_over_all_folds(study: tuple[StudySettings, pd.DataFrame, dict[Any, Path]]) -> None:
     settings, table, folders = study
     found = {(one.name, one.protocol): one for one in entries(settings, table, folders)}
     assert set(found) == {
@@ -125,7 +125,7 @@ def test_figures_are_of_all_folds_together(study: tuple[StudySettings, pd.DataFr
         assert entry.report is not None and len(entry.report["speakers"]) == 4 * len(tables)
 
 
-def test_runs_that_left_nothing_still_have_their_row(
+def test_the_page_shows_the_mean_score_when_run_folders_are_missing(
     study: tuple[StudySettings, pd.DataFrame, dict[Any, Path]], tmp_path: Path
 ) -> None:
     settings, table, folders = study
@@ -137,7 +137,7 @@ def test_runs_that_left_nothing_still_have_their_row(
     assert f"<strong>{mean:.3f}</strong>" in text
 
 
-def test_the_page_needs_nothing_else_and_runs_nothing_that_it_was_given(page: Path) -> None:
+def test_the_page_is_self_contained_and_escapes_its_inputs(page: Path) -> None:
     text = page.read_text()
     assert not re.findall(r"src=[\"'](?!data:)", text)
     assert {name for name, _ in re.findall(r"<(\w+)[^>]* href=[\"']([^\"'#][^\"']*)", text)} <= {"a"}
@@ -148,7 +148,7 @@ def test_the_page_needs_nothing_else_and_runs_nothing_that_it_was_given(page: Pa
     assert text.count("<svg") > 8 and text.count("data:image/png;base64,") == len(EMOTIONS) * 2
 
 
-def test_the_lead_is_what_validation_speakers_favour_on_new_speakers(
+def test_the_lead_paragraph_names_the_best_system_on_validation_speakers(
     study: tuple[StudySettings, pd.DataFrame, dict[Any, Path]], tmp_path: Path
 ) -> None:
     settings, table, folders = study
@@ -164,7 +164,7 @@ def test_the_lead_is_what_validation_speakers_favour_on_new_speakers(
     assert "by test speaker" not in text.lower() and "#speakers" not in text
 
 
-def test_a_system_that_lacks_runs_says_so_and_does_not_lead(
+def test_an_incomplete_system_is_marked_and_cannot_lead(
     study: tuple[StudySettings, pd.DataFrame, dict[Any, Path]], tmp_path: Path
 ) -> None:
     settings, table, folders = study
@@ -177,7 +177,7 @@ def test_a_system_that_lacks_runs_says_so_and_does_not_lead(
     assert "No system has finished all its\n" in (tmp_path / "page.html").read_text()
 
 
-def test_no_system_is_put_first_by_test_speakers(
+def test_no_system_is_ranked_first_on_test_scores_alone(
     study: tuple[StudySettings, pd.DataFrame, dict[Any, Path]], tmp_path: Path
 ) -> None:
     settings, table, folders = study
@@ -189,7 +189,7 @@ def test_no_system_is_put_first_by_test_speakers(
     assert re.search(r'<p class="lead">svm reaches', page.read_text())
 
 
-def test_ensembles_and_adaptation_are_told_apart(
+def test_ensembles_and_transductive_results_have_separate_rows(
     study: tuple[StudySettings, pd.DataFrame, dict[Any, Path]], tmp_path: Path
 ) -> None:
     settings, table, folders = study
@@ -202,7 +202,7 @@ def test_ensembles_and_adaptation_are_told_apart(
     assert section.count('<td class="text leaky">random-leaky</td>') == 2
 
 
-def test_two_renderings_are_two_rows(
+def test_each_rendering_of_a_system_has_its_own_row(
     study: tuple[StudySettings, pd.DataFrame, dict[Any, Path]], tmp_path: Path
 ) -> None:
     settings, table, folders = study
@@ -228,7 +228,7 @@ def test_two_renderings_are_two_rows(
         assert f"<tr><td>{name}</td>" in (tmp_path / "page.html").read_text()
 
 
-def test_names_that_look_like_numbers_or_like_nothing_stay_names(tmp_path: Path) -> None:
+def test_speakers_and_labels_that_look_like_numbers_or_na_stay_strings(tmp_path: Path) -> None:
     for number, (speaker, label) in enumerate((("NA", "1"), ("01", "None"))):
         clips = pd.DataFrame(
             {"clip_id": ["a", "b"], "path": "", "corpus": "folder", "speaker": speaker, "gender": None, "label": label}
@@ -240,7 +240,7 @@ def test_names_that_look_like_numbers_or_like_nothing_stay_names(tmp_path: Path)
     assert report["confusion"] == [[1, 1], [1, 1]]
 
 
-def test_a_table_that_is_none_of_published_figures_is_refused(
+def test_an_invalid_or_missing_table_of_published_figures_is_rejected(
     study: tuple[StudySettings, pd.DataFrame, dict[Any, Path]], tmp_path: Path
 ) -> None:
     settings, table, folders = study
@@ -253,7 +253,7 @@ def test_a_table_that_is_none_of_published_figures_is_refused(
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
 @pytest.mark.parametrize("width", [1360, 390])
-def test_tables_sort_by_keyboard_and_the_page_fits(page: Path, width: int) -> None:
+def test_tables_sort_with_the_keyboard_and_the_page_fits_the_viewport(page: Path, width: int) -> None:
     sync_api = pytest.importorskip("playwright.sync_api")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
@@ -284,7 +284,7 @@ def test_tables_sort_by_keyboard_and_the_page_fits(page: Path, width: int) -> No
 
 
 @pytest.mark.parametrize("train_s", [(0.0, 0.5, 0.0), (0.0, 0.0, 0.0), (0.1, 2.0, 900.0)])
-def test_costs_are_drawn_where_some_systems_have_none(train_s: tuple[float, ...]) -> None:
+def test_the_cost_plot_is_rendered_with_training_times_near_zero(train_s: tuple[float, ...]) -> None:
     """Trainings that took next to no time; matplotlib would warn of a panel without room."""
     here = {"corpus": "c", "labels": "l", "protocol": "p"}
     systems = [

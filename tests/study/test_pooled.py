@@ -24,12 +24,12 @@ EMOTIONS = ("calm", "happy", "angry")
 
 
 @pytest.fixture(autouse=True)
-def _undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_plots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leave out the drawing of dozens of pictures that nobody looks at; it takes nearly all of the time."""
     monkeypatch.setattr(plots, "_save", lambda _figure, path: write_bytes(path, b"not drawn"))
 
 
-def _chances(seed: int, targets: pd.Series, certainty: float) -> np.ndarray:  # type: ignore[type-arg]
+def _probabilities(seed: int, targets: pd.Series, certainty: float) -> np.ndarray:  # type: ignore[type-arg]
     logits = np.random.default_rng(seed).normal(size=(len(targets), 3))
     logits[np.arange(len(targets)), [EMOTIONS.index(name) for name in targets]] += certainty
     powers = np.exp(logits)
@@ -59,10 +59,10 @@ def _study(
         speakers = sorted(set(untouched["speaker"]))[4 * run.fold : 4 * run.fold + 4]
         clips = clip_columns(untouched[untouched["speaker"].isin(speakers)])
         drawn = 100 * systems.index(run.system) + 10 * run.fold + run.seed
-        table = with_probabilities(clips, EMOTIONS, _chances(drawn, clips["label"], 1.0))
+        table = with_probabilities(clips, EMOTIONS, _probabilities(drawn, clips["label"], 1.0))
         conditions = {"checkpoint": "x", "part": "test", "leak": "", "speakers_heard_in_training": []}
         report = write_report(folder / "evaluation-test", conditions | {"temperature": 2.0}, table, EMOTIONS, rounds=5)
-        adapted = with_probabilities(clips, EMOTIONS, _chances(drawn + 5, clips["label"], 3.0))
+        adapted = with_probabilities(clips, EMOTIONS, _probabilities(drawn + 5, clips["label"], 3.0))
         write_predictions(folder / "evaluation-test" / "predictions-transductive.csv", adapted)
         rows.append(
             {"config": run.config, "fold": run.fold, "seed": run.seed, "corpus": "synthetic", "transductive": False}
@@ -71,7 +71,9 @@ def _study(
     return settings, pd.DataFrame(rows), folders
 
 
-def test_kinds_of_answers_are_told_apart(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pooled_scores_are_reported_per_kind_of_prediction(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings, table, folders = _study(world, tmp_path)
     monkeypatch.undo()  # here the pictures are drawn
     found = write_pooled(settings, list(entries(settings, table, folders))).set_index("kind")
@@ -117,7 +119,7 @@ def test_kinds_of_answers_are_told_apart(world: World, tmp_path: Path, monkeypat
     )
 
 
-def test_an_average_is_of_all_networks_of_its_systems(world: World, tmp_path: Path) -> None:
+def test_an_average_combines_all_networks_of_its_systems(world: World, tmp_path: Path) -> None:
     settings, table, folders = _study(world, tmp_path, ("net", "other"))
     settings = replace(settings, averages={"both": ["net", "other"]})
     found = write_pooled(settings, list(entries(settings, table, folders)))
@@ -141,7 +143,7 @@ def test_an_average_is_of_all_networks_of_its_systems(world: World, tmp_path: Pa
     assert "both" not in set(some["system"])
 
 
-def test_each_form_of_the_first_system_is_compared_with_its_first_by_kind(world: World, tmp_path: Path) -> None:
+def test_augmented_forms_are_compared_with_the_plain_form_of_the_same_kind(world: World, tmp_path: Path) -> None:
     settings, table, folders = _study(world, tmp_path)
     (entry,) = entries(settings, table, folders)
     found = write_pooled(settings, [entry, replace(entry, augmented=True)])
@@ -150,7 +152,7 @@ def test_each_form_of_the_first_system_is_compared_with_its_first_by_kind(world:
     assert (again["gain"] == 0).all()
 
 
-def test_systems_that_are_not_complete_are_not_compared(world: World, tmp_path: Path) -> None:
+def test_incomplete_systems_have_no_gain_and_no_ensemble(world: World, tmp_path: Path) -> None:
     settings, table, folders = _study(world, tmp_path)
     found = write_pooled(settings, list(entries(settings, table[:3], folders)))
     assert list(found["kind"]) == ["single", "transductive"]
@@ -161,7 +163,7 @@ def test_systems_that_are_not_complete_are_not_compared(world: World, tmp_path: 
     assert list(found["kind"]) == ["single", "transductive"]
 
 
-def test_systems_are_compared_with_the_first_by_the_same_kind_of_answers(world: World, tmp_path: Path) -> None:
+def test_gains_are_relative_to_the_first_system_with_the_same_kind(world: World, tmp_path: Path) -> None:
     settings, table, folders = _study(world, tmp_path, systems=("net", "other"))
     found = write_pooled(settings, list(entries(settings, table, folders))).set_index(["system", "kind"])
     for kind in ("single", "ensemble", "transductive", "transductive ensemble"):
@@ -176,7 +178,7 @@ def test_systems_are_compared_with_the_first_by_the_same_kind_of_answers(world: 
     assert alone.loc[alone["kind"] == "single", "gain"].isna().all(), "nothing to be compared with"
 
 
-def test_figures_of_predictions_that_are_gone_are_kept(world: World, tmp_path: Path) -> None:
+def test_scores_of_deleted_predictions_are_kept(world: World, tmp_path: Path) -> None:
     settings, table, folders = _study(world, tmp_path)
     before = write_pooled(settings, list(entries(settings, table, folders)))
     written = settings.pooled.read_text()
@@ -200,7 +202,7 @@ def test_runs_without_probabilities_are_left_out(world: World, tmp_path: Path) -
     assert not settings.pooled.exists()
 
 
-def test_seeds_of_different_clips_make_no_ensemble(world: World, tmp_path: Path) -> None:
+def test_an_ensemble_of_seeds_tested_on_different_clips_raises_an_error(world: World, tmp_path: Path) -> None:
     settings, table, folders = _study(world, tmp_path)
     path = next(iter(folders.values())) / "evaluation-test" / "predictions.csv"
     pd.read_csv(path)[1:].to_csv(path, index=False)

@@ -14,7 +14,7 @@ def _ask(given: dict[str, Any], folder: Path) -> None:
 
 
 @pytest.mark.slow  # two servers import everything; that a killed study goes on is in the quick tests
-def test_a_run_ends_with_the_process_that_asked_for_it_however_that_ends(world: World, tmp_path: Path) -> None:
+def test_killing_the_parent_process_ends_its_run_and_server(world: World, tmp_path: Path) -> None:
     given = {
         "index": str(world.images),
         "out": str(tmp_path / "run"),

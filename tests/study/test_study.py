@@ -48,7 +48,7 @@ def _settings(folder: Path, corpus: Path, **changes: Any) -> StudySettings:
     return StudySettings(**(defaults | changes))
 
 
-def test_a_study_keeps_one_row_a_run_and_runs_nothing_twice(world: World, tmp_path: Path) -> None:
+def test_a_study_records_every_successful_run_and_repeats_none(world: World, tmp_path: Path) -> None:
     settings = _settings(tmp_path, world.corpus, transductive=True)
     table, failed = study(settings)
     assert list(table["system"]) == ["small", "small"]
@@ -74,7 +74,7 @@ def test_a_study_keeps_one_row_a_run_and_runs_nothing_twice(world: World, tmp_pa
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.log")} == before
 
 
-def test_weights_that_have_heard_the_test_speakers_give_no_row(world: World, tmp_path: Path) -> None:
+def test_weights_trained_on_the_test_speakers_give_no_row(world: World, tmp_path: Path) -> None:
     systems = {"heard": {"weights": str(world.checkpoint)}}
     table, failed = study(_settings(tmp_path, world.corpus, systems=systems, protocols={"group-kfold": [1]}))
     assert table.empty
@@ -91,7 +91,7 @@ def test_every_system_runs_on_every_fold_and_seed(tmp_path: Path) -> None:
     assert len({run.config for run in runs}) == 2
 
 
-def test_a_system_changes_single_settings_of_the_base(tmp_path: Path) -> None:
+def test_a_system_overrides_individual_base_settings(tmp_path: Path) -> None:
     base = {"finetune": {"train": {"epochs": 3, "mixup": 0.5}, "batch_size": 8}}
     settings = _settings(tmp_path, tmp_path, base=base, systems={"short": {"train": {"epochs": 1}}, "plain": {}})
     assert [run.settings["train"] for run in grid(settings)] == [
@@ -100,7 +100,7 @@ def test_a_system_changes_single_settings_of_the_base(tmp_path: Path) -> None:
     ]
 
 
-def test_what_changes_figures_changes_the_configuration(tmp_path: Path) -> None:
+def test_settings_that_affect_results_change_the_config_fingerprint(tmp_path: Path) -> None:
     def config(**changes: Any) -> str:
         return next(grid(_settings(tmp_path, tmp_path, systems={"one": {}}, **changes))).config
 
@@ -115,7 +115,7 @@ def test_what_changes_figures_changes_the_configuration(tmp_path: Path) -> None:
     assert len({config(), *others}) == 6
 
 
-def test_designs_can_be_compared_without_a_look_at_test_speakers(world: World, tmp_path: Path) -> None:
+def test_test_metrics_are_omitted_unless_testing_is_requested(world: World, tmp_path: Path) -> None:
     run = next(grid(_settings(tmp_path, tmp_path, systems={"one": {}})))
     hidden, shown = (row(run, world.checkpoint, test=test) for test in (False, True))
     different = {name for name in COLUMNS if getattr(hidden, name) != getattr(shown, name)}
@@ -123,7 +123,7 @@ def test_designs_can_be_compared_without_a_look_at_test_speakers(world: World, t
     assert (hidden.test_uar, hidden.valid_uar) == (None, world.trained.about.metrics["valid"].uar)
 
 
-def test_designs_are_pooled_on_validation_speakers(world: World, tmp_path: Path) -> None:
+def test_systems_are_pooled_on_validation_speakers_when_testing_is_off(world: World, tmp_path: Path) -> None:
     common = {"backbone": "mobilenet", "batch_size": 8, "train": {"epochs": 1}, "monitor": "last"}
     base = {"finetune": {**common, "precision": "32-true", "accelerator": "cpu"}}
     voices = world.trained.about.split.speakers["train"][:3]
@@ -150,7 +150,7 @@ def test_designs_are_pooled_on_validation_speakers(world: World, tmp_path: Path)
     assert "The number of epochs, 1, was set in advance." in card.read_text()
 
 
-def test_test_figures_are_had_once_they_are_asked_for(world: World, tmp_path: Path) -> None:
+def test_runs_without_test_scores_are_unfinished_once_testing_is_requested(world: World, tmp_path: Path) -> None:
     blind = _settings(tmp_path, tmp_path, systems={"one": {}}, test=False)
     seeing = replace(blind, test=True)
     run = next(grid(blind))
@@ -165,7 +165,7 @@ def test_test_figures_are_had_once_they_are_asked_for(world: World, tmp_path: Pa
     assert unfinished([run], tested, replace(seeing, transductive=True)) == [run]
 
 
-def test_the_summary_is_of_all_runs_of_a_system() -> None:
+def test_the_summary_averages_all_runs_of_a_system() -> None:
     rows = [
         {"system": s, "config": s, "protocol": "p", "labels": "emotion", "valid_uar": v, "test_uar": t}
         for s, v, t in (("a", 0.5, 0.4), ("a", 0.7, 0.6), ("b", 0.9, 0.5))
@@ -177,7 +177,7 @@ def test_the_summary_is_of_all_runs_of_a_system() -> None:
     assert found.loc["a", "runs"] == 2
 
 
-def test_augmentation_and_pictures_are_axes_of_the_grid(tmp_path: Path) -> None:
+def test_augmentation_and_images_are_axes_of_the_grid(tmp_path: Path) -> None:
     systems = {
         "plain": {"images": "small"},
         "both": {"copies": "none", "augmented": {"copies": "one", "train": {"mixup": 0.1}}},
@@ -197,7 +197,7 @@ def test_augmentation_and_pictures_are_axes_of_the_grid(tmp_path: Path) -> None:
     assert len({run.name for run in runs}) == 5
 
 
-def test_systems_run_under_the_protocols_that_they_or_their_base_name(tmp_path: Path) -> None:
+def test_systems_run_under_the_protocols_set_for_them_or_their_base(tmp_path: Path) -> None:
     systems: dict[str, Any] = {"a": {}, "b": {"protocols": ["loso", "group-kfold"]}, "c": {"protocols": "random-leaky"}}
     protocols = {"group-kfold": [0], "loso": [3], "random-leaky": [0]}
     base = {"finetune": {"protocols": "loso", "images": "small"}}
@@ -207,7 +207,7 @@ def test_systems_run_under_the_protocols_that_they_or_their_base_name(tmp_path: 
     assert not {"protocols", "images"} & set(next(grid(settings)).settings)
 
 
-def test_a_system_may_have_seeds_of_its_own(tmp_path: Path) -> None:
+def test_a_system_can_set_its_own_seeds(tmp_path: Path) -> None:
     systems: dict[str, Any] = {"a": {"seeds": [0, 1, 7]}, "b": {}}
     settings = _settings(tmp_path, tmp_path, systems=systems, seeds=[1])
     runs = list(grid(settings))
@@ -229,26 +229,28 @@ def test_a_system_may_have_seeds_of_its_own(tmp_path: Path) -> None:
         ({"quick": True, "shorter": {"systems": {"new": 3}}}, "the study sets new to 3; it lists settings"),
     ],
 )
-def test_settings_of_another_kind_are_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_settings_of_the_wrong_type_and_unsafe_or_unknown_names_are_rejected(
+    changes: dict[str, Any], message: str, tmp_path: Path
+) -> None:
     with pytest.raises(EvaluationError, match=message):
         _settings(tmp_path, tmp_path, **changes).shortened()
 
 
-def test_a_table_that_is_no_csv_is_refused(tmp_path: Path) -> None:
+def test_a_table_that_is_not_csv_is_rejected(tmp_path: Path) -> None:
     settings = _settings(tmp_path, tmp_path)
     settings.table.write_bytes(b"\xff\xfe\x00\x01" * 40)
     with pytest.raises(EvaluationError, match="is not a table of a study; name another with --table"):
         study(settings)
 
 
-def test_a_quick_study_leaves_out_averages_of_what_it_leaves_out(tmp_path: Path) -> None:
+def test_a_quick_study_omits_averages_of_omitted_systems(tmp_path: Path) -> None:
     settings = _settings(tmp_path, tmp_path, averages={"both": ["too large", "small"]})
     assert settings.chosen_averages() == [("both", ["too large", "small"])]
     for shorter in ({"systems": {"small": None}}, {"averages": {"both": None}}):
         assert replace(settings, quick=True, shorter=shorter).shortened().chosen_averages() == []
 
 
-def test_a_rendering_may_name_a_spec_or_its_file(tmp_path: Path) -> None:
+def test_a_rendering_accepts_the_name_of_a_spec_or_a_spec_file(tmp_path: Path) -> None:
     spec = tmp_path / "spec.json"
     spec.write_text(json.dumps(SPECS["yamnet"].to_dict()))
     settings = _settings(tmp_path, tmp_path, images={"named": {"spec": "yamnet"}, "file": {"spec": str(spec)}})
@@ -256,7 +258,7 @@ def test_a_rendering_may_name_a_spec_or_its_file(tmp_path: Path) -> None:
     assert settings.rendering("file") == {"spec": str(spec)}
 
 
-def test_a_quick_study_is_the_study_with_its_changes(tmp_path: Path) -> None:
+def test_a_quick_study_applies_the_shorter_settings(tmp_path: Path) -> None:
     shorter = {"table": "quick.csv", "protocols": {"group-kfold": [1]}, "systems": {"small": None, "new": {}}}
     settings = _settings(tmp_path, tmp_path, shorter=shorter)
     assert settings.shortened() is settings
@@ -286,7 +288,7 @@ def test_each_verb_gets_its_own_settings(tmp_path: Path) -> None:
     assert [verb for _name, verb, _given in tested] == ["finetune", "evaluate"]
 
 
-def test_as_many_runs_go_on_as_cores_and_memory_hold(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cores_memory_and_gpu_limit_the_number_of_parallel_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr("os.cpu_count", lambda: 8)
     for free, jobs in ((100, 8), (7, 3), (1, 1)):
@@ -296,7 +298,7 @@ def test_as_many_runs_go_on_as_cores_and_memory_hold(monkeypatch: pytest.MonkeyP
     assert possible_jobs() == 1
 
 
-def test_runs_that_would_share_a_row_are_refused(tmp_path: Path) -> None:
+def test_duplicate_runs_are_rejected(tmp_path: Path) -> None:
     for changes in (
         {"systems": {"one": {}, "other": {}}},
         {"systems": {"one": {"augmented": {}}}},
@@ -306,7 +308,7 @@ def test_runs_that_would_share_a_row_are_refused(tmp_path: Path) -> None:
             study(_settings(tmp_path, tmp_path, **changes))
 
 
-def test_two_studies_do_not_work_in_one_folder(tmp_path: Path) -> None:
+def test_a_second_study_in_the_same_folder_is_rejected(tmp_path: Path) -> None:
     settings = _settings(tmp_path, tmp_path, systems={"one": {}})
     with held(settings.runs / LOCK) as free:
         assert free
@@ -316,7 +318,7 @@ def test_two_studies_do_not_work_in_one_folder(tmp_path: Path) -> None:
         assert free
 
 
-def test_published_figures_are_read_before_anything_is_trained(tmp_path: Path) -> None:
+def test_published_figures_are_read_before_training_starts(tmp_path: Path) -> None:
     settings = _settings(tmp_path, tmp_path, systems={"one": {}}, published=tmp_path / "none.csv")
     with pytest.raises(EvaluationError, match=r"none\.csv: cannot be read"):
         study(settings)
@@ -355,12 +357,12 @@ def test_published_figures_are_read_before_anything_is_trained(tmp_path: Path) -
         ({"systems": {"a": {"augmented": {"fold": 1}}}}, "system a sets fold, which the study chooses"),
     ],
 )
-def test_a_study_that_contradicts_itself_is_refused(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_inconsistent_study_settings_are_rejected(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(EvaluationError, match=message):
         _settings(tmp_path, tmp_path, **changes)
 
 
-def test_a_table_of_something_else_is_not_written_over(world: World, tmp_path: Path) -> None:
+def test_a_foreign_table_is_not_overwritten(world: World, tmp_path: Path) -> None:
     settings = _settings(tmp_path, world.corpus)
     settings.table.write_text("a,b\n1,2\n")
     with pytest.raises(EvaluationError, match="is not a table of a study"):
@@ -378,7 +380,7 @@ def _run_all_in_one_process() -> None:
     module.command = _in_this_process
 
 
-def test_a_study_that_is_killed_goes_on_to_the_same_table(
+def test_a_killed_study_resumes_and_writes_the_same_table(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "command", _in_this_process)
@@ -416,7 +418,7 @@ def test_a_study_that_is_killed_goes_on_to_the_same_table(
 
 
 @pytest.mark.slow
-def test_a_study_on_a_cluster_has_the_same_table(world: World, tmp_path: Path) -> None:
+def test_a_study_on_a_cluster_writes_the_same_table_as_a_local_study(world: World, tmp_path: Path) -> None:
     pytest.importorskip("ray.data", reason="spectro[ray] is not installed")
     features = {"parts": ["mfcc"], "statistics": ["mean"], "mfcc": 13}
     systems: dict[str, Any] = {
