@@ -13,7 +13,7 @@ def _apply(**parameters: float) -> np.ndarray:
     return augment.apply(SAMPLES, RATE, Augmentation(parameters, (7,)))
 
 
-def test_stretching_changes_duration_and_keepspitch_of() -> None:
+def test_stretching_changes_duration_and_keeps_pitch() -> None:
     stretched = _apply(stretch_rate=1.25)
     assert len(stretched) == pytest.approx(len(SAMPLES) / 1.25, rel=0.01)
     assert pitch_of(stretched) == pytest.approx(pitch_of(SAMPLES), rel=0.02)
@@ -25,20 +25,20 @@ def test_pitch_shift_changes_pitch_and_keeps_duration() -> None:
     assert pitch_of(shifted) == pytest.approx(pitch_of(SAMPLES) * 2 ** (3 / 12), rel=0.02)
 
 
-def test_speed_changes_both() -> None:
+def test_speed_changes_duration_and_pitch() -> None:
     faster = _apply(speed_rate=1.2)
     assert len(faster) == pytest.approx(len(SAMPLES) / 1.2, rel=0.01)
     assert pitch_of(faster) == pytest.approx(pitch_of(SAMPLES) * 1.2, rel=0.02)
 
 
 @pytest.mark.parametrize("snr_db", [0.0, 10.0, 30.0])
-def test_noise_has_the_asked_signal_to_noise_ratio(snr_db: float) -> None:
+def test_noise_has_the_requested_signal_to_noise_ratio(snr_db: float) -> None:
     noise = _apply(snr_db=snr_db) - SAMPLES
     measured = 10 * np.log10(np.mean(SAMPLES**2) / np.mean(noise**2))
     assert measured == pytest.approx(snr_db, abs=0.3)
 
 
-def test_shift_moves_and_fills_with_zeros() -> None:
+def test_shift_moves_samples_and_pads_with_zeros() -> None:
     later, earlier = _apply(shift_share=0.1), _apply(shift_share=-0.1)
     moved = len(SAMPLES) // 10
     np.testing.assert_array_equal(later, np.concatenate([np.zeros(moved, np.float32), SAMPLES[:-moved]]))
@@ -49,7 +49,7 @@ def test_gain_is_in_decibels() -> None:
     np.testing.assert_allclose(_apply(gain_db=-6.0206), SAMPLES / 2, rtol=1e-5)
 
 
-def test_a_copy_depends_on_clip_number_and_seed_alone() -> None:
+def test_an_augmentation_depends_only_on_clip_copy_number_and_seed() -> None:
     settings = AugmentSettings(seed=3)
     drawn = augment.sample(settings, "clip", 1)
     assert augment.sample(settings, "clip", 1) == drawn
@@ -64,7 +64,7 @@ def test_a_copy_depends_on_clip_number_and_seed_alone() -> None:
     np.testing.assert_array_equal(augment.apply(SAMPLES, RATE, drawn), first)
 
 
-def test_draws_stay_within_their_ranges_and_use_them() -> None:
+def test_sampled_parameters_stay_within_and_cover_their_ranges() -> None:
     settings = AugmentSettings(probability=0.5, gain_db=None)
     drawn = [augment.sample(settings, f"clip{number}", 1) for number in range(400)]
     assert all(one.parameters for one in drawn)
@@ -89,7 +89,7 @@ def test_draws_stay_within_their_ranges_and_use_them() -> None:
         (dict.fromkeys(STEPS, None), "every step is null"),
     ],
 )
-def test_impossible_settings_are_refused(fields: dict[str, object], message: str) -> None:
+def test_invalid_settings_raise_an_augmentation_error(fields: dict[str, object], message: str) -> None:
     with pytest.raises(AugmentationError, match=message):
         AugmentSettings(**fields)  # type: ignore[arg-type]
 

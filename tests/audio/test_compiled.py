@@ -22,16 +22,16 @@ def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     compiled.ensure_cache.cache_clear()
 
 
-def _forbid(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def _make_other_folders_read_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Make all folders but the temporary one read-only."""
     tried = compiled._can_be_written
     monkeypatch.setattr(compiled, "_can_be_written", lambda folder: folder.is_relative_to(tmp_path) and tried(folder))
 
 
-def test_compiled_code_goes_to_a_folder_of_our_own_where_nothing_else_can_be_written(
+def test_numba_caches_in_a_private_folder_where_nothing_else_is_writable(
     temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _forbid(monkeypatch, temporary)
+    _make_other_folders_read_only(monkeypatch, temporary)
     compiled.ensure_cache()
     folder = Path(config.CACHE_DIR)
     assert folder.parent == temporary
@@ -39,17 +39,17 @@ def test_compiled_code_goes_to_a_folder_of_our_own_where_nothing_else_can_be_wri
     assert folder.stat().st_mode & 0o777 == 0o700
 
 
-def test_numba_keeps_its_own_place_where_it_has_one(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numba_keeps_its_default_cache_where_it_is_writable(temporary: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compiled, "_can_be_written", lambda folder: folder.name == "__pycache__")
     compiled.ensure_cache()
     assert (config.CACHE_DIR, os.environ[compiled.VARIABLE], list(temporary.iterdir())) == ("", "", [])
 
 
 @pytest.mark.parametrize("trap", ["link", "writable by all"])
-def test_a_folder_that_somebody_else_laid_there_is_not_taken(
+def test_a_cache_folder_that_is_a_link_or_world_writable_is_not_used(
     temporary: Path, monkeypatch: pytest.MonkeyPatch, trap: str
 ) -> None:
-    _forbid(monkeypatch, temporary)
+    _make_other_folders_read_only(monkeypatch, temporary)
     laid = compiled._own_folder()
     if trap == "link":
         laid.rmdir()

@@ -16,7 +16,7 @@ def _gain_db(frequency: float, rate: int = RATE) -> float:
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 48_000])
-def test_rumble_goes_and_the_voice_stays(rate: int) -> None:
+def test_rumble_is_attenuated_and_frequencies_from_20_hz_are_kept(rate: int) -> None:
     assert _gain_db(1, rate) < -35
     assert _gain_db(4, rate) < -12
     for frequency in (20, 30, 50, 60, 85, 101, 130, 199, 1000):
@@ -24,13 +24,13 @@ def test_rumble_goes_and_the_voice_stays(rate: int) -> None:
 
 
 @pytest.mark.parametrize("samples", [0, 1, 100, 320, 321, 500, 3_000, 16_001])
-def test_a_constant_goes_whatever_the_length(samples: int) -> None:
+def test_a_constant_offset_is_removed_at_any_length(samples: int) -> None:
     found = highpass(np.full(samples, 0.1, np.float32), RATE)
     assert found.shape == (samples,)
     assert np.abs(found).max(initial=0) < 1e-6
 
 
-def test_a_constant_that_comes_and_goes_leaves_no_trace_a_tenth_of_a_second_later() -> None:
+def test_a_step_of_the_offset_has_no_effect_beyond_a_tenth_of_a_second() -> None:
     samples = np.concatenate([np.zeros(RATE), np.full(RATE, 0.05), np.zeros(RATE)]).astype(np.float32)
     found = np.abs(highpass(samples, RATE))
     away = np.ones(3 * RATE, bool)
@@ -40,20 +40,20 @@ def test_a_constant_that_comes_and_goes_leaves_no_trace_a_tenth_of_a_second_late
     assert found.max() < 0.03
 
 
-def test_sound_that_is_no_rumble_comes_through_unaltered() -> None:
+def test_speech_passes_unaltered() -> None:
     samples = voice(2.0)
     np.testing.assert_allclose(highpass(samples, RATE)[1600:-1600], samples[1600:-1600], atol=1e-5)
 
 
 @pytest.mark.parametrize("size", [100, 777, 16_000, 10**6])
-def test_blocks_that_follow_each_other_give_what_the_whole_gives(size: int) -> None:
+def test_filtering_in_blocks_equals_filtering_the_whole(size: int) -> None:
     samples = (np.random.default_rng(0).normal(0, 0.1, 61_234) + 0.05).astype(np.float32)
     stream = HighPass(RATE)
     parts = [stream.add(samples[at : at + size]) for at in range(0, len(samples), size)]
     np.testing.assert_allclose(np.concatenate([*parts, stream.finish()]), highpass(samples, RATE), atol=1e-6)
 
 
-def test_memory_stays_the_same_however_long_the_sound() -> None:
+def test_memory_does_not_grow_with_the_duration() -> None:
     stream = HighPass(RATE)
     for _ in range(200):
         stream.add(voice(0.1))

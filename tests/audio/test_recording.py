@@ -29,7 +29,7 @@ from tests.conftest import RATE, WriteWav, voice
         ("a.aiff", "PCM_16", 1e-4),
     ],
 )
-def test_every_format_gives_the_samples_that_were_written(
+def test_every_format_is_decoded_to_the_written_samples(
     wav: WriteWav, name: str, subtype: str, tolerance: float
 ) -> None:
     samples = voice()
@@ -46,7 +46,7 @@ def test_channels_are_averaged(wav: WriteWav) -> None:
 
 
 @pytest.mark.parametrize("name", ["clip.wav", "clip.flac", "clip.aiff"])
-def test_16_bit_values_are_libsndfiles_own(wav: WriteWav, name: str) -> None:
+def test_16_bit_samples_equal_those_of_libsndfile(wav: WriteWav, name: str) -> None:
     loud = np.clip(12 * np.stack([voice(), -voice(pitch=210)], axis=1), -1, 1)
     path = wav(name, loud, subtype="PCM_16")
     with soundfile.SoundFile(path) as file:
@@ -56,7 +56,7 @@ def test_16_bit_values_are_libsndfiles_own(wav: WriteWav, name: str) -> None:
 
 
 @pytest.mark.parametrize("rate", [8_000, 22_050, 44_100, 48_000, 96_000])
-def test_any_rate_is_converted_to_the_working_rate(wav: WriteWav, rate: int) -> None:
+def test_any_sample_rate_is_resampled_to_the_requested_rate(wav: WriteWav, rate: int) -> None:
     """A sine keeps its frequency, amplitude and duration."""
     time = np.arange(rate) / rate
     path = wav(samples=0.5 * np.sin(2 * np.pi * 1000 * time).astype(np.float32), rate=rate, subtype="FLOAT")
@@ -67,7 +67,7 @@ def test_any_rate_is_converted_to_the_working_rate(wav: WriteWav, rate: int) -> 
     np.testing.assert_allclose(samples[middle], expected[middle], atol=2e-3)
 
 
-def test_trimming_cuts_where_librosa_cuts(wav: WriteWav) -> None:
+def test_trimming_equals_that_of_librosa(wav: WriteWav) -> None:
     quiet = 1e-4 * np.random.default_rng(0).standard_normal(6000).astype(np.float32)
     samples = np.concatenate([quiet, voice(0.7), quiet[:3000]])
     path = wav(samples=samples, subtype="FLOAT")
@@ -107,14 +107,14 @@ def _samples(count: int) -> bytes:
     ],
     ids=["empty", "text", "header", "no data", "cut off", "no channel", "1 Hz", "silent", "short"],
 )
-def test_bad_files_are_refused_with_their_name_and_the_reason(tmp_path: Path, content: bytes, reason: str) -> None:
+def test_the_error_for_a_bad_file_names_it_and_the_reason(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "bad.wav"
     path.write_bytes(content)
     with pytest.raises(AudioError, match=rf"bad\.wav: .*({reason})"):
         recording.read(path, sample_rate=RATE, min_duration_s=0.025)
 
 
-def test_what_libsndfile_does_not_read_is_found_and_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_an_m4a_file_is_listed_and_its_error_gives_the_ffmpeg_command(tmp_path: Path) -> None:
     path = tmp_path / "call.m4a"
     path.write_bytes(b"\0\0\0\x1cftypM4A \0\0\0\0M4A mp42isom" + bytes(64))
     assert list(recording.recordings(tmp_path)) == [path]
@@ -126,7 +126,7 @@ def test_what_libsndfile_does_not_read_is_found_and_refused_with_the_way_out(tmp
     "promised",
     [0, 0x7F000000, 0x7FFFF000, 0x7FFFFF00, 0x7FFFFFFF - 44, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF - 36, 0xFFFFFFFF],
 )
-def test_a_wav_whose_writer_did_not_know_its_size_is_read_to_its_end(tmp_path: Path, promised: int) -> None:
+def test_a_wav_with_a_placeholder_size_is_read_to_its_end(tmp_path: Path, promised: int) -> None:
     path = tmp_path / "piped.wav"
     for total in (0, 0xFFFFFFFF, min(promised + 36, 0xFFFFFFFF)):
         header = bytearray(_header(promised=0))
@@ -141,14 +141,14 @@ def test_a_wav_whose_writer_did_not_know_its_size_is_read_to_its_end(tmp_path: P
             recording.read(path, sample_rate=RATE, max_duration_s=0.4)
 
 
-def test_a_wav_that_holds_nothing_is_told_so(tmp_path: Path) -> None:
+def test_a_wav_without_samples_raises_an_error_that_names_it(tmp_path: Path) -> None:
     path = tmp_path / "nothing.wav"
     path.write_bytes(_header(promised=0))
     with pytest.raises(AudioError, match=r"nothing\.wav: holds no samples"):
         recording.read(path, sample_rate=RATE)
 
 
-def test_a_flac_from_a_pipe_is_read_to_its_end(wav: WriteWav) -> None:
+def test_a_flac_of_unknown_length_is_read_to_its_end(wav: WriteWav) -> None:
     path = wav("piped.flac", voice(3.0))
     content = bytearray(path.read_bytes())
     content[21] &= 0xF0  # STREAMINFO's number of samples, and its MD5: unknown
@@ -163,7 +163,7 @@ def test_a_flac_from_a_pipe_is_read_to_its_end(wav: WriteWav) -> None:
 
 @pytest.mark.parametrize("parts", [(0.3, 0.0), (0.0, 0.3)], ids=["loud first", "quiet first"])
 @pytest.mark.parametrize("kind", [(16_000, 1), (44_100, 2)], ids=["MPEG-2", "MPEG-1"])
-def test_an_mp3_of_variable_rate_that_does_not_tell_its_length_is_read_whole(
+def test_a_variable_bit_rate_mp3_without_a_xing_header_is_read_whole(
     wav: WriteWav, parts: tuple[float, float], kind: tuple[int, int]
 ) -> None:
     (rate, channels), generator = kind, np.random.default_rng(0)
@@ -195,7 +195,9 @@ def test_an_mp3_of_variable_rate_that_does_not_tell_its_length_is_read_whole(
         ("call.mp3", b"\xff\xf1P\x80" + bytes(64), "AAC; convert it first"),
     ],
 )
-def test_what_is_no_recording_is_told_what_it_is(tmp_path: Path, name: str, content: bytes, reason: str) -> None:
+def test_the_error_for_another_type_of_file_names_the_type(
+    tmp_path: Path, name: str, content: bytes, reason: str
+) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     for source in (path, io.BytesIO(content)):
@@ -205,7 +207,7 @@ def test_what_is_no_recording_is_told_what_it_is(tmp_path: Path, name: str, cont
         assert "does not exist" not in str(caught.value)
 
 
-def test_what_is_neither_a_path_nor_a_file_is_told_so(wav: WriteWav) -> None:
+def test_a_source_that_is_neither_a_path_nor_a_binary_file_is_refused(wav: WriteWav) -> None:
     content = wav().read_bytes()
     for wrong in (content, bytearray(content), 7, None):
         with pytest.raises(AudioError, match=r"neither a path nor a binary file; wrap the bytes .* in io\.BytesIO"):
@@ -219,7 +221,7 @@ def test_a_binary_file_can_be_read_twice(wav: WriteWav) -> None:
 
 
 @pytest.mark.parametrize("offset", [0.003, -0.02, 0.1])
-def test_a_constant_changes_nothing(wav: WriteWav, offset: float) -> None:
+def test_a_constant_offset_does_not_change_the_result(wav: WriteWav, offset: float) -> None:
     clip = np.concatenate([np.zeros(RATE // 2), voice(1.0), np.zeros(RATE // 2)])
     plain = recording.read(wav(samples=clip, subtype="FLOAT"), sample_rate=RATE, trim_db=30)
     shifted = recording.read(wav("dc.wav", clip + offset, subtype="FLOAT"), sample_rate=RATE, trim_db=30)
@@ -232,14 +234,14 @@ def test_a_constant_changes_nothing(wav: WriteWav, offset: float) -> None:
 
 @pytest.mark.parametrize("gain", [-1.0, -0.9])
 @pytest.mark.parametrize("noise", [0.0, 1e-3])
-def test_where_channels_cancel_each_other_one_is_heard(wav: WriteWav, gain: float, noise: float) -> None:
+def test_a_single_channel_is_kept_where_channels_cancel_out(wav: WriteWav, gain: float, noise: float) -> None:
     generator, clip = np.random.default_rng(0), voice(2.0)
     channels = np.stack([clip, gain * clip], axis=1) + generator.normal(0, noise, (len(clip), 2)) + [0.01, -0.03]
     found = recording.read(wav(samples=channels, subtype="FLOAT"), sample_rate=RATE)
     np.testing.assert_allclose(found[RATE // 4 :], clip[RATE // 4 :], atol=5 * noise + 1e-3)
 
 
-def test_parties_on_channels_of_their_own_are_both_heard(wav: WriteWav) -> None:
+def test_speakers_on_separate_channels_are_both_kept(wav: WriteWav) -> None:
     nothing = np.zeros(RATE, np.float32)
     left, right = np.concatenate([voice(), nothing]), np.concatenate([nothing, voice(pitch=220)])
     found = recording.read(wav(samples=np.stack([left, right], axis=1)), sample_rate=RATE)
@@ -247,14 +249,14 @@ def test_parties_on_channels_of_their_own_are_both_heard(wav: WriteWav) -> None:
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_values_that_are_not_finite_are_refused(wav: WriteWav, value: float) -> None:
+def test_nan_and_infinite_samples_are_refused(wav: WriteWav, value: float) -> None:
     samples = voice()
     samples[100] = value
     with pytest.raises(AudioError, match="NaN or infinite"):
         recording.read(wav(samples=samples, subtype="FLOAT"), sample_rate=RATE)
 
 
-def test_a_long_recording_is_refused_without_being_decoded(wav: WriteWav, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recording_over_the_limit_is_refused_without_decoding(wav: WriteWav, monkeypatch: pytest.MonkeyPatch) -> None:
     path = wav(samples=voice(3.0))
     monkeypatch.setattr(soundfile.SoundFile, "read", lambda *_a, **_k: pytest.fail("it was decoded"))
     with pytest.raises(AudioError, match=r"lasts 3\.0 s, more than the limit of 2 s"):
@@ -262,7 +264,7 @@ def test_a_long_recording_is_refused_without_being_decoded(wav: WriteWav, monkey
 
 
 @pytest.mark.parametrize("damaged", ["flac", "ogg"])
-def test_a_compressed_file_that_was_cut_off_is_refused(wav: WriteWav, damaged: str) -> None:
+def test_a_truncated_flac_or_ogg_file_is_refused(wav: WriteWav, damaged: str) -> None:
     path = wav(f"half.{damaged}")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(AudioError, match=r"half\."):
@@ -270,7 +272,7 @@ def test_a_compressed_file_that_was_cut_off_is_refused(wav: WriteWav, damaged: s
 
 
 @pytest.mark.parametrize("damaged", ["aiff", "au", "w64", "rf64", "voc", "caf", "mp3"])
-def test_a_file_that_was_cut_off_is_refused(tmp_path: Path, damaged: str) -> None:
+def test_a_truncated_file_of_another_format_is_refused(tmp_path: Path, damaged: str) -> None:
     path = tmp_path / f"half.{damaged}"
     soundfile.write(path, voice(4.0), RATE)
     assert len(recording.read(path, sample_rate=RATE)) == 4 * RATE
@@ -279,7 +281,7 @@ def test_a_file_that_was_cut_off_is_refused(tmp_path: Path, damaged: str) -> Non
         recording.read(path, sample_rate=RATE)
 
 
-def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
+def test_the_error_for_a_folder_link_pipe_or_missing_file_gives_the_reason(tmp_path: Path) -> None:
     (tmp_path / "folder.wav").mkdir()
     (tmp_path / "headless.raw").write_bytes(_samples(100))
     (tmp_path / "link.wav").symlink_to(tmp_path / "gone.wav")
@@ -296,7 +298,7 @@ def test_what_is_no_regular_file_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_without_permission_is_refused(wav: WriteWav) -> None:
+def test_a_file_without_read_permission_is_refused(wav: WriteWav) -> None:
     path = wav()
     path.chmod(stat.S_IWUSR)
     with pytest.raises(AudioError, match="Permission denied"):
@@ -304,7 +306,7 @@ def test_a_file_without_permission_is_refused(wav: WriteWav) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".m4a"])
-def test_names_that_are_not_utf8_can_be_printed(tmp_path: Path, suffix: str) -> None:
+def test_errors_can_print_file_names_that_are_not_utf8(tmp_path: Path, suffix: str) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/line\nbreak \xff" + suffix.encode()))
     path.write_bytes(b"no sound")
     with pytest.raises(AudioError) as caught:
@@ -313,17 +315,17 @@ def test_names_that_are_not_utf8_can_be_printed(tmp_path: Path, suffix: str) -> 
     str(caught.value).encode("utf-8")
 
 
-def test_samples_that_cannot_be_squared_are_refused(wav: WriteWav) -> None:
+def test_samples_too_large_to_square_are_refused(wav: WriteWav) -> None:
     with pytest.raises(AudioError, match=r"holds samples of .e\+24 times full scale"):
         recording.read(wav(samples=voice() * np.float32(1e25), subtype="FLOAT"), sample_rate=RATE)
 
 
-def test_a_pipe_has_no_duration(tmp_path: Path) -> None:
+def test_a_pipe_has_a_duration_of_zero(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.wav")
     assert recording.duration_s(tmp_path / "pipe.wav") == 0
 
 
-def test_a_stranger_cannot_make_much_be_counted(tmp_path: Path, wav: WriteWav) -> None:
+def test_the_search_for_mpeg_frames_is_bounded(tmp_path: Path, wav: WriteWav) -> None:
     """Bytes that look like the start of a frame but are not: each one would be examined."""
     content = wav("a.mp3", voice(2.0)).read_bytes()
     place = next(content.index(mark) for mark in (b"Xing", b"Info") if mark in content)
@@ -339,7 +341,7 @@ def test_a_stranger_cannot_make_much_be_counted(tmp_path: Path, wav: WriteWav) -
     assert len(looked) <= 2**16 + 10
 
 
-def test_the_channel_that_is_heard_does_not_change_with_each_block() -> None:
+def test_the_downmix_keeps_the_same_channel_from_block_to_block() -> None:
     generator, mix, clip = np.random.default_rng(0), recording.Downmix(), voice(4.0)
     signs = set()
     for piece in clip.reshape(-1, 1000):  # which channel is louder varies

@@ -12,7 +12,7 @@ from tests.conftest import RATE, WriteWav, voice
 
 
 @pytest.mark.parametrize("rate", [8_000, 16_000, 44_100])
-def test_blocks_that_follow_each_other_are_the_recording(wav: WriteWav, rate: int) -> None:
+def test_the_joined_blocks_equal_the_whole_recording(wav: WriteWav, rate: int) -> None:
     path = wav(samples=voice(7.3, rate), rate=rate)
     joined = np.concatenate(list(stream.blocks(path, sample_rate=RATE)))
     whole = recording.read(path, sample_rate=RATE)
@@ -20,7 +20,7 @@ def test_blocks_that_follow_each_other_are_the_recording(wav: WriteWav, rate: in
     np.testing.assert_allclose(joined, whole, atol=2e-4)
 
 
-def test_channels_are_averaged_or_kept_apart(wav: WriteWav) -> None:
+def test_channels_are_averaged_or_read_separately(wav: WriteWav) -> None:
     left, right = voice(2.5), voice(2.5, pitch=220)
     path = wav(samples=np.stack([left, right], axis=1), subtype="FLOAT")
     for channel, expected in enumerate((left, right)):
@@ -30,7 +30,7 @@ def test_channels_are_averaged_or_kept_apart(wav: WriteWav) -> None:
     np.testing.assert_allclose(mean, (left + right) / 2, atol=1e-3)
 
 
-def test_what_comes_before_a_fault_is_heard_and_the_fault_says_when(wav: WriteWav, tmp_path: Path) -> None:
+def test_blocks_before_a_fault_are_yielded_and_the_error_gives_its_time(wav: WriteWav, tmp_path: Path) -> None:
     samples = voice(4.0)
     samples[int(2.5 * RATE)] = np.nan
     blocks = []
@@ -51,7 +51,7 @@ def test_empty_and_too_long_recordings_are_refused(wav: WriteWav) -> None:
         list(stream.blocks(wav(samples=voice(3)), sample_rate=RATE, max_duration_s=2))
 
 
-def test_many_channels_are_decoded_a_bounded_block_at_a_time(wav: WriteWav, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_block_size_is_bounded_for_many_channels(wav: WriteWav, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recording, "BLOCK_VALUES", 5000)
     samples = np.stack([voice(1.0)] * 4, axis=1)
     path = wav(samples=samples, subtype="FLOAT")
@@ -60,7 +60,7 @@ def test_many_channels_are_decoded_a_bounded_block_at_a_time(wav: WriteWav, monk
     np.testing.assert_allclose(recording.read(path, sample_rate=RATE), samples[:, 0], atol=1e-4)
 
 
-def test_the_resampler_gives_the_same_whatever_the_blocks() -> None:
+def test_the_resampler_does_not_depend_on_the_block_size() -> None:
     samples = voice(3.0, 44_100)
     results = []
     for size in (441, 10_000, 200_000):
@@ -77,7 +77,7 @@ def _active(samples: np.ndarray, silence_db: float = -65, block: int = 777) -> n
     return np.concatenate([activity.add(samples[start : start + block]) for start in range(0, len(samples), block)])
 
 
-def test_sound_is_told_from_silence_frame_by_frame() -> None:
+def test_frames_of_sound_and_of_silence_are_distinguished() -> None:
     samples = np.concatenate([np.zeros(RATE), voice(1.0), np.zeros(RATE)]).astype(np.float32)
     found = _active(samples)
     assert len(found) == 150
@@ -87,7 +87,7 @@ def test_sound_is_told_from_silence_frame_by_frame() -> None:
     assert not _active(samples * 1e-5).any()
 
 
-def test_steady_noise_is_silence_and_speech_above_it_is_not() -> None:
+def test_steady_noise_counts_as_silence_and_speech_above_it_as_sound() -> None:
     noise = np.random.default_rng(1).normal(0, 0.003, 12 * RATE).astype(np.float32)  # -50 dB
     speech = noise.copy()
     speech[6 * RATE : 8 * RATE] += voice(2.0)
@@ -96,7 +96,7 @@ def test_steady_noise_is_silence_and_speech_above_it_is_not() -> None:
     assert found[400:].mean() < 0.05
 
 
-def test_a_block_of_channels_that_cancel_each_other_is_heard_in_a_stream_too(wav: WriteWav) -> None:
+def test_a_stream_keeps_sound_on_channels_that_cancel_out(wav: WriteWav) -> None:
     clip = np.concatenate([np.zeros(3 * RATE), voice(3.0)])
     noise = np.random.default_rng(0).normal(0, 1e-3, (len(clip), 2))
     path = wav(samples=np.stack([clip, -clip], axis=1) + noise, subtype="FLOAT")
@@ -104,13 +104,13 @@ def test_a_block_of_channels_that_cancel_each_other_is_heard_in_a_stream_too(wav
     np.testing.assert_allclose(np.abs(found[4 * RATE :]), np.abs(clip[4 * RATE :]), atol=0.01)
 
 
-def test_a_constant_is_silence_in_a_stream(wav: WriteWav) -> None:
+def test_a_constant_offset_counts_as_silence_in_a_stream(wav: WriteWav) -> None:
     noise = np.random.default_rng(0).normal(0, 1e-4, 5 * RATE)
     path = wav(samples=noise + 0.02, subtype="FLOAT")
     assert not _active(np.concatenate(list(stream.blocks(path, sample_rate=RATE)))).any()
 
 
-def test_sound_far_below_the_loudest_is_none_where_a_range_is_given() -> None:
+def test_sound_further_below_the_peak_than_the_range_counts_as_silence() -> None:
     room = np.random.default_rng(0).normal(0, 0.002, RATE).astype(np.float32)  # -54 dB
     samples = np.concatenate([room, voice(1.0), room, np.zeros(RATE, np.float32)])
     assert stream.active(samples, RATE)[0][:50].all()
