@@ -93,17 +93,17 @@ def inside(values: np.ndarray, spec: SpectrogramSpec, count: int) -> np.ndarray:
 
 
 @pytest.mark.parametrize("spec", [EFFICIENTAT, YAMNET, replace(WHISPER, n_fft=1024, mel="kaldi")])
-def test_kaldis_filters_are_straight_in_mel(spec: SpectrogramSpec) -> None:
+def test_kaldi_mel_filters_are_triangular_in_mel(spec: SpectrogramSpec) -> None:
     np.testing.assert_allclose(spec.mel_filters, kaldi_filters(spec), atol=1e-6)
 
 
-def test_htks_filters_are_librosas() -> None:
+def test_htk_mel_filters_equal_those_of_librosa() -> None:
     spec = SpectrogramSpec(mel="htk", height=64)
     expected = librosa.filters.mel(sr=16_000, n_fft=1024, n_mels=64, fmin=30.0, fmax=8_000.0, htk=True, norm=None)
     np.testing.assert_allclose(spec.mel_filters, expected, atol=1e-6)
 
 
-def test_efficientats_front_end() -> None:
+def test_efficientats_log_mel_equals_a_scipy_reference() -> None:
     """x[t] - 0.97 x[t-1], symmetric Hann of 800, power, Kaldi's filters, ln(x + 1e-5): equal within 0.01."""
     spec = replace(EFFICIENTAT, hop_length=256)  # so that SciPy's frames can be compared
     samples = speech(spec.sample_rate)
@@ -114,7 +114,7 @@ def test_efficientats_front_end() -> None:
     np.testing.assert_allclose(found[:, 1:], expected[:, 1:], atol=0.01)
 
 
-def test_yamnets_front_end() -> None:
+def test_yamnets_log_mel_equals_a_scipy_reference() -> None:
     """Magnitude, filters linear in mel, ln(x + 0.001): equal within 0.001."""
     spec = replace(YAMNET, hop_length=128)
     samples = speech(spec.sample_rate)
@@ -123,7 +123,7 @@ def test_yamnets_front_end() -> None:
     np.testing.assert_allclose(found, expected, atol=0.001)
 
 
-def test_whispers_front_end_is_transformers() -> None:
+def test_whispers_log_mel_equals_that_of_transformers() -> None:
     """log10 floored at 1e-10 and at the maximum less 8, plus 4, over 4: equal within 0.002 but for the padded ends."""
     extractor = pytest.importorskip("transformers").WhisperFeatureExtractor(feature_size=80)
     samples = speech(16_000)
@@ -134,7 +134,7 @@ def test_whispers_front_end_is_transformers() -> None:
 
 
 @pytest.mark.parametrize("spec", [EFFICIENTAT, YAMNET, WHISPER])
-def test_pixels_hold_the_values_to_half_a_step(spec: SpectrogramSpec) -> None:
+def test_pixels_represent_the_values_within_half_a_gray_level(spec: SpectrogramSpec) -> None:
     samples = speech(spec.sample_rate)
     values, picture = log_mel(samples, spec), render(samples, spec)
     assert spec.low <= values.min() and values.max() <= spec.high
@@ -144,7 +144,7 @@ def test_pixels_hold_the_values_to_half_a_step(spec: SpectrogramSpec) -> None:
 
 
 @pytest.mark.parametrize("mel", ["slaney", "htk", "kaldi"])
-def test_a_frequency_stands_in_the_band_that_hears_it_best(mel: str) -> None:
+def test_band_of_finds_the_mel_band_with_the_largest_weight(mel: str) -> None:
     spec = SpectrogramSpec(mel=mel, n_fft=2048)  # type: ignore[arg-type]
     for frequency in (250.0, 1000.0, 3000.0):
         loudest = spec.mel_filters[:, round(frequency * spec.n_fft / spec.sample_rate)].argmax()
@@ -163,6 +163,6 @@ def test_a_frequency_stands_in_the_band_that_hears_it_best(mel: str) -> None:
         ({"spectrum": "phase"}, "spectrum is 'phase'"),
     ],
 )
-def test_what_no_front_end_has_is_refused(changes: dict[str, object], message: str) -> None:
+def test_invalid_front_end_settings_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         SpectrogramSpec(**changes)  # type: ignore[arg-type]

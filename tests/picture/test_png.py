@@ -21,7 +21,7 @@ KINDS = [SPEC, *(replace(SPEC, channels=kind) for kind in ("colormap", "deltas",
 
 
 @pytest.mark.parametrize("spec", KINDS, ids=lambda spec: spec.channels)
-def test_pixels_and_text_come_back_as_they_were_written(tmp_path: Path, spec: SpectrogramSpec) -> None:
+def test_pixels_and_text_read_back_equal(tmp_path: Path, spec: SpectrogramSpec) -> None:
     pixels = render(voice(), spec)
     path = tmp_path / "a.png"
     path.write_bytes(png.encode(pixels, spec, "clip ü", note="x"))
@@ -32,7 +32,7 @@ def test_pixels_and_text_come_back_as_they_were_written(tmp_path: Path, spec: Sp
 
 
 @pytest.mark.parametrize("spec", KINDS, ids=lambda spec: spec.channels)
-def test_any_other_program_sees_the_same_colours(tmp_path: Path, spec: SpectrogramSpec) -> None:
+def test_pillow_and_opencv_decode_the_same_colours(tmp_path: Path, spec: SpectrogramSpec) -> None:
     pixels = render(voice(), spec)
     path = tmp_path / "a.png"
     path.write_bytes(png.encode(pixels, spec, "clip"))
@@ -55,7 +55,7 @@ def test_a_picture_of_another_spec_is_refused(tmp_path: Path) -> None:
         png.read(path, SPEC)
 
 
-def test_a_foreign_or_broken_picture_is_refused(tmp_path: Path) -> None:
+def test_a_foreign_or_damaged_picture_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     PIL.Image.fromarray(render(voice(), SPEC)).save(path)
     with pytest.raises(ImageError, match="no spec at all"):
@@ -73,7 +73,7 @@ def test_a_foreign_or_broken_picture_is_refused(tmp_path: Path) -> None:
             png.read(path, SPEC)
 
 
-def test_a_chunk_that_is_too_short_is_refused(tmp_path: Path) -> None:
+def test_a_png_with_a_chunk_that_is_too_short_is_refused(tmp_path: Path) -> None:
     """Pillow reads such a chunk without checking its length."""
     whole = png.encode(render(voice(), SPEC), SPEC, "clip")
     end = whole.index(b"IEND") - 4
@@ -84,7 +84,7 @@ def test_a_chunk_that_is_too_short_is_refused(tmp_path: Path) -> None:
         png.read(path, SPEC)
 
 
-def test_pixels_that_are_not_the_specs_are_not_written() -> None:
+def test_encoding_pixels_of_the_wrong_shape_raises_an_error() -> None:
     with pytest.raises(ImageError, match="the spec says uint8"):
         png.encode(np.zeros((3, 4), np.uint8), SPEC, "clip")
 
@@ -104,7 +104,7 @@ def packed(keyword: str, text: bytes) -> bytes:
         ("spectro:" + "k" * 60, b"a" * 4_090),
     ],
 )
-def test_a_picture_that_carries_a_book_is_refused(tmp_path: Path, keyword: str, text: bytes) -> None:
+def test_a_picture_with_too_much_text_is_refused(tmp_path: Path, keyword: str, text: bytes) -> None:
     whole = png.encode(render(voice(), SPEC), SPEC, "clip")
     begin = whole.index(b"IDAT") - 4
     path = tmp_path / "a.png"
@@ -122,7 +122,7 @@ def test_a_picture_that_carries_a_book_is_refused(tmp_path: Path, keyword: str, 
 
 
 @pytest.mark.parametrize("told", ["\x1b[31mred", "a" * 3_000, "0123456789ABCDEF", "0123456789abcdef0"])
-def test_a_spec_that_is_no_fingerprint_is_not_quoted(tmp_path: Path, told: str) -> None:
+def test_the_error_does_not_quote_a_spec_that_is_not_a_fingerprint(tmp_path: Path, told: str) -> None:
     whole = png.encode(render(voice(), SPEC), SPEC, "clip", other="x")
     begin = whole.index(b"IDAT") - 4
     path = tmp_path / "a.png"

@@ -41,7 +41,7 @@ def _librosa_db(samples: np.ndarray, spec: SpectrogramSpec, win_length: int | No
         replace(SPEC, sample_rate=22_050, n_fft=512, win_length=512, hop_length=256, height=40, fmax=11_025.0),
     ],
 )
-def test_mel_values_are_librosas_within_a_hundredth_of_a_decibel(spec: SpectrogramSpec) -> None:
+def test_log_mel_equals_that_of_librosa_within_a_hundredth_of_a_decibel(spec: SpectrogramSpec) -> None:
     expected_filters = librosa.filters.mel(
         sr=spec.sample_rate, n_fft=spec.n_fft, n_mels=spec.height, fmin=spec.fmin, fmax=spec.fmax
     )
@@ -56,13 +56,13 @@ def test_mel_values_are_librosas_within_a_hundredth_of_a_decibel(spec: Spectrogr
 
 @pytest.mark.parametrize("seconds", [0.05, 1.0, 2.8, 7.0])
 @pytest.mark.parametrize("placement", ["center", "start"])
-def test_the_image_has_the_specs_size_whatever_the_clips(seconds: float, placement: str) -> None:
+def test_a_picture_has_the_specs_size_for_a_clip_of_any_length(seconds: float, placement: str) -> None:
     spec = replace(SPEC, placement=placement)
     image = render(voice(seconds), spec)
     assert (image.shape, image.dtype) == ((128, 224), np.uint8)
 
 
-def test_gray_is_decibels_against_full_scale() -> None:
+def test_gray_levels_are_decibels_relative_to_full_scale() -> None:
     spec = replace(SPEC, scale="full_scale", low=-80.0, high=0.0)
     samples = voice(2.0)
     expected = np.clip((_librosa_db(samples, spec) + 80) / 80, 0, 1) * 255
@@ -74,7 +74,7 @@ def test_gray_is_decibels_against_full_scale() -> None:
     assert not image[:, start + frames :].any()
 
 
-def test_loudness_shows_against_full_scale_only() -> None:
+def test_only_the_full_scale_pictures_depend_on_loudness() -> None:
     noise = 0.01 * np.random.default_rng(2).standard_normal(32_000)  # keeps all values above the floor
     samples = voice(2.0) + noise.astype(np.float32)
     for scale, low, high, same in (
@@ -87,7 +87,7 @@ def test_loudness_shows_against_full_scale_only() -> None:
         assert bool(np.abs(loud - quiet).max() <= 1) is same, scale
 
 
-def test_peak_scale_is_white_at_the_loudest_value_and_black_below_its_range() -> None:
+def test_clip_peak_is_white_at_the_loudest_value_and_black_below_its_range() -> None:
     spec = replace(SPEC, scale="clip_peak", low=-40.0, high=0.0)
     values = _librosa_db(voice(2.0), spec)
     image = render(voice(2.0), spec)
@@ -95,7 +95,7 @@ def test_peak_scale_is_white_at_the_loudest_value_and_black_below_its_range() ->
     assert (image > 0).sum() == pytest.approx((values > values.max() - 40 + 40 / 510).sum(), abs=3)
 
 
-def test_norm_scale_has_the_clips_mean_at_middle_gray() -> None:
+def test_clip_norm_maps_the_clips_mean_to_middle_gray() -> None:
     spec = replace(SPEC, low=-6.0, high=6.0)
     samples = voice(3.0)
     image = render(samples, spec)
@@ -111,14 +111,14 @@ def test_low_frequencies_are_at_the_bottom_and_time_runs_to_the_right() -> None:
     assert rows[60] > rows[160]
 
 
-def test_a_colour_map_colours_the_gray_picture() -> None:
+def test_a_colour_map_is_applied_to_the_gray_picture() -> None:
     gray = render(voice(), SPEC)
     coloured = render(voice(), replace(SPEC, channels="colormap", colormap="viridis"))
     expected = matplotlib.colormaps["viridis"](gray, bytes=True)[..., :3]
     np.testing.assert_array_equal(coloured, expected)
 
 
-def test_deltas_are_librosas() -> None:
+def test_deltas_equal_those_of_librosa() -> None:
     spec = replace(SPEC, channels="deltas", low=-6.0, high=6.0)
     samples = voice(2.9)[: spec.width * spec.hop_length - 1]
     values = _librosa_db(samples, spec)
@@ -130,7 +130,7 @@ def test_deltas_are_librosas() -> None:
         np.testing.assert_allclose(image[..., order], expected, atol=1.5)
 
 
-def test_windows_are_three_resolutions_of_one_sound() -> None:
+def test_the_channels_windows_are_spectrograms_of_three_window_lengths() -> None:
     spec = replace(SPEC, channels="windows", win_length=512, scale="full_scale", low=-80.0, high=0.0)
     samples = voice(2.9)[: spec.width * spec.hop_length - 1]
     image = render(samples, spec)[::-1]
@@ -155,7 +155,7 @@ def test_the_fingerprint_changes_with_every_field_that_changes_pictures() -> Non
     assert replace(coloured, colormap="viridis").fingerprint != coloured.fingerprint
 
 
-def test_a_spec_survives_json(tmp_path: Path) -> None:
+def test_a_spec_is_restored_from_its_dict_and_from_a_json_file(tmp_path: Path) -> None:
     assert SpectrogramSpec.from_dict(SPEC.to_dict()) == SPEC
     path = tmp_path / "spec.json"
     path.write_text('{"spec": {"height": 96}}')
@@ -179,7 +179,7 @@ def test_a_spec_survives_json(tmp_path: Path) -> None:
         ({"height": "tall"}, "height is .tall.; it must be a whole number"),
     ],
 )
-def test_a_contradictory_spec_is_refused_with_the_fields_named(fields: dict[str, object], message: str) -> None:
+def test_the_error_for_a_contradictory_spec_names_the_fields(fields: dict[str, object], message: str) -> None:
     with pytest.raises(SpecError, match=message):
         SpectrogramSpec.from_dict(fields)
 
@@ -216,13 +216,13 @@ def test_a_contradictory_spec_is_refused_with_the_fields_named(fields: dict[str,
     ],
     ids=range(26),
 )
-def test_a_spec_out_of_bounds_or_of_another_kind_is_refused(fields: object, message: str) -> None:
+def test_a_spec_with_values_out_of_bounds_or_of_the_wrong_type_is_refused(fields: object, message: str) -> None:
     with pytest.raises(SpecError, match=message) as found:
         SpectrogramSpec.from_dict(fields)
     assert len(str(found.value)) < 500 and str(found.value).isprintable()
 
 
-def test_specs_of_all_kinds_of_networks_are_within_the_bounds() -> None:
+def test_specs_of_common_networks_are_accepted() -> None:
     for fields in (
         {"n_fft": 2048, "height": 299, "width": 299},
         {"n_fft": 4096, "height": 512, "width": 512, "sample_rate": 48_000, "fmax": 24_000.0},
@@ -232,13 +232,13 @@ def test_specs_of_all_kinds_of_networks_are_within_the_bounds() -> None:
         assert SpectrogramSpec(**fields).to_dict() == SpectrogramSpec.from_dict(fields).to_dict()
 
 
-def test_fingerprints_are_those_of_before() -> None:
+def test_fingerprints_equal_those_of_earlier_versions() -> None:
     assert SPEC.fingerprint == "27eae4f0547697c2"
     assert replace(SPEC, win_length=512, channels="windows", trim_db=None).fingerprint == "bac4f55d78209c2a"
     assert replace(SPEC, channels="colormap", colormap="viridis", fmax=8000).fingerprint == "6e7462b38dba0cf5"
 
 
-def test_drawing_needs_neither_torch_nor_librosa() -> None:
+def test_reading_and_rendering_import_neither_torch_nor_librosa() -> None:
     code = (
         "import sys; from spectro.audio import augment, recording; from spectro.picture import png, spectrogram; "
         "sys.exit(any(name in sys.modules for name in ('torch', 'librosa', 'pandas', 'matplotlib')))"
@@ -252,7 +252,9 @@ def quiet(seconds: float, noise: float = 0.0) -> np.ndarray:
 
 @pytest.mark.parametrize("noise", [0.0, 1e-4, 1e-3])
 @pytest.mark.parametrize("order", [(0, 1, 0), (0, 0, 1), (1, 0, 0)])
-def test_a_picture_of_a_long_recording_shows_sound_and_no_pause(noise: float, order: tuple[int, ...]) -> None:
+def test_a_picture_of_a_long_recording_shows_the_speech_and_not_the_silence(
+    noise: float, order: tuple[int, ...]
+) -> None:
     """Two seconds of speech, with ten seconds of near silence before, after or on both sides."""
     parts = [voice(2.0) if one else quiet(10 if sum(order) == 1 else 0, noise) for one in order]
     begin = sum(map(len, parts[: order.index(1)]))
@@ -260,12 +262,12 @@ def test_a_picture_of_a_long_recording_shows_sound_and_no_pause(noise: float, or
     assert (start, stop) == pytest.approx((begin, begin + 2 * RATE), abs=0.05 * RATE)
 
 
-def test_of_two_utterances_the_longer_one_is_shown() -> None:
+def test_the_longest_of_several_utterances_is_shown() -> None:
     samples = np.concatenate([voice(0.8), quiet(10), voice(2.2, pitch=200), quiet(10), voice(0.5)])
     assert shown(samples, SPEC) == pytest.approx((round(10.8 * RATE), 13 * RATE), abs=0.05 * RATE)
 
 
-def test_of_a_long_utterance_the_middle_is_shown_or_the_begin() -> None:
+def test_the_middle_or_the_start_of_a_long_utterance_is_shown() -> None:
     samples = voice(8.0)
     length = SPEC.width * SPEC.hop_length - 1
     start, stop = shown(samples, SPEC)
@@ -275,7 +277,7 @@ def test_of_a_long_utterance_the_middle_is_shown_or_the_begin() -> None:
     assert shown(voice(1.0), SPEC) == (0, RATE)
 
 
-def test_a_spec_that_keeps_silence_shows_a_whole_picture_of_the_part_with_the_most_sound() -> None:
+def test_without_trimming_the_full_width_with_the_most_sound_is_shown() -> None:
     samples = np.concatenate([voice(2.0), quiet(10)])
     start, stop = shown(samples, replace(SPEC, trim_db=None))
     assert stop - start == SPEC.width * SPEC.hop_length - 1
