@@ -50,7 +50,7 @@ def _tree(root: Path, *names: str) -> Path:
         ("synthetic", "speaker02/speaker02_fearful_sentence3_take1.wav", "fearful", "2", "female", {}),
     ],
 )  # fmt: skip
-def test_a_real_name_gives_its_fields(
+def test_fields_are_parsed_from_a_file_name(
     tmp_path: Path, corpus: str, name: str, emotion: str, speaker: str, gender: str, extra: dict[str, str]
 ) -> None:
     found = scan(corpus, _tree(tmp_path, name))
@@ -61,7 +61,7 @@ def test_a_real_name_gives_its_fields(
     assert len(found.rejected) == 0
 
 
-def test_anad_takes_emotions_from_its_table_and_calls_as_speakers(tmp_path: Path) -> None:
+def test_anad_has_emotions_from_its_table_and_each_call_as_a_speaker(tmp_path: Path) -> None:
     root = _tree(
         tmp_path,
         "1sec_segmented_part1/1sec_segmented_part1/V1_1 (1).wav",
@@ -98,7 +98,7 @@ HEARD = {"angry": "6", "disgust": "2", "fearful": "0", "happy": "0", "neutral": 
     ("name", "votes"), [("processedResults/tabulatedVotes.csv", TABULATED), ("voice_votes.csv", VOICE_VOTES)]
 )
 @pytest.mark.parametrize("named", [".", "AudioWAV"])
-def test_crema_d_tells_what_listeners_heard_from_the_voice_and_who_spoke(
+def test_crema_d_clips_have_audio_only_votes_and_speaker_demographics(
     tmp_path: Path, name: str, votes: str, named: str
 ) -> None:
     root = _tree(tmp_path, "AudioWAV/1001_DFA_ANG_XX.wav", "AudioWAV/1002_DFA_ANG_XX.wav")
@@ -119,14 +119,16 @@ def test_crema_d_tells_what_listeners_heard_from_the_voice_and_who_spoke(
         ("VideoDemographics.csv", '"', r"VideoDemographics\.csv: is not a readable CSV"),
     ],
 )
-def test_a_damaged_table_of_crema_d_is_named(tmp_path: Path, name: str, text: str, message: str) -> None:
+def test_a_damaged_crema_d_table_raises_an_error_with_the_reason(
+    tmp_path: Path, name: str, text: str, message: str
+) -> None:
     root = _tree(tmp_path, "AudioWAV/1001_DFA_ANG_XX.wav")
     (root / name).write_text(text)
     with pytest.raises(CorpusError, match=message):
         scan("crema-d", root)
 
 
-def test_the_actors_of_crema_d_are_43_women_and_48_men(tmp_path: Path) -> None:
+def test_crema_d_has_43_female_and_48_male_actors(tmp_path: Path) -> None:
     root = _tree(tmp_path, *(f"{actor}_DFA_NEU_XX.wav" for actor in range(1001, 1092)))
     assert scan("crema-d", root).clips["gender"].value_counts().to_dict() == {"male": 48, "female": 43}
 
@@ -149,7 +151,9 @@ def test_the_actors_of_crema_d_are_43_women_and_48_men(tmp_path: Path) -> None:
         ("urdu", "Angry/A12.wav", "is not named like"),
     ],
 )
-def test_what_does_not_fit_is_listed_and_not_guessed(tmp_path: Path, corpus: str, name: str, reason: str) -> None:
+def test_a_file_that_does_not_fit_its_corpus_is_rejected_with_the_reason(
+    tmp_path: Path, corpus: str, name: str, reason: str
+) -> None:
     good = {
         "ravdess": "03-01-01-01-01-01-01.wav",
         "crema-d": "1001_DFA_ANG_XX.wav",
@@ -166,7 +170,7 @@ def test_what_does_not_fit_is_listed_and_not_guessed(tmp_path: Path, corpus: str
     assert reason in found.rejected["reason"].iloc[0]
 
 
-def test_a_clip_that_is_there_twice_is_taken_once(tmp_path: Path) -> None:
+def test_duplicate_recordings_are_rejected(tmp_path: Path) -> None:
     """The distribution of RAVDESS on Kaggle contains a second copy of the whole tree."""
     root = _tree(tmp_path, "Actor_01/03-01-01-01-01-01-01.wav", "Actor_01/03-01-02-01-01-01-01.wav")
     again = root / "audio_speech_actors_01-24" / "Actor_01"
@@ -178,14 +182,14 @@ def test_a_clip_that_is_there_twice_is_taken_once(tmp_path: Path) -> None:
     assert found.rejected["reason"].str.contains("is the same recording as").tolist() == [True, True]
 
 
-def test_one_name_with_two_contents_is_listed(tmp_path: Path) -> None:
+def test_a_second_recording_with_the_same_id_is_rejected(tmp_path: Path) -> None:
     root = _tree(tmp_path, "a/03-01-01-01-01-01-01.wav", "b/03-01-01-01-01-01-01.wav")
     found = scan("ravdess", root)
     assert len(found.clips) == 1
     assert "same id" in found.rejected["reason"].iloc[0]
 
 
-def test_a_folder_of_classes_is_a_corpus(tmp_path: Path) -> None:
+def test_a_folder_of_class_folders_is_a_corpus(tmp_path: Path) -> None:
     root = _tree(tmp_path, "happy/a.wav", "happy/deeper/a.wav", "très triste/b.mp3", "stray.wav", "happy/notes.txt")
     found = scan("folder", root)
     assert found.clips["emotion"].value_counts().to_dict() == {"happy": 2, "très triste": 1}
@@ -194,7 +198,7 @@ def test_a_folder_of_classes_is_a_corpus(tmp_path: Path) -> None:
     assert found.rejected["reason"].tolist() == ["is not inside a class folder; expected <class>/clip.wav"]
 
 
-def test_a_csv_is_a_corpus(tmp_path: Path) -> None:
+def test_a_csv_of_paths_and_labels_is_a_corpus(tmp_path: Path) -> None:
     root = _tree(tmp_path / "wavs", "a.wav", "b.wav", "c.wav", "unlisted.wav")
     table = tmp_path / "clips.csv"
     table.write_text(
@@ -224,7 +228,7 @@ def test_a_csv_is_a_corpus(tmp_path: Path) -> None:
     assert root.exists()
 
 
-def test_names_that_are_not_utf8_and_folders_named_like_recordings_stop_nothing(tmp_path: Path) -> None:
+def test_names_that_are_not_utf8_and_folders_named_wav_do_not_stop_a_scan(tmp_path: Path) -> None:
     root = _tree(tmp_path, "happy/a.wav", "sad/b.wav")
     Path(os.fsdecode(os.fsencode(root) + b"/sad/\xff.wav")).write_text("c")
     for name in ("happy/x.wav", "sad/y.wav"):
@@ -234,7 +238,7 @@ def test_names_that_are_not_utf8_and_folders_named_like_recordings_stop_nothing(
     assert found.rejected["reason"].tolist() == ["has a name that is not UTF-8; rename it"]
 
 
-def test_the_wrong_folder_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_a_wrong_folder_or_corpus_raises_an_error(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="does not exist; name the folder of RAVDESS speech with --source"):
         scan("ravdess", tmp_path / "nowhere")
     with pytest.raises(CorpusError, match=r"has no clip of RAVDESS speech \(1 recordings rejected, such as"):
@@ -249,7 +253,7 @@ def test_every_corpus_declares_known_emotions() -> None:
         assert corpus.licence
 
 
-def test_blanks_and_unicode_forms_make_no_labels_and_no_speakers(tmp_path: Path) -> None:
+def test_labels_and_speakers_ignore_blanks_and_unicode_forms(tmp_path: Path) -> None:
     composed, decomposed = "fr\u00f6hlich", "fro\u0308hlich"
     root = _tree(tmp_path, "happy/a.wav", "happy /b.wav", f"{composed}/c.wav", f"{decomposed}/d.wav", " /e.wav")
     found = scan("folder", root)
@@ -275,7 +279,7 @@ def test_blanks_and_unicode_forms_make_no_labels_and_no_speakers(tmp_path: Path)
         (("happy", "sad"), ("7", "07"), "the speakers '07' .* and '7' .* in the CSV"),
     ],
 )
-def test_names_that_differ_by_spelling_alone_are_refused(
+def test_labels_or_speakers_that_differ_only_by_spelling_are_refused(
     tmp_path: Path, labels: tuple[str, str], speakers: tuple[str, str], message: str
 ) -> None:
     _tree(tmp_path, "a.wav", "b.wav")
@@ -285,12 +289,12 @@ def test_names_that_differ_by_spelling_alone_are_refused(
         scan("folder", table)
 
 
-def test_folders_that_differ_by_case_alone_are_refused(tmp_path: Path) -> None:
+def test_class_folders_that_differ_only_by_case_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match=r"'Happy' .* and 'happy' .* spell them alike, by renaming the folders"):
         scan("folder", _tree(tmp_path, "happy/a.wav", "Happy/b.wav"))
 
 
-def test_folders_of_a_split_are_no_labels(tmp_path: Path) -> None:
+def test_folders_of_a_split_are_not_taken_as_labels(tmp_path: Path) -> None:
     root = _tree(
         tmp_path, "Train/happy/a.wav", "Train/sad/b.wav", "test/happy/c.wav", "val/d.wav", "e.wav", "notes/read.txt"
     )
@@ -307,7 +311,7 @@ def test_folders_of_a_split_are_no_labels(tmp_path: Path) -> None:
         scan("folder", root)
 
 
-def test_hidden_folders_and_what_a_mac_adds_to_archives_are_left_out(tmp_path: Path) -> None:
+def test_hidden_and_macosx_folders_are_ignored(tmp_path: Path) -> None:
     root = _tree(
         tmp_path / ".hidden" / "corpus",
         "happy/a.wav", "sad/b.wav", ".git/c.wav", "happy/.old/d.wav", "__MACOSX/happy/._a.wav", "__MACOSX/happy/e.wav",
@@ -317,7 +321,7 @@ def test_hidden_folders_and_what_a_mac_adds_to_archives_are_left_out(tmp_path: P
     assert len(found.rejected) == 0
 
 
-def test_labels_that_are_all_numbers_are_remarked_on(tmp_path: Path) -> None:
+def test_labels_that_are_all_numbers_cause_a_remark(tmp_path: Path) -> None:
     assert scan("folder", _tree(tmp_path, "01/a.wav", "02/b.wav")).remarks == (
         "all labels are numbers (01, 02): are they classes, or speakers?",
     )
@@ -328,7 +332,7 @@ def test_labels_that_are_all_numbers_are_remarked_on(tmp_path: Path) -> None:
     ("given", "gender"),
     [("M", "male"), ("f", "female"), (" Male ", "male"), ("FEMALE", "female"), ("Woman", "female"), ("man", "male")],
 )
-def test_a_csv_may_call_a_gender_as_people_do(tmp_path: Path, given: str, gender: str) -> None:
+def test_a_csv_may_use_common_words_for_gender(tmp_path: Path, given: str, gender: str) -> None:
     _tree(tmp_path, "a.wav")
     table = tmp_path / "clips.csv"
     table.write_text(f"path,label,gender\na.wav,joy,{given}\n")
@@ -338,7 +342,7 @@ def test_a_csv_may_call_a_gender_as_people_do(tmp_path: Path, given: str, gender
         scan("folder", table)
 
 
-def test_one_recording_under_two_labels_is_told_with_both(tmp_path: Path) -> None:
+def test_a_duplicate_under_another_label_is_rejected_naming_the_first_label(tmp_path: Path) -> None:
     root = _tree(tmp_path, "happy/a.wav", "sad/b.wav")
     (root / "sad/again.wav").write_bytes((root / "happy/a.wav").read_bytes())
     found = scan("folder", root)

@@ -22,7 +22,7 @@ def server() -> Iterator[FileServer]:
         yield server
 
 
-def test_crema_d_is_listed_from_its_tree_and_checked_by_its_pointers(server: FileServer, tmp_path: Path) -> None:
+def test_crema_d_is_listed_from_its_git_tree_and_verified_with_checksums(server: FileServer, tmp_path: Path) -> None:
     name = "AudioWAV/1001_DFA_ANG_XX.wav"
     digest = hashlib.sha256(CONTENT).hexdigest()
     pointer = f"version https://git-lfs.github.com/spec/v1\noid sha256:{digest}\nsize {len(CONTENT)}\n"
@@ -43,7 +43,7 @@ def test_crema_d_is_listed_from_its_tree_and_checked_by_its_pointers(server: Fil
         fetch_all(session, files, tmp_path)
 
 
-def test_tess_is_listed_by_its_repository(server: FileServer, tmp_path: Path) -> None:
+def test_tess_is_listed_from_its_dataverse_repository(server: FileServer, tmp_path: Path) -> None:
     checksum = {"type": "MD5", "value": hashlib.md5(CONTENT).hexdigest()}
     entry = {"dataFile": {"id": 7, "filename": "OAF_back_angry.wav", "checksum": checksum}}
     listing = {"data": {"latestVersion": {"files": [entry]}}}
@@ -54,16 +54,14 @@ def test_tess_is_listed_by_its_repository(server: FileServer, tmp_path: Path) ->
     assert (tmp_path / "OAF_back_angry.wav").read_bytes() == CONTENT
 
 
-def test_a_corpus_that_may_not_be_downloaded_says_where_to_ask(tmp_path: Path) -> None:
+def test_the_error_for_a_restricted_corpus_gives_its_address(tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match=r"on registration\); see http://kahlan\.eps\.surrey"):
         download("savee", tmp_path)
     with pytest.raises(CorpusError, match="unknown corpus"):
         download("nope", tmp_path)
 
 
-def test_a_listing_that_is_cut_short_or_of_another_form_is_refused(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_a_truncated_or_malformed_listing_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for listing, message in (({"truncated": True, "tree": []}, "a part of CREMA-D's files"), ({}, "unexpected format")):
         monkeypatch.setattr(downloads, "get_json", lambda *_, listing=listing: listing)
         with pytest.raises(DownloadError, match=message):

@@ -22,25 +22,25 @@ def _clips(*pairs: tuple[str, str | None], corpus: str = "ravdess") -> pd.DataFr
         ("valence", 3, ["negative", "positive"]),
     ],
 )
-def test_a_scheme_labels_clips_or_leaves_them_out(scheme: str, count: int, expected: list[str]) -> None:
+def test_a_scheme_labels_clips_or_omits_them(scheme: str, count: int, expected: list[str]) -> None:
     labelled, labels = label_clips(_clips(("angry", "female"), ("surprised", "male")), scheme)
     assert labelled["label"].tolist() == expected
     assert len(labels) == count
     assert set(expected) <= set(labels)
 
 
-def test_labels_follow_from_the_corpus_and_not_from_the_clips_that_are_there() -> None:
+def test_labels_depend_on_the_corpus_and_not_on_the_clips_present() -> None:
     _few, labels_of_few = label_clips(_clips(("sad", "male")), "emotion")
     _all, labels_of_all = label_clips(_clips(*((emotion, "male") for emotion in EMOTIONS[:8])), "emotion")
     assert labels_of_few == labels_of_all == EMOTIONS[:8]
 
 
-def test_a_folders_labels_are_its_classes_known_emotions_first() -> None:
+def test_a_folders_labels_are_its_classes_with_known_emotions_first() -> None:
     _table, labels = label_clips(_clips(("zeal", None), ("sad", None), ("awe", None), corpus="folder"), "emotion")
     assert labels == ("sad", "awe", "zeal")
 
 
-def test_gender_must_be_told_where_it_is_needed() -> None:
+def test_a_missing_gender_is_an_error_where_the_scheme_needs_it() -> None:
     with pytest.raises(CorpusError, match="needs every speaker's gender"):
         label_clips(_clips(("sad", None)), "gender")
 
@@ -50,7 +50,7 @@ def test_an_unknown_scheme_is_refused() -> None:
         label_clips(_clips(("sad", "male")), "arousal")
 
 
-def test_one_label_is_not_enough() -> None:
+def test_a_single_label_is_refused() -> None:
     with pytest.raises(CorpusError, match="has 1 label"):
         label_clips(_clips(("zeal", None), corpus="folder"), "emotion")
 
@@ -59,7 +59,7 @@ def test_every_emotion_has_a_valence() -> None:
     assert {SCHEMES["valence"].label(emotion, "") for emotion in EMOTIONS} == {"negative", "neutral", "positive"}
 
 
-def test_labels_are_told_with_their_counts() -> None:
+def test_the_tally_lists_labels_with_counts_and_the_number_of_speakers() -> None:
     clips = pd.DataFrame(
         {
             "clip_id": ["a", "a", "b", "c"],
@@ -98,19 +98,19 @@ def test_votes_for_emotions_become_votes_for_labels() -> None:
     assert votes["female_angry"] == [3, 0, 0] and votes["male_sad"] == [0, 2, 0] and not any(votes["female_calm"])
 
 
-def test_votes_for_emotions_say_nothing_of_gender() -> None:
+def test_votes_for_emotions_give_no_votes_for_gender() -> None:
     labelled, labels = label_clips(VOTED, "gender")
     assert not votes_for(labelled, labels).any()
 
 
 @pytest.mark.parametrize("value", ["many", "-1", "inf", "0.5"])
-def test_votes_that_are_no_numbers_are_named(value: str) -> None:
+def test_an_invalid_vote_raises_an_error_that_names_clip_and_value(value: str) -> None:
     clips = VOTED.assign(votes_sad=pd.array(["1", value, None], dtype="string"))
     with pytest.raises(CorpusError, match=f"b: votes_sad is '{value}'; write the number of listeners who chose it"):
         label_clips(clips, "emotion")
 
 
-def test_columns_that_only_look_like_votes_stay_as_they_are() -> None:
+def test_a_votes_column_that_names_no_emotion_is_ignored() -> None:
     clips = VOTED.assign(votes_total=pd.array(["n/a", "6", None], dtype="string"))
     labelled, labels = label_clips(clips, "emotion")
     assert labelled["votes_total"][0] == "n/a"

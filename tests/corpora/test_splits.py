@@ -46,7 +46,7 @@ def test_no_speaker_is_in_two_parts_and_every_speaker_is_tested_once(protocol: s
     assert sorted(tested, key=int) == [str(actor) for actor in range(1, 25)]
 
 
-def test_luna_jimenez_is_the_published_one() -> None:
+def test_luna_jimenez_uses_the_published_folds() -> None:
     found = split(CLIPS, "luna-jimenez", 0)
     assert found.folds == 5
     assert found.speakers["test"] == ("2", "5", "14", "15", "16")
@@ -54,7 +54,7 @@ def test_luna_jimenez_is_the_published_one() -> None:
     assert split(CLIPS, "luna-jimenez", 4).speakers["test"] == ("1", "4", "9", "22")
 
 
-def test_emobox_is_the_published_one_with_as_many_women_as_men_to_validate() -> None:
+def test_emobox_uses_the_published_folds_and_balances_gender_in_validation() -> None:
     found = split(CLIPS, "emobox", 2)
     assert found.folds == 6
     assert found.speakers["test"] == ("8", "9", "19", "23")
@@ -63,13 +63,13 @@ def test_emobox_is_the_published_one_with_as_many_women_as_men_to_validate() -> 
     assert abs(sum(women) - 1.5) < 1
 
 
-def test_a_protocol_is_the_same_for_everyone() -> None:
+def test_a_split_does_not_depend_on_the_order_of_clips() -> None:
     shuffled = CLIPS.sample(frac=1.0, random_state=5)
     for protocol in PROTOCOLS:
         assert split(CLIPS, protocol, 1).speakers == split(shuffled, protocol, 1).speakers
 
 
-def test_copies_stay_with_their_clip_and_the_leaky_protocol_says_what_leaks() -> None:
+def test_leaky_protocols_report_their_leak_and_only_leaky_copies_leaks_copies() -> None:
     found = split(CLIPS, LEAKY, 0)
     assert len(found.part) == CLIPS["clip_id"].nunique()
     assert set(found.speakers["train"]) & set(found.speakers["test"])
@@ -87,7 +87,7 @@ def test_copies_stay_with_their_clip_and_the_leaky_protocol_says_what_leaks() ->
         assert CLIPS[one.rows(CLIPS, "test", copies=True)]["clip_id"].map(one.part).eq("test").all()
 
 
-def test_speakers_of_two_corpora_with_one_name_are_two_speakers() -> None:
+def test_speakers_with_the_same_name_in_two_corpora_are_distinct() -> None:
     other = CLIPS.assign(corpus="crema-d", clip_id="c" + CLIPS["clip_id"])
     both = pd.concat([CLIPS, other])
     found = split(both, "loso", 0)
@@ -137,12 +137,12 @@ def test_an_impossible_split_is_refused(clips: pd.DataFrame, protocol: str, fold
         split(clips, protocol, fold)
 
 
-def test_validation_speakers_of_the_published_folds_come_from_the_training_side() -> None:
+def test_luna_jimenez_validation_speakers_are_not_test_speakers() -> None:
     for valid, test in zip(splits.LUNA_JIMENEZ_VALID, splits.LUNA_JIMENEZ_TEST, strict=True):
         assert not set(valid) & set(test)
 
 
-def test_what_starting_weights_had_heard_is_not_forgotten() -> None:
+def test_training_speakers_include_those_of_the_starting_weights() -> None:
     def speakers(corpora: list[str], train: list[str], valid: list[str], before: list[str]) -> set[str]:
         speakers = {"train": train, "valid": valid, "test": ["9"]}
         own = {
@@ -171,7 +171,7 @@ def _few(speakers: int, clips: int, rare: int) -> pd.DataFrame:
 
 @pytest.mark.parametrize("speakers", [1, 2, 3, 5, 6])
 @pytest.mark.parametrize("protocol", [*PROTOCOLS, LEAKY, LEAKY_COPIES])
-def test_few_speakers_and_few_clips_are_split_or_refused_in_a_sentence(protocol: str, speakers: int) -> None:
+def test_small_corpora_are_split_or_refused_with_advice(protocol: str, speakers: int) -> None:
     possible = 0
     for clips, rare in product((1, 2, 12), (0, 1, 4, 12)):
         try:
@@ -187,7 +187,7 @@ def test_few_speakers_and_few_clips_are_split_or_refused_in_a_sentence(protocol:
 
 @pytest.mark.parametrize("speakers", [1, 2, 3, 5, 6])
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_what_a_refusal_offers_can_be_done(protocol: str, speakers: int) -> None:
+def test_a_refusal_suggests_only_protocols_that_work(protocol: str, speakers: int) -> None:
     clips = _few(speakers, 12, 0)
     try:
         split(clips, protocol, 0)
@@ -198,14 +198,14 @@ def test_what_a_refusal_offers_can_be_done(protocol: str, speakers: int) -> None
             assert split(clips, other, 0).part
 
 
-def test_labels_with_too_few_clips_for_the_folds_are_named_with_their_counts() -> None:
+def test_the_error_names_labels_with_too_few_clips_and_their_counts() -> None:
     with pytest.raises(SplitError, match=r"group-kfold makes 5 folds .* but sad has 3; add more, leave the label out"):
         split(_few(6, 2, 3), "group-kfold", 0)
     with pytest.raises(SplitError, match="needs 10 clips of every label, but calm has 6, happy has 6, sad has 3;"):
         split(_few(3, 2, 3), LEAKY, 0)
 
 
-def test_a_validation_speaker_may_be_named_by_number() -> None:
+def test_leading_zeros_of_a_validation_speaker_are_ignored_unless_ambiguous() -> None:
     assert split(CLIPS, "luna-jimenez", 0, ["01", "4"]).speakers["valid"] == ("1", "4")
     padded = CLIPS.assign(speaker=CLIPS["speaker"].str.zfill(3))
     assert split(padded, "loso", 0, ["4", "010"]).speakers["valid"] == ("004", "010")
@@ -231,7 +231,7 @@ def _song() -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("protocol", ["luna-jimenez", "emobox"])
-def test_a_protocol_of_ravdess_is_the_same_where_other_corpora_train(protocol: str) -> None:
+def test_a_ravdess_protocol_is_unchanged_where_other_corpora_are_added(protocol: str) -> None:
     alone = split(CLIPS, protocol, 1)
     found = split(pd.concat([CLIPS, _song(), _corpus("savee", 4)], ignore_index=True), protocol, 1)
     own = {clip: part for clip, part in found.part.items() if clip in alone.part}
@@ -240,14 +240,14 @@ def test_a_protocol_of_ravdess_is_the_same_where_other_corpora_train(protocol: s
     assert found.speakers["test"] == tuple(f"ravdess/{name}" for name in alone.speakers["test"])
 
 
-def test_who_is_tested_speaking_is_not_heard_singing() -> None:
+def test_ravdess_songs_of_held_out_speakers_are_left_out_of_training() -> None:
     found = split(pd.concat([CLIPS, _song()], ignore_index=True), "luna-jimenez", 0)
     singers = {clip.split("-")[1] for clip in found.part if clip.startswith("song-")}
     assert singers == set(found.speakers["train"])
     assert {found.part[clip] for clip in found.part if clip.startswith("song-")} == {"train"}
 
 
-def test_a_corpus_is_tested_by_networks_that_have_not_heard_it_nor_its_voices() -> None:
+def test_cross_corpus_trains_on_neither_the_test_corpus_nor_its_speakers() -> None:
     everything = pd.concat(
         [CLIPS, _song(), _corpus("crema-d", 20), _corpus("tess", 2), _corpus("savee", 4)], ignore_index=True
     )
@@ -266,7 +266,7 @@ def test_a_corpus_is_tested_by_networks_that_have_not_heard_it_nor_its_voices() 
     assert len([one for one in found.speakers["valid"] if one.startswith("crema-d/")]) == 3
 
 
-def test_a_corpus_that_is_not_there_cannot_be_tested() -> None:
+def test_a_fold_that_does_not_fit_the_protocol_is_refused() -> None:
     both = pd.concat([CLIPS, _corpus("savee", 4)], ignore_index=True)
     for clips, fold in ((both, "tess"), (both, 0), (CLIPS, "ravdess"), (pd.concat([CLIPS, _song()]), "ravdess")):
         with pytest.raises(SplitError, match="cross-corpus tests on one corpus and trains on others"):

@@ -9,14 +9,14 @@ from spectro.corpora.registry import scan
 from tests.conftest import pitch_of
 
 
-def test_a_clip_is_the_same_each_time_and_unlike_every_other() -> None:
+def test_a_clip_is_deterministic_and_differs_from_others() -> None:
     clip = synthesise(1, "happy", 0, 0)
     np.testing.assert_array_equal(synthesise(1, "happy", 0, 0), clip)
     for other in (synthesise(2, "happy", 0, 0), synthesise(1, "sad", 0, 0), synthesise(1, "happy", 0, 1)):
         assert len(other) != len(clip) or not np.allclose(other, clip)
 
 
-def test_voices_and_emotions_sound_as_described() -> None:
+def test_pitch_loudness_and_tempo_follow_speaker_and_emotion() -> None:
     assert {voice(s).gender for s in (1, 3, 5)} == {"male"}
     man, woman = pitch_of(synthesise(1, "neutral", 1, 0)), pitch_of(synthesise(2, "neutral", 1, 0))
     assert woman > 1.3 * man
@@ -26,7 +26,7 @@ def test_voices_and_emotions_sound_as_described() -> None:
     assert len(synthesise(3, "sad", 1, 0)) > 1.3 * len(synthesise(3, "fearful", 1, 0))
 
 
-def test_clips_are_sound_within_full_scale() -> None:
+def test_clips_are_audible_and_within_full_scale() -> None:
     for speaker, emotion in ((4, "angry"), (9, "sad")):
         clip = synthesise(speaker, emotion, 2, 1)
         assert clip.dtype == np.float32
