@@ -36,7 +36,7 @@ def _contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_the_index_tells_everything_about_every_picture(world: World) -> None:
+def test_the_index_suffices_to_reproduce_every_picture(world: World) -> None:
     index, spec = read_index(world.images)
     assert spec == SMALL
     assert len(index) == 8 * 3 * 2 * 3
@@ -56,13 +56,13 @@ def test_the_index_tells_everything_about_every_picture(world: World) -> None:
         np.testing.assert_array_equal(picture.pixels, spectrogram.render(samples, spec))
 
 
-def test_the_bytes_do_not_depend_on_the_number_of_workers(world: World, tmp_path: Path) -> None:
+def test_the_output_does_not_depend_on_the_number_of_workers(world: World, tmp_path: Path) -> None:
     out = tmp_path / "two"
     render(_settings(world.corpus, out, copies=2, workers=2))
     assert _contents(out) == _contents(world.images)
 
 
-def test_a_finished_rendering_is_not_done_again(world: World, tmp_path: Path) -> None:
+def test_a_finished_rendering_is_reused(world: World, tmp_path: Path) -> None:
     out = tmp_path / "images"
     first = render(_settings(world.corpus, out))
     before = {path: path.stat().st_ino for path in out.glob("images/*")}
@@ -71,7 +71,7 @@ def test_a_finished_rendering_is_not_done_again(world: World, tmp_path: Path) ->
     assert {path: path.stat().st_ino for path in out.glob("images/*")} == before
 
 
-def test_only_what_is_missing_or_changed_is_rendered(tmp_path: Path) -> None:
+def test_only_missing_or_changed_pictures_are_rendered_again(tmp_path: Path) -> None:
     corpus, out = write_corpus(tmp_path / "corpus", speakers=2), tmp_path / "images"
     total = render(_settings(corpus, out)).images
     recordings = sorted(corpus.rglob("*.wav"))
@@ -88,14 +88,14 @@ def test_only_what_is_missing_or_changed_is_rendered(tmp_path: Path) -> None:
     assert render(_settings(corpus, out)).reused == total
 
 
-def test_more_copies_are_added_to_those_that_are_there(world: World, tmp_path: Path) -> None:
+def test_more_copies_are_added_to_an_existing_rendering(world: World, tmp_path: Path) -> None:
     out = tmp_path / "images"
     fewer = render(_settings(world.corpus, out, copies=1)).images
     assert render(_settings(world.corpus, out, copies=2)).reused == fewer
     assert _contents(out) == _contents(world.images)
 
 
-def test_other_settings_are_noticed(world: World, tmp_path: Path) -> None:
+def test_other_settings_are_refused_without_overwrite(world: World, tmp_path: Path) -> None:
     out = tmp_path / "images"
     render(_settings(world.corpus, out))
     other = replace(SMALL, hop_length=300)
@@ -106,7 +106,7 @@ def test_other_settings_are_noticed(world: World, tmp_path: Path) -> None:
     assert read_index(out)[1] == other
 
 
-def test_bad_clips_are_listed_and_the_rest_is_complete(tmp_path: Path) -> None:
+def test_bad_clips_are_listed_and_the_others_are_rendered(tmp_path: Path) -> None:
     corpus, out = write_corpus(tmp_path / "corpus", speakers=2), tmp_path / "images"
     bad = sorted(corpus.rglob("*.wav"))[:3]
     bad[0].write_bytes(b"")
@@ -124,7 +124,7 @@ def test_bad_clips_are_listed_and_the_rest_is_complete(tmp_path: Path) -> None:
     assert len(pd.read_csv(out / "failures.csv")) == 0
 
 
-def test_copies_can_be_kept_to_the_training_clips_of_a_protocol(tmp_path: Path) -> None:
+def test_copies_can_be_limited_to_the_training_clips_of_a_protocol(tmp_path: Path) -> None:
     corpus, out = write_corpus(tmp_path / "corpus", speakers=4), tmp_path / "images"
     render(_settings(corpus, out, copies=2, protocol="loso", fold=1))
     copies = read_index(out)[0].groupby("speaker")["copy"].max()
@@ -132,7 +132,7 @@ def test_copies_can_be_kept_to_the_training_clips_of_a_protocol(tmp_path: Path) 
     assert (copies == 2).sum() == 2  # one speaker is for testing, one for validation
 
 
-def test_a_corpus_that_cannot_be_rendered_at_all_is_an_error(tmp_path: Path) -> None:
+def test_a_corpus_without_a_readable_clip_raises_an_error(tmp_path: Path) -> None:
     corpus = write_corpus(tmp_path / "corpus", speakers=1)
     for path in corpus.rglob("*.wav"):
         path.write_bytes(b"text" + bytes(path.name, "ascii"))
@@ -142,7 +142,7 @@ def test_a_corpus_that_cannot_be_rendered_at_all_is_an_error(tmp_path: Path) -> 
         render(_settings(corpus, tmp_path / "images", copies=-1))
 
 
-def test_an_unfinished_or_mixed_rendering_is_not_read(world: World, tmp_path: Path) -> None:
+def test_a_missing_or_inconsistent_rendering_is_refused(world: World, tmp_path: Path) -> None:
     with pytest.raises(RenderError, match=r"run scripts/render\.py first"):
         read_index(tmp_path)
     out = tmp_path / "images"
@@ -152,7 +152,7 @@ def test_an_unfinished_or_mixed_rendering_is_not_read(world: World, tmp_path: Pa
         read_index(out)
 
 
-def test_a_killed_rendering_ends_with_the_same_bytes(world: World, tmp_path: Path) -> None:
+def test_a_killed_rendering_resumes_and_yields_the_same_bytes(world: World, tmp_path: Path) -> None:
     """The process is killed (SIGKILL) repeatedly, each time once more pictures exist."""
     out, log = tmp_path / "images", tmp_path / "log"
     arguments = [
@@ -166,7 +166,7 @@ def test_a_killed_rendering_ends_with_the_same_bytes(world: World, tmp_path: Pat
     assert _contents(out) == _contents(world.images)
 
 
-def test_two_renderings_do_not_write_to_one_folder(tmp_path: Path) -> None:
+def test_two_renderings_cannot_write_to_the_same_folder(tmp_path: Path) -> None:
     settings = RenderSettings(source=tmp_path / "corpus", corpus="folder", out=tmp_path / "out")
     (tmp_path / "corpus" / "happy").mkdir(parents=True)
     soundfile.write(tmp_path / "corpus" / "happy" / "a.wav", voice(), RATE)
@@ -174,7 +174,7 @@ def test_two_renderings_do_not_write_to_one_folder(tmp_path: Path) -> None:
         render(settings)
 
 
-def test_what_is_not_a_rendering_is_left_alone(world: World, tmp_path: Path) -> None:
+def test_a_folder_that_is_not_a_rendering_is_left_untouched(world: World, tmp_path: Path) -> None:
     out = tmp_path / "mine"
     (out / "images").mkdir(parents=True)
     (out / "images" / "holiday.png").write_bytes(b"mine")
@@ -183,7 +183,7 @@ def test_what_is_not_a_rendering_is_left_alone(world: World, tmp_path: Path) -> 
     assert _contents(out) == {"images/holiday.png": b"mine"}
 
 
-def test_tables_of_failures_read_back_equal(tmp_path: Path) -> None:
+def test_the_table_of_failures_reads_back_with_unusual_file_names(tmp_path: Path) -> None:
     corpus, out = tmp_path / "corpus", tmp_path / "images"
     for name in ("good.wav", "=1+1.wav", "a\rb\n.wav", "\x1b[2J.wav"):
         (corpus / "happy").mkdir(parents=True, exist_ok=True)
@@ -199,7 +199,7 @@ def test_tables_of_failures_read_back_equal(tmp_path: Path) -> None:
     assert all(row["reason"].isprintable() for row in rows)
 
 
-def test_an_interrupt_ends_with_one_line_and_what_is_done_is_kept(world: World, tmp_path: Path) -> None:
+def test_an_interrupt_prints_a_single_line_and_leaves_no_partial_files(world: World, tmp_path: Path) -> None:
     """Ctrl-C reaches every process of the group."""
     out = tmp_path / "images"
     command = [
