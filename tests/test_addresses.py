@@ -38,7 +38,7 @@ def sound(seconds: float = 2.0) -> bytes:
         ("a://b", Path("a://b")),
     ],
 )
-def test_addresses_are_told_from_paths(text: str, expected: object) -> None:
+def test_addresses_are_distinguished_from_paths(text: str, expected: object) -> None:
     assert place(text) == expected
     assert place(expected) == expected  # type: ignore[arg-type]
     assert is_address("file:///tmp/a.wav") and not is_address("/tmp/a.wav")
@@ -51,7 +51,7 @@ def test_an_address_has_the_parts_of_a_path() -> None:
     assert Address("s3://bucket").suffix == "" and Address("s3://bucket/table").suffix == ""
 
 
-def test_folders_are_searched_in_order(memory: fsspec.AbstractFileSystem) -> None:
+def test_a_folder_at_an_address_is_searched_in_order(memory: fsspec.AbstractFileSystem) -> None:
     for name in ("/calls/b/x.wav", "/calls/a/y.WAV", "/calls/z.flac", "/calls/note.txt", "/calls/.hidden.wav"):
         memory.pipe(name, b"content")
     found = list(expand(["memory://calls"]))
@@ -64,19 +64,21 @@ def test_folders_are_searched_in_order(memory: fsspec.AbstractFileSystem) -> Non
     assert [str(one) for one in stems(found)] == ["z", "a/y", "b/x"]
 
 
-def test_names_made_of_addresses_stay_below_the_folder() -> None:
+def test_output_names_of_addresses_stay_below_the_output_folder() -> None:
     found = stems([Address("https://h/calls/a.wav"), Address("https://h/calls/../../../tmp/evil.wav")])
     assert not any(".." in one.parts or one.is_absolute() for one in found)
 
 
-def test_a_host_is_kept_where_files_are_told_without_it(memory: fsspec.AbstractFileSystem) -> None:
+def test_the_host_is_kept_where_listings_omit_it(memory: fsspec.AbstractFileSystem) -> None:
     assert Address("hdfs://host/calls")._called("/calls/a.wav", "/calls") == "hdfs://host/calls/a.wav"
     assert Address("s3://b/calls/")._called("b/calls/a.wav", "b/calls") == "s3://b/calls/a.wav"
     assert Address("https://h/calls")._called("https://h/calls/a.wav", "https://h/calls") == "https://h/calls/a.wav"
     assert str(Address("hdfs:///a.csv").parent / "x") == "hdfs:///x"
 
 
-def test_lists_name_addresses_and_lie_at_addresses(memory: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
+def test_lists_may_contain_addresses_and_be_read_from_addresses(
+    memory: fsspec.AbstractFileSystem, tmp_path: Path
+) -> None:
     memory.pipe("/calls/list.txt", b"a.wav\r\n\nmemory://other/b.wav\n")
     (tmp_path / "list.csv").write_text("path,who\nmemory://calls/c.wav,me\nd.wav,you\n")
     found = expand(["memory://calls/list.txt", tmp_path / "list.csv"])
@@ -88,7 +90,7 @@ def test_lists_name_addresses_and_lie_at_addresses(memory: fsspec.AbstractFileSy
     ]
 
 
-def test_what_is_not_there_is_told(memory: fsspec.AbstractFileSystem) -> None:
+def test_a_missing_address_raises_an_error_that_names_it(memory: fsspec.AbstractFileSystem) -> None:
     with pytest.raises(PredictionError, match=r"memory://nothing: does not exist"):
         list(expand(["memory://nothing"]))
     with pytest.raises(AudioError, match=r"memory://gone\.wav: cannot be opened \(does not exist\)"):
@@ -98,7 +100,9 @@ def test_what_is_not_there_is_told(memory: fsspec.AbstractFileSystem) -> None:
         list(expand(["nosuch://x"]))
 
 
-def test_a_service_that_fails_is_named(memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_error_of_a_failing_service_names_the_address(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("no credentials\nat all")
 
@@ -108,7 +112,7 @@ def test_a_service_that_fails_is_named(memory: fsspec.AbstractFileSystem, monkey
     assert (told.value.filename, told.value.strerror) == ("memory://calls", "no credentials")
 
 
-def test_a_recording_is_the_same_from_a_disk_and_from_an_address(
+def test_a_recording_reads_the_same_from_disk_and_from_an_address(
     memory: fsspec.AbstractFileSystem, tmp_path: Path
 ) -> None:
     memory.pipe("/a.wav", sound())
@@ -118,7 +122,9 @@ def test_a_recording_is_the_same_from_a_disk_and_from_an_address(
     assert recording.duration_s(Address("memory://a.wav")) == 2.0
 
 
-def test_a_long_file_is_not_fetched_whole(memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_opening_a_large_file_does_not_fetch_it_whole(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
     memory.pipe("/long.wav", b"x" * (AT_ONCE + 1))
     fetched: list[str] = []
     monkeypatch.setattr(type(memory), "cat_file", lambda *_, **__: fetched.append("whole"))
@@ -126,7 +132,7 @@ def test_a_long_file_is_not_fetched_whole(memory: fsspec.AbstractFileSystem, mon
         assert stream.read(3) == b"xxx" and not fetched
 
 
-def test_a_file_written_anew_has_another_signature(memory: fsspec.AbstractFileSystem) -> None:
+def test_an_overwritten_file_has_another_signature(memory: fsspec.AbstractFileSystem) -> None:
     one = Address("memory://folder/one")
     one.write_bytes(b"first")
     before = one.sign()

@@ -19,7 +19,7 @@ def spread(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[Path]]:
     return found
 
 
-def test_recordings_of_any_kind_are_found_and_evenly_spread(
+def test_recordings_of_any_format_are_found_and_evenly_sampled(
     wav: WriteWav, tmp_path: Path, spread: Callable[..., list[Path]]
 ) -> None:
     made = [wav(f"speech/{number:02}.{kind}") for number, kind in enumerate(("flac", "wav", "ogg", "flac"))]
@@ -29,7 +29,7 @@ def test_recordings_of_any_kind_are_found_and_evenly_spread(
 
 
 @pytest.mark.parametrize("limit", [None, 5])
-def test_a_folder_without_recordings_ends_in_a_sentence(
+def test_a_folder_without_recordings_ends_with_an_error_that_names_it(
     tmp_path: Path, spread: Callable[..., list[Path]], limit: int | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):

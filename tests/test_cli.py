@@ -60,7 +60,7 @@ def test_every_config_is_read_by_its_verb(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in CONFIGS if path.parent.name == "study"], ids=lambda path: path.stem)
-def test_every_study_sets_what_its_verbs_take(path: Path, tmp_path: Path) -> None:
+def test_every_study_sets_only_options_that_its_verbs_accept(path: Path, tmp_path: Path) -> None:
     whole = parse("study", StudySettings, ["--config", str(path)])
     studies = [whole, *([replace(whole, quick=True).shortened()] if whole.shorter else [])]
     given = [("render", settings.rendering(name)) for settings in studies for name in settings.images]
@@ -84,7 +84,7 @@ def test_every_study_sets_what_its_verbs_take(path: Path, tmp_path: Path) -> Non
         ("[]", []),
     ],
 )
-def test_names_of_speakers_stay_as_they_are_written(given: str, names: list[str | int], tmp_path: Path) -> None:
+def test_speaker_names_are_parsed_as_written(given: str, names: list[str | int], tmp_path: Path) -> None:
     for arguments in (["--valid_speakers", given], [f"--valid_speakers={given}"]):
         assert parse("finetune", FinetuneSettings, ["--seed", "3", *arguments]).valid_speakers == names
     if given.startswith("["):
@@ -95,7 +95,7 @@ def test_names_of_speakers_stay_as_they_are_written(given: str, names: list[str 
         assert (settings.dropout, settings.train.epochs) == (0.1, 8)
 
 
-def test_a_list_that_does_not_end_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unterminated_list_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run_verb("finetune", ["--valid_speakers", "[3"])
     assert ended.value.code == 2
@@ -103,7 +103,7 @@ def test_a_list_that_does_not_end_is_refused(capsys: pytest.CaptureFixture[str])
 
 
 @pytest.mark.parametrize("encoding", ["cp1252", "ascii"])
-def test_help_comes_on_any_console(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_help_prints_on_a_console_of_any_encoding(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for verb in VERBS:
         monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
         with pytest.raises(SystemExit) as ended:
@@ -111,7 +111,7 @@ def test_help_comes_on_any_console(encoding: str, monkeypatch: pytest.MonkeyPatc
         assert ended.value.code == 0
 
 
-def test_all_rows_come_on_a_console_that_lacks_their_letters(world: World, tmp_path: Path) -> None:
+def test_predict_prints_all_rows_on_a_console_that_cannot_encode_the_paths(world: World, tmp_path: Path) -> None:
     encoding = "cp1252"
     names = ["a.wav", "\u0142\u00f3d\u017a \u2603.wav", "\U0001f600.wav"]
     for name in names:
@@ -125,7 +125,7 @@ def test_all_rows_come_on_a_console_that_lacks_their_letters(world: World, tmp_p
     assert sorted(row["path"] for row in csv.DictReader(io.StringIO(shown))) == expected
 
 
-def test_rendering_and_training_tell_the_labels_with_their_counts(
+def test_render_and_finetune_print_the_labels_with_their_counts(
     wav: WriteWav, world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for number, name in enumerate(("train/joy/a.wav", "train/grief/b.wav", "test/joy/c.wav")):
@@ -139,18 +139,18 @@ def test_rendering_and_training_tell_the_labels_with_their_counts(
     assert capsys.readouterr().err.startswith("labels: angry 16, calm 16, happy 16; speakers: 8\n")
 
 
-def test_there_are_configs() -> None:
+def test_render_finetune_and_study_have_configs() -> None:
     assert {path.parent.name for path in CONFIGS} >= {"render", "finetune", "study"}
 
 
-def test_a_config_and_options_mix(tmp_path: Path) -> None:
+def test_options_override_a_config(tmp_path: Path) -> None:
     config = tmp_path / "a.yaml"
     config.write_text("train: {epochs: 3, mixup: 0.0}\nbackbone: vgg16\n")
     settings = parse("finetune", FinetuneSettings, ["--config", str(config), "--train.epochs", "5"])
     assert (settings.backbone, settings.train.epochs, settings.train.mixup) == ("vgg16", 5, 0.0)
 
 
-def test_a_spec_is_taken_from_a_checkpoint_and_changed_field_by_field(world: World, tmp_path: Path) -> None:
+def test_a_spec_from_a_checkpoint_can_be_changed_with_options(world: World, tmp_path: Path) -> None:
     description = world.checkpoint / "spectro.json"
     settings = parse("render", RenderSettings, ["--spec", str(description), "--spec.width", "90"])
     assert settings.spec == SpectrogramSpec.from_dict(world.trained.about.spec.to_dict() | {"width": 90})
@@ -159,19 +159,21 @@ def test_a_spec_is_taken_from_a_checkpoint_and_changed_field_by_field(world: Wor
         parse("render", RenderSettings, ["--spec", str(tmp_path / "gone.json")])
 
 
-def test_values_that_contradict_each_other_end_with_one_line_and_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_invalid_value_ends_with_a_single_line_and_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     assert run_verb("render", ["--spec.height", "0"]) == 2
     assert capsys.readouterr().err == "spectro render: height is 0; it must be a whole number from 1 to 2048\n"
 
 
-def test_an_unknown_option_ends_with_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_option_ends_with_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         run_verb("render", ["--heigth", "3"])
     assert ended.value.code == 2
     assert "heigth" in capsys.readouterr().err
 
 
-def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_interrupt_prints_how_to_continue(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
@@ -180,7 +182,7 @@ def test_an_interruption_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch, caps
     assert "run the same command again" in capsys.readouterr().err
 
 
-def test_a_quoted_home_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_tilde_expands_to_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from spectro.verbs.predict import PredictSettings
 
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -197,7 +199,7 @@ def test_a_quoted_home_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     assert rendered.source == tmp_path / "corpus" and rendered.spec.hop_length == 99
 
 
-def test_errors_show_foreign_text_and_name_a_full_disk(
+def test_errors_are_escaped_and_shortened_and_explain_a_full_disk(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(error: Exception) -> str:
@@ -214,7 +216,7 @@ def test_errors_show_foreign_text_and_name_a_full_disk(
     assert told.startswith("spectro predict: /data/a\\x1b.csv: No space left on device; make room, and run the same ")
 
 
-def test_a_mistake_of_ours_does_not_end_as_if_some_clips_had_failed(
+def test_an_unexpected_exception_ends_with_exit_code_2(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object) -> None:
@@ -225,7 +227,7 @@ def test_a_mistake_of_ours_does_not_end_as_if_some_clips_had_failed(
     assert "RuntimeError: a mistake" in capsys.readouterr().err
 
 
-def test_the_command_lists_its_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_lists_its_verbs_and_its_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out
     assert all(verb in shown for verb in VERBS)
@@ -236,12 +238,12 @@ def test_the_command_lists_its_verbs(capsys: pytest.CaptureFixture[str]) -> None
     assert capsys.readouterr().out == f"spectro {spectro.__version__}\n"
 
 
-def test_importing_the_package_brings_nothing_heavy() -> None:
+def test_importing_the_package_imports_neither_torch_librosa_nor_pandas() -> None:
     code = "import sys, spectro; sys.exit(any(name in sys.modules for name in ('torch', 'librosa', 'pandas')))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
-def test_errors_are_one_tree() -> None:
+def test_all_errors_derive_from_spectro_error_and_are_documented() -> None:
     from spectro import errors
 
     classes = [value for value in vars(errors).values() if isinstance(value, type)]
@@ -250,7 +252,7 @@ def test_errors_are_one_tree() -> None:
     assert all(one.__name__ in errors.__doc__ for one in classes)
 
 
-def test_several_renderings_are_given_one_after_the_other() -> None:
+def test_the_option_index_accepts_several_folders() -> None:
     for arguments, expected in (
         (["--index", "a"], [Path("a")]),
         (["--index", "a", "b c", "--seed", "3"], [Path("a"), Path("b c")]),
@@ -261,12 +263,12 @@ def test_several_renderings_are_given_one_after_the_other() -> None:
         assert parse("finetune", FinetuneSettings, arguments).indexes == expected
 
 
-def test_a_fold_may_have_a_name() -> None:
+def test_a_fold_may_be_a_name_or_a_number() -> None:
     assert parse("finetune", FinetuneSettings, ["--fold", "savee"]).fold == "savee"
     assert parse("finetune", FinetuneSettings, ["--fold", "3"]).fold == 3
 
 
-def test_an_option_may_be_a_word_that_python_keeps_for_itself() -> None:
+def test_an_option_may_be_a_reserved_word_of_python() -> None:
     from spectro.verbs.weights import WeightsSettings
 
     settings = parse("weights", WeightsSettings, ["mn04_as", "--from", "~/file.pt"])
@@ -274,7 +276,7 @@ def test_an_option_may_be_a_word_that_python_keeps_for_itself() -> None:
     assert parse("weights", WeightsSettings, []).names == []
 
 
-def test_a_spec_may_be_named_by_the_weights_that_read_it() -> None:
+def test_a_spec_may_be_given_as_the_name_of_pretrained_weights() -> None:
     from spectro.model.pretrained import SPECS
     from spectro.rendering.render import RenderSettings
 

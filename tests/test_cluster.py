@@ -22,20 +22,20 @@ def fill_the_disk(_item: int) -> int:
     raise OSError(errno.ENOSPC, "No space left on device", "table/part-00000.parquet")
 
 
-def test_results_come_back_and_errors_of_ours_as_they_were() -> None:
+def test_a_worker_returns_results_and_preserves_spectros_errors() -> None:
     assert Worker(pickle.dumps(double), version("spectro"))._made_of(3) == 6
     failed = Worker(pickle.dumps(refuse), version("spectro"))._made_of(3)
     assert isinstance(failed, Failure)
     assert isinstance(failed.error(), SpectroError) and str(failed.error()) == "net: holds no checkpoint"
 
 
-def test_a_full_disk_is_told_as_one() -> None:
+def test_a_full_disk_is_reported_as_an_os_error_with_its_file() -> None:
     error = Worker(pickle.dumps(fill_the_disk), version("spectro"))._made_of(3).error()
     assert isinstance(error, OSError)
     assert (error.errno, error.filename) == (errno.ENOSPC, "table/part-00000.parquet")
 
 
-def test_another_version_ends_the_run_with_a_sentence() -> None:
+def test_a_version_mismatch_is_reported_as_an_error() -> None:
     failed = Worker(pickle.dumps(double), "0.0.1")._made_of(3)
     assert "others 0.0.1; install the same version everywhere" in str(failed.error())
 
@@ -49,5 +49,7 @@ def test_another_version_ends_the_run_with_a_sentence() -> None:
         ({"CPU": 8.0}, Cluster(address="auto", gpus=0.25), 0),
     ],
 )
-def test_a_machine_has_room_for_what_it_has(resources: dict[str, float], cluster: Cluster, room: int) -> None:
+def test_the_room_of_a_machine_follows_from_its_cpus_and_gpus(
+    resources: dict[str, float], cluster: Cluster, room: int
+) -> None:
     assert _room(resources, cluster) == room

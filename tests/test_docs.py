@@ -12,7 +12,7 @@ from tests.conftest import REPOSITORY
 
 
 @pytest.mark.parametrize("page", ["extending.md"])
-def test_a_pages_examples_run(page: str, tmp_path: Path) -> None:
+def test_the_examples_of_a_page_run(page: str, tmp_path: Path) -> None:
     text = (REPOSITORY / "docs" / page).read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     assert len(blocks) >= 8
@@ -35,7 +35,7 @@ def _anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_internal_links_lead_to_existing_files_and_headings(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
         if "://" in link:
@@ -46,12 +46,12 @@ def test_links_lead_somewhere(page: Path) -> None:
         assert not anchor or anchor in _anchors(target), link
 
 
-def test_the_readme_can_be_read_at_once() -> None:
+def test_the_readme_has_at_most_1500_words() -> None:
     assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").split()) <= 1500
 
 
 @pytest.mark.slow  # half a minute
-def test_the_site_is_built_without_a_warning_and_asks_no_other_host(tmp_path: Path) -> None:
+def test_the_site_builds_without_warnings_and_loads_nothing_from_other_hosts(tmp_path: Path) -> None:
     quiet = {"NO_MKDOCS_2_WARNING": "1", "DISABLE_MKDOCS_2_WARNING": "true", "PYTHONPATH": str(REPOSITORY)}
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
     done = subprocess.run(

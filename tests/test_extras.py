@@ -21,7 +21,9 @@ def _spectro(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
 
 
-def test_prediction_needs_no_package_of_the_extra_train(world: World, wav: WriteWav, tmp_path: Path) -> None:
+def test_predicting_and_rendering_need_no_package_of_the_extra_train(
+    world: World, wav: WriteWav, tmp_path: Path
+) -> None:
     clip, checkpoint = wav(), ("--checkpoint", world.checkpoint, "--engine", "torch")
     for verb, out in (("predict", "rows.csv"), ("timeline", "timeline.csv")):
         done = _spectro(verb, clip, *checkpoint, "--out", tmp_path / out)
@@ -49,7 +51,7 @@ def test_a_verb_that_lacks_a_package_names_the_extra(
     assert "Traceback" not in done.stderr
 
 
-def test_every_dependency_has_a_pin_that_fits_and_no_address() -> None:
+def test_every_dependency_has_a_matching_pin_without_a_url() -> None:
     lines = (REPOSITORY / "constraints.txt").read_text(encoding="utf-8").splitlines()
     assert not [line for line in lines if "://" in line or " @ " in line]
     pins: dict[str, list[str]] = {}

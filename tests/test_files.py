@@ -31,7 +31,7 @@ from tests.conftest import REPOSITORY
 EVIL = "a\x1b[31m\x9b0m\r\n\t\u202eb\u2066\u2028\u2029\x85\x7f\x00c\ud800"
 
 
-def test_nothing_that_a_terminal_obeys_or_hides_is_printed() -> None:
+def test_printable_escapes_control_and_bidirectional_characters() -> None:
     shown = printable(EVIL)
     assert shown == (r"a\x1b[31m\x9b0m\r\n\t\u202eb\u2066\u2028\u2029\x85\x7f\x00c\ud800")
     everything = printable("".join(map(chr, range(0x110000))), 2**24)
@@ -47,7 +47,7 @@ def test_nothing_that_a_terminal_obeys_or_hides_is_printed() -> None:
     }
 
 
-def test_names_keep_what_can_be_read() -> None:
+def test_readable_names_stay_unchanged_and_undecodable_bytes_are_escaped() -> None:
     for name in ("é 名前 می‌خواهم.wav", "a" * 300):
         assert printable(name) == path_text(name) == name
     assert printable(os.fsdecode(b"\xff\xfe.wav")) == path_text(os.fsdecode(b"\xff\xfe.wav")) == r"\xff\xfe.wav"
@@ -55,13 +55,13 @@ def test_names_keep_what_can_be_read() -> None:
 
 
 @pytest.mark.parametrize("text", ["x" * 301, "x" * 10**6, "\x1b" * 200, "\x1b" * 10**6])
-def test_a_long_text_loses_its_middle(text: str) -> None:
+def test_a_long_text_is_shortened_in_the_middle(text: str) -> None:
     shown = printable("begin" + text + "end")
     assert len(shown) == 300
     assert shown.startswith("begin") and shown.endswith("end") and shown.count("…") == 1
 
 
-def test_json_reads_back_equal_and_shows_everything() -> None:
+def test_json_reads_back_equal_and_escapes_invisible_characters() -> None:
     content = {"name": EVIL + "\U000e0041é", "list": ["\u2028"]}
     for indent in (None, 2):
         text = json_text(content, indent=indent)
@@ -71,14 +71,14 @@ def test_json_reads_back_equal_and_shows_everything() -> None:
         text.encode()
 
 
-def test_rows_read_back_equal_whatever_is_in_them() -> None:
+def test_csv_rows_with_special_characters_read_back_equal() -> None:
     row = ["a\rb", "c\nd", "e\r\nf", 'g"h,i', "\x1b", "", "é", "\u2028", "=1"]
     text = rows_text([row, ["next"] * 9])
     assert list(csv.reader(io.StringIO(text, newline=""))) == [row, ["next"] * 9]
     assert rows_text([["a", "b"]]) == "a,b\n"
 
 
-def test_tables_hold_no_formula() -> None:
+def test_tables_contain_no_spreadsheet_formula() -> None:
     formulas = ["=1+1", "+cmd|x", "-2+3", "@SUM(1)", "\t=1", "\r=1"]
     table = pd.DataFrame({"path": formulas, "reason": formulas, "value": [-1.5, 2, 3, 4, 5, 6]})
     found = pd.read_csv(io.BytesIO(table_bytes(table)), keep_default_na=False)
@@ -89,7 +89,7 @@ def test_tables_hold_no_formula() -> None:
     pd.testing.assert_frame_equal(pd.read_csv(io.BytesIO(table_bytes(harmless)), dtype=str), harmless)
 
 
-def test_a_replaced_file_is_told_from_the_one_before(tmp_path: Path) -> None:
+def test_a_replaced_file_has_another_signature_and_content_mark(tmp_path: Path) -> None:
     """Size and modification time stay equal, as with tools that copy or synchronise."""
     path, other = tmp_path / "a", tmp_path / "b"
     path.write_bytes(b"one")
@@ -105,7 +105,7 @@ def test_a_replaced_file_is_told_from_the_one_before(tmp_path: Path) -> None:
         content_mark(tmp_path)
 
 
-def test_a_lock_file_is_held_by_one_and_stays(tmp_path: Path) -> None:
+def test_a_lock_has_a_single_holder_and_its_file_is_kept(tmp_path: Path) -> None:
     path = tmp_path / "deep" / ".lock"
     with held(path) as free:
         assert free
@@ -119,7 +119,7 @@ def test_a_lock_file_is_held_by_one_and_stays(tmp_path: Path) -> None:
         assert free and path.stat().st_ino == number
 
 
-def test_leftovers_of_killed_runs_go_and_all_else_stays(tmp_path: Path) -> None:
+def test_leftovers_of_killed_runs_are_removed_and_other_files_are_kept(tmp_path: Path) -> None:
     left = [".rows.csv.123.part", ".a\nb.4.part"]
     stays = ["rows.csv", "x.123.part", ".rows.csv.part", ".other.5.part", ".rows.csv.abc.part"]
     for name in (*left, *stays):
@@ -156,7 +156,7 @@ grown.write("last\\n")
 """
 
 
-def test_a_full_disk_is_told_by_the_name_of_the_file_and_leaves_no_half(tmp_path: Path) -> None:
+def test_a_full_disk_error_names_the_file_and_leaves_no_partial_file(tmp_path: Path) -> None:
     """A file size limit simulates a full disk: the system fails in the same way."""
     told = subprocess.run([sys.executable, "-c", FULL, str(tmp_path)], cwd=REPOSITORY, capture_output=True, text=True)
     assert told.stderr == ""
@@ -167,7 +167,7 @@ def test_a_full_disk_is_told_by_the_name_of_the_file_and_leaves_no_half(tmp_path
     assert (tmp_path / "grown").read_text() == "line\n" * 1000 + "last\n"
 
 
-def test_a_file_that_grows_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_reopened_file_is_appended_to_at_its_end(tmp_path: Path) -> None:
     with replacing(tmp_path / "a") as temporary:
         grown = Appended(tmp_path / "a", temporary)
         grown.write("é\n")
@@ -182,7 +182,7 @@ def test_a_file_that_grows_goes_on_where_it_was(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_text() == "é\nb\nc\n"
 
 
-def test_what_is_not_ours_is_refused_and_what_is_ours_is_not(tmp_path: Path) -> None:
+def test_foreign_files_are_refused_as_outputs_and_own_outputs_are_replaced(tmp_path: Path) -> None:
     path, lock = tmp_path / "rows.csv", tmp_path / ".lock"
     path.write_text("mine")
     foreign = pytest.raises(PredictionError, match=r"rows\.csv: already exists.*choose another --out, or move it")
@@ -197,7 +197,7 @@ def test_what_is_not_ours_is_refused_and_what_is_ours_is_not(tmp_path: Path) -> 
     assert json.loads((tmp_path / LIST).read_text()) == ["rows.csv", content_mark(path)]
 
 
-def test_what_a_run_did_not_write_does_not_become_ours(tmp_path: Path) -> None:
+def test_a_file_that_a_failed_run_did_not_write_counts_as_foreign(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     with pytest.raises(KeyError), claimed([path], lock=tmp_path / ".lock", error=PredictionError):
         raise KeyError
@@ -207,7 +207,7 @@ def test_what_a_run_did_not_write_does_not_become_ours(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("known", [False, True])
-def test_what_was_changed_since_it_was_written_is_not_replaced(tmp_path: Path, known: bool) -> None:
+def test_an_output_edited_since_it_was_written_is_not_replaced(tmp_path: Path, known: bool) -> None:
     path, lock = tmp_path / "rows.csv", tmp_path / ".lock"
     with claimed([path], lock=lock, error=PredictionError):
         path.write_text("ours")
@@ -232,7 +232,7 @@ def test_what_was_changed_since_it_was_written_is_not_replaced(tmp_path: Path, k
 
 
 @pytest.mark.parametrize("name", [LIST, LIST_LOCK, ".lock"])
-def test_neither_list_nor_lock_is_written_through_a_link(tmp_path: Path, name: str) -> None:
+def test_neither_list_nor_lock_is_written_through_a_symbolic_link(tmp_path: Path, name: str) -> None:
     mine, folder = tmp_path / "mine", tmp_path / "out"
     mine.write_text("mine")
     folder.mkdir()
@@ -243,7 +243,7 @@ def test_neither_list_nor_lock_is_written_through_a_link(tmp_path: Path, name: s
     assert mine.read_text() == "mine"
 
 
-def test_outputs_of_one_folder_that_end_together_keep_each_others_names(tmp_path: Path) -> None:
+def test_concurrent_outputs_to_a_folder_are_all_listed(tmp_path: Path) -> None:
     def write(number: int) -> None:
         for turn in range(5):
             path = tmp_path / f"{number}-{turn}"
@@ -255,7 +255,7 @@ def test_outputs_of_one_folder_that_end_together_keep_each_others_names(tmp_path
     check_ours([tmp_path / f"{number}-{turn}" for number in range(4) for turn in range(5)], error=PredictionError)
 
 
-def test_inputs_are_refused_by_any_name_of_theirs(tmp_path: Path) -> None:
+def test_an_output_path_that_leads_to_an_input_is_refused(tmp_path: Path) -> None:
     path, link, twin = tmp_path / "a", tmp_path / "link", tmp_path / "twin"
     path.write_text("mine")
     link.symlink_to(path)

@@ -21,7 +21,7 @@ WRITTEN = json.loads((HERE / "golden.json").read_text())
 
 
 @pytest.mark.parametrize("name", golden.DRAWN)
-def test_pictures_are_what_they_were(name: str) -> None:
+def test_pictures_equal_those_of_an_earlier_release(name: str) -> None:
     spec = golden.DRAWN[name]
     picture = spectrogram.render(spectrogram.read(golden.clips()[0], spec), spec)
     before = png.read(HERE / f"{name}.png", spec).pixels  # raises for another spec
@@ -30,12 +30,12 @@ def test_pictures_are_what_they_were(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", golden.SHIPPED)
-def test_shipped_networks_answer_what_they_answered(name: str) -> None:
+def test_shipped_networks_predict_the_probabilities_of_an_earlier_release(name: str) -> None:
     for clip, probabilities in golden.answers(name).items():
         assert probabilities == pytest.approx(WRITTEN["answers"][name][clip], abs=0.01), clip
 
 
-def test_a_rendering_of_before_is_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rendering_of_an_earlier_release_is_reused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(HERE / "images", tmp_path / "images")
     shutil.copytree(HERE / "corpus", tmp_path / "corpus")
     monkeypatch.chdir(tmp_path)
@@ -45,5 +45,5 @@ def test_a_rendering_of_before_is_not_made_again(tmp_path: Path, monkeypatch: py
     pd.testing.assert_frame_equal(after[before.columns], before)
 
 
-def test_a_run_of_before_would_be_resumed() -> None:
+def test_a_training_run_keeps_its_identity_of_an_earlier_release() -> None:
     assert golden.training(HERE / "images") == WRITTEN["training"]

@@ -44,7 +44,7 @@ class Grown:
     inner: GrownInner = field(default_factory=GrownInner)
 
 
-def test_a_field_that_was_added_counts_only_where_it_changes_something() -> None:
+def test_an_added_field_changes_the_identity_only_where_it_has_an_effect() -> None:
     before = identity_of(Before())
     assert before == {"size": 3, "inner": {"rate": 0.5}}
     assert identity_of(Grown(size=3, window="hann", inner=GrownInner(names=()))) == before
@@ -70,7 +70,7 @@ def test_specs_keep_their_fingerprints(spec: SpectrogramSpec, expected: str) -> 
     assert SpectrogramSpec.from_dict(told) == spec
 
 
-def test_renderings_keep_theirs() -> None:
+def test_renderings_keep_their_fingerprints() -> None:
     assert fingerprint(render._settings_dict(RenderSettings(corpus="synthetic"))) == "839044e98fb14554"
 
 
@@ -82,7 +82,7 @@ def test_renderings_keep_theirs() -> None:
         ({"valid_speakers": [10, "9"]}, "0e3bec365170e462"),
     ],
 )
-def test_runs_are_resumed_by_the_settings_that_they_began_with(changes: dict[str, Any], expected: str) -> None:
+def test_training_runs_keep_their_fingerprints(changes: dict[str, Any], expected: str) -> None:
     data: Any = SimpleNamespace(spec=SimpleNamespace(fingerprint="spec"), fingerprint="data")
     settings = FinetuneSettings(weights="none", **changes)
     unturned, turned = (SimpleNamespace(turned=turned) for turned in (False, True))
@@ -90,7 +90,7 @@ def test_runs_are_resumed_by_the_settings_that_they_began_with(changes: dict[str
     assert fingerprint(finetune.run_identity(settings, data, turned)) != expected
 
 
-def test_classical_systems_and_their_features_keep_theirs() -> None:
+def test_classical_systems_and_their_features_keep_their_fingerprints() -> None:
     assert fingerprint(classical._plain(ClassicalSettings())) == "d0f4d7d1349fce97"
     features = {"features": FeatureSettings(kind="egemaps").identity(), "spec": identity_of(SpectrogramSpec())}
     assert fingerprint(features | {"augment": identity_of(AugmentSettings(seed=1))}) == "411f62ce6424ae01"

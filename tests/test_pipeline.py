@@ -63,7 +63,7 @@ def _shuffle_labels(index: pd.DataFrame) -> pd.DataFrame:
     return index.assign(emotion=index["clip_id"].map(dict(zip(clips["clip_id"], shuffled, strict=True))))
 
 
-def test_speakers_who_were_not_heard_are_understood_far_above_chance(images: Path, tmp_path: Path) -> None:
+def test_emotions_of_unseen_speakers_are_recognised_far_above_chance(images: Path, tmp_path: Path) -> None:
     assert _train_and_measure(images, tmp_path / "checkpoint") > 3 * CHANCE
     predictor = Predictor(tmp_path / "checkpoint", device="cpu")
     speakers = predictor.checkpoint.split.speakers["test"]
@@ -75,7 +75,7 @@ def test_speakers_who_were_not_heard_are_understood_far_above_chance(images: Pat
 
 
 @pytest.mark.slow
-def test_nothing_is_learnt_from_shuffled_labels(images: Path, tmp_path: Path) -> None:
+def test_training_on_shuffled_labels_stays_near_chance(images: Path, tmp_path: Path) -> None:
     """If this were far above chance, the measurement above would be worthless."""
     shuffled = _rewrite_index(images, _shuffle_labels, tmp_path / "shuffled")
     assert _train_and_measure(shuffled, tmp_path / "checkpoint") < 2 * CHANCE

@@ -62,7 +62,7 @@ print("all was done")
 """
 
 
-def _told(trace: str) -> list[str]:
+def _contacts(trace: str) -> list[str]:
     """Return the lines of a trace that contact another machine or look up a name."""
     found = []
     for line in trace.splitlines():
@@ -82,7 +82,9 @@ def traced() -> None:
 
 
 @pytest.mark.slow  # every verb and every library under strace
-def test_nothing_is_told_and_nothing_is_kept_whatever_is_used(world: World, tmp_path: Path, traced: None) -> None:
+def test_spectro_contacts_no_other_host_and_leaves_only_caches_in_the_home(
+    world: World, tmp_path: Path, traced: None
+) -> None:
     pytest.importorskip("onnxruntime")
     pytest.importorskip("openvino")
     pytest.importorskip("transformers")
@@ -103,13 +105,13 @@ def test_nothing_is_told_and_nothing_is_kept_whatever_is_used(world: World, tmp_
         check=False,
     )
     assert done.stdout.endswith("all was done\n"), done.stderr
-    assert _told((tmp_path / "trace").read_text()) == []
+    assert _contacts((tmp_path / "trace").read_text()) == []
     assert {path.name for path in home.iterdir()} <= {".cache", ".config"}
     assert {path.name for path in home.glob(".c*/*")} <= KEPT_AT_HOME
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "2001:db8::1", "127.0.0.53"])
-def test_a_library_that_tells_something_would_be_seen(address: str, tmp_path: Path, traced: None) -> None:
+def test_the_trace_shows_a_contact_to_another_host(address: str, tmp_path: Path, traced: None) -> None:
     code = """
 import socket, sys
 family = socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET
@@ -117,10 +119,10 @@ socket.socket(family, socket.SOCK_DGRAM).connect_ex((sys.argv[1], 53))
 socket.socket(socket.AF_INET, socket.SOCK_DGRAM).connect_ex(("127.0.0.1", 80))
 """
     subprocess.run([*TRACE, "-o", str(tmp_path / "trace"), sys.executable, "-c", code, address], check=True)
-    assert len(_told((tmp_path / "trace").read_text())) == 1
+    assert len(_contacts((tmp_path / "trace").read_text())) == 1
 
 
-def test_reports_are_switched_off_before_anything_is_imported_and_users_have_the_last_word() -> None:
+def test_telemetry_is_off_after_import_unless_the_user_enables_it() -> None:
     code = f"""
 import os, sys, importlib.util
 import spectro
@@ -135,7 +137,7 @@ print(importlib.util.find_spec({OPENVINO_REPORTER!r}))
     assert shown.splitlines()[0] == "1 0 0 1 1"
 
 
-def test_a_runtime_that_was_imported_before_is_told_to_be_quiet() -> None:
+def test_telemetry_of_an_already_imported_onnxruntime_is_disabled() -> None:
     code = """
 import sys, types
 told = []

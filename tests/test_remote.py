@@ -36,7 +36,7 @@ def test_a_file_is_fetched_once(server: FileServer, tmp_path: Path) -> None:
     assert server.asked == [("/a.bin", None)]
 
 
-def test_a_download_that_was_cut_off_goes_on_where_it_stopped(server: FileServer, tmp_path: Path) -> None:
+def test_an_interrupted_download_resumes_where_it_stopped(server: FileServer, tmp_path: Path) -> None:
     server.limit = 400_000
     with new_session() as session:
         for _ in range(2):
@@ -50,20 +50,20 @@ def test_a_download_that_was_cut_off_goes_on_where_it_stopped(server: FileServer
     assert 0 < offsets[0] < offsets[1] < len(CONTENT)
 
 
-def test_all_of_a_file_that_waits_for_its_check_is_not_fetched_again(server: FileServer, tmp_path: Path) -> None:
+def test_a_part_file_that_is_already_complete_is_accepted(server: FileServer, tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "a.bin.part").write_bytes(CONTENT)
     with new_session() as session:
         assert fetch(session, _file(server), tmp_path).read_bytes() == CONTENT
 
 
-def test_a_wrong_checksum_is_an_error_and_leaves_nothing(server: FileServer, tmp_path: Path) -> None:
+def test_a_wrong_checksum_raises_an_error_and_leaves_no_file(server: FileServer, tmp_path: Path) -> None:
     with new_session() as session, pytest.raises(DownloadError, match="does not match its checksum"):
         fetch(session, _file(server, b"other"), tmp_path)
     assert not list(tmp_path.rglob("a.bin*"))
 
 
-def test_a_missing_file_is_an_error_that_names_it(server: FileServer, tmp_path: Path) -> None:
+def test_a_missing_file_raises_an_error_that_names_it(server: FileServer, tmp_path: Path) -> None:
     gone = RemoteFile(url=server.url("/gone"), path=PurePosixPath("gone"), checksum="md5:00")
     with new_session() as session, pytest.raises(DownloadError, match="/gone: 404"):
         fetch(session, gone, tmp_path)
@@ -82,7 +82,7 @@ def test_archives_are_unpacked(server: FileServer, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../evil.wav", "/evil.wav"])
-def test_an_archive_cannot_write_outside_of_its_folder(tmp_path: Path, name: str) -> None:
+def test_an_archive_cannot_write_outside_its_folder(tmp_path: Path, name: str) -> None:
     archive_path = tmp_path / "in" / "evil.zip"
     archive_path.parent.mkdir()
     with zipfile.ZipFile(archive_path, "w") as archive:
@@ -91,7 +91,7 @@ def test_an_archive_cannot_write_outside_of_its_folder(tmp_path: Path, name: str
         unpack(archive_path, tmp_path / "in")
 
 
-def test_a_server_cannot_name_a_file_outside_of_the_folder(server: FileServer, tmp_path: Path) -> None:
+def test_a_server_cannot_name_a_file_outside_the_folder(server: FileServer, tmp_path: Path) -> None:
     file = RemoteFile(url=server.url("/a.bin"), path=PurePosixPath("../a.bin"), checksum="md5:00")
     with new_session() as session, pytest.raises(DownloadError, match="outside the folder"):
         fetch(session, file, tmp_path)

@@ -20,7 +20,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return next(out.glob("spectro-*.whl"))
 
 
-def test_a_wheel_holds_what_is_needed(wheel: Path) -> None:
+def test_the_wheel_contains_only_the_package_with_its_checkpoint(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     checkpoint = {f"spectro/checkpoints/yamnet-voices/{name}" for name in ("model.safetensors", "spectro.json")}
     pages = {"spectro/serve/static/index.html", "spectro/study/page.html", "spectro/model/card.md.j2"}
