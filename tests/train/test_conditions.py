@@ -37,12 +37,12 @@ def _only(**changes: Any) -> Conditions:
     return Conditions(ConditionSettings(probability=1.0, **{**NOTHING, **changes}), SPEC)
 
 
-def test_conditions_that_do_nothing_leave_pictures_as_they_are() -> None:
+def test_neutral_conditions_leave_pictures_unchanged() -> None:
     pixels = render(_speech_like(), SPEC)
     assert np.abs(_only()(pixels, 0).astype(int) - pixels).max() <= 1
 
 
-def test_a_telephone_line_is_what_a_filter_makes_of_the_sound() -> None:
+def test_a_telephone_band_on_pictures_matches_band_pass_filtered_sound() -> None:
     samples = _speech_like()
     sections = scipy.signal.butter(12, (300, 3_400), "bandpass", fs=RATE, output="sos")
     filtered = render(scipy.signal.sosfiltfilt(sections, samples).astype(np.float32), SPEC)
@@ -54,7 +54,7 @@ def test_a_telephone_line_is_what_a_filter_makes_of_the_sound() -> None:
     assert not altered[: SPEC.height - 1 - int(np.ceil(band_of(3_400, SPEC)))].any()
 
 
-def test_noise_is_as_loud_as_it_says_and_leaves_what_is_beyond_the_clip_black() -> None:
+def test_noise_has_the_requested_level_and_leaves_padding_black() -> None:
     pixels = render(_speech_like()[:RATE], SPEC)
     noisy = _only(noise_db=(-40.0, -40.0))(pixels, 3)
     sounding = pixels.any(axis=0)
@@ -64,7 +64,7 @@ def test_noise_is_as_loud_as_it_says_and_leaves_what_is_beyond_the_clip_black() 
     assert 10 * np.log10(np.mean(10 ** (levels_db / 10))) == pytest.approx(-40, abs=1.5)
 
 
-def test_a_room_decays_as_fast_as_it_says() -> None:
+def test_reverberation_decays_at_the_requested_rate() -> None:
     pixels = np.zeros(SPEC.shape, np.uint8)
     pixels[:, 20] = 255
     pixels[:, 21:] = 1  # quiet, but not black
@@ -73,7 +73,7 @@ def test_a_room_decays_as_fast_as_it_says() -> None:
     assert after[25] - after[25 + hops] == pytest.approx(60 * hops * SPEC.hop_length / RATE / 0.5, abs=0.7)
 
 
-def test_the_level_goes_where_the_scale_tells_none_and_stays_where_it_does() -> None:
+def test_gain_changes_only_pictures_with_an_absolute_scale() -> None:
     pixels = render(_speech_like(), SPEC)
     louder = ConditionSettings(probability=1.0, **{**NOTHING, "gain_db": (6.0, 6.0)})
     assert np.abs(Conditions(louder, SPEC)(pixels, 0).astype(int) - pixels).max() <= 1
@@ -83,7 +83,7 @@ def test_the_level_goes_where_the_scale_tells_none_and_stays_where_it_does() -> 
     assert np.median(changed[quiet > 50]) == pytest.approx(6 * 255 / 120, abs=1)
 
 
-def test_a_seed_gives_one_picture_and_no_probability_gives_none() -> None:
+def test_equal_seeds_give_equal_pictures_and_default_settings_change_nothing() -> None:
     pixels = render(_speech_like(), SPEC)
     conditions = Conditions(ConditionSettings(probability=0.5), SPEC)
     first = conditions(pixels, 7)
@@ -92,7 +92,7 @@ def test_a_seed_gives_one_picture_and_no_probability_gives_none() -> None:
     assert Conditions(ConditionSettings(), SPEC)(pixels, 7) is pixels
 
 
-def test_impossible_conditions_are_refused() -> None:
+def test_invalid_conditions_are_refused() -> None:
     with pytest.raises(TrainingError, match=r"conditions\.probability is 2"):
         ConditionSettings(probability=2)
     with pytest.raises(TrainingError, match=r"conditions\.decay_s is 1\.0, 0\.5"):

@@ -14,7 +14,7 @@ from spectro.train.module import Classifier, TrainingSettings
 from tests.conftest import World
 
 
-def test_validation_and_test_see_untouched_clips_of_their_own_speakers_only(world: World) -> None:
+def test_validation_and_test_hold_only_original_clips_of_their_own_speakers(world: World) -> None:
     data = PictureDataModule(world.images, copies="all", batch_size=8)
     speakers = {part: set(rows["speaker"]) for part, rows in data.rows.items()}
     assert not speakers["train"] & (speakers["valid"] | speakers["test"])
@@ -24,7 +24,7 @@ def test_validation_and_test_see_untouched_clips_of_their_own_speakers_only(worl
     assert set().union(*speakers.values()) == {str(number) for number in range(1, 9)}
 
 
-def test_batches_are_the_rendered_pictures_and_their_labels(world: World) -> None:
+def test_batches_hold_the_rendered_pictures_and_their_labels(world: World) -> None:
     data = PictureDataModule(world.images, batch_size=4)
     pictures, targets, groups = next(iter(data.test_dataloader()))
     assert (pictures.dtype, tuple(pictures.shape), targets.dtype) == (torch.uint8, (4, 1, 40, 80), torch.int64)
@@ -35,7 +35,7 @@ def test_batches_are_the_rendered_pictures_and_their_labels(world: World) -> Non
         assert data.labels[int(target)] == row.emotion
 
 
-def test_copies_of_test_clips_train_under_the_protocol_that_shows_what_that_is_worth(world: World) -> None:
+def test_the_leaky_copies_protocol_trains_on_copies_of_test_clips(world: World) -> None:
     data = PictureDataModule(world.images, copies="all", batch_size=8, protocol="random-leaky-copies")
     train, test = data.rows["train"], data.rows["test"]
     assert set(test["copy"]) == {0}
@@ -46,7 +46,7 @@ def test_copies_of_test_clips_train_under_the_protocol_that_shows_what_that_is_w
 
 
 @pytest.mark.parametrize("copies", ["one", "all", "none"])
-def test_copies_are_drawn_as_asked(world: World, copies: str) -> None:
+def test_copies_are_sampled_according_to_the_setting(world: World, copies: str) -> None:
     data = PictureDataModule(world.images, copies=copies, batch_size=8)  # type: ignore[arg-type]
     rows, sampler = data.rows["train"], data.train_dataloader().sampler
     drawn: Counter[int] = Counter()
@@ -60,7 +60,7 @@ def test_copies_are_drawn_as_asked(world: World, copies: str) -> None:
     assert set(drawn) == ({0} if copies == "none" else {0, 1, 2})
 
 
-def test_balanced_sampling_draws_labels_equally_often() -> None:
+def test_balanced_sampling_picks_labels_equally_often() -> None:
     rows = pd.DataFrame({"clip_id": [f"c{n}" for n in range(1000)], "target": [0] * 900 + [1] * 100, "group": 0})
     drawn = [rows["target"][draw.row] for draw in ClipSampler(rows, "one", True, seed=0)]
     assert 420 < sum(drawn) < 580
@@ -68,7 +68,7 @@ def test_balanced_sampling_draws_labels_equally_often() -> None:
     assert sum(plain) == 100
 
 
-def test_loss_weights_make_up_for_rare_labels(world: World) -> None:
+def test_loss_weights_compensate_for_rare_labels(world: World) -> None:
     data = PictureDataModule(world.images, balance="loss", batch_size=8)
     weights = data.class_weights()
     counts = data.rows["train"].groupby("target").size()
@@ -78,7 +78,7 @@ def test_loss_weights_make_up_for_rare_labels(world: World) -> None:
     assert PictureDataModule(world.images, batch_size=8).class_weights() is None
 
 
-def test_a_prior_leaves_nothing_to_learn_from_how_often_labels_come() -> None:
+def test_a_prior_keeps_logits_from_learning_label_frequencies() -> None:
     """If pictures are uninformative, equal logits have the lowest loss, however unequal the labels."""
     targets, net = torch.tensor([0] * 6 + [1] * 3 + [2]), SpectrogramNet("test_efficientnet", 3)
     settings = TrainingSettings(label_smoothing=0.0)
@@ -93,7 +93,7 @@ def test_a_prior_leaves_nothing_to_learn_from_how_often_labels_come() -> None:
         assert (float(logits.grad.abs().max()) < 1e-6) == fits
 
 
-def test_the_prior_is_that_of_training_clips(world: World) -> None:
+def test_the_prior_is_the_label_distribution_of_training_clips(world: World) -> None:
     data = PictureDataModule(world.images, balance="prior", batch_size=8)
     prior = data.prior()
     assert prior is not None
@@ -102,7 +102,7 @@ def test_the_prior_is_that_of_training_clips(world: World) -> None:
     assert PictureDataModule(world.images, batch_size=8).prior() is None
 
 
-def test_labels_of_a_scheme_keep_their_numbers(world: World) -> None:
+def test_targets_index_the_labels_of_a_label_scheme(world: World) -> None:
     data = PictureDataModule(world.images, label_scheme="emotion-gender", batch_size=8)
     assert len(data.labels) == 12
     rows = data.rows["train"]
@@ -110,21 +110,21 @@ def test_labels_of_a_scheme_keep_their_numbers(world: World) -> None:
     assert [data.labels[target] for target in rows["target"]] == rows["label"].tolist()
 
 
-def test_a_batch_that_cannot_be_filled_is_refused(world: World) -> None:
+def test_oversized_batches_and_unknown_label_schemes_are_refused(world: World) -> None:
     with pytest.raises(TrainingError, match="does not fill one batch of 5000"):
         PictureDataModule(world.images, batch_size=5000)
     with pytest.raises(CorpusError, match="unknown label scheme"):
         PictureDataModule(world.images, label_scheme="nope", batch_size=8)
 
 
-def test_the_index_is_all_that_is_read_before_training(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_the_index_is_read_before_training(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(png, "read", lambda *_: pytest.fail("a picture was read"))
     data = PictureDataModule(Path(world.images), batch_size=8)
     assert len(read_index(world.images)[0]) > len(data.rows["test"]) > 0
     data.train_dataloader()
 
 
-def test_a_picture_is_read_once_while_there_is_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pictures_are_read_once_while_the_cache_has_room(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     data = PictureDataModule(world.images, batch_size=4)
     read = []
     original = png.read

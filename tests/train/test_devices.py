@@ -39,7 +39,7 @@ def start(world: World, out: Path, environment: dict[str, str] | None = None, **
     )
 
 
-def ended(*running: subprocess.Popen[str]) -> None:
+def wait_for_success(*running: subprocess.Popen[str]) -> None:
     for one in running:
         told, _ = one.communicate(timeout=200)
         assert one.returncode == 0, told
@@ -50,7 +50,7 @@ def largest_difference(one: Path, other: Path) -> float:
     return max(float(np.abs(first[name] - second[name]).max()) for name in first)
 
 
-def measured(run: Path) -> object:
+def metrics_of(run: Path) -> object:
     """The figures of validation and test speakers."""
     figures = json.loads((run / "spectro.json").read_text())["metrics"]
     assert {"valid", "test"} <= set(figures)
@@ -58,26 +58,26 @@ def measured(run: Path) -> object:
 
 
 @pytest.mark.slow
-def test_two_devices_train_as_one_does_killed_or_not(world: World, tmp_path: Path) -> None:
+def test_two_devices_match_a_single_device_also_after_a_kill_and_across_nodes(world: World, tmp_path: Path) -> None:
     one, two, killed, nodes = (tmp_path / name for name in ("one", "two", "killed", "nodes"))
-    ended(start(world, one, devices="1"))
-    ended(start(world, two, devices="2", strategy="ddp"))
+    wait_for_success(start(world, one, devices="1"))
+    wait_for_success(start(world, two, devices="2", strategy="ddp"))
     assert largest_difference(one, two) < 1e-5
-    assert measured(one) == measured(two)
+    assert metrics_of(one) == metrics_of(two)
 
     begun = start(world, killed, devices="2", strategy="ddp")
     while not (killed / "training" / "last.ckpt").exists() and begun.poll() is None:
         time.sleep(0.01)
     os.killpg(begun.pid, signal.SIGKILL)
     begun.communicate()
-    ended(start(world, killed, devices="2", strategy="ddp"))
+    wait_for_success(start(world, killed, devices="2", strategy="ddp"))
     assert largest_difference(two, killed) < 1e-6
 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     meeting = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    ended(
+    wait_for_success(
         *(
             start(world, nodes, meeting | {"NODE_RANK": str(rank)}, devices="1", nodes="2", strategy="ddp")
             for rank in range(2)
@@ -86,14 +86,14 @@ def test_two_devices_train_as_one_does_killed_or_not(world: World, tmp_path: Pat
     assert largest_difference(two, nodes) < 1e-6
 
 
-def test_a_batch_that_cannot_be_shared_out_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_size_not_divisible_by_the_devices_is_refused(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     data = PictureDataModule(world.images, batch_size=8)
     monkeypatch.setattr("spectro.train.data._world_size", lambda: 3)
     with pytest.raises(TrainingError, match="batch_size is 8; 3 devices need a multiple of their number"):
         data.train_dataloader()
 
 
-def test_devices_share_batches_and_validation(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_devices_split_batches_and_validation_clips(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     data = PictureDataModule(world.images, batch_size=8)
     alone, batches = len(data.rows["valid"]), data.batches_per_epoch
     shares = []

@@ -35,7 +35,7 @@ def _equal(one: Path, other: Path) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_the_folder_tells_where_the_checkpoint_comes_from(world: World) -> None:
+def test_a_checkpoint_describes_its_data_split_metrics_and_versions(world: World) -> None:
     description = json.loads((world.checkpoint / "spectro.json").read_text())
     assert description["backbone"] == "test_efficientnet"
     assert description["labels"] == ["neutral", "calm", "happy", "sad", "angry", "fearful"]
@@ -61,7 +61,7 @@ def test_the_kept_epoch_is_the_best_on_validation_speakers(world: World) -> None
     assert list((world.checkpoint / "training").glob("events.out.tfevents.*"))
 
 
-def test_the_same_settings_give_the_same_weights_and_another_seed_others(world: World, tmp_path: Path) -> None:
+def test_equal_settings_give_equal_weights_and_another_seed_different_weights(world: World, tmp_path: Path) -> None:
     finetune(finetune_settings(world.images, tmp_path / "again"))
     assert _equal(tmp_path / "again", world.checkpoint)
     finetune(finetune_settings(world.images, tmp_path / "other", seed=1))
@@ -69,7 +69,7 @@ def test_the_same_settings_give_the_same_weights_and_another_seed_others(world: 
 
 
 @pytest.mark.parametrize(("ema", "workers"), [(0.9, 0), (0.0, 1)])
-def test_a_killed_run_goes_on_to_the_same_result(world: World, tmp_path: Path, ema: float, workers: int) -> None:
+def test_a_killed_run_resumes_to_the_same_result(world: World, tmp_path: Path, ema: float, workers: int) -> None:
     """The process is killed with SIGKILL after its first epoch."""
     train = TrainingSettings(epochs=4)
     settings = finetune_settings(world.images, tmp_path / "whole", ema=ema, train=train)
@@ -90,7 +90,7 @@ def test_a_killed_run_goes_on_to_the_same_result(world: World, tmp_path: Path, e
     pd.testing.assert_frame_equal(killed.drop(columns="seconds"), whole.drop(columns="seconds"))
 
 
-def test_a_folder_with_another_run_is_refused(world: World, tmp_path: Path) -> None:
+def test_a_folder_with_another_run_is_refused_without_overwrite(world: World, tmp_path: Path) -> None:
     out = tmp_path / "run"
     finetune(finetune_settings(world.images, out))
     with pytest.raises(TrainingError, match=r"holds a run with other settings.*--overwrite true"):
@@ -108,7 +108,7 @@ def test_training_stops_when_validation_no_longer_improves(world: World, tmp_pat
 
 
 @pytest.mark.parametrize("plan", ["head", "last-block", "gradual", "all"])
-def test_what_a_plan_freezes_does_not_move(world: World, tmp_path: Path, plan: Plan) -> None:
+def test_layers_frozen_by_a_plan_keep_their_weights(world: World, tmp_path: Path, plan: Plan) -> None:
     train = TrainingSettings(epochs=1, plan=plan)
     finetune(finetune_settings(world.images, tmp_path / "run", train=train, hidden=8))
     after = _weights(tmp_path / "run")
@@ -120,7 +120,7 @@ def test_what_a_plan_freezes_does_not_move(world: World, tmp_path: Path, plan: P
     assert moved & first == (first if plan == "all" else set())
 
 
-def test_rates_fall_towards_the_input() -> None:
+def test_learning_rates_decrease_towards_the_input() -> None:
     net = SpectrogramNet("test_efficientnet", 4)
     model = Classifier(net, TrainingSettings(layer_decay=0.5, learning_rate=0.01))
     data = type("Data", (), {"batches_per_epoch": 10})()
@@ -133,7 +133,7 @@ def test_rates_fall_towards_the_input() -> None:
     assert len(rates) == len(list(net.parameters()))
 
 
-def test_figures_are_those_of_scikit_learn() -> None:
+def test_metrics_match_scikit_learn() -> None:
     generator = torch.Generator().manual_seed(3)
     logits = torch.randn(200, 5, generator=generator)
     targets = torch.randint(0, 5, (200,), generator=generator)
@@ -143,7 +143,7 @@ def test_figures_are_those_of_scikit_learn() -> None:
     assert found.f1 == pytest.approx(f1_score(targets, predicted, average="macro"), abs=1e-4)
 
 
-def test_the_temperature_undoes_overconfidence() -> None:
+def test_the_fitted_temperature_recovers_the_scale_of_the_logits() -> None:
     generator = torch.Generator().manual_seed(4)
     calibrated = 2 * torch.randn(20_000, 4, generator=generator)
     targets = torch.multinomial(calibrated.softmax(1), 1, generator=generator)[:, 0]
@@ -151,7 +151,7 @@ def test_the_temperature_undoes_overconfidence() -> None:
         assert fit_temperature(factor * calibrated, targets) == pytest.approx(factor, rel=0.05)
 
 
-def test_a_checkpoint_comes_back_as_it_was_kept(world: World, tmp_path: Path) -> None:
+def test_a_checkpoint_survives_saving_and_loading_in_both_dtypes(world: World, tmp_path: Path) -> None:
     pictures = torch.randint(0, 256, (3, 1, 40, 80), dtype=torch.uint8)
     for dtype, tolerance in (("float32", 0.0), ("float16", 0.1)):
         checkpoints.save(world.trained, tmp_path / dtype, dtype=dtype)  # type: ignore[arg-type]
@@ -169,7 +169,7 @@ def test_a_checkpoint_comes_back_as_it_was_kept(world: World, tmp_path: Path) ->
     assert len(modes) == 1, "who may read the description may read the weights"
 
 
-def test_labels_must_be_as_many_as_outputs(world: World) -> None:
+def test_the_number_of_labels_must_equal_the_number_of_outputs(world: World) -> None:
     with pytest.raises(CheckpointError, match="2 labels are given for a network with 6 outputs"):
         Checkpoint.of(net=world.trained.net, labels=("a", "b"), spec=SMALL)
 
@@ -186,7 +186,7 @@ def test_labels_must_be_as_many_as_outputs(world: World) -> None:
         ({"temperature": -0.95}, "temperature: Expected 'float' >= 0.001"),
     ],
 )
-def test_a_checkpoint_whose_parts_do_not_fit_is_refused(
+def test_a_checkpoint_with_an_inconsistent_description_is_refused(
     world: World, tmp_path: Path, change: dict[str, object], message: str
 ) -> None:
     checkpoints.save(world.trained, tmp_path)
@@ -206,21 +206,21 @@ def test_a_missing_or_damaged_checkpoint_is_refused(world: World, tmp_path: Path
         checkpoints.load(tmp_path)
 
 
-def test_pictures_of_another_rendering_are_another_run(world: World, tmp_path: Path) -> None:
+def test_a_run_with_another_copies_setting_is_not_resumed(world: World, tmp_path: Path) -> None:
     settings = finetune_settings(world.images, tmp_path / "run")
     finetune(settings)
     with pytest.raises(TrainingError, match="other settings"):
         finetune(replace(settings, copies="all"))
 
 
-def test_the_figures_are_those_of_the_weights_as_they_are_kept(world: World, tmp_path: Path) -> None:
+def test_finetune_returns_the_weights_as_saved_in_float16(world: World, tmp_path: Path) -> None:
     made = finetune(finetune_settings(world.images, tmp_path / "run", dtype="float16"))
     loaded = checkpoints.load(tmp_path / "run")
     for name, value in loaded.net.state_dict().items():
         assert torch.equal(value, made.net.state_dict()[name]), name
 
 
-def test_a_run_whose_weights_cannot_be_had_leaves_nothing_behind(world: World, tmp_path: Path) -> None:
+def test_a_run_that_fails_on_missing_weights_does_not_block_the_next_run(world: World, tmp_path: Path) -> None:
     with pytest.raises(WeightsError):
         finetune(finetune_settings(world.images, tmp_path / "run", weights=str(tmp_path / "gone.pth")))
     finetune(finetune_settings(world.images, tmp_path / "run"))
@@ -239,7 +239,7 @@ def test_a_run_whose_weights_cannot_be_had_leaves_nothing_behind(world: World, t
         ({"accelerator": "abacus"}, "accelerator"),
     ],
 )
-def test_impossible_settings_are_refused_and_leave_nothing_behind(
+def test_invalid_settings_are_refused_before_the_folder_is_created(
     world: World, tmp_path: Path, changes: dict[str, object], message: str
 ) -> None:
     with pytest.raises(TrainingError, match=message):
@@ -247,7 +247,7 @@ def test_impossible_settings_are_refused_and_leave_nothing_behind(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_run_that_stopped_early_stays_stopped_when_it_is_run_again(world: World, tmp_path: Path) -> None:
+def test_rerunning_an_early_stopped_run_does_not_train_further(world: World, tmp_path: Path) -> None:
     settings = finetune_settings(
         world.images, tmp_path / "run", patience=1, train=TrainingSettings(epochs=30, learning_rate=1e-9)
     )
@@ -258,7 +258,7 @@ def test_a_run_that_stopped_early_stays_stopped_when_it_is_run_again(world: Worl
     assert all(torch.equal(value, before[name]) for name, value in _weights(tmp_path / "run").items())
 
 
-def test_other_pictures_or_labels_are_another_run(world: World, tmp_path: Path) -> None:
+def test_a_run_with_changed_speakers_in_the_index_is_not_resumed(world: World, tmp_path: Path) -> None:
     """After the index has changed, a run must not be resumed and evaluated as if on new speakers."""
     finetune(finetune_settings(world.images, tmp_path / "run"))
     changed = tmp_path / "changed"
@@ -272,7 +272,7 @@ def test_other_pictures_or_labels_are_another_run(world: World, tmp_path: Path) 
         finetune(finetune_settings(changed, tmp_path / "run"))
 
 
-def test_starting_weights_that_have_heard_the_test_speakers_are_told(world: World, tmp_path: Path) -> None:
+def test_starting_weights_trained_on_test_speakers_are_reported_as_a_leak(world: World, tmp_path: Path) -> None:
     again = finetune(finetune_settings(world.images, tmp_path / "same", weights=str(world.checkpoint)))
     assert again.about.split.leak == ""
     other = finetune(finetune_settings(world.images, tmp_path / "other", weights=str(world.checkpoint), fold=1))
@@ -288,7 +288,7 @@ def test_starting_weights_that_have_heard_the_test_speakers_are_told(world: Worl
     assert "shared between training and test" in leak and "the starting weights were trained" in leak
 
 
-def test_a_run_that_is_moved_goes_on_with_its_own_best_epoch(world: World, tmp_path: Path) -> None:
+def test_a_moved_run_resumes_with_its_own_best_epoch(world: World, tmp_path: Path) -> None:
     shutil.copytree(world.checkpoint, tmp_path / "gone")
     (tmp_path / "gone").rename(tmp_path / "moved")
     (tmp_path / "moved" / "model.safetensors").unlink()
@@ -301,12 +301,12 @@ def test_a_run_that_is_moved_goes_on_with_its_own_best_epoch(world: World, tmp_p
         assert {Path(one["dirpath"]), Path(one["best_model_path"]).parent} == {tmp_path / "moved" / "training"}
 
 
-def test_two_runs_do_not_write_to_one_folder(world: World, tmp_path: Path) -> None:
+def test_two_runs_cannot_write_to_the_same_folder(world: World, tmp_path: Path) -> None:
     with held(tmp_path / "run" / ".lock"), pytest.raises(TrainingError, match="another run writes there"):
         finetune(finetune_settings(world.images, tmp_path / "run"))
 
 
-def test_a_folder_is_locked_before_what_lies_in_it_is_looked_at(
+def test_a_run_folder_is_locked_before_it_is_inspected(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def look(out: Path, *_: object) -> None:
@@ -318,7 +318,7 @@ def test_a_folder_is_locked_before_what_lies_in_it_is_looked_at(
         finetune(finetune_settings(world.images, tmp_path / "run"))
 
 
-def test_a_run_does_not_replace_the_weights_that_it_starts_from(world: World, tmp_path: Path) -> None:
+def test_a_run_does_not_overwrite_its_starting_weights(world: World, tmp_path: Path) -> None:
     out = tmp_path / "run"
     shutil.copytree(world.checkpoint, out)
     before = (out / "model.safetensors").read_bytes()
@@ -329,7 +329,7 @@ def test_a_run_does_not_replace_the_weights_that_it_starts_from(world: World, tm
     assert (out / "training" / "last.ckpt").exists()
 
 
-def test_running_out_of_memory_is_not_blamed_on_the_state(
+def test_an_out_of_memory_error_is_not_reported_as_a_damaged_state(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fit(*_: object, **__: object) -> None:
@@ -341,7 +341,7 @@ def test_running_out_of_memory_is_not_blamed_on_the_state(
         finetune(finetune_settings(world.images, tmp_path / "run"))
 
 
-def test_a_finished_run_with_frozen_layers_is_written_again_as_it_was(world: World, tmp_path: Path) -> None:
+def test_rerunning_a_finished_run_with_frozen_layers_keeps_its_weights(world: World, tmp_path: Path) -> None:
     settings = finetune_settings(world.images, tmp_path / "run", train=TrainingSettings(epochs=1, plan="head"))
     finetune(settings)
     before = _weights(tmp_path / "run")
@@ -349,7 +349,7 @@ def test_a_finished_run_with_frozen_layers_is_written_again_as_it_was(world: Wor
     assert all(torch.equal(value, before[name]) for name, value in _weights(tmp_path / "run").items())
 
 
-def test_a_design_that_is_settled_trains_on_validation_speakers_too(world: World, tmp_path: Path) -> None:
+def test_train_on_valid_also_trains_on_validation_speakers(world: World, tmp_path: Path) -> None:
     trained = finetune(finetune_settings(world.images, tmp_path / "run", train_on="valid", temperature=0.8))
     before, after = world.trained.about.split.speakers, trained.about.split.speakers
     assert set(after["train"]) == {*before["train"], *before["valid"]}
@@ -362,7 +362,7 @@ def test_a_design_that_is_settled_trains_on_validation_speakers_too(world: World
         finetune_settings(world.images, tmp_path / "other", train_on="valid", valid_speakers=[1])
 
 
-def test_other_speakers_validate_where_they_are_named(world: World, tmp_path: Path) -> None:
+def test_the_valid_speakers_setting_chooses_the_validation_speakers(world: World, tmp_path: Path) -> None:
     before = world.trained.about.split.speakers
     chosen = [int(before["train"][0]), before["train"][1], before["valid"][0]]
     settings = finetune_settings(world.images, tmp_path / "run", valid_speakers=chosen)
@@ -381,7 +381,7 @@ def test_other_speakers_validate_where_they_are_named(world: World, tmp_path: Pa
         finetune(replace(settings, protocol="random-leaky", out=tmp_path / "other"))
 
 
-def test_a_checkpoint_to_be_used_trains_on_all_and_tells_an_estimate(
+def test_train_on_all_trains_on_every_speaker_and_reports_an_estimate(
     world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     rows = [
@@ -426,13 +426,13 @@ def test_a_checkpoint_to_be_used_trains_on_all_and_tells_an_estimate(
         estimate(world.images / "spec.json", "tiny", "synthetic", "emotion")
 
 
-def test_a_leaky_run_on_validation_clips_is_not_measured_on_them(world: World, tmp_path: Path) -> None:
+def test_a_leaky_run_trained_on_validation_clips_is_not_evaluated_on_them(world: World, tmp_path: Path) -> None:
     finetune(finetune_settings(world.images, tmp_path / "run", train_on="valid", protocol="random-leaky"))
     with pytest.raises(EvaluationError, match="was trained on the valid speakers too"):
         evaluate(EvaluateSettings(checkpoint=tmp_path / "run", index=world.images, out=tmp_path / "r", part="valid"))
 
 
-def test_runs_that_do_not_know_train_on_go_on(world: World, tmp_path: Path) -> None:
+def test_default_train_on_is_not_stored_and_another_value_is_refused(world: World, tmp_path: Path) -> None:
     settings = finetune_settings(world.images, tmp_path / "run")
     finetune(settings)
     known = read_json(tmp_path / "run" / "training" / "settings.json")
@@ -442,7 +442,7 @@ def test_runs_that_do_not_know_train_on_go_on(world: World, tmp_path: Path) -> N
         finetune(other)
 
 
-def test_a_folder_with_weights_of_another_is_left_alone(world: World, tmp_path: Path) -> None:
+def test_a_folder_with_foreign_weights_is_not_overwritten(world: World, tmp_path: Path) -> None:
     out = tmp_path / "downloaded"
     out.mkdir()
     (out / "model.safetensors").write_bytes(b"another's")

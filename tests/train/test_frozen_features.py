@@ -30,7 +30,7 @@ def make(backbone: str, **options: float) -> SpectrogramNet:
 
 @pytest.mark.parametrize("plan", ["head", "last-block"])
 @pytest.mark.parametrize("backbone", ["mobilenet", "vgg11_bn", "test_efficientnet", "convnext_atto", "resnet10t"])
-def test_both_parts_together_are_the_network(backbone: str, plan: Plan) -> None:
+def test_the_frozen_prefix_and_the_rest_together_equal_the_network(backbone: str, plan: Plan) -> None:
     net = make(backbone)
     parts = FrozenPrefix(net, plan)
     with torch.no_grad():
@@ -40,7 +40,7 @@ def test_both_parts_together_are_the_network(backbone: str, plan: Plan) -> None:
 
 
 @pytest.mark.parametrize("plan", ["head", "last-block"])
-def test_the_first_part_holds_nothing_that_is_trained_or_random(plan: Plan) -> None:
+def test_the_frozen_prefix_has_no_trained_parameters_and_no_dropout(plan: Plan) -> None:
     net = make("mobilenet", dropout=0.5)
     parts = FrozenPrefix(net, plan)
     trained = {id(value) for name, value in net.named_parameters() if name in trainable(net, plan)}
@@ -52,14 +52,14 @@ def test_the_first_part_holds_nothing_that_is_trained_or_random(plan: Plan) -> N
     assert any(isinstance(module, nn.Dropout) and module.training for module in parts._rest.modules())
 
 
-def test_what_is_frozen_for_a_time_or_cannot_be_traced_is_refused() -> None:
+def test_gradual_plans_and_untraceable_networks_are_refused() -> None:
     with pytest.raises(ValueError, match="freezes no layer for the whole run"):
         FrozenPrefix(make("mobilenet"), "gradual")
     with pytest.raises(ValueError, match="lstm cannot be traced"):
         FrozenPrefix(make("lstm"), "head")
 
 
-def test_a_backbone_that_is_random_in_training_is_refused() -> None:
+def test_a_frozen_prefix_with_dropout_or_drop_path_is_refused() -> None:
     net = make("convnext_atto")
     FrozenPrefix(net, "head")
     next(module for module in net.backbone.modules() if isinstance(module, nn.Dropout)).p = 0.1
@@ -71,7 +71,7 @@ def test_a_backbone_that_is_random_in_training_is_refused() -> None:
         FrozenPrefix(deep, "last-block")
 
 
-def test_the_parts_have_the_kind_of_number_that_the_network_has() -> None:
+def test_both_parts_keep_the_dtype_of_the_network() -> None:
     net = make("resnet10t").to(torch.bfloat16)
     parts = FrozenPrefix(net, "head")
     with torch.no_grad():
@@ -85,7 +85,7 @@ def refuse(*_: object) -> None:
 @pytest.mark.parametrize(
     ("plan", "options"), [("head", {"ema": 0.5, "balance": "prior"}), ("last-block", {"workers": 1, "copies": "one"})]
 )
-def test_training_ends_with_the_same_network_as_without(
+def test_training_on_cached_features_matches_training_without_the_cache(
     world: World, tmp_path: Path, plan: Plan, options: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train = TrainingSettings(epochs=5, learning_rate=0.01, plan=plan, mixup=0.0)
@@ -122,7 +122,7 @@ def test_training_ends_with_the_same_network_as_without(
         (TrainingSettings(plan="all", mixup=0.0), False),
     ],
 )
-def test_pictures_that_are_altered_or_layers_that_move_are_computed_anew(
+def test_augmentation_and_unfrozen_layers_disable_the_feature_cache(
     world: World, tmp_path: Path, train: TrainingSettings, mask: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def never(*_: object) -> None:
@@ -132,7 +132,7 @@ def test_pictures_that_are_altered_or_layers_that_move_are_computed_anew(
     finetune(finetune_settings(world.images, tmp_path / "run", train=replace(train, epochs=2), mask=mask))
 
 
-def test_what_does_not_fit_into_memory_or_does_not_pay_is_not_kept(
+def test_features_are_cached_only_if_they_fit_in_memory_and_save_time(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     data = datamodule.PictureDataModule(world.images, batch_size=4)

@@ -12,7 +12,7 @@ PICTURE = np.full((100, 200), 200, np.uint8)
 STILL = {"time_warp": 0.0, "frequency_warp": 0.0, "time_shift": 0.0, "frequency_shift": 0.0}
 
 
-def test_bands_are_no_wider_and_no_more_than_asked() -> None:
+def test_masks_stay_within_the_requested_number_and_width() -> None:
     settings = MaskingSettings(time_masks=2, time_share=0.1, frequency_masks=1, frequency_share=0.2, fill=7, **STILL)
     masker = Masker(settings, 100, 200)
     widths, heights = set(), set()
@@ -30,7 +30,7 @@ def test_bands_are_no_wider_and_no_more_than_asked() -> None:
     assert {0} < heights
 
 
-def test_a_seed_gives_one_picture_and_seeds_differ() -> None:
+def test_equal_seeds_give_equal_pictures_and_different_seeds_differ() -> None:
     masker = Masker(MaskingSettings(), 100, 200)
     picture = np.random.default_rng(0).integers(0, 256, (100, 200), dtype=np.uint8)
     first = masker(picture, 5)
@@ -38,7 +38,7 @@ def test_a_seed_gives_one_picture_and_seeds_differ() -> None:
     np.testing.assert_array_equal(masker(picture, 5), first)
 
 
-def test_warping_moves_and_stretches_without_masks() -> None:
+def test_time_warp_stretches_pictures_up_to_its_limit() -> None:
     settings = MaskingSettings(time_masks=0, frequency_masks=0, time_warp=0.3, time_shift=0.0, frequency_warp=0.0)
     masker = Masker(settings, 100, 200)
     striped = np.zeros((100, 200), np.uint8)
@@ -48,7 +48,7 @@ def test_warping_moves_and_stretches_without_masks() -> None:
     assert 80 * 1.22 < max(lengths) < 80 * 1.32
 
 
-def test_three_channels_are_masked_together() -> None:
+def test_three_channels_get_the_same_masks() -> None:
     masked = Masker(MaskingSettings(), 100, 200)(np.repeat(PICTURE[..., None], 3, 2), 3)
     assert masked.shape == (100, 200, 3)
     np.testing.assert_array_equal(masked[..., 0], masked[..., 2])
@@ -56,7 +56,7 @@ def test_three_channels_are_masked_together() -> None:
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")  # on a machine with one core
 @pytest.mark.parametrize("workers", [0, 2])
-def test_an_epoch_is_the_same_whatever_the_workers_and_epochs_differ(world: World, workers: int) -> None:
+def test_masks_depend_on_the_epoch_but_not_on_the_number_of_workers(world: World, workers: int) -> None:
     """Without our seeds, albumentations draws the same masks in every worker and every epoch."""
 
     def epoch(number: int, count: int) -> torch.Tensor:
@@ -71,7 +71,7 @@ def test_an_epoch_is_the_same_whatever_the_workers_and_epochs_differ(world: Worl
     assert len({picture.numpy().tobytes() for picture in first}) == len(first)
 
 
-def test_impossible_settings_are_refused() -> None:
+def test_invalid_settings_are_refused() -> None:
     with pytest.raises(TrainingError, match=r"masking\.time_share is 1\.2"):
         MaskingSettings(time_share=1.2)
     with pytest.raises(TrainingError, match="counts of 0 or more"):

@@ -9,7 +9,7 @@ from spectro.train.precision import Float32Conv2d, spare_strided_depthwise
 from tests.conftest import World, finetune_settings
 
 
-def test_strided_depthwise_convolutions_alone_leave_bfloat16() -> None:
+def test_only_strided_depthwise_convolutions_run_in_float32() -> None:
     torch.manual_seed(0)
     net = SpectrogramNet("mobilenet", 3)
     names = list(net.state_dict())
@@ -26,7 +26,7 @@ def test_strided_depthwise_convolutions_alone_leave_bfloat16() -> None:
     assert {kinds[name] for name in kinds.keys() - spared} == {torch.bfloat16}
 
 
-def test_their_gradients_are_those_of_float32() -> None:
+def test_gradients_of_spared_convolutions_match_float32() -> None:
     torch.manual_seed(0)
     plain = nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8)
     net = nn.Sequential(nn.Conv2d(8, 8, 3, stride=2, padding=1, groups=8))
@@ -41,7 +41,7 @@ def test_their_gradients_are_those_of_float32() -> None:
     torch.testing.assert_close(net[0].weight.grad, plain.weight.grad)
 
 
-def test_training_in_bfloat16_spares_them(world: World, tmp_path: Path) -> None:
+def test_bfloat16_training_keeps_strided_depthwise_convolutions_in_float32(world: World, tmp_path: Path) -> None:
     settings = finetune_settings(
         world.images, tmp_path / "bf16", precision="bf16-mixed", backbone="mobilenetv3_small_050"
     )

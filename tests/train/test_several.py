@@ -42,7 +42,7 @@ def savee(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "images"
 
 
-def test_corpora_are_drawn_by_their_temperature() -> None:
+def test_the_sampling_temperature_sets_the_share_of_each_corpus() -> None:
     rows = pd.DataFrame({"clip_id": [f"c{n}" for n in range(1000)], "target": 0, "group": [0] * 900 + [1] * 100})
     for temperature, share in ((1.0, 0.1), (0.5, 0.25), (0.0, 0.5)):
         sampler = ClipSampler(rows, "one", False, seed=0, temperature=temperature, clips=4000)
@@ -51,13 +51,13 @@ def test_corpora_are_drawn_by_their_temperature() -> None:
         assert drawn[1] / 4000 == pytest.approx(share, abs=0.03)
 
 
-def test_an_epoch_of_fewer_pictures_takes_no_clip_twice() -> None:
+def test_a_shortened_epoch_samples_no_clip_twice() -> None:
     rows = pd.DataFrame({"clip_id": [f"c{n}" for n in range(100)], "target": 0, "group": 0})
     drawn = [draw.row for draw in ClipSampler(rows, "one", False, seed=0, clips=60)]
     assert len(set(drawn)) == 60
 
 
-def test_labels_are_balanced_within_their_corpus() -> None:
+def test_labels_are_balanced_within_each_corpus() -> None:
     rows = pd.DataFrame(
         {"clip_id": [f"c{n}" for n in range(1000)], "target": [0] * 600 + [1] * 200 + [0] * 50 + [2] * 150}
     ).assign(group=[0] * 800 + [1] * 200)
@@ -70,7 +70,7 @@ def test_labels_are_balanced_within_their_corpus() -> None:
     )
 
 
-def test_what_a_corpus_lacks_is_known_and_no_clip_is_in_two(world: World, savee: Path) -> None:
+def test_possible_labels_are_known_per_corpus_and_duplicate_clips_are_refused(world: World, savee: Path) -> None:
     data = PictureDataModule(world.images, savee, batch_size=8)
     assert data.corpora == ("savee", "synthetic")
     assert {"surprised", "disgust", "calm"} <= set(data.labels)
@@ -86,7 +86,7 @@ def test_what_a_corpus_lacks_is_known_and_no_clip_is_in_two(world: World, savee:
         PictureDataModule(world.images, world.images, batch_size=8)
 
 
-def test_pictures_of_two_specs_are_not_mixed(world: World, savee: Path, tmp_path: Path) -> None:
+def test_renderings_with_different_specs_are_not_mixed(world: World, savee: Path, tmp_path: Path) -> None:
     render(
         RenderSettings(
             corpus="synthetic", source=world.corpus, out=tmp_path / "other", spec=replace(SMALL, low=-3.0), workers=1
@@ -97,7 +97,7 @@ def test_pictures_of_two_specs_are_not_mixed(world: World, savee: Path, tmp_path
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.2])
-def test_a_corpus_says_nothing_of_labels_that_it_lacks(smoothing: float) -> None:
+def test_the_loss_of_a_clip_ignores_labels_that_its_corpus_lacks(smoothing: float) -> None:
     """The loss of a clip is that of a softmax over only the labels of its own corpus."""
     generator = torch.Generator().manual_seed(0)
     net = SpectrogramNet("test_efficientnet", 4)
@@ -115,7 +115,7 @@ def test_a_corpus_says_nothing_of_labels_that_it_lacks(smoothing: float) -> None
     assert logits.grad[~possible].abs().max() < 1e-6 < logits.grad[possible].abs().min()
 
 
-def test_a_network_learns_from_several_and_is_measured_on_one_that_it_has_not_heard(
+def test_cross_corpus_training_is_evaluated_on_the_held_out_corpus(
     world: World, savee: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = replace(
@@ -135,7 +135,7 @@ def test_a_network_learns_from_several_and_is_measured_on_one_that_it_has_not_he
     assert (settings.folder, replace(settings, out=None).folder.name[-6:]) == (tmp_path / "out", "-savee")
 
 
-def test_figures_of_several_corpora_are_means_over_them(world: World, savee: Path, tmp_path: Path) -> None:
+def test_metrics_of_several_corpora_are_means_over_the_corpora(world: World, savee: Path, tmp_path: Path) -> None:
     settings = finetune_settings(world.images, tmp_path / "out", note="The clips were made up.")
     trained = finetune(replace(settings, index=[world.images, savee]))
     card = (tmp_path / "out" / "card.md").read_text()
@@ -150,7 +150,9 @@ def test_figures_of_several_corpora_are_means_over_them(world: World, savee: Pat
         assert sum(report["labels"][label]["clips"] for label in trained.about.labels) == own[corpus].clips
 
 
-def test_answers_can_be_limited_to_the_labels_of_a_clips_corpus(world: World, savee: Path, tmp_path: Path) -> None:
+def test_predictions_can_be_limited_to_the_labels_of_the_clips_corpus(
+    world: World, savee: Path, tmp_path: Path
+) -> None:
     for answers in ("any", "corpus"):
         out = tmp_path / answers
         settings = EvaluateSettings(
@@ -163,7 +165,7 @@ def test_answers_can_be_limited_to_the_labels_of_a_clips_corpus(world: World, sa
     np.testing.assert_allclose(limited["p_happy"] / limited["p_angry"], every["p_happy"] / every["p_angry"], rtol=1e-2)
 
 
-def test_the_temperature_may_be_chosen_when_the_weights_are_there(world: World, tmp_path: Path) -> None:
+def test_the_temperature_can_be_changed_without_retraining(world: World, tmp_path: Path) -> None:
     settings = finetune_settings(world.images, tmp_path / "out", train_on="valid", temperature=0.8)
     before, after = finetune(settings), finetune(replace(settings, temperature=1.2))
     assert (before.about.temperature, after.about.temperature) == (0.8, 1.2)
@@ -172,7 +174,7 @@ def test_the_temperature_may_be_chosen_when_the_weights_are_there(world: World, 
     assert len(pd.read_csv(tmp_path / "out" / "curves.csv")) == 2
 
 
-def test_settings_of_several_corpora_are_checked() -> None:
+def test_invalid_settings_for_several_corpora_are_refused() -> None:
     with pytest.raises(TrainingError, match=r"corpus_temperature is 2\.0"):
         finetune_settings(Path("a"), Path("b"), corpus_temperature=2.0)
     with pytest.raises(TrainingError, match="epoch_clips is -1"):
@@ -181,7 +183,7 @@ def test_settings_of_several_corpora_are_checked() -> None:
         finetune_settings(Path("a"), Path("b"), index=[])
 
 
-def test_a_network_of_one_channel_is_trained_kept_and_read_again(world: World, tmp_path: Path) -> None:
+def test_a_single_channel_network_trains_reloads_and_starts_another_run(world: World, tmp_path: Path) -> None:
     images = tmp_path / "images"
     spec = replace(SPECS["mn04_as-16k"], width=64)
     render(RenderSettings(corpus="synthetic", source=world.corpus, out=images, spec=spec, workers=1))

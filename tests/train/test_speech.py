@@ -41,7 +41,7 @@ def sounds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "images"
 
 
-def test_a_finished_run_learns_it_afterwards_and_tells_how_well(world: World, sounds: Path, tmp_path: Path) -> None:
+def test_a_speech_detector_is_added_to_a_finished_run_and_reported(world: World, sounds: Path, tmp_path: Path) -> None:
     settings = finetune_settings(world.images, tmp_path / "run")
     before = finetune(settings)
     assert before.about.speech is None and "No speech" not in (tmp_path / "run" / "card.md").read_text()
@@ -61,14 +61,14 @@ def test_a_finished_run_learns_it_afterwards_and_tells_how_well(world: World, so
     assert checkpoints.load(tmp_path / "run").about.speech == after.about.speech
 
 
-def test_the_bias_is_chosen_where_few_clips_are_refused(world: World, sounds: Path) -> None:
+def test_the_detector_bias_rejects_few_validation_clips(world: World, sounds: Path) -> None:
     data = PictureDataModule(world.images, batch_size=8)
     found, told = learn(world.trained.net, data, [sounds], 0)
     assert told.refused["valid"] <= 1 / len(data.rows["valid"]) + 1e-4  # rounded
     assert all(np.isfinite([*found.weight, found.bias]))
 
 
-def test_sounds_of_another_spec_or_of_one_source_are_refused(world: World, tmp_path: Path) -> None:
+def test_sounds_with_another_spec_or_a_single_source_are_refused(world: World, tmp_path: Path) -> None:
     source = _sounds(tmp_path / "sounds", "noise")
     for name, spec, message in (
         ("other", replace(SMALL, low=-3.0), "render the sounds with the --spec of the clips"),

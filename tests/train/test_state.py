@@ -44,7 +44,7 @@ class Evil:
 
 
 @pytest.fixture(scope="module")
-def settled(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_run(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run; tests copy it."""
     out = tmp_path_factory.mktemp("settled") / "run"
     finetune(finetune_settings(world.images, out))
@@ -52,11 +52,11 @@ def settled(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def run(settled: Path, tmp_path: Path) -> Path:
-    for path in settled.rglob("*"):
+def run(finished_run: Path, tmp_path: Path) -> Path:
+    for path in finished_run.rglob("*"):
         if path.is_file():
-            (tmp_path / "run" / path.relative_to(settled)).parent.mkdir(parents=True, exist_ok=True)
-            (tmp_path / "run" / path.relative_to(settled)).write_bytes(path.read_bytes())
+            (tmp_path / "run" / path.relative_to(finished_run)).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / "run" / path.relative_to(finished_run)).write_bytes(path.read_bytes())
     return tmp_path / "run"
 
 
@@ -76,7 +76,7 @@ def saved(content: Any) -> bytes:
 
 @pytest.mark.parametrize("name", [LAST, BEST])
 @pytest.mark.parametrize("form", ["zip", "old", "pickle", "inside"])
-def test_a_planted_pickle_is_not_run(world: World, run: Path, tmp_path: Path, name: str, form: str) -> None:
+def test_a_malicious_pickle_is_not_executed(world: World, run: Path, tmp_path: Path, name: str, form: str) -> None:
     mark = tmp_path / "ran"
     pickle.loads(pickle.dumps(Evil(mark)))
     assert mark.exists()
@@ -99,10 +99,10 @@ def test_a_planted_pickle_is_not_run(world: World, run: Path, tmp_path: Path, na
 @pytest.mark.parametrize(
     "content",
     [b"", b"text", zipped(zipfile.ZIP_STORED), zipped(zipfile.ZIP_DEFLATED), saved([1]), saved({"epoch": 1}), None],
-    ids=["empty", "text", "zip", "packed", "list", "other", "half"],
+    ids=["empty", "text", "zip", "compressed-zip", "list", "other-keys", "truncated"],
 )
 @pytest.mark.parametrize("name", [LAST, BEST])
-def test_a_truncated_or_foreign_state_is_refused_in_a_sentence(
+def test_a_truncated_or_foreign_state_raises_a_single_line_error(
     world: World, run: Path, name: str, content: bytes | None
 ) -> None:
     whole = (run / name).read_bytes()
@@ -125,20 +125,20 @@ def test_a_truncated_or_foreign_state_is_refused_in_a_sentence(
     ],
     ids=lambda change: next(iter(change)),
 )
-def test_a_state_of_another_network_is_refused_in_a_sentence(world: World, run: Path, change: dict[str, Any]) -> None:
+def test_a_state_of_another_network_raises_a_single_line_error(world: World, run: Path, change: dict[str, Any]) -> None:
     torch.save(read_state(run / LAST) | change, run / LAST)
     with pytest.raises(TrainingError, match=r"last\.ckpt: training cannot be resumed from it") as found:
         finetune(finetune_settings(world.images, run))
     assert "\n" not in str(found.value)
 
 
-def test_a_best_epoch_of_another_network_is_refused_in_a_sentence(world: World, run: Path) -> None:
+def test_a_best_epoch_of_another_network_is_refused(world: World, run: Path) -> None:
     torch.save(read_state(run / BEST) | {"state_dict": {"net.head.1.weight": torch.zeros(3)}}, run / BEST)
     with pytest.raises(TrainingError, match=r"best\.ckpt: training cannot be resumed from it"):
         finetune(finetune_settings(world.images, run))
 
 
-def test_paths_in_a_state_lead_nowhere_else(run: Path) -> None:
+def test_paths_in_a_state_are_redirected_to_the_run_folder(run: Path) -> None:
     state = read_state(run / LAST)
     for own in state["callbacks"].values():
         if "best_model_path" in own:
@@ -149,7 +149,7 @@ def test_paths_in_a_state_lead_nowhere_else(run: Path) -> None:
     assert "/etc" not in told and f'"{run}/training/passwd"' in told
 
 
-def test_the_package_asks_for_no_unpickling() -> None:
+def test_the_package_does_not_enable_unpickling() -> None:
     package = Path(spectro.__file__).parent
     for path in {*package.rglob("*.py")} - {package / "cluster.py"}:  # Ray's processes exchange pickles
         assert not re.search(r"weights_only\s*=\s*False|pickle\.load|allow_pickle=True", path.read_text()), path
@@ -159,7 +159,7 @@ class Colour(Enum):
     RED = "red"
 
 
-def test_what_is_saved_is_made_plain(tmp_path: Path) -> None:
+def test_saved_states_hold_only_tensors_and_plain_data(tmp_path: Path) -> None:
     given = {
         "numpy": np.float64(0.5),
         np.int32(3): np.arange(3),
@@ -187,7 +187,9 @@ def test_what_is_saved_is_made_plain(tmp_path: Path) -> None:
     ],
     ids=lambda changes: next(iter(changes)),
 )
-def test_every_setting_resumes(world: World, tmp_path: Path, changes: dict[str, Any]) -> None:
+def test_interrupted_runs_resume_to_equal_weights_under_various_settings(
+    world: World, tmp_path: Path, changes: dict[str, Any]
+) -> None:
     class Cut(Exception):
         pass
 
@@ -209,7 +211,7 @@ def test_every_setting_resumes(world: World, tmp_path: Path, changes: dict[str, 
     assert resumed.about.temperature == whole.about.temperature
 
 
-def test_a_full_disk_leaves_the_epoch_before_and_names_the_file(
+def test_a_full_disk_keeps_the_previous_epoch_and_names_the_file(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     original, calls = torch.save, []
@@ -229,7 +231,7 @@ def test_a_full_disk_leaves_the_epoch_before_and_names_the_file(
     assert not list((tmp_path / "run").rglob("*.part"))
 
 
-def test_what_killed_runs_left_is_removed_and_nothing_else(world: World, run: Path) -> None:
+def test_only_temporary_files_of_killed_runs_are_removed(world: World, run: Path) -> None:
     ours = [run / ".model.safetensors.123.part", run / "training" / ".best.ckpt.45.part"]
     others = [run / "mine.part", run / ".notes.part", run / "training" / "events.123.part"]
     for path in (*ours, *others):
@@ -239,7 +241,7 @@ def test_what_killed_runs_left_is_removed_and_nothing_else(world: World, run: Pa
     assert all(path.exists() for path in others)
 
 
-def test_the_first_process_has_the_lock_for_all(tmp_path: Path) -> None:
+def test_only_the_first_process_takes_the_folder_lock(tmp_path: Path) -> None:
     with finetuning._alone(tmp_path, first=True):
         with held(tmp_path / ".lock") as free:
             assert not free
@@ -251,7 +253,7 @@ def test_the_first_process_has_the_lock_for_all(tmp_path: Path) -> None:
         pass  # other processes do not check the lock
 
 
-def test_a_loss_that_is_not_finite_ends_the_run(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_non_finite_loss_stops_the_run(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("spectro.train.module.Classifier.loss", lambda _self, logits, _t: logits.sum() * torch.nan)
     with pytest.raises(TrainingError, match=r"loss of epoch 1 is nan: .*lower --train\.learning_rate"):
         finetune(finetune_settings(world.images, tmp_path / "run", train=TrainingSettings(epochs=2, mixup=0)))
@@ -259,7 +261,7 @@ def test_a_loss_that_is_not_finite_ends_the_run(world: World, tmp_path: Path, mo
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_logits_that_are_not_finite_are_not_measured(value: float) -> None:
+def test_metrics_and_temperature_refuse_non_finite_logits(value: float) -> None:
     logits, targets = torch.zeros(4, 2), torch.tensor([0, 1, 0, 1])
     logits[2, 1] = value
     for what in (measure, fit_temperature):
@@ -267,7 +269,7 @@ def test_logits_that_are_not_finite_are_not_measured(value: float) -> None:
             what(logits, targets)
 
 
-def test_lightning_reads_any_state_so(tmp_path: Path) -> None:
+def test_lightning_itself_cannot_unpickle_a_state(tmp_path: Path) -> None:
     """Under some schedulers it looks for states itself, and requests unpickling."""
     trainer = make_trainer(finetune_settings(tmp_path, tmp_path), tmp_path, Curves(tmp_path))
     torch.save(Evil(tmp_path / "ran"), tmp_path / "hpc_ckpt_1.ckpt")

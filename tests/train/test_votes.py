@@ -19,7 +19,7 @@ from tests.conftest import SMALL, World, finetune_settings
 
 
 @pytest.fixture(scope="module")
-def voted(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def images_with_votes(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures of clips with listeners' votes: six of ten for the intended emotion, four for calm."""
     root = tmp_path_factory.mktemp("voted")
     rows = pd.read_parquet(world.images / INDEX)
@@ -34,8 +34,8 @@ def voted(world: World, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "images"
 
 
-def test_targets_are_mixed_of_label_and_votes(voted: Path) -> None:
-    data = PictureDataModule(voted, batch_size=8, votes=0.5, train_on="all")
+def test_targets_mix_the_label_with_the_votes(images_with_votes: Path) -> None:
+    data = PictureDataModule(images_with_votes, batch_size=8, votes=0.5, train_on="all")
     rows, calm = data.rows["train"], data.labels.index("calm")
     for own, target, votes in zip(data.shares(), rows["target"], rows["votes_calm"], strict=True):
         expected = np.zeros(len(data.labels))
@@ -47,17 +47,17 @@ def test_targets_are_mixed_of_label_and_votes(voted: Path) -> None:
     assert targets.shape == (8, len(data.labels)) and targets.dtype == torch.float32
 
 
-def test_the_prior_is_what_the_targets_say(voted: Path) -> None:
-    data = PictureDataModule(voted, batch_size=8, votes=1.0, balance="prior", train_on="all")
+def test_the_prior_is_the_mean_of_the_targets(images_with_votes: Path) -> None:
+    data = PictureDataModule(images_with_votes, batch_size=8, votes=1.0, balance="prior", train_on="all")
     prior = data.prior()
     assert prior is not None
     assert prior[0].numpy() == pytest.approx(data.shares().mean(axis=0), abs=1e-6)
-    without = PictureDataModule(voted, batch_size=8, balance="prior", train_on="all").prior()
+    without = PictureDataModule(images_with_votes, batch_size=8, balance="prior", train_on="all").prior()
     assert without is not None
     assert prior[0, data.labels.index("calm")] > without[0, data.labels.index("calm")] + 0.1
 
 
-def test_the_loss_is_the_cross_entropy_of_shares(world: World) -> None:
+def test_the_loss_is_the_cross_entropy_with_soft_targets(world: World) -> None:
     model = Classifier(world.trained.net, TrainingSettings(label_smoothing=0.0, mixup=0.0))
     logits = torch.randn(4, world.trained.net.classes)
     shares = torch.softmax(torch.randn(4, world.trained.net.classes), dim=1)
@@ -65,13 +65,15 @@ def test_the_loss_is_the_cross_entropy_of_shares(world: World) -> None:
     assert float(model.loss(logits, shares)) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_training_on_votes_is_another_run_and_its_report_tells_agreement(voted: Path, tmp_path: Path) -> None:
-    settings = finetune_settings(voted, tmp_path / "run", votes=0.5, train=TrainingSettings(epochs=1))
+def test_training_on_votes_is_a_separate_run_and_its_report_has_agreement(
+    images_with_votes: Path, tmp_path: Path
+) -> None:
+    settings = finetune_settings(images_with_votes, tmp_path / "run", votes=0.5, train=TrainingSettings(epochs=1))
     checkpoint = finetune(settings)
     assert checkpoint.about.training.settings["votes"] == 0.5
     with pytest.raises(TrainingError, match="holds a run with other settings"):
         finetune(replace(settings, votes=0.0))
-    report = evaluate(EvaluateSettings(checkpoint=tmp_path / "run", index=voted, rounds=20))
+    report = evaluate(EvaluateSettings(checkpoint=tmp_path / "run", index=images_with_votes, rounds=20))
     rows = pd.read_csv(tmp_path / "run" / "evaluation-test" / "predictions.csv")
     rows = rows[rows["votes_calm"].notna()]
     shares = [1.0 if p == t == "calm" else 0.6 if p == t else 0.4 if p == "calm" else 0.0
@@ -82,11 +84,13 @@ def test_training_on_votes_is_another_run_and_its_report_tells_agreement(voted: 
     assert report["groups"]["age"]["30 to 44"]["uar"] == report["uar"]["value"]
 
 
-def test_votes_for_a_label_that_the_corpus_lacks_do_not_count(voted: Path, world: World, tmp_path: Path) -> None:
+def test_votes_for_labels_that_the_corpus_lacks_are_ignored(
+    images_with_votes: Path, world: World, tmp_path: Path
+) -> None:
     """One corpus has votes for calm but no clip with that label; the other has the label."""
-    index = pd.read_parquet(voted / INDEX)
-    (tmp_path / "spec.json").write_bytes((voted / "spec.json").read_bytes())
-    (tmp_path / "images").symlink_to(voted / "images")
+    index = pd.read_parquet(images_with_votes / INDEX)
+    (tmp_path / "spec.json").write_bytes((images_with_votes / "spec.json").read_bytes())
+    (tmp_path / "images").symlink_to(images_with_votes / "images")
     index[index["emotion"] != "calm"].to_parquet(tmp_path / INDEX)
     data = PictureDataModule(tmp_path, world.images, batch_size=8, votes=0.5, train_on="all")
     own = (data.rows["train"]["corpus"] == "folder").to_numpy()
@@ -95,19 +99,23 @@ def test_votes_for_a_label_that_the_corpus_lacks_do_not_count(voted: Path, world
     assert shares.sum(axis=1) == pytest.approx(1.0)
 
 
-def test_a_corpus_without_votes_trains_beside_one_that_has_them(voted: Path, world: World, tmp_path: Path) -> None:
-    data = PictureDataModule(voted, world.images, batch_size=8, votes=1.0, train_on="all")
+def test_corpora_with_and_without_votes_can_train_together(
+    images_with_votes: Path, world: World, tmp_path: Path
+) -> None:
+    data = PictureDataModule(images_with_votes, world.images, batch_size=8, votes=1.0, train_on="all")
     alone = (data.rows["train"]["corpus"] == "synthetic").to_numpy()
     assert set(data.shares()[alone].ravel()) == {0.0, 1.0}
     assert set(data.shares()[~alone].ravel()) > {0.0, 1.0}
-    both = [voted, world.images]
+    both = [images_with_votes, world.images]
     checkpoint = finetune(
-        finetune_settings(voted, tmp_path, index=both, votes=1.0, train=TrainingSettings(epochs=1), train_on="all")
+        finetune_settings(
+            images_with_votes, tmp_path, index=both, votes=1.0, train=TrainingSettings(epochs=1), train_on="all"
+        )
     )
     assert checkpoint.about.labels == data.labels
 
 
-def test_votes_are_needed_where_they_are_asked_for(world: World) -> None:
+def test_missing_votes_and_invalid_vote_weights_are_refused(world: World) -> None:
     with pytest.raises(CorpusError, match="no training clip has listeners' votes"):
         PictureDataModule(world.images, batch_size=8, votes=0.5)
     with pytest.raises(TrainingError, match=r"votes is 1\.5"):
