@@ -49,7 +49,7 @@ def _vary(model: torch.nn.Module) -> torch.nn.Module:
 
 @pytest.mark.parametrize("name", TWINS)
 @torch.inference_mode()
-def test_timms_published_files_give_timms_own_features(name: str, tmp_path: Path) -> None:
+def test_timm_weight_files_reproduce_timm_features(name: str, tmp_path: Path) -> None:
     """The file has a head of 1,000 classes, as published; the features before it must be the same."""
     torch.manual_seed(1)
     published = _vary(timm.create_model(NAMES[name], pretrained=False))
@@ -66,7 +66,7 @@ def test_timms_published_files_give_timms_own_features(name: str, tmp_path: Path
 
 @pytest.mark.parametrize("name", TWINS)
 @torch.inference_mode()
-def test_torchvisions_published_files_give_torchvisions_own_features(name: str, tmp_path: Path) -> None:
+def test_torchvision_weight_files_reproduce_torchvision_features(name: str, tmp_path: Path) -> None:
     torch.manual_seed(2)
     options = {"aux_logits": True, "init_weights": False, "transform_input": False} if name == "inceptionv3" else {}
     published = _vary(TORCHVISION[name](weights=None, **options))
@@ -83,7 +83,7 @@ def test_torchvisions_published_files_give_torchvisions_own_features(name: str, 
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_input_normalisation_is_timms_own(name: str) -> None:
+def test_input_normalisation_matches_timm(name: str) -> None:
     net = SpectrogramNet(name, 4)
     config = timm.get_pretrained_cfg(NAMES[name])
     assert net.mean.flatten().tolist() == pytest.approx([255 * value for value in config.mean])
@@ -93,14 +93,14 @@ def test_input_normalisation_is_timms_own(name: str) -> None:
         assert net.mean.flatten().tolist() == pytest.approx([127.5] * 3)
 
 
-def test_one_channel_is_seen_as_three_equal_ones() -> None:
+def test_a_gray_picture_gives_the_same_output_as_three_equal_channels() -> None:
     net = SpectrogramNet("test_efficientnet", 4).eval()
     gray = torch.randint(0, 256, (2, 1, 64, 96), dtype=torch.uint8)
     with torch.inference_mode():
         torch.testing.assert_close(net(gray), net(gray.repeat(1, 3, 1, 1)))
 
 
-def test_weights_that_do_not_fit_are_refused_with_a_list(tmp_path: Path) -> None:
+def test_mismatched_weights_are_refused_with_a_list_of_tensors(tmp_path: Path) -> None:
     state = timm.create_model("test_efficientnet", pretrained=False).state_dict()
     state["conv_stem.weight"] = torch.zeros(1, 2, 3)
     del state["bn1.weight"]
@@ -117,7 +117,7 @@ def test_weights_that_do_not_fit_are_refused_with_a_list(tmp_path: Path) -> None
         assert part in str(caught.value)
 
 
-def test_a_pickle_that_is_more_than_tensors_is_not_loaded(tmp_path: Path) -> None:
+def test_a_pickle_with_more_than_tensors_is_not_loaded(tmp_path: Path) -> None:
     class Evil:
         def __reduce__(self) -> tuple[object, tuple[str]]:
             return (Path.touch, (tmp_path / "owned",))  # type: ignore[return-value]
@@ -131,7 +131,7 @@ def test_a_pickle_that_is_more_than_tensors_is_not_loaded(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("content", [b"", b"text"])
 @pytest.mark.parametrize("name", ["a.safetensors", "a.pth"])
-def test_a_broken_file_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
+def test_a_broken_or_missing_weights_file_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(WeightsError, match=rf"{name}: "):
         load_weights(SpectrogramNet("test_efficientnet", 4), str(tmp_path / name), SpectrogramSpec())
@@ -152,7 +152,7 @@ def test_auto_never_falls_back_to_other_weights(monkeypatch: pytest.MonkeyPatch)
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
-def test_auto_takes_what_timm_fetches(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_uses_timm_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     fetched = _vary(timm.create_model("test_efficientnet", pretrained=False, num_classes=0))
     net = SpectrogramNet("test_efficientnet", 4)
     asked: dict[str, object] = {}
@@ -168,12 +168,12 @@ def test_auto_takes_what_timm_fetches(monkeypatch: pytest.MonkeyPatch) -> None:
         assert torch.equal(net.backbone.state_dict()[name], value)
 
 
-def test_an_unknown_backbone_is_refused_with_near_names() -> None:
+def test_an_unknown_backbone_raises_an_error_with_similar_names() -> None:
     with pytest.raises(TrainingError, match="there is no backbone 'mobilenetv2'; near are mobilenetv2_"):
         SpectrogramNet("mobilenetv2", 4)
 
 
-def test_a_fixed_size_backbone_says_how_to_render_for_it() -> None:
+def test_a_fixed_size_backbone_refuses_other_sizes_and_names_the_options() -> None:
     net = SpectrogramNet("test_vit", 4)
     net.check_pictures(SpectrogramSpec(height=160, width=160, n_fft=2048))
     with pytest.raises(TrainingError, match=r"--spec\.height 160 --spec\.width 160"):
@@ -192,7 +192,7 @@ def test_layers_hold_every_parameter_once_from_input_to_head(name: str) -> None:
         assert f"backbone.{first}" in layers(net)[0]
 
 
-def test_plans_train_what_they_say() -> None:
+def test_plans_select_the_expected_parameters() -> None:
     net = SpectrogramNet("mobilenet", 4, hidden=16)
     everything = {name for name, _ in net.named_parameters()}
     assert trainable(net, "head") == {"head.1.weight", "head.1.bias", "head.4.weight", "head.4.bias"}
@@ -205,7 +205,7 @@ def test_plans_train_what_they_say() -> None:
     assert blocks == {f"backbone.features.{place}.{kind}" for place in (28, 30, 32, 34) for kind in ("weight", "bias")}
 
 
-def test_gradual_thaws_from_the_head_towards_the_input() -> None:
+def test_the_gradual_plan_unfreezes_from_the_head_towards_the_input() -> None:
     net = SpectrogramNet("mobilenet", 4)
     steps = [trainable(net, "gradual", progress) for progress in (0.0, 0.1, 0.25, 0.4, 0.5, 1.0)]
     assert steps[0] == trainable(net, "head")

@@ -158,7 +158,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @torch.inference_mode()
-def test_yamnet_computes_what_its_file_says(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_yamnet_reproduces_the_computation_of_its_tflite_file(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     layers, path = _yamnet(), tmp_path / "yamnet.tflite"
     _write(path, layers)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -173,7 +175,7 @@ def test_yamnet_computes_what_its_file_says(tmp_path: Path, cache: Path, monkeyp
     assert (net.embed(pictures) - expected).abs().max() < 1e-4 * expected.abs().max()
 
 
-def test_a_network_that_is_given_life_computes_what_it_did_also_in_training(tmp_path: Path) -> None:
+def test_unfolding_batch_norms_keeps_outputs_in_evaluation_and_training(tmp_path: Path) -> None:
     _write(tmp_path / "yamnet.tflite", _yamnet())
     net = SpectrogramNet("yamnet", 3, dropout=0.0).eval()
     folded.fill(net.backbone, folded.read(tmp_path / "yamnet.tflite"), transposed=True)
@@ -189,7 +191,7 @@ def test_a_network_that_is_given_life_computes_what_it_did_also_in_training(tmp_
         torch.testing.assert_close(found, before, atol=1e-4, rtol=1e-3)
 
 
-def test_training_gives_folded_norms_the_statistics_of_its_pictures(
+def test_training_sets_folded_norms_to_the_statistics_of_its_pictures(
     world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """If norms are never trained, they keep their initial statistics: those of training pictures."""
@@ -207,7 +209,9 @@ def test_training_gives_folded_norms_the_statistics_of_its_pictures(
     torch.testing.assert_close(first.weight, (first.running_var + first.eps).sqrt() / (1 + first.eps) ** 0.5)
 
 
-def test_files_of_another_kind_are_refused(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_without_the_yamnet_weights_are_refused(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, content in (("text", b"hello, this is no network"), ("short", b""), ("few", None)):
         path = tmp_path / name
         if content is None:
@@ -220,7 +224,7 @@ def test_files_of_another_kind_are_refused(tmp_path: Path, cache: Path, monkeypa
             convert.keep("yamnet", path)
 
 
-def test_networks_of_photographs_read_pictures_of_every_spec() -> None:
+def test_networks_trained_on_photographs_normalise_every_spec_alike() -> None:
     own = PRETRAINED["mobilenetv2_tflite"]
     assert own.normalisation(SPECS["yamnet"]) == own.normalisation(SPECS["mn04_as"])
     net = SpectrogramNet(network_of("mobilenet", "mobilenetv2_tflite"), 3)
@@ -229,7 +233,7 @@ def test_networks_of_photographs_read_pictures_of_every_spec() -> None:
 
 
 @pytest.mark.skipif(ORIGINAL is None, reason="SPECTRO_TEST_YAMNET names no yamnet.tflite")
-def test_the_published_file_gives_the_interpreters_own_chances(cache: Path) -> None:
+def test_the_published_yamnet_agrees_with_the_tflite_interpreter(cache: Path) -> None:
     """Compare the file's own classifier on our features of a sound with the interpreter's output for the sound."""
     litert = pytest.importorskip("ai_edge_litert.interpreter")
     path = Path(str(ORIGINAL))
@@ -266,7 +270,7 @@ def test_the_published_file_gives_the_interpreters_own_chances(cache: Path) -> N
 
 
 @pytest.mark.skipif(PHOTOGRAPHS is None, reason="SPECTRO_TEST_MOBILENETV2 names no tf2_mobilenet_v2_1.0_224_ptq.tflite")
-def test_the_published_network_of_photographs_gives_the_interpreters_own_chances() -> None:
+def test_the_published_mobilenetv2_agrees_with_the_tflite_interpreter() -> None:
     """With TensorFlow's padding, which timm's network used for training does not have."""
     litert = pytest.importorskip("ai_edge_litert.interpreter")
     path = Path(str(PHOTOGRAPHS))

@@ -46,7 +46,9 @@ def test_tensors_are_read_across_shards(script: ModuleType, tmp_path: Path) -> N
 
 
 @torch.inference_mode()
-def test_layers_come_in_torchvisions_order(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_keras_layers_are_mapped_to_torchvision_names(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Random tensors with Keras's numbering arrive with the right shapes and values in the network for training."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     net = SpectrogramNet(network_of("inceptionv3", "inceptionv3_tfjs"), 3).eval()
@@ -73,12 +75,12 @@ def test_layers_come_in_torchvisions_order(script: ModuleType, tmp_path: Path, m
     assert (net.mean.unique().item(), net.std.unique().item()) == (0.0, 255.0)
 
 
-def test_weights_that_a_script_makes_say_so() -> None:
+def test_missing_converted_weights_raise_an_error_that_names_the_script() -> None:
     with pytest.raises(WeightsError, match=r"with scripts/inceptionv3_from_tfjs\.py of spectro's repository, then run"):
         convert.keep("inceptionv3_tfjs")
 
 
-def test_a_file_with_some_of_the_tensors_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_with_missing_tensors_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     save_file({"Conv2d_1a_3x3.conv.weight": torch.zeros(32, 3, 3, 3)}, tmp_path / "some.safetensors")
     with pytest.raises(WeightsError, match=r"does not hold the weights inceptionv3_tfjs \(\d+ tensors are missing"):

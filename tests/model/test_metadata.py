@@ -41,23 +41,23 @@ def rewrite(folder: Path, change: dict[str, Any]) -> None:
     (folder / "spectro.json").write_text(json.dumps(content | change))
 
 
-def in_a_sentence(error: BaseException) -> bool:
+def is_short_and_printable(error: BaseException) -> bool:
     text = str(error)
     return len(text) < 1_000 and text.isprintable()
 
 
-def places(content: Any, before: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+def json_paths(content: Any, before: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
     """Every place in JSON; of lists only the first entry."""
     inner = (
         content.items() if isinstance(content, dict) else enumerate(content[:1]) if isinstance(content, list) else ()
     )
-    return [place for key, one in inner for place in [(*before, key), *places(one, (*before, key))]]
+    return [place for key, one in inner for place in [(*before, key), *json_paths(one, (*before, key))]]
 
 
-def test_every_value_of_another_kind_is_used_or_refused_in_a_sentence(folder: Path) -> None:
+def test_values_of_any_type_are_accepted_or_raise_a_short_error(folder: Path) -> None:
     """Code that reads an accepted value must not fail."""
     whole = json.loads((folder / "spectro.json").read_text()) | {"heard_before": ["x/1"]}
-    found = places(whole)
+    found = json_paths(whole)
     assert len(found) > 90
     for place in found:
         for value in STRANGE:
@@ -71,7 +71,7 @@ def test_every_value_of_another_kind_is_used_or_refused_in_a_sentence(folder: Pa
                 about.training_speakers()
                 card(about, "net")
             except SpectroError as error:
-                assert in_a_sentence(error), (place, value)
+                assert is_short_and_printable(error), (place, value)
 
 
 @pytest.mark.parametrize(
@@ -105,13 +105,13 @@ def test_every_value_of_another_kind_is_used_or_refused_in_a_sentence(folder: Pa
         ({"weights": DEEP}, "nested too deeply"),
     ],
 )
-def test_what_would_take_all_memory_or_make_no_sense_is_refused(
+def test_oversized_or_invalid_description_values_are_refused(
     folder: Path, change: dict[str, Any], message: str
 ) -> None:
     rewrite(folder, change)
     with pytest.raises(CheckpointError, match=message) as found:
         checkpoints.load(folder)
-    assert in_a_sentence(found.value)
+    assert is_short_and_printable(found.value)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_what_would_take_all_memory_or_make_no_sense_is_refused(
     ],
     ids=["nan", "infinity", "overflow", "deep", "long", "surrogate", "bytes", "empty", "list"],
 )
-def test_a_description_that_is_no_json_of_ours_is_refused(folder: Path, content: bytes, message: str) -> None:
+def test_a_malformed_description_is_refused(folder: Path, content: bytes, message: str) -> None:
     (folder / "spectro.json").write_bytes(content)
     with pytest.raises(CheckpointError, match=message):
         checkpoints.load(folder)
@@ -138,7 +138,7 @@ def test_a_description_that_is_no_json_of_ours_is_refused(folder: Path, content:
             SpectrogramSpec.from_file(folder / "spectro.json")
 
 
-def test_a_huge_network_is_refused_before_it_takes_memory(folder: Path) -> None:
+def test_a_huge_network_is_refused_before_memory_is_allocated(folder: Path) -> None:
     rewrite(folder, {"backbone": "eva02_enormous_patch14_clip_224"})  # 4.3 billion parameters, 17 GB
     program = (
         "import resource, sys; from pathlib import Path; from spectro.errors import CheckpointError\n"
@@ -151,7 +151,7 @@ def test_a_huge_network_is_refused_before_it_takes_memory(folder: Path) -> None:
     assert int(grown.stdout) < 500_000, "kilobytes"
 
 
-def test_weights_of_another_shape_are_refused_before_they_are_read(folder: Path) -> None:
+def test_weights_with_another_shape_are_refused(folder: Path) -> None:
     state = load_file(folder / "model.safetensors")
     save_file(state | {"head.1.bias": torch.zeros(5)}, folder / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"head\.1\.bias is \(5,\); in its 'test_efficientnet' .* it is \(6,\)"):
@@ -179,22 +179,22 @@ def test_weights_of_another_shape_are_refused_before_they_are_read(folder: Path)
         (["a", "b", "c", "d", "e", "f" * 101], "longer than 100 characters"),
     ],
 )
-def test_labels_that_nobody_can_tell_apart_are_refused(
+def test_duplicate_unprintable_reserved_and_long_labels_are_refused(
     world: World, folder: Path, labels: list[Any], message: str
 ) -> None:
     rewrite(folder, {"labels": labels})
     with pytest.raises(CheckpointError, match=message) as found:
         checkpoints.load(folder)
-    assert in_a_sentence(found.value)
+    assert is_short_and_printable(found.value)
     with pytest.raises(CheckpointError, match=message):
         Checkpoint.of(net=world.trained.net, labels=tuple(labels), spec=SMALL)
 
 
-def test_labels_of_the_corpora_are_labels() -> None:
+def test_ordinary_and_non_ascii_labels_are_accepted() -> None:
     assert label_problem(["neutral", "Überrascht", "mi hai", "female_happy", "怒り"]) is None
 
 
-def test_such_labels_are_refused_before_training(world: World, tmp_path: Path) -> None:
+def test_reserved_labels_are_refused_before_training(world: World, tmp_path: Path) -> None:
     index, _spec = read_index(world.images)
     index["corpus"] = "folder"
     index["emotion"] = index["emotion"].replace({"calm": "unsure"})
@@ -207,32 +207,30 @@ def test_such_labels_are_refused_before_training(world: World, tmp_path: Path) -
         Clips.of(index, "emotion", "random-leaky", 0)
 
 
-def test_a_checkpoint_of_before_is_still_read() -> None:
+def test_the_shipped_checkpoint_of_an_earlier_version_still_loads() -> None:
     shipped = checkpoints.load(REPOSITORY / "checkpoints" / "mobilenet-ravdess")
     assert shipped.about.parameters == 2_234_120 and shipped.about.temperature == 0.95
     assert shipped.about.spec == SpectrogramSpec() and shipped.about.spec.fingerprint == "27eae4f0547697c2"
     assert shipped.about.training.settings["spec"] == shipped.about.spec.fingerprint
 
 
-def test_starting_weights_that_do_not_tell_rightly_whom_they_heard_are_refused(
-    world: World, folder: Path, tmp_path: Path
-) -> None:
+def test_starting_weights_with_invalid_speaker_metadata_are_refused(world: World, folder: Path, tmp_path: Path) -> None:
     rewrite(folder, {"split": {"speakers": []}})
     with pytest.raises(CheckpointError, match=r"split\.speakers: Expected 'object', got 'array'"):
         finetune(finetune_settings(world.images, tmp_path / "run", weights=str(folder)))
 
 
-def test_an_evaluation_of_a_checkpoint_that_tells_little_ends_in_a_sentence(
+def test_evaluating_a_checkpoint_with_incomplete_metadata_raises_a_short_error(
     world: World, folder: Path, tmp_path: Path
 ) -> None:
     content = json.loads((folder / "spectro.json").read_text())
     rewrite(folder, {"split": content["split"] | {"protocol": "random-leaky"}, "training": {}})
     with pytest.raises(SpectroError) as found:
         evaluate(EvaluateSettings(checkpoint=folder, index=world.images, out=tmp_path / "report"))
-    assert in_a_sentence(found.value)
+    assert is_short_and_printable(found.value)
 
 
-def test_a_temperature_that_no_checkpoint_may_have_is_refused_before_training(tmp_path: Path) -> None:
+def test_a_temperature_out_of_range_is_refused_before_training(tmp_path: Path) -> None:
     for value in (0.0, 1e-9, 1e9, float("nan"), float("inf")):
         with pytest.raises(TrainingError, match="temperature is"):
             finetune_settings(tmp_path, tmp_path, temperature=value)

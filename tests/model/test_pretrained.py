@@ -108,17 +108,17 @@ def _compare(original: Path, cache: Path) -> None:
     assert sum(value.numel() for value in net.backbone.parameters()) == PRETRAINED["mn04_as"].parameters
 
 
-def test_converted_weights_compute_what_the_published_network_computes(original: Path, cache: Path) -> None:
+def test_converted_weights_match_the_published_network(original: Path, cache: Path) -> None:
     _compare(original, cache)
 
 
 @pytest.mark.skipif(ORIGINAL is None, reason="SPECTRO_TEST_MN04_AS names no mn04_as_mAP_432.pt")
-def test_the_published_file_computes_what_the_published_network_computes(cache: Path) -> None:
+def test_the_published_weights_file_matches_the_published_network(cache: Path) -> None:
     _compare(Path(str(ORIGINAL)), cache)
 
 
 @torch.inference_mode()
-def test_a_picture_is_read_as_the_sound_was_lowest_band_first() -> None:
+def test_pictures_reach_the_network_with_the_lowest_band_first() -> None:
     """For one waveform: our picture in our network, and EfficientAT's log-mel in the published network."""
     spec = replace(SPECS["mn04_as"], scale="full_scale", low=-50.0, high=25.0, log_offset=1e-5, trim_db=None)
     seconds = np.arange(spec.width * spec.hop_length) / spec.sample_rate
@@ -140,7 +140,7 @@ def test_a_picture_is_read_as_the_sound_was_lowest_band_first() -> None:
 
 
 @torch.inference_mode()
-def test_a_checkpoint_tells_which_side_up_its_network_reads_pictures(tmp_path: Path) -> None:
+def test_a_checkpoint_stores_the_band_order_of_its_network(tmp_path: Path) -> None:
     torch.manual_seed(0)
     spec, pictures = SPECS["mn04_as-16k"], _inputs()[:, :, :103]
     net = SpectrogramNet("mn04", 2).eval()
@@ -160,7 +160,7 @@ def test_a_checkpoint_tells_which_side_up_its_network_reads_pictures(tmp_path: P
         checkpoints.load(tmp_path)
 
 
-def test_weights_are_fetched_once_checked_and_go_on_where_they_were_cut_off(
+def test_weights_are_downloaded_once_and_interrupted_downloads_resume(
     original: Path, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     content = original.read_bytes()
@@ -182,7 +182,7 @@ def test_weights_are_fetched_once_checked_and_go_on_where_they_were_cut_off(
     assert "kept in" in capsys.readouterr().out
 
 
-def test_files_that_are_not_the_original_are_refused(original: Path, cache: Path, tmp_path: Path) -> None:
+def test_foreign_weight_files_and_unknown_names_are_refused(original: Path, cache: Path, tmp_path: Path) -> None:
     other = tmp_path / "other.pt"
     torch.save({"a": torch.zeros(2)}, other)
     with pytest.raises(WeightsError, match=r"other\.pt: is not mn04_as_mAP_432\.pt of https.*its SHA-256 is"):
@@ -196,7 +196,7 @@ def test_files_that_are_not_the_original_are_refused(original: Path, cache: Path
     assert not cache.exists()
 
 
-def test_pictures_that_the_weights_cannot_read_are_refused_with_the_way_out() -> None:
+def test_specs_and_backbones_that_do_not_fit_the_weights_are_refused() -> None:
     with pytest.raises(WeightsError, match=r"mel is .slaney. instead of .kaldi.*render with --spec mn04_as,"):
         PRETRAINED["mn04_as"].normalisation(SpectrogramSpec())
     absolute = replace(SPECS["mn04_as"], scale="full_scale", low=-50.0, high=50.0)
@@ -209,7 +209,7 @@ def test_pictures_that_the_weights_cannot_read_are_refused_with_the_way_out() ->
 
 
 @pytest.mark.parametrize("scale", ["full_scale", "clip_peak"])
-def test_a_pixel_becomes_the_input_that_the_network_was_trained_on(scale: str) -> None:
+def test_normalised_pixels_match_the_training_input_of_efficientat(scale: str) -> None:
     """EfficientAT: (ln(mel + 1e-5) + 4.5) / 5; with `clip_peak`, of the clip scaled to a peak of 10 dB."""
     spec = replace(SPECS["mn04_as"], scale="full_scale", low=-50.0, high=50.0, log_offset=1e-5)
     samples = np.random.default_rng(0).normal(0, 0.1, 32_000).astype(np.float32)

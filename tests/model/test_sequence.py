@@ -21,7 +21,7 @@ def _pictures(height: int = 128, width: int = 224) -> torch.Tensor:
     return torch.randint(0, 256, (3, 1, height, width), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
 
 
-def test_the_frames_of_a_picture_are_librosas_mfcc_but_for_the_scale_of_gray() -> None:
+def test_the_cosine_transform_of_a_picture_matches_librosa_mfcc() -> None:
     """Gray values are linear in dB, so their cosine transform is linear in librosa's MFCC of the same frames."""
     spec = SpectrogramSpec()
     picture = render(voice(seconds=spec.duration_s), spec).astype(np.float64)
@@ -30,7 +30,7 @@ def test_the_frames_of_a_picture_are_librosas_mfcc_but_for_the_scale_of_gray() -
     np.testing.assert_allclose(ours, reference, atol=0.05 * np.abs(reference).std())
 
 
-def test_frames_are_read_from_the_lowest_band_up() -> None:
+def test_frames_start_with_the_lowest_band() -> None:
     low, high = torch.zeros(2, 1, 3, 128, 10)
     low[:, :, -1], high[:, :, 0] = 1.0, 1.0
     frames = Frames("logmel").eval()
@@ -39,7 +39,7 @@ def test_frames_are_read_from_the_lowest_band_up() -> None:
         assert course.argmax() == band
 
 
-def test_more_coefficients_than_bands_are_zero() -> None:
+def test_coefficients_beyond_the_number_of_bands_are_zero() -> None:
     basis = cosine_transform(20, 40).numpy()
     np.testing.assert_allclose(basis[:20] @ basis[:20].T, np.eye(20), atol=1e-5)
     assert not basis[20:].any()
@@ -47,9 +47,7 @@ def test_more_coefficients_than_bands_are_zero() -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("height", "width"), [(128, 224), (40, 61)])
-def test_every_network_reads_pictures_of_any_size_and_learns_in_all_its_parts(
-    name: str, height: int, width: int
-) -> None:
+def test_networks_accept_any_picture_size_and_train_all_parameters(name: str, height: int, width: int) -> None:
     net = SpectrogramNet(name, 5, hidden=16)
     logits = net(_pictures(height, width))
     assert logits.shape == (3, 5)
@@ -59,12 +57,12 @@ def test_every_network_reads_pictures_of_any_size_and_learns_in_all_its_parts(
     assert set(layers(net)[-1]) < trainable(net, "last-block") < trainable(net, "all")
 
 
-def test_weights_that_nobody_has_published_are_not_made_up() -> None:
+def test_auto_weights_of_an_unpublished_network_raise_an_error() -> None:
     with pytest.raises(WeightsError, match=r"there are no published weights for lstm.*--weights none"):
         load_weights(SpectrogramNet("lstm", 3), "auto", SpectrogramSpec())
 
 
-def test_a_1d_cnn_is_trained_kept_and_used_like_any_backbone(world: World, tmp_path: Path, wav: WriteWav) -> None:
+def test_a_1d_cnn_can_be_trained_saved_and_used_for_prediction(world: World, tmp_path: Path, wav: WriteWav) -> None:
     settings = finetune_settings(world.images, tmp_path / "cnn1d", backbone="cnn1d", hidden=16, mask=False)
     trained = finetune(settings)
     assert trained.about.metrics["test"].clips > 0

@@ -24,7 +24,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @torch.inference_mode()
-def test_the_encoder_computes_what_transformers_computes(tmp_path: Path, cache: Path) -> None:
+def test_the_encoder_matches_transformers(tmp_path: Path, cache: Path) -> None:
     transformers = pytest.importorskip("transformers")
     config = transformers.WhisperConfig(
         d_model=384, encoder_layers=4, encoder_attention_heads=6, encoder_ffn_dim=1536, num_mel_bins=80,
@@ -47,7 +47,7 @@ def test_the_encoder_computes_what_transformers_computes(tmp_path: Path, cache: 
     torch.testing.assert_close(net.backbone.states(shown[:, None])[-1], expected, atol=1e-4, rtol=1e-4)
 
 
-def test_pictures_become_features_and_layers_are_known() -> None:
+def test_whisper_embeds_pictures_lists_layers_and_checks_picture_size() -> None:
     torch.manual_seed(0)
     net = SpectrogramNet("whisper_tiny", 3).eval()
     pictures = torch.randint(0, 256, (2, 1, 80, 300), dtype=torch.uint8)
@@ -65,7 +65,7 @@ def test_pictures_become_features_and_layers_are_known() -> None:
     net.check_pictures(SPECS["whisper"])
 
 
-def test_weights_are_asked_of_the_hub_and_their_lack_names_the_way_out(
+def test_a_failed_hub_download_names_the_command_and_foreign_files_are_refused(
     cache: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     asked = []
@@ -87,7 +87,7 @@ def _text(text: str) -> bytes:
     return struct.pack("<H", len(text) + 1) + text.encode() + b"\0"
 
 
-def test_a_file_of_ctranslate2_is_taken_apart(tmp_path: Path) -> None:
+def test_a_ctranslate2_file_is_converted_to_whisper_encoder_tensors(tmp_path: Path) -> None:
     joined = np.arange(12 * 4, dtype=np.float16).reshape(12, 4)
     given = {
         "decoder/conv1/bias": np.zeros(2, np.float16),
