@@ -50,7 +50,7 @@ def _settings(**changes: Any) -> ClassicalSettings:
 
 
 @pytest.mark.parametrize("name", get_args(Name))
-def test_every_classifier_learns_what_can_be_learnt(name: str) -> None:
+def test_every_classifier_learns_from_informative_features(name: str) -> None:
     if name == "xgboost":
         pytest.importorskip("xgboost")
     table = _table()
@@ -63,7 +63,7 @@ def test_every_classifier_learns_what_can_be_learnt(name: str) -> None:
     assert _parameters(fitted.model) == weights.get(name)
 
 
-def test_what_is_chosen_and_fitted_does_not_depend_on_speakers_that_are_held_out() -> None:
+def test_held_out_speakers_do_not_influence_selection_or_fit() -> None:
     table, settings = _table(), _settings(classifier="svm-rbf")
     altered = table.values.copy()
     held_out = np.concatenate([table.clips.part("valid"), table.clips.part("test")])
@@ -73,7 +73,7 @@ def test_what_is_chosen_and_fitted_does_not_depend_on_speakers_that_are_held_out
     np.testing.assert_array_equal(one.predict(table.values), other.predict(table.values))
 
 
-def test_inner_folds_keep_speakers_apart_and_hold_no_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inner_folds_separate_speakers_and_exclude_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     table, seen = _table(copies=2), []
 
     class Watched(GridSearchCV):
@@ -90,13 +90,13 @@ def test_inner_folds_keep_speakers_apart_and_hold_no_copy(monkeypatch: pytest.Mo
     np.testing.assert_array_equal(values, table.values[table.clips.part("train")])
 
 
-def test_copies_are_trained_on_if_they_are_asked_for() -> None:
+def test_copies_are_trained_on_only_if_requested() -> None:
     table = _table(copies=2)
     counts = [fit(table, _settings(copies=copies)).model[0].n_samples_seen_ for copies in ("none", "all")]
     assert counts == [len(table.clips.part("train")), 3 * len(table.clips.part("train"))]
 
 
-def test_figures_are_those_of_scikit_learn_and_torchmetrics(world: World, tmp_path: Path) -> None:
+def test_metrics_match_scikit_learn_and_torchmetrics(world: World, tmp_path: Path) -> None:
     settings = _settings(index=world.images, out=tmp_path / "run", features=FEW, inner_folds=2)
     run = classical(settings)
     assert run == typed(read_json(tmp_path / "run" / "run.json"), Result)
@@ -126,27 +126,27 @@ def test_figures_are_those_of_scikit_learn_and_torchmetrics(world: World, tmp_pa
     assert read_json(tmp_path / "run" / "evaluation-test" / "metrics.json")["clip_ms"] > 0
 
 
-def test_test_speakers_are_left_alone_while_designs_are_compared(world: World, tmp_path: Path) -> None:
+def test_a_run_with_test_false_evaluates_only_validation_speakers(world: World, tmp_path: Path) -> None:
     settings = _settings(index=world.images, out=tmp_path / "run", features=FEW, inner_folds=0, test=False)
     assert set(classical(settings).metrics) == {"valid"}
     assert not (tmp_path / "run" / "evaluation-test").exists()
 
 
-def test_a_leaky_run_says_so(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_leaky_run_prints_a_warning(world: World, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--index", str(world.images), "--out", str(tmp_path / "run"), "--features.parts", '["rms"]']
     given += ["--protocol", "random-leaky", "--inner_folds", "0", "--workers", "1", "--classifier", "knn"]
     assert run_verb("classical", given) == 0
     assert "these figures leak: speakers" in capsys.readouterr().out
 
 
-def test_what_cannot_be_done_is_said_before_features_are_made(world: World, tmp_path: Path) -> None:
+def test_an_invalid_fold_is_refused_before_features_are_computed(world: World, tmp_path: Path) -> None:
     shutil.copytree(world.images, tmp_path / "index", ignore=shutil.ignore_patterns(FOLDER))
     with pytest.raises(Exception, match="folds 0 to 4; fold 9 was requested"):
         classical(_settings(index=tmp_path / "index", fold=9))
     assert not (tmp_path / "index" / FOLDER).exists()
 
 
-def test_settings_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_settings_and_missing_xgboost_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(TrainingError, match="inner_folds is 1; it must be 0, or 2 or more"):
         _settings(inner_folds=1)
     with pytest.raises(TrainingError, match="7 training speakers are too few for 20 inner folds"):
@@ -156,7 +156,7 @@ def test_settings_that_cannot_be_are_refused(monkeypatch: pytest.MonkeyPatch) ->
         fit(_table(), replace(_settings(), classifier="xgboost"))
 
 
-def test_a_search_that_cannot_be_made_is_said_in_one_line() -> None:
+def test_a_failed_hyperparameter_search_raises_a_training_error() -> None:
     rows = [
         {"clip_id": str(speaker), "copy": 0, "speaker": str(speaker), "gender": ("female", "male")[speaker % 2]}
         for speaker in range(12)
@@ -167,7 +167,7 @@ def test_a_search_that_cannot_be_made_is_said_in_one_line() -> None:
         fit(table, _settings(inner_folds=7))
 
 
-def test_clips_without_a_speaker_are_each_their_own_in_the_inner_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_clips_without_a_speaker_get_their_own_group_in_inner_folds(monkeypatch: pytest.MonkeyPatch) -> None:
     frame = _table().clips.rows.drop(columns=["label", "target"]).astype({"speaker": "string"})
     frame.loc[frame["clip_id"].isin(frame["clip_id"].unique()[::2]), "speaker"] = pd.NA
     clips = Clips.of(frame, "emotion", "random-leaky", 0)

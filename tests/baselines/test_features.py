@@ -31,7 +31,7 @@ def index(world: World, tmp_path: Path) -> Path:
     return tmp_path / "index"
 
 
-def test_the_features_are_those_of_librosa_and_scipy() -> None:
+def test_features_match_librosa_and_scipy() -> None:
     samples = voice(1.5)
     vector, names = handmade(samples, RATE, FeatureSettings())
     found = dict(zip(names, vector, strict=True))
@@ -53,7 +53,7 @@ def test_the_features_are_those_of_librosa_and_scipy() -> None:
             assert found[f"{name}_{statistic}"] == pytest.approx(moment(course), rel=1e-3, abs=1e-3), (name, statistic)
 
 
-def test_every_part_and_statistic_is_there_once_and_finite() -> None:
+def test_features_cover_every_part_and_statistic_with_finite_values() -> None:
     vector, names = handmade(voice(), RATE, FeatureSettings())
     assert len(set(names)) == len(names) == len(vector)
     assert np.isfinite(vector).all()
@@ -64,12 +64,12 @@ def test_every_part_and_statistic_is_there_once_and_finite() -> None:
     assert len(single) == 40
 
 
-def test_a_clip_shorter_than_a_frame_has_features_too() -> None:
+def test_a_clip_shorter_than_a_frame_has_finite_features() -> None:
     vector, _ = handmade(voice(0.02), RATE, FeatureSettings())
     assert np.isfinite(vector).all()
 
 
-def test_copies_are_those_that_the_pictures_show(index: Path) -> None:
+def test_features_of_copies_use_the_augmentation_of_the_pictures(index: Path) -> None:
     found = extract(index, QUICK, workers=1)
     table, names = found.rows, found.names
     row = table[(table["copy"] == 2)].iloc[3]
@@ -82,7 +82,7 @@ def test_copies_are_those_that_the_pictures_show(index: Path) -> None:
     np.testing.assert_allclose(row[names].to_numpy(np.float32), expected, rtol=1e-5)
 
 
-def test_rows_are_those_of_the_index(index: Path) -> None:
+def test_feature_rows_match_the_index(index: Path) -> None:
     whole, _ = read_index(index)
     found = extract(index, QUICK, workers=1)
     pd.testing.assert_frame_equal(found.rows.drop(columns=found.names), whole)
@@ -91,7 +91,7 @@ def test_rows_are_those_of_the_index(index: Path) -> None:
     assert len(untouched) == (whole["copy"] == 0).sum()
 
 
-def test_what_is_known_is_not_made_again(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_missing_or_changed_features_are_computed(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
     original = features._describe_clip
     monkeypatch.setattr(
@@ -126,7 +126,7 @@ def test_what_is_known_is_not_made_again(index: Path, monkeypatch: pytest.Monkey
     assert len(made) == len(first)
 
 
-def test_a_damaged_store_is_made_anew(index: Path) -> None:
+def test_a_damaged_feature_store_is_rebuilt(index: Path) -> None:
     first = extract(index, QUICK, copies=False, workers=1).rows
     (store,) = (index / features.FOLDER).glob("*.parquet")
     store.write_bytes(store.read_bytes()[:100])
@@ -134,7 +134,9 @@ def test_a_damaged_store_is_made_anew(index: Path) -> None:
     pd.testing.assert_frame_equal(first, again)
 
 
-def test_one_bad_recording_costs_no_other(index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_broken_recording_is_left_out_without_affecting_others(
+    index: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     table, _ = read_index(index)
     good = table[table["copy"] == 0].head(3).copy()
     broken = tmp_path / "broken.wav"
@@ -156,7 +158,7 @@ def test_one_bad_recording_costs_no_other(index: Path, tmp_path: Path, capsys: p
     assert "left out:" in capsys.readouterr().err
 
 
-def test_recordings_that_are_gone_are_named_and_what_is_known_of_them_stands(index: Path, tmp_path: Path) -> None:
+def test_missing_recordings_are_named_and_their_stored_features_are_kept(index: Path, tmp_path: Path) -> None:
     table, _ = read_index(index)
     moved = table.assign(path=str(tmp_path / "gone.wav"))
     moved.to_parquet(index / "index.parquet")
@@ -170,7 +172,7 @@ def test_recordings_that_are_gone_are_named_and_what_is_known_of_them_stands(ind
     pd.testing.assert_frame_equal(before.rows[before.names], after.rows[after.names])
 
 
-def test_a_network_that_cannot_be_had_is_asked_for_once(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unavailable_network_is_requested_only_once(index: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("transformers")
     asked: list[str] = []
 
@@ -184,7 +186,7 @@ def test_a_network_that_cannot_be_had_is_asked_for_once(index: Path, monkeypatch
     assert asked == ["nobody/nothing"]
 
 
-def test_egemaps_are_the_88_functionals(index: Path) -> None:
+def test_egemaps_gives_the_88_functionals(index: Path) -> None:
     pytest.importorskip("opensmile")
     vector, names = describe(voice(), SMALL, FeatureSettings(kind="egemaps"))
     assert len(names) == len(vector) == 88
@@ -193,7 +195,7 @@ def test_egemaps_are_the_88_functionals(index: Path) -> None:
     assert high[0] - vector[0] == pytest.approx(12, abs=0.5)  # an octave, in semitones
 
 
-def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_opensmile_raises_an_error_with_the_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     features._smile.cache_clear()
     monkeypatch.setitem(__import__("sys").modules, "opensmile", None)
     with pytest.raises(FeatureError, match=r"pip install 'spectro\[egemaps\]'"):
@@ -209,12 +211,12 @@ def test_what_is_not_installed_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"mfcc": 0}, "features.mfcc is 0"),
     ],
 )
-def test_settings_that_describe_nothing_are_refused(changes: dict[str, object], message: str) -> None:
+def test_invalid_feature_settings_are_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(FeatureError, match=message):
         FeatureSettings(**changes)  # type: ignore[arg-type]
 
 
-def test_the_command_says_what_it_made(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_number_of_features_and_clips(index: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--index", str(index), "--features.parts", '["rms"]', "--copies", "false", "--workers", "1"]
     assert run_verb("features", given) == 0
     assert "4 features of 48 clips and copies" in capsys.readouterr().out

@@ -10,14 +10,14 @@ from spectro.files import held, write_json
 from spectro.outputs import LOCK
 
 
-def test_a_folder_of_something_else_is_no_runs_folder(tmp_path: Path) -> None:
+def test_a_folder_with_foreign_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / RUN_FILE).write_text('{"name": "mine"}')
     with pytest.raises(TrainingError, match=r"run\.json: already exists, and spectro did not make it"):
         run_folder(tmp_path).__enter__()
     assert [path.name for path in tmp_path.iterdir()] == [RUN_FILE]
 
 
-def test_a_run_of_an_earlier_version_is_known_by_what_it_wrote(tmp_path: Path) -> None:
+def test_a_run_folder_of_an_earlier_version_is_recognised(tmp_path: Path) -> None:
     write_json(tmp_path / RUN_FILE, {"backbone": "svm", "split": {}, "training": {}})
     with run_folder(tmp_path):
         pass
@@ -28,12 +28,12 @@ def test_a_run_of_an_earlier_version_is_known_by_what_it_wrote(tmp_path: Path) -
         pass
 
 
-def test_two_runs_do_not_write_to_one_folder(tmp_path: Path) -> None:
+def test_two_runs_cannot_write_to_the_same_folder(tmp_path: Path) -> None:
     with held(tmp_path / LOCK), pytest.raises(TrainingError, match="another run writes there; wait, or name another"):
         run_folder(tmp_path).__enter__()
 
 
-def test_a_report_is_not_written_over_other_files(tmp_path: Path) -> None:
+def test_a_report_does_not_overwrite_foreign_files(tmp_path: Path) -> None:
     (tmp_path / "predictions.csv").write_text("mine")
     with pytest.raises(EvaluationError, match=r"predictions\.csv: already exists, and spectro did not make it"):
         evaluate(EvaluateSettings(out=tmp_path))

@@ -82,19 +82,21 @@ def test_a_frozen_network_gives_the_mean_of_a_hidden_layer(networks: Path, name:
     assert not np.allclose(vector, other)
 
 
-def test_a_clip_shorter_than_a_convolution_is_read_too(networks: Path) -> None:
+def test_a_clip_shorter_than_a_convolution_has_a_finite_embedding(networks: Path) -> None:
     vector, _ = speech.embed(voice(0.01), RATE, str(networks / "Wav2Vec2"), -1)
     assert np.isfinite(vector).all()
 
 
-def test_another_rate_is_resampled_to_the_networks_own(networks: Path) -> None:
+def test_audio_is_resampled_to_the_sample_rate_of_the_network(networks: Path) -> None:
     model = str(networks / "Wav2Vec2")
     one, _ = speech.embed(voice(1.0, rate=16_000), 16_000, model, -1)
     other, _ = speech.embed(voice(1.0, rate=48_000), 48_000, model, -1)
     np.testing.assert_allclose(one, other, atol=0.02 * np.abs(one).max())
 
 
-def test_a_linear_head_on_frozen_features_is_a_classical_run(world: World, networks: Path, tmp_path: Path) -> None:
+def test_a_linear_probe_on_frozen_features_runs_as_a_classical_baseline(
+    world: World, networks: Path, tmp_path: Path
+) -> None:
     features = FeatureSettings(kind="speech", model=str(networks / "Wav2Vec2"), layer=1)
     settings = ClassicalSettings(
         index=world.images, classifier="logistic", features=features, out=tmp_path, inner_folds=0, workers=1
@@ -106,7 +108,7 @@ def test_a_linear_head_on_frozen_features_is_a_classical_run(world: World, netwo
 
 
 @pytest.mark.parametrize("name", ["Wav2Vec2", "AST"])
-def test_a_network_is_fine_tuned_kept_and_measured(world: World, networks: Path, tmp_path: Path, name: str) -> None:
+def test_a_network_is_fine_tuned_saved_and_evaluated(world: World, networks: Path, tmp_path: Path, name: str) -> None:
     settings = _settings(world, networks, tmp_path / "run", model=str(networks / name), copies="all")
     run = finetune(settings)
     assert run == typed(read_json(tmp_path / "run" / "run.json"), Result)
@@ -123,7 +125,7 @@ def test_a_network_is_fine_tuned_kept_and_measured(world: World, networks: Path,
     assert not any(changed for key, changed in moved.items() if key.startswith("feature_extractor."))
 
 
-def test_a_run_goes_on_from_its_last_whole_epoch(
+def test_a_killed_run_resumes_from_its_last_complete_epoch(
     world: World, networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = finetune(_settings(world, networks, tmp_path / "whole"))
@@ -161,7 +163,7 @@ def test_a_run_goes_on_from_its_last_whole_epoch(
 
 
 @pytest.fixture(scope="module")
-def settled(world: World, networks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def finished_run(world: World, networks: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run; tests copy it."""
     out = tmp_path_factory.mktemp("settled") / "run"
     finetune(_settings(world, networks, out))
@@ -179,8 +181,10 @@ class Evil:
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "training_args.bin"])
-def test_a_planted_pickle_is_not_run(world: World, networks: Path, settled: Path, tmp_path: Path, name: str) -> None:
-    shutil.copytree(settled, tmp_path / "run")
+def test_a_malicious_pickle_is_not_executed(
+    world: World, networks: Path, finished_run: Path, tmp_path: Path, name: str
+) -> None:
+    shutil.copytree(finished_run, tmp_path / "run")
     last = max((tmp_path / "run" / "training").glob("checkpoint-*"), key=lambda path: int(path.name[11:]))
     assert (last / name).exists()
     torch.save(Evil(tmp_path / "ran"), last / name)
@@ -196,11 +200,11 @@ def test_a_planted_pickle_is_not_run(world: World, networks: Path, settled: Path
 
 
 @pytest.mark.parametrize("name", ["optimizer.pt", "trainer_state.json", "model.safetensors"])
-@pytest.mark.parametrize("content", [b"", b"[]", None], ids=["empty", "foreign", "half"])
-def test_a_truncated_or_foreign_state_is_refused_in_a_sentence(
-    world: World, networks: Path, settled: Path, tmp_path: Path, name: str, content: bytes | None
+@pytest.mark.parametrize("content", [b"", b"[]", None], ids=["empty", "foreign", "truncated"])
+def test_a_truncated_or_foreign_state_raises_a_single_line_error(
+    world: World, networks: Path, finished_run: Path, tmp_path: Path, name: str, content: bytes | None
 ) -> None:
-    shutil.copytree(settled, tmp_path / "run")
+    shutil.copytree(finished_run, tmp_path / "run")
     for saved in (tmp_path / "run" / "training").glob("checkpoint-*"):
         whole = (saved / name).read_bytes()
         (saved / name).write_bytes(whole[: len(whole) // 2] if content is None else content)
@@ -211,7 +215,7 @@ def test_a_truncated_or_foreign_state_is_refused_in_a_sentence(
     assert "\n" not in str(found.value)
 
 
-def test_a_long_run_with_gradients_that_are_no_numbers_goes_on_where_it_was_moved_to(tmp_path: Path) -> None:
+def test_a_moved_state_with_a_long_history_and_nan_gradients_is_accepted(tmp_path: Path) -> None:
     saved = tmp_path / "checkpoint-2"
     saved.mkdir()
     save_file({"a": torch.zeros(1)}, saved / "model.safetensors")
@@ -226,26 +230,28 @@ def test_a_long_run_with_gradients_that_are_no_numbers_goes_on_where_it_was_move
     assert math.isnan(found["log_history"][-1]["grad_norm"]) and found["log_history"][-1]["loss"] == math.inf
 
 
-def test_a_run_that_is_moved_keeps_its_best_epoch_and_a_damaged_one_starts_anew(
-    world: World, networks: Path, settled: Path, tmp_path: Path
+def test_a_moved_run_keeps_its_metrics_and_a_damaged_run_can_be_overwritten(
+    world: World, networks: Path, finished_run: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(settled, tmp_path / "run")
-    before = typed(read_json(settled / "run.json"), Result)
+    shutil.copytree(finished_run, tmp_path / "run")
+    before = typed(read_json(finished_run / "run.json"), Result)
     settings = _settings(world, networks, tmp_path / "run")
     assert finetune(settings).metrics == before.metrics
     for saved in (tmp_path / "run" / "training").glob("checkpoint-*"):
         state = read_json(saved / "trainer_state.json")
         (saved / "trainer_state.json").write_text("[]")
-    assert Path(state["best_model_checkpoint"]).parent in (tmp_path / "run" / "training", settled / "training")
+    assert Path(state["best_model_checkpoint"]).parent in (tmp_path / "run" / "training", finished_run / "training")
     assert finetune(replace(settings, overwrite=True)).metrics == before.metrics
 
 
-def test_two_runs_do_not_write_to_one_folder(world: World, networks: Path, tmp_path: Path) -> None:
+def test_two_runs_cannot_write_to_the_same_folder(world: World, networks: Path, tmp_path: Path) -> None:
     with held(tmp_path / "run" / ".lock"), pytest.raises(TrainingError, match="another run writes there"):
         finetune(_settings(world, networks, tmp_path / "run"))
 
 
-def test_two_runs_are_not_mixed(world: World, networks: Path, tmp_path: Path) -> None:
+def test_a_folder_of_a_run_with_other_settings_or_index_is_refused(
+    world: World, networks: Path, tmp_path: Path
+) -> None:
     settings = _settings(world, networks, tmp_path, epochs=1)
     finetune(settings)
     with pytest.raises(TrainingError, match="holds a run with other settings"):
@@ -257,7 +263,9 @@ def test_two_runs_are_not_mixed(world: World, networks: Path, tmp_path: Path) ->
         finetune(replace(settings, index=tmp_path / "fewer"))
 
 
-def test_networks_that_cannot_be_had_are_named(networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unavailable_networks_layers_and_packages_raise_an_error(
+    networks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with pytest.raises(WeightsError, match="is neither a folder nor a name on the hub"):
         load(str(tmp_path / "there" / "is" / "none"), "AutoModel")
     (tmp_path / "empty").mkdir()
@@ -270,7 +278,7 @@ def test_networks_that_cannot_be_had_are_named(networks: Path, tmp_path: Path, m
         load(str(networks / "Hubert"), "AutoModel")
 
 
-def test_without_the_network_the_hub_is_not_waited_for_in_vain(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_uncached_network_raises_an_error_when_the_hub_is_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(
         WeightsError, match=r"spectro-has-no/such-network: the network cannot be loaded .*name a folder that holds one"
