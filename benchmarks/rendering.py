@@ -2,7 +2,7 @@
 
 python benchmarks/rendering.py RAVDESS_FOLDER                  # against librosa, matplotlib and opensoundscape
 python benchmarks/rendering.py RAVDESS_FOLDER --out /dev/shm   # the same, without a disk
-python benchmarks/rendering.py RAVDESS_FOLDER --stages         # where the time goes, and how far it is from the limit
+python benchmarks/rendering.py RAVDESS_FOLDER --stages [--spec yamnet]   # where the time goes, and the limits
 python benchmarks/rendering.py RAVDESS_FOLDER --stretch        # time stretching and pitch shifting, for copies
 python benchmarks/rendering.py RAVDESS_FOLDER --grow 1000 100000   # the verb: time and memory over many clips
 
@@ -41,10 +41,14 @@ from isal import isal_zlib
 
 from spectro.audio import augment, recording
 from spectro.audio.augment import Augmentation, AugmentSettings
+from spectro.audio.highpass import highpass
+from spectro.audio.stream import active
+from spectro.files import content_mark
+from spectro.model.pretrained import SPECS
 from spectro.picture import frontend, png, spectrogram
 from spectro.picture.spec import SpectrogramSpec
 from spectro.rendering.render import TOGETHER
-from spectro.rendering.worker import Job, Recipe, render_clips
+from spectro.rendering.worker import IMAGES, Job, Recipe, render_clips
 
 SPEC = SpectrogramSpec(
     n_fft=2048, win_length=2048, hop_length=256, height=224, width=224, fmin=0, scale="clip_peak", low=-80, high=0,
@@ -175,31 +179,43 @@ def milliseconds(work: Callable[[object], object], items: list[object], rounds: 
     return round(statistics.median(taken), 3)
 
 
-def stages(clips: list[Path], rounds: int) -> dict[str, object]:
+def stages(clips: list[Path], rounds: int, spec: SpectrogramSpec) -> dict[str, object]:
     """Time each stage in one thread, and its arithmetic at the machine's measured peak rate."""
+    rate = spec.sample_rate
     decoded = [recording._decode(path, "", None) for path in clips]
-    samples = [soxr.resample(found, file_rate, SPEC.sample_rate, quality="HQ") for found, file_rate in decoded]
-    shown = [one[slice(*spectrogram.shown(one, SPEC))] for one in samples]
-    pixels = [spectrogram.render(one, SPEC) for one in samples]
-    contents = [png.encode(one, SPEC, "clip") for one in pixels]
+    resampled = [soxr.resample(found, file_rate, rate, quality="HQ") for found, file_rate in decoded]
+    clean = [highpass(one, rate) for one in resampled]
+    samples = [spectrogram.read(path, spec) for path in clips]
+    shown = [one[slice(*spectrogram.shown(one, spec))] for one in samples]
+    pixels = [spectrogram.render(one, spec) for one in samples]
+    contents = [png.encode(one, spec, "clip") for one in pixels]
     with tempfile.TemporaryDirectory() as name:
-        place = Path(name) / "a.png"
+        place, recipe = Path(name) / "a.png", Recipe(Path(name), spec, AugmentSettings(), 60.0, "benchmark")
+        (Path(name) / IMAGES).mkdir()
         found = {
+            "checksum of the file": milliseconds(content_mark, clips, rounds),
             "decode": milliseconds(lambda path: recording._decode(path, "", None), clips, rounds),
-            "check": milliseconds(lambda one: recording.check_values(one[0], ""), decoded, rounds),
-            "resample": milliseconds(lambda one: soxr.resample(one[0], one[1], 16_000, quality="HQ"), decoded, rounds),
-            "log-mel": milliseconds(lambda one: frontend.log_mel(one, SPEC), shown, rounds),
-            "draw (with log-mel)": milliseconds(lambda one: spectrogram.render(one, SPEC), samples, rounds),
-            "encode": milliseconds(lambda one: png.encode(one, SPEC, "clip"), pixels, rounds),
+            "check values": milliseconds(lambda one: recording.check_values(one[0], ""), decoded, rounds),
+            "resample": milliseconds(lambda one: soxr.resample(one[0], one[1], rate, quality="HQ"), decoded, rounds),
+            "high-pass": milliseconds(lambda one: highpass(one, rate), resampled, rounds),
+            "find sound": milliseconds(lambda one: (recording.is_audible(one, rate), active(one, rate)), clean, rounds),
+            "trim": milliseconds(
+                lambda one: recording.trim_bounds(one, sample_rate=rate, top_db=spec.trim_db or 30.0), clean, rounds
+            ),
+            "log-mel": milliseconds(lambda one: frontend.log_mel(one, spec), shown, rounds),
+            "render (with log-mel)": milliseconds(lambda one: spectrogram.render(one, spec), samples, rounds),
+            "encode": milliseconds(lambda one: png.encode(one, spec, "clip"), pixels, rounds),
             "write": milliseconds(place.write_bytes, contents, rounds),
-            "all": milliseconds(lambda path: by_spectro(path, Path(name)), clips, 1),
+            "all": milliseconds(
+                lambda path: render_clips([Job(f"{path.parent.name}_{path.stem}", str(path), 0)], recipe), clips, 1
+            ),
         }
         raw = milliseconds(lambda path: path.read_bytes(), clips, rounds)
     matrix = np.random.default_rng(0).random((1024, 1024), np.float32)
     peak = 2 * 1024**3 / milliseconds(lambda _: matrix @ matrix, [None] * 5, rounds) / 1e6
-    frames = np.zeros((SPEC.n_fft, SPEC.width), np.float32)
-    fft_flops = SPEC.width * 2.5 * SPEC.n_fft * np.log2(SPEC.n_fft)
-    mel_flops = 2 * SPEC.width * int((SPEC.mel_filters > 0).sum())
+    frames = np.zeros((spec.n_fft, spec.width), np.float32)
+    fft_flops = spec.width * 2.5 * spec.n_fft * np.log2(spec.n_fft)
+    mel_flops = 2 * spec.width * int((spec.mel_filters > 0).sum())
     rows = np.diff(pixels[0], axis=0, prepend=np.uint8(0)).tobytes()
     return {
         "milliseconds_a_clip": found,
@@ -211,6 +227,9 @@ def stages(clips: list[Path], rounds: int) -> dict[str, object]:
             "FFT as it is, ms": milliseconds(lambda _: scipy.fft.rfft(frames, axis=0), [None] * 5, rounds),
             "mel arithmetic at that peak, ms": round(mel_flops / peak / 1e6, 4),
             "deflate, ms": milliseconds(lambda _: isal_zlib.compress(rows, 1), [None] * 5, rounds),
+            "resample at medium quality, ms": milliseconds(
+                lambda one: soxr.resample(one[0], one[1], rate, quality="MQ"), decoded, rounds
+            ),
         },
     }
 
@@ -305,6 +324,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, help="folder for temporary pictures; default: the system's")
     parser.add_argument("--stages", action="store_true")
+    parser.add_argument("--spec", choices=SPECS, help="spec of the stages, instead of the one that all methods share")
     parser.add_argument("--stretch", action="store_true")
     parser.add_argument("--grow", type=int, nargs="+", metavar="CLIPS")
     given = parser.parse_args()
@@ -313,7 +333,7 @@ def main() -> None:
     if given.grow:
         found: object = grow(clips, given.grow)
     elif given.stages:
-        found = stages(clips[:100], given.rounds)
+        found = stages(clips[:100], given.rounds, SPECS[given.spec] if given.spec else SPEC)
     elif given.stretch:
         found = stretch(clips[:50], given.rounds)
     else:
