@@ -50,9 +50,13 @@ def running(*options: str, checkout: Path = HERE, **environment: str) -> Iterato
     command = [sys.executable, "-m", "spectro", "serve", "--port", "0", "--page", "false", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ | environment, cwd=checkout)
     assert process.stderr is not None
-    line = process.stderr.readline()
-    if "://" not in line:
-        raise RuntimeError(f"the service did not start: {line}{process.stderr.read()}")
+    printed = []  # for example, that a network is exported
+    for line in process.stderr:
+        printed.append(line)
+        if " at http://" in line:
+            break
+    else:
+        raise RuntimeError(f"the service did not start: {''.join(printed)}")
     host, _, port = line.rpartition("://")[2].strip().rpartition(":")
     drained = threading.Thread(target=deque, args=(process.stderr, 0), daemon=True)  # a full pipe would block it
     drained.start()
