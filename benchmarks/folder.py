@@ -134,7 +134,9 @@ OPENSOUNDSCAPE = """
 import json, sys, warnings
 warnings.simplefilter("ignore")
 from opensoundscape import CNN
-network = CNN("resnet18", classes=list("abcdefgh"), sample_duration=3.0, weights=None)
+from opensoundscape.ml.cnn_architectures import resnet18
+architecture = resnet18(num_classes=8, weights=None)
+network = CNN(architecture, classes=list("abcdefgh"), sample_duration=3.0, sample_rate=16_000)
 network.device = "cpu"
 for line in sys.stdin:
     clips = json.loads(line)

@@ -28,6 +28,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
+from itertools import count as numbers
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +44,7 @@ from spectro.audio import augment, recording
 from spectro.audio.augment import Augmentation, AugmentSettings
 from spectro.audio.highpass import highpass
 from spectro.audio.stream import active
-from spectro.files import content_mark
+from spectro.files import content_mark, write_bytes
 from spectro.model.pretrained import SPECS
 from spectro.picture import frontend, png, spectrogram
 from spectro.picture.spec import SpectrogramSpec
@@ -190,6 +191,7 @@ def stages(clips: list[Path], rounds: int, spec: SpectrogramSpec) -> dict[str, o
     pixels = [spectrogram.render(one, spec) for one in samples]
     contents = [png.encode(one, spec, "clip") for one in pixels]
     with tempfile.TemporaryDirectory() as name:
+        places = (Path(name) / f"{number}.png" for number in numbers())
         place, recipe = Path(name) / "a.png", Recipe(Path(name), spec, AugmentSettings(), 60.0, "benchmark")
         (Path(name) / IMAGES).mkdir()
         found = {
@@ -205,7 +207,8 @@ def stages(clips: list[Path], rounds: int, spec: SpectrogramSpec) -> dict[str, o
             "log-mel": milliseconds(lambda one: frontend.log_mel(one, spec), shown, rounds),
             "render (with log-mel)": milliseconds(lambda one: spectrogram.render(one, spec), samples, rounds),
             "encode": milliseconds(lambda one: png.encode(one, spec, "clip"), pixels, rounds),
-            "write": milliseconds(place.write_bytes, contents, rounds),
+            "write a new file": milliseconds(lambda one: write_bytes(next(places), one), contents, rounds),
+            "of it, overwrite a file": milliseconds(place.write_bytes, contents, rounds),
             "all": milliseconds(
                 lambda path: render_clips([Job(f"{path.parent.name}_{path.stem}", str(path), 0)], recipe), clips, 1
             ),

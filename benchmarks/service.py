@@ -1,6 +1,7 @@
 """The service under load: are all answers complete and right, how long do they take, and how much do batches help?
 
     python benchmarks/service.py RAVDESS_FOLDER [--requests 1000] [--at_a_time 32] [--rounds 5] [--against CHECKOUT]
+                                                   [--checkpoint FOLDER]
 
 Two services, one with batches of up to 32 and one without, take turns. Each round sends each of them 1,000 requests for
 predictions, 32 at a time over kept-alive connections. Every answer is compared with the Python API's. The client shares
@@ -72,10 +73,11 @@ def main() -> None:
     parser.add_argument("--at_a_time", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--against", type=Path, help="a checkout of another version, instead of one without batches")
+    parser.add_argument("--checkpoint", type=Path, help="this version's checkpoint; default: the shipped one")
     given = parser.parse_args()
     other = "one by one" if given.against is None else "before"
     paths = spread(parser, given.source, 200)
-    predictor = spectro.load()
+    predictor = spectro.load(given.checkpoint)
     expected = [predictor.predict_wav(path) for path in paths]
     uploads = [body(path.read_bytes()) for path in paths]
     rates: dict[str, list[float]] = {"batches": [], other: []}
@@ -83,7 +85,12 @@ def main() -> None:
     counts = {"asked": 0, "lost": 0, "wrong": 0}
     there = {} if given.against is None else {"checkout": given.against}
     single_batch = "1" if given.against is None else "32"
-    with running("--max_batch", "32") as batched, running("--max_batch", single_batch, **there) as single:
+    chosen = [] if given.checkpoint is None else ["--checkpoint", str(given.checkpoint.resolve())]
+    own = chosen if given.against is None else []
+    with (
+        running("--max_batch", "32", *chosen) as batched,
+        running("--max_batch", single_batch, *own, **there) as single,
+    ):
         for turn in range(given.rounds + 1):  # the first warms up
             for name, server in (("batches", batched), (other, single)):
                 client = Client(server)
