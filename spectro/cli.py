@@ -7,6 +7,7 @@ with a traceback, which is a bug in spectro).
 import errno
 import importlib
 import json
+import logging
 import os
 import sys
 import traceback
@@ -89,6 +90,7 @@ def run_verb(verb: str, arguments: list[str] | None = None) -> int:
         arguments: its options; None takes the process's own.
     """
     _print_anything()
+    _log_to_console()
     class_name, _purpose = VERBS[verb]
     try:
         module = importlib.import_module(f"spectro.verbs.{verb}")
@@ -177,6 +179,21 @@ def _at_home(value: Any) -> Any:
     if is_dataclass(value) and not isinstance(value, type):
         return replace(value, **{one.name: _at_home(getattr(value, one.name)) for one in fields(value)})
     return value
+
+
+class _Console(logging.Handler):
+    """Shows the messages of spectro's logger on the console."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a message to standard error, wherever that leads at the time."""
+        print(self.format(record), file=sys.stderr)
+
+
+def _log_to_console() -> None:
+    log = logging.getLogger("spectro")
+    if not any(isinstance(one, _Console) for one in log.handlers):
+        log.addHandler(_Console())
+        log.setLevel(logging.INFO)
 
 
 def _print_anything() -> None:

@@ -8,7 +8,6 @@ import logging
 import os
 import pickle
 import platform
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -16,6 +15,7 @@ from typing import Any, TypeVar
 
 from spectro.errors import SpectroError
 
+LOG = logging.getLogger("spectro")
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -182,7 +182,7 @@ def _rounds(work: Callable[[Item], Result], items: Iterable[Item], cluster: Clus
     room = sum(_room(node["Resources"], cluster) for node in ray.nodes() if node["Alive"])
     if not room:
         gpus = f" and {cluster.gpus:g} GPUs" if cluster.gpus else ""
-        print(f"no machine of the cluster has {cluster.cpus:g} CPUs{gpus}; waiting for one", file=sys.stderr)
+        LOG.warning("no machine of the cluster has %g CPUs%s; waiting for one", cluster.cpus, gpus)
     done = data.map_batches(
         Worker,
         fn_constructor_args=(pickle.dumps(work), version("spectro")),

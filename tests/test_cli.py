@@ -16,6 +16,9 @@ import yaml
 import spectro
 from spectro import cli
 from spectro.cli import VERBS, main, parse, run_verb
+from spectro.corpora.download import SOURCES
+from spectro.corpora.labels import SCHEMES
+from spectro.corpora.registry import CORPORA
 from spectro.errors import SpecError, SpectroError
 from spectro.picture.spec import SpectrogramSpec
 from spectro.rendering.render import RenderSettings
@@ -36,6 +39,21 @@ def test_help_explains_every_option(verb: str, capsys: pytest.CaptureFixture[str
     options = re.findall(r"^  (--[a-z_.0-9]+) [A-Z_0-9]+\s+(.*)$", shown, re.MULTILINE)
     assert len(options) >= 2
     assert [name for name, explanation in options if explanation.startswith("(type:")] == []
+
+
+@pytest.mark.parametrize("verb", ["finetune", "classical", "speech"])
+def test_help_lists_every_label_scheme(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_verb(verb, ["--help"])
+    assert f"label scheme: {', '.join(SCHEMES)}. (type" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("verb", ["render", "download"])
+def test_help_lists_every_corpus(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        run_verb(verb, ["--help"])
+    words = set(re.findall(r"[a-z][a-z-]+", capsys.readouterr().out.partition("--corpus")[2]))
+    assert set(CORPORA if verb == "render" else SOURCES) <= words
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -1,7 +1,7 @@
 """Cached exports for the engines that compute them: made once per checkpoint, and complete whenever used."""
 
+import logging
 import shutil
-import sys
 import time
 from importlib.metadata import version
 from itertools import islice
@@ -15,6 +15,7 @@ from spectro.model import metadata as descriptions
 from spectro.model.metadata import EXPORT_FILE
 
 A_DAY_S = 86_400
+LOG = logging.getLogger("spectro")
 
 
 def kept(folder: Path) -> Path:
@@ -40,9 +41,9 @@ def kept(folder: Path) -> Path:
         if _intact(out):
             return out
         if out.exists():
-            print(f"{printable(out)}: is damaged; exporting it again", file=sys.stderr)
+            LOG.warning("%s: is damaged; exporting it again", printable(out))
             shutil.rmtree(out)
-        print(f"exporting {printable(folder)} once, for a faster engine, to {printable(out)}", file=sys.stderr)
+        LOG.info("exporting %s once, for a faster engine, to %s", printable(folder), printable(out))
         _forget_killed(out)
         spec = descriptions.Description.read(folder).spec
         export.export(folder, out, list(islice(export.synthetic(spec), export.BATCH)), ir=False, replace=False)

@@ -6,6 +6,7 @@ is returned.
 """
 
 import ctypes
+import logging
 import os
 import sys
 from pathlib import Path
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from spectro.model.checkpoint import Checkpoint
 
 VARIABLE = "SPECTRO_ENGINE"
+LOG = logging.getLogger("spectro")
 
 
 def engine_for(
@@ -154,7 +156,7 @@ def _fastest(folder: Path, device: str | None, precision: Precision) -> str:
     try:
         _exported(folder)
     except ExportError as error:
-        print(f"{error}; PyTorch computes it for now (--engine torch skips this attempt)", file=sys.stderr)
+        LOG.warning("%s; PyTorch computes it for now (--engine torch skips this attempt)", error)
         return "torch"
     return possible[0]
 

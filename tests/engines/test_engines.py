@@ -137,28 +137,30 @@ def test_other_backbones_can_be_exported(tmp_path: Path, backbone: str) -> None:
 
 
 def test_auto_uses_the_fastest_engine_and_exports_once(
-    world: World, cache: Path, capsys: pytest.CaptureFixture[str]
+    world: World, cache: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = Predictor(world.checkpoint)
+    with caplog.at_level("INFO", logger="spectro"):
+        first = Predictor(world.checkpoint)
     assert first.engine.name.startswith("onnxruntime")
-    assert "exporting" in capsys.readouterr().err
+    assert "exporting" in caplog.text
+    caplog.clear()
     (kept,) = cache.iterdir()
     assert not (kept / "model.xml").exists()
     before = (kept / EXPORT_FILE).stat().st_mtime_ns
     again = Predictor(world.checkpoint, precision="bfloat16")
     assert again.engine.name.startswith("openvino")
-    assert (kept / EXPORT_FILE).stat().st_mtime_ns == before and not capsys.readouterr().err
+    assert (kept / EXPORT_FILE).stat().st_mtime_ns == before and not caplog.text
     ours = Predictor(world.checkpoint, engine="torch").scores(pictures(2)).probabilities
     np.testing.assert_allclose(first.scores(pictures(2)).probabilities, ours, atol=export.TOLERANCE)
     np.testing.assert_allclose(again.scores(pictures(2)).probabilities, ours, atol=0.05)
 
 
 def test_auto_uses_torch_if_the_network_cannot_be_exported(
-    world: World, cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    world: World, cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(export, "EXPORTER", ("no_such_package",))
     assert Predictor(world.checkpoint).engine.name.startswith("torch")
-    assert "no_such_package" in capsys.readouterr().err
+    assert "no_such_package" in caplog.text
     with pytest.raises(PredictionError, match=r"install spectro\[onnx\]"):
         Predictor(world.checkpoint, engine="onnx")
 
@@ -247,7 +249,7 @@ def test_an_explanation_needs_the_checkpoint(world: World, exported: Path, cache
     fast = Predictor(world.checkpoint, engine="onnx")
     ours, theirs = explain(Predictor(world.trained), clip), explain(fast, clip)
     np.testing.assert_allclose(theirs.heat, ours.heat, atol=1e-5)
-    with pytest.raises(CheckpointError, match="name the checkpoint that it was made of"):
+    with pytest.raises(CheckpointError, match="name the checkpoint that it was exported from"):
         explain(Predictor(exported, engine="onnx"), clip)
 
 
