@@ -179,7 +179,7 @@ def test_weights_are_downloaded_once_and_interrupted_downloads_resume(
     told = capsys.readouterr().out
     assert "--spec mn04_as" in told and "--weights mn04_as" in told
     assert run(WeightsSettings()) == 0
-    assert "kept in" in capsys.readouterr().out
+    assert "cached in" in capsys.readouterr().out
 
 
 def test_foreign_weight_files_and_unknown_names_are_refused(original: Path, cache: Path, tmp_path: Path) -> None:

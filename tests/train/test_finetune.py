@@ -412,7 +412,7 @@ def test_train_on_all_trains_on_every_speaker_and_reports_an_estimate(
     assert "All speakers were trained on" in card and "figures of `tiny` in study.csv" in card
     assert "| loso | 2 | 2 | 4 | 0.600 | 0.500, 0.700 |" in card
     assert "| corpus | UAR |\n| --- | --- |\n| savee | 0.400 |\n| tess | 0.400 |" in card
-    with pytest.raises(EvaluationError, match="was trained on the test speakers too"):
+    with pytest.raises(EvaluationError, match="was also trained on the test speakers"):
         evaluate(EvaluateSettings(checkpoint=tmp_path / "run", index=world.images, out=tmp_path / "report"))
     table.loc[0, "config"] = "another"
     table.to_csv(tmp_path / "study.csv", index=False)
@@ -428,7 +428,7 @@ def test_train_on_all_trains_on_every_speaker_and_reports_an_estimate(
 
 def test_a_leaky_run_trained_on_validation_clips_is_not_evaluated_on_them(world: World, tmp_path: Path) -> None:
     finetune(finetune_settings(world.images, tmp_path / "run", train_on="valid", protocol="random-leaky"))
-    with pytest.raises(EvaluationError, match="was trained on the valid speakers too"):
+    with pytest.raises(EvaluationError, match="was also trained on the valid speakers"):
         evaluate(EvaluateSettings(checkpoint=tmp_path / "run", index=world.images, out=tmp_path / "r", part="valid"))
 
 
