@@ -72,12 +72,17 @@ def shown(kind: Any) -> str:
     return str(getattr(kind, "__name__", kind))
 
 
-def options(settings: type[Any], prefix: str = "") -> list[str]:
-    """Return the rows of a table of options; options of nested settings are prefixed with their group's name."""
+def options(settings: type[Any], prefix: str = "", positional: str = "") -> list[str]:
+    """Return the rows of a table of options; options of nested settings are prefixed with their group's name.
+
+    A positional argument has no row.
+    """
     told = {one.arg_name: one.description for one in docstring_parser.parse(settings.__doc__ or "").params}
     kinds = get_type_hints(settings)
     rows = []
     for one in fields(settings):
+        if one.name == positional:
+            continue
         kind, default = kinds[one.name], one.default
         if is_dataclass(kind):
             rows += options(kind, f"{prefix}{one.name}.")  # type: ignore[arg-type]
@@ -100,7 +105,8 @@ def option_page() -> str:
         inputs = {"+": " FILE_OR_FOLDER...", "*": " [NAME...]"}[POSITIONAL[verb][1]] if verb in POSITIONAL else ""
         parts.append(f"## {verb}\n\n`spectro {verb}{inputs} [options]`\n\n{words}\n")
         parts.append(
-            "| option | type | default | meaning |\n| --- | --- | --- | --- |\n" + "\n".join(options(settings))
+            "| option | type | default | meaning |\n| --- | --- | --- | --- |\n"
+            + "\n".join(options(settings, positional=POSITIONAL.get(verb, ("",))[0]))
         )
     return "\n\n".join(parts) + "\n"
 
