@@ -2,6 +2,7 @@ import csv
 import errno
 import io
 import json
+import logging
 import os
 import re
 import subprocess
@@ -54,6 +55,20 @@ def test_help_lists_every_corpus(verb: str, capsys: pytest.CaptureFixture[str]) 
         run_verb(verb, ["--help"])
     words = set(re.findall(r"[a-z][a-z-]+", capsys.readouterr().out.partition("--corpus")[2]))
     assert set(CORPORA if verb == "render" else SOURCES) <= words
+
+
+def test_commands_print_what_is_logged_once(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    log = logging.getLogger("spectro")
+    monkeypatch.setattr(log, "handlers", [])
+    monkeypatch.setattr(log, "level", logging.NOTSET)
+    clip = str(next(world.corpus.rglob("*.wav")))
+    for number in range(2):
+        assert run_verb("predict", [clip, "--out", str(tmp_path / f"{number}.csv"), "--engine", "torch"]) == 0
+    capsys.readouterr()
+    log.info("exporting")
+    assert capsys.readouterr().err == "exporting\n"
 
 
 @pytest.mark.parametrize("verb", VERBS)

@@ -246,9 +246,11 @@ def _envelope(samples: np.ndarray[Any, Any]) -> str:
 
 def _plain(settings: StudySettings) -> dict[str, Any]:
     """Return the study's settings as in its YAML, without those that belong to this machine."""
-    free = ("runs", "table", "report", "source", "jobs", "weights", "published", "quick", "shorter")
-    on_cluster = ("cluster", "cluster_cpus", "cluster_gpus")
-    shown = {name: value for name, value in asdict(settings).items() if name not in (*free, *on_cluster)}
+    free = {
+        *("runs", "table", "report", "source", "jobs", "weights", "published", "quick", "shorter"),
+        *("cluster", "cluster_cpus", "cluster_gpus"),
+    }
+    shown = {name: value for name, value in asdict(settings).items() if name not in free}
     plain: dict[str, Any] = json.loads(json.dumps(shown, default=str))
     return plain
 

@@ -31,8 +31,6 @@ class _Options(msgspec.Struct):
     seeds: Annotated[list[int], Meta(min_length=1)] | None = None
     augmented: dict[str, Any] | None = None
     features: dict[str, Any] | None = None
-    train_on: str | None = None
-    estimate: str | None = None
 
 
 OWN = ("verb", "images", "protocols", "seeds")
@@ -133,10 +131,13 @@ class StudySettings:
         check_least(self, EvaluationError, jobs=0)
         if self.cluster is not None and self.jobs:
             raise EvaluationError("a cluster has its own processes: leave jobs out, and see cluster_cpus")
-        for name, own in [*self.images.items(), *self.systems.items(), *((name, {}) for name in self.averages)]:
+        systems = [(name, own) for name, own in self.systems.items() if own is not None]
+        if not systems:
+            raise EvaluationError("the study names no systems: all are set to null")
+        for name, own in [*self.images.items(), *systems, *((name, {}) for name in self.averages)]:
             if Path(str(name)).name != str(name):
                 raise EvaluationError(f"{name!r} cannot be the name of a folder; choose another")
-            if own is not None and not isinstance(own, dict):
+            if not isinstance(own, dict):
                 raise EvaluationError(f"the study sets {name} to {own!r}; it lists settings")
         for name, own in self.images.items():
             spec = own.get("spec")
@@ -148,10 +149,10 @@ class StudySettings:
             raise EvaluationError(
                 f"base sets options of {', '.join(unknown)}; systems are trained by {', '.join(VERBS)}"
             )
-        systems = {system.name: system for system in self.chosen_systems()}
+        chosen = {system.name: system for system in self.chosen_systems()}
         for name, averaged in self.averages.items():
             if averaged is not None:
-                self._check_average(name, averaged, systems)
+                self._check_average(name, averaged, chosen)
 
     def _check_average(self, name: str, averaged: list[str], systems: dict[str, System]) -> None:
         if name in self.systems or len(set(averaged)) < 2 or not set(averaged) <= set(self.systems):

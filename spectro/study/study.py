@@ -100,8 +100,10 @@ def study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
             the same folder.
     """
     settings = settings.shortened()
+    cluster = None
     if settings.cluster is not None:
         check_installed()
+        cluster = Cluster(address=settings.cluster, cpus=settings.cluster_cpus, gpus=settings.cluster_gpus)
     check_distinct(list(grid(settings)))
     read_published(settings.published)  # fails now, not after hours of training
     with held(settings.runs / LOCK) as free:
@@ -119,10 +121,10 @@ def study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
             run="study",
             way_out="choose another --table",
         ):
-            return _study(settings)
+            return _study(settings, cluster)
 
 
-def _study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
+def _study(settings: StudySettings, cluster: Cluster | None) -> tuple[pd.DataFrame, dict[str, str]]:
     runs, table = list(grid(settings)), _read(settings.table)
     missing = unfinished(runs, table, settings)
     for name in dict.fromkeys(run.images for run in missing):
@@ -130,7 +132,7 @@ def _study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
     failed = _describe(settings, missing)
     startable = [run for run in missing if run.name not in failed]
     with tqdm(desc="runs", total=len(runs), initial=len(runs) - len(startable), unit="run") as progress:
-        for name, found in _results(settings, startable):
+        for name, found in _results(settings, startable, cluster):
             if isinstance(found, str):
                 failed[name] = found
                 tqdm.write(f"failed: {name}: {found}")
@@ -145,10 +147,11 @@ def _study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
     return table, failed
 
 
-def _results(settings: StudySettings, runs: list[Run]) -> Iterator[tuple[str, list[Row] | str]]:
+def _results(
+    settings: StudySettings, runs: list[Run], cluster: Cluster | None
+) -> Iterator[tuple[str, list[Row] | str]]:
     """Train and measure runs, here or on a cluster; yield each one's name, and its rows or why it failed."""
-    if settings.cluster is not None:
-        cluster = Cluster(address=settings.cluster, cpus=settings.cluster_cpus, gpus=settings.cluster_gpus)
+    if cluster is not None:
         yield from on_cluster(partial(_train_in, Path.cwd(), settings, max(1, int(cluster.cpus))), runs, cluster)
         return
     jobs = settings.jobs or possible_jobs()

@@ -79,7 +79,7 @@ class ListenSettings:
         if not 0.1 <= self.every_s <= 60:
             raise PredictionError(f"every_s is {self.every_s}; it must lie between 0.1 and 60 s")
         check_least(self, PredictionError, half_life_s=0)
-        _ = self.windows
+        _ = self.windows  # which checks its own settings
 
     @property
     def windows(self) -> WindowSettings:

@@ -329,6 +329,8 @@ def test_published_figures_are_read_before_training_starts(tmp_path: Path) -> No
     ("changes", "message"),
     [
         ({"systems": {}}, "names no systems"),
+        ({"systems": {"a": None}}, "names no systems: all are set to null"),
+        ({"images": {"a": None}}, "the study sets a to None; it lists settings"),
         ({"systems": {"a": {"seed": 3}}}, "system a sets seed, which the study chooses"),
         ({"averages": {"both": ["a"]}}, "the average both is of a; it needs a name of its own, and two or more"),
         ({"averages": {"both": ["a", "z"]}}, "of the systems too large, small"),

@@ -7,7 +7,9 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,9 +17,10 @@ import torch
 from safetensors.numpy import load_file
 
 from spectro.errors import TrainingError
+from spectro.model.backbones import SpectrogramNet
 from spectro.train.data import PictureDataModule
-from spectro.train.module import calibrate
-from tests.conftest import REPOSITORY, World
+from spectro.train.module import Classifier, TrainingSettings, calibrate
+from tests.conftest import REPOSITORY, SMALL, World
 
 # A network without batch norms, whose statistics would be those of each device's share of a batch.
 PLAIN = {"backbone": "test_convnext", "weights": "none", "precision": "32-true", "accelerator": "cpu", "workers": "0"}
@@ -129,3 +132,24 @@ def test_devices_that_share_the_batches_estimate_the_statistics_of_one() -> None
         for name, value in alone.state_dict().items():
             if "running" in name:
                 torch.testing.assert_close(shared[device].state_dict()[name], value, rtol=1e-5, atol=1e-6)
+
+
+def test_validation_sums_the_statistics_over_all_devices() -> None:
+    net = SpectrogramNet("test_efficientnet", 3)
+    model, sums = Classifier(net, TrainingSettings(), seed=0), list[torch.Tensor]()
+    batch = (torch.zeros(2, 1, *SMALL.shape), torch.zeros(2), torch.zeros(2))
+
+    def reduce(own: torch.Tensor, reduce_op: str) -> torch.Tensor:
+        assert reduce_op == "sum"
+        sums.append(own)
+        return own
+
+    model._trainer = SimpleNamespace(  # type: ignore[assignment]
+        global_rank=1,
+        world_size=2,
+        strategy=SimpleNamespace(reduce=reduce),
+        precision_plugin=SimpleNamespace(forward_context=nullcontext),
+        datamodule=SimpleNamespace(calibration_dataloader=lambda _pictures: [batch] * 5),
+    )
+    model.on_validation_epoch_start()
+    assert [float(own[-1]) for own in sums] == [2], "this device takes the second and the fourth batch"
