@@ -65,7 +65,7 @@ def grid(settings: StudySettings) -> Iterator[Run]:
         for system in systems:
             if protocol not in system.protocols or seed not in system.seeds:
                 continue
-            for images in system.images:
+            for images in (one for one in system.images if protocol in settings.protocols_of(one)):
                 for augmented in [None] if system.augmented is None else settings.augmentation:
                     options = merged(system.options, system.augmented or {}) if augmented else dict(system.options)
                     if system.verb == "finetune":

@@ -33,6 +33,12 @@ class _Options(msgspec.Struct):
     features: dict[str, Any] | None = None
 
 
+class _Rendering(msgspec.Struct):
+    """What a study reads of a rendering's options; `spectro render` reads the others."""
+
+    protocols: Names = None
+
+
 OWN = ("verb", "images", "protocols", "seeds")
 """Options of a system that its verb does not have."""
 
@@ -74,7 +80,8 @@ class StudySettings:
             source.
         source: folder of the corpus, for renderings that name none; null for data/corpora/CORPUS.
         weights: starting weights of fine-tuned systems that name none: auto, none, or a file.
-        images: renderings by name: options of `spectro render`; `spec` may be the name of a spec.
+        images: renderings by name: options of `spectro render`; `spec` may be the name of a spec. `protocols` names the
+            protocols by which a rendering's speakers are split (default: the study's).
         base: by verb (finetune, classical, speech): options of all its runs.
         systems: systems by name: the `verb` that trains it (default finetune), and options beyond `base`. `images`,
             `protocols` and `seeds` name its renderings, protocols and seeds (default: the study's). `augmented` holds
@@ -140,6 +147,8 @@ class StudySettings:
             if not isinstance(own, dict):
                 raise EvaluationError(f"the study sets {name} to {own!r}; it lists settings")
         for name, own in self.images.items():
+            if unknown := [one for one in self.protocols_of(name) if one not in self.protocols]:
+                raise EvaluationError(f"the images {name} run under {', '.join(unknown)}, which the study lacks")
             spec = own.get("spec")
             if isinstance(spec, str) and spec not in SPECS and not Path(spec).is_file():
                 raise EvaluationError(
@@ -190,6 +199,10 @@ class StudySettings:
             raise EvaluationError(f"system {name} reads the images {', '.join(unknown)}, which the study lacks")
         if unknown := [one for one in protocols if one not in self.protocols]:
             raise EvaluationError(f"system {name} runs under {', '.join(unknown)}, which the study lacks")
+        if not any(set(protocols) & set(self.protocols_of(one)) for one in images):
+            raise EvaluationError(
+                f"system {name} has no run: no protocol of its own ({', '.join(protocols)}) is one of its images'"
+            )
         augmented = known.augmented or {}
         if fixed := [key for key in OWN if key in augmented]:
             raise EvaluationError(f"system {name} sets {', '.join(fixed)} where augmentation is on; set it for both")
@@ -208,9 +221,21 @@ class StudySettings:
             augmented=known.augmented,
         )
 
+    def protocols_of(self, images: str) -> tuple[str, ...]:
+        """Return the protocols by which a rendering's speakers are split.
+
+        Raises:
+            EvaluationError: the rendering does not list names.
+        """
+        try:
+            named = typed(self.images[images], _Rendering).protocols
+        except ValueError as error:
+            raise EvaluationError(f"images {images}: {error}") from error
+        return _listed(named) or tuple(self.protocols)
+
     def rendering(self, name: str) -> dict[str, Any]:
-        """Return the options of a rendering, with the fields of a spec in place of its name."""
-        options = self.images[name]
+        """Return the options of `spectro render` for a rendering, with the fields of a spec in place of its name."""
+        options = {key: value for key, value in self.images[name].items() if key != "protocols"}
         spec = options.get("spec")
         return options | {"spec": SPECS[spec].to_dict()} if isinstance(spec, str) and spec in SPECS else options
 

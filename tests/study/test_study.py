@@ -91,6 +91,38 @@ def test_every_system_runs_on_every_fold_and_seed(tmp_path: Path) -> None:
     assert len({run.config for run in runs}) == 2
 
 
+def test_a_rendering_runs_only_under_its_own_protocols(tmp_path: Path) -> None:
+    small = {"corpus": "synthetic", "spec": SMALL.to_dict()}
+    images: dict[str, dict[str, Any]] = {"large": small, "few": {**small, "copies": 1, "protocols": "loso"}}
+    protocols = {"group-kfold": [0], "loso": [0, 1]}
+    settings = _settings(tmp_path, tmp_path, images=images, systems={"one": {}}, protocols=protocols)
+    places = {(run.images, run.protocol, run.fold) for run in grid(settings)}
+    assert places == {("large", "group-kfold", 0), *((name, "loso", fold) for name in images for fold in (0, 1))}
+    assert settings.rendering("few") == {**small, "copies": 1}
+
+
+@pytest.mark.parametrize(
+    ("images", "system", "problem"),
+    [
+        ({"protocols": "luna-jimenez"}, {}, "the images small run under luna-jimenez, which the study lacks"),
+        ({"protocols": 3}, {}, "images small: protocols"),
+        ({"protocols": ["loso"]}, {"protocols": "group-kfold"}, "system one has no run"),
+    ],
+)
+def test_protocols_that_fit_nothing_are_refused(
+    images: dict[str, Any], system: dict[str, Any], problem: str, tmp_path: Path
+) -> None:
+    protocols = {"group-kfold": [0], "loso": [0]}
+    with pytest.raises(EvaluationError, match=problem):
+        _settings(
+            tmp_path,
+            tmp_path,
+            images={"small": {"corpus": "synthetic", **images}},
+            systems={"one": system},
+            protocols=protocols,
+        )
+
+
 def test_a_system_overrides_individual_base_settings(tmp_path: Path) -> None:
     base = {"finetune": {"train": {"epochs": 3, "mixup": 0.5}, "batch_size": 8}}
     settings = _settings(tmp_path, tmp_path, base=base, systems={"short": {"train": {"epochs": 1}}, "plain": {}})
