@@ -1,6 +1,8 @@
 """Adding a setting keeps the identities of earlier results: the values here are those of version 0.1.0."""
 
+import shutil
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -10,13 +12,14 @@ from spectro.audio.augment import AugmentSettings
 from spectro.baselines import classical
 from spectro.baselines.classical import ClassicalSettings
 from spectro.baselines.features import FeatureSettings
-from spectro.files import fingerprint
+from spectro.files import fingerprint, read_json, write_json
 from spectro.identity import identity_of, restored
 from spectro.picture.spec import SpectrogramSpec
 from spectro.rendering import render
 from spectro.rendering.render import RenderSettings
 from spectro.train import finetune
 from spectro.train.settings import FinetuneSettings
+from tests.conftest import REPOSITORY
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +83,7 @@ def test_renderings_keep_their_fingerprints() -> None:
         ({}, "0e5cc57d3b70c75e"),
         ({"train_on": "valid", "monitor": "last", "seed": 2}, "fcf9f1d1eeb8a0fb"),
         ({"valid_speakers": [10, "9"]}, "0e3bec365170e462"),
+        ({"teachers": [], "teacher_share": 0.3}, "0e5cc57d3b70c75e"),
     ],
 )
 def test_training_runs_keep_their_fingerprints(changes: dict[str, Any], expected: str) -> None:
@@ -88,6 +92,29 @@ def test_training_runs_keep_their_fingerprints(changes: dict[str, Any], expected
     unturned, turned = (SimpleNamespace(turned=turned) for turned in (False, True))
     assert fingerprint(finetune.run_identity(settings, data, unturned)) == expected
     assert fingerprint(finetune.run_identity(settings, data, turned)) != expected
+
+
+def test_teachers_are_identified_by_their_weights_and_temperature(tmp_path: Path) -> None:
+    data: Any = SimpleNamespace(spec=SimpleNamespace(fingerprint="spec"), fingerprint="data")
+    net: Any = SimpleNamespace(turned=False)
+
+    def found(folder: Path, share: float = 0.8) -> dict[str, Any]:
+        return finetune.run_identity(
+            FinetuneSettings(weights="none", teachers=[folder], teacher_share=share), data, net
+        )
+
+    shipped = REPOSITORY / "checkpoints/mobilenet-ravdess"
+    shutil.copytree(shipped, tmp_path / "moved")
+    known = found(shipped)
+    assert found(tmp_path / "moved") == known
+    assert known["teacher_share"] == 0.8 and known != found(shipped, share=0.7)
+    content = read_json(shipped / "spectro.json")
+    write_json(tmp_path / "moved" / "spectro.json", content | {"temperature": content["temperature"] + 0.1})
+    assert found(tmp_path / "moved") != known
+    shutil.copy(shipped / "spectro.json", tmp_path / "moved")
+    with (tmp_path / "moved" / "model.safetensors").open("ab") as file:
+        file.write(b"x")
+    assert found(tmp_path / "moved") != known
 
 
 def test_classical_systems_and_their_features_keep_their_fingerprints() -> None:

@@ -223,6 +223,15 @@ def weights_identity(weights: str) -> str:
         return f"{path.name} sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
+def classifier_identity(folder: str) -> str:
+    """Return an identity of a checkpoint's probabilities: that of its weights, and its temperature.
+
+    Raises:
+        CheckpointError: the folder holds no checkpoint.
+    """
+    return f"{weights_identity(folder)} temperature:{metadata.Description.read(Path(folder)).temperature:g}"
+
+
 def _fetch(net: SpectrogramNet) -> str:
     name = SHORT_NAMES.get(net.backbone_name, net.backbone_name)
     try:

@@ -294,8 +294,10 @@ class Description(Struct, frozen=True, kw_only=True, omit_defaults=True):
         parameters: number of trained parameters.
         speech: the speech detector; None if none was trained.
         estimate: figures to expect on new speakers, if all speakers were trained on.
-        heard_before: full names of the speakers that the starting weights were trained on.
+        heard_before: full names of the speakers that the starting weights and the teachers were trained on.
         weights: the starting weights, as text for people.
+        teachers: the checkpoints whose probabilities were part of the targets, as text for people.
+        teacher_share: weight of their probabilities in a target.
         data: the recordings; None if unknown.
         split: the speakers that were held out; None if unknown.
         training: the training run; None if unknown.
@@ -318,6 +320,8 @@ class Description(Struct, frozen=True, kw_only=True, omit_defaults=True):
     estimate: Annotated[tuple[Estimate, ...], Meta(max_length=1_000)] = ()
     heard_before: Names = ()
     weights: Text = ""
+    teachers: Names = ()
+    teacher_share: Share = 0.0
     data: TrainingData | None = None
     split: HeldOut | None = None
     training: Training | None = None
@@ -374,7 +378,10 @@ class Description(Struct, frozen=True, kw_only=True, omit_defaults=True):
         return probabilities
 
     def training_speakers(self) -> set[str]:
-        """Return the full names of the speakers that it, or its starting weights, was trained or validated on."""
+        """Return the full names of the speakers that it, its starting weights or its teachers were trained on.
+
+        Validation speakers are included.
+        """
         from spectro.corpora.splits import full_names  # importing pandas takes a third of a second
 
         if self.data is None or self.split is None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from spectro.files import fingerprint
-from spectro.model.backbones import weights_identity
+from spectro.model.backbones import classifier_identity, weights_identity
 from spectro.study.settings import StudySettings, System, Verb, merged
 
 
@@ -85,10 +85,12 @@ def grid(settings: StudySettings) -> Iterator[Run]:
 
 
 def _config(system: System, options: dict[str, Any], protocol: str, labels: str, rendering: dict[str, Any]) -> str:
-    """Return the fingerprint of a run, with weights and models by their content."""
+    """Return the fingerprint of a run, with weights, teachers and models by their content."""
     identity = {**copy.deepcopy(options), "verb": system.verb, "protocol": protocol, "labels": labels}
     if system.verb == "finetune":
         identity["weights"] = _checksum(str(options["weights"]))
+        if teachers := options.get("teachers"):
+            identity["teachers"] = [_answers(str(folder)) for folder in teachers]
     for place in (identity, identity.get("features", {})):
         if "model" in place and Path(str(place["model"])).is_dir():
             place["model"] = _checksum(str(place["model"]))
@@ -98,3 +100,8 @@ def _config(system: System, options: dict[str, Any], protocol: str, labels: str,
 @lru_cache
 def _checksum(weights: str) -> str:
     return weights_identity(weights)
+
+
+@lru_cache
+def _answers(folder: str) -> str:
+    return classifier_identity(folder)

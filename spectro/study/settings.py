@@ -31,6 +31,7 @@ class _Options(msgspec.Struct):
     seeds: Annotated[list[int], Meta(min_length=1)] | None = None
     augmented: dict[str, Any] | None = None
     features: dict[str, Any] | None = None
+    teachers: list[str] | None = None
 
 
 class _Rendering(msgspec.Struct):

@@ -83,23 +83,29 @@ class PictureDataset(Dataset[tuple[torch.Tensor | Activations, int | npt.NDArray
         of its corpus among the corpora of the data.
         """
         row, seed = draw if isinstance(draw, tuple) else (draw, None)
+        given = self._given(row, seed)
         target = int(self._targets[row]) if self._shares is None else self._shares[row]
-        group = int(self._groups[row])
+        return given, target, int(self._groups[row])
+
+    def _given(self, row: int, seed: int | None) -> torch.Tensor | Activations:
         if self._known is not None:
-            return self._known[self._images[row].decode()], target, group
+            return self._known[self._images[row].decode()]
         pixels = self._pixels(row)
         if self._alter is not None and seed is not None:
             pixels = self._alter(pixels, seed)
         planes = pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
-        return torch.from_numpy(np.array(planes, order="C")), target, group
+        return torch.from_numpy(np.array(planes, order="C"))
 
     def _pixels(self, row: int) -> Image:
         pixels = self._read.get(row)
         if pixels is None:
-            pixels = png.read(Path(self._images[row].decode()), self._spec).pixels
+            pixels = self._picture(row)
             if (len(self._read) + 1) * pixels.nbytes <= KEPT_BYTES:
                 self._read[row] = pixels
         return pixels
+
+    def _picture(self, row: int) -> Image:
+        return png.read(Path(self._images[row].decode()), self._spec).pixels
 
 
 class ClipSampler(Sampler[Draw]):
@@ -236,6 +242,8 @@ class PictureDataModule(pl.LightningDataModule):
         known = labelled[(labelled["copy"] == 0) & (labelled["target"] >= 0)]
         np.add.at(self.counts, (known["group"], known["target"]), 1)
         self.rows: dict[Part, pd.DataFrame] = {part: self._part(labelled, part, copies) for part in PARTS}
+        originals = labelled[labelled["copy"] == 0]
+        self.untouched = originals[originals["clip_id"].isin(self.rows["train"]["clip_id"])].reset_index(drop=True)
         self.tally = tally(labelled)
         self.fingerprint = data_fingerprint(labelled, self.split)
         self._votes = votes
@@ -256,6 +264,8 @@ class PictureDataModule(pl.LightningDataModule):
         self._alter += [Masker(masking, self.spec.height, self.spec.width)] if masking else []
         self._seed, self._workers = seed, workers
         self._known: dict[str, Activations] | None = None
+        self._taught: pd.DataFrame | None = None
+        self._teacher_share = 0.0
         self.first_epoch = 0
         if (pictures := len(self._sampler())) < batch_size:
             raise TrainingError(f"an epoch of {pictures} training pictures does not fill one batch of {batch_size}")
@@ -263,6 +273,16 @@ class PictureDataModule(pl.LightningDataModule):
     def _part(self, labelled: pd.DataFrame, part: Part, copies: Copies) -> pd.DataFrame:
         chosen = self.split.rows(labelled, part, copies=part == "train" and copies != "none")
         return labelled[chosen].reset_index(drop=True)
+
+    def learn_from(self, answers: npt.NDArray[np.float32], share: float) -> None:
+        """Mix teachers' answers into the targets of training clips.
+
+        Args:
+            answers: probabilities of the labels for the clips of `untouched`, of shape (clips, labels); zeros for a
+                clip without an answer, which keeps its target. Copies of a clip have its answer.
+            share: weight of the answers in the targets.
+        """
+        self._taught, self._teacher_share = pd.DataFrame(answers, index=self.untouched["clip_id"]), share
 
     def remember(self, compute: Callable[[torch.Tensor], Activations], epochs: int) -> None:
         """Compute activations of training and validation pictures once, and return them instead of the pictures.
@@ -277,7 +297,7 @@ class PictureDataModule(pl.LightningDataModule):
         rows = pd.concat([self.rows["train"], self.rows["valid"]], ignore_index=True)
         if len(rows) >= (epochs - self.first_epoch) * (len(self._sampler()) + len(self.rows["valid"])):
             return
-        loader = self._loader(PictureDataset(rows, self.spec), persistent_workers=False)
+        loader = self.loader(PictureDataset(rows, self.spec), persistent_workers=False)
         known: dict[str, Activations] = {}
         names = iter(rows["image"])
         for pictures, _targets, _groups in tqdm(loader, desc="frozen layers", unit="batch"):
@@ -311,29 +331,44 @@ class PictureDataModule(pl.LightningDataModule):
     def prior(self) -> torch.Tensor | None:
         """Return the probability of each label in each corpus, float32 of shape (corpora, labels), for the loss.
 
-        With balance `prior` these are the label shares among the corpus's training clips; otherwise 1 for labels that
-        it has and 0 for others. None if that changes nothing.
+        With balance `prior` these are the label shares among the corpus's training clips, by labels and votes: what
+        teachers answer too often is not taken for frequent. Otherwise 1 for labels that it has and 0 for others. None
+        if that changes nothing.
         """
         possible = self.possible()
         if self._balance != "prior":
             return possible.float() if len(self.corpora) > 1 else None
         rows = self.rows["train"]
         counts = np.zeros(self.counts.shape)
-        np.add.at(counts, rows["group"].to_numpy(), self.shares())
+        np.add.at(counts, rows["group"].to_numpy(), self._untaught_shares())
         total = np.maximum(counts.sum(axis=1, keepdims=True), 1)
         counts = np.where(possible, np.maximum(counts, 1), 0)  # a label without clips counts as if it had one
         return torch.tensor(counts / total, dtype=torch.float32)
 
     def shares(self) -> npt.NDArray[np.float32]:
         """Return the target distribution of each training clip, float32 of shape (rows, labels)."""
+        shares = self._untaught_shares()
+        if self._taught is not None:
+            rows = self.rows["train"]
+            answers = self._taught.reindex(rows["clip_id"], fill_value=0).to_numpy(np.float64)
+            # The loss adds the logarithms of the prior to the logits, or weighs labels by their inverse frequencies. So
+            # the answers are multiplied by the prior, or the frequencies: their loss is then smallest where the logits
+            # alone give the teachers' probabilities.
+            if self._balance == "loss":
+                answers = answers * self._label_counts()
+            elif (prior := self.prior()) is not None:
+                answers = answers * prior.numpy()[rows["group"]]
+            _mix(shares, answers, self._teacher_share)
+        return shares
+
+    def _untaught_shares(self) -> npt.NDArray[np.float32]:
+        """Return the target distributions without teachers: those of labels and votes."""
         rows = self.rows["train"]
         shares = np.eye(len(self.labels), dtype=np.float32)[rows["target"]]
         votes = (
             votes_for(rows, self.labels) * self.possible().numpy()[rows["group"]]
         )  # only for labels that the corpus has
-        total = votes.sum(axis=1)
-        voted = total > 0
-        shares[voted] = (1 - self._votes) * shares[voted] + self._votes * votes[voted] / total[voted, None]
+        _mix(shares, votes, self._votes)
         return shares
 
     def _label_counts(self) -> npt.NDArray[np.int64]:
@@ -348,9 +383,9 @@ class PictureDataModule(pl.LightningDataModule):
         """Return this device's share of the training batches; an incomplete last batch is dropped."""
         rows = self.rows["train"]
         sampler = self._sampler()
-        shares = self.shares() if self._votes else None
+        shares = self.shares() if self._votes or self._taught is not None else None
         dataset = PictureDataset(rows, self.spec, partial(_in_turn, self._alter), self._known, shares)
-        return self._loader(dataset, sampler=sampler, drop_last=True, batch_size=self._own_batch)
+        return self.loader(dataset, sampler=sampler, drop_last=True, batch_size=self._own_batch)
 
     def calibration_dataloader(self, pictures: int | None = None) -> DataLoader[Any]:
         """Return batches of untouched training clips, always in the same order.
@@ -361,16 +396,16 @@ class PictureDataModule(pl.LightningDataModule):
         rows = self.rows["train"]
         untouched = rows[rows["copy"] == 0].sample(frac=1.0, random_state=self._seed)[:pictures]
         dataset = PictureDataset(untouched, self.spec, known=self._known)
-        return self._loader(dataset, num_workers=0, persistent_workers=False)
+        return self.loader(dataset, num_workers=0, persistent_workers=False)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return this device's share of the validation batches; on one device in the order of `rows["valid"]`."""
         own = self.rows["valid"].iloc[_rank() :: _world_size()]
-        return self._loader(PictureDataset(own, self.spec, known=self._known))
+        return self.loader(PictureDataset(own, self.spec, known=self._known))
 
     def whole(self, part: Part) -> DataLoader[Any]:
         """Return all batches of a part, on any device, in the order of `rows[part]`."""
-        return self._loader(PictureDataset(self.rows[part], self.spec, known=self._known if part == "valid" else None))
+        return self.loader(PictureDataset(self.rows[part], self.spec, known=self._known if part == "valid" else None))
 
     def test_dataloader(self) -> DataLoader[Any]:
         """Return the test batches, in the order of `rows["test"]`."""
@@ -395,7 +430,8 @@ class PictureDataModule(pl.LightningDataModule):
         rows, first = self.rows["train"], self.first_epoch
         return ClipSampler(rows, self._copies, balanced, self._seed, first, self._temperature, self._clips)
 
-    def _loader(self, dataset: PictureDataset, **options: Any) -> DataLoader[Any]:
+    def loader(self, dataset: PictureDataset, **options: Any) -> DataLoader[Any]:
+        """Return batches of a dataset, in order; `options` are those of `DataLoader`."""
         defaults: dict[str, Any] = {
             "batch_size": self._batch_size,
             "num_workers": self._workers,
@@ -410,6 +446,13 @@ def _in_turn(steps: Sequence[Callable[[Image, int], Image]], pixels: Image, seed
     for step in steps:
         pixels = step(pixels, seed)
     return pixels
+
+
+def _mix(shares: npt.NDArray[np.float32], given: npt.NDArray[np.float64], weight: float) -> None:
+    """Mix what is given for each clip into its target, in place; without anything given, the target stays."""
+    total = given.sum(axis=1)
+    there = total > 0
+    shares[there] = (1 - weight) * shares[there] + weight * given[there] / total[there, None]
 
 
 def _rank() -> int:

@@ -23,7 +23,7 @@ from spectro.corpora.splits import natural
 from spectro.errors import TrainingError
 from spectro.files import held, printable, read_json, remove_leftovers, write_json
 from spectro.identity import identity_of
-from spectro.model.backbones import SpectrogramNet, load_weights, network_of, weights_identity
+from spectro.model.backbones import SpectrogramNet, classifier_identity, load_weights, network_of, weights_identity
 from spectro.model.checkpoint import Checkpoint
 from spectro.model.folded import unfold
 from spectro.model.metadata import CARD_FILE, DESCRIPTION_FILE, WEIGHTS_FILE
@@ -35,6 +35,7 @@ from spectro.train.finish import describe, finish
 from spectro.train.module import Classifier
 from spectro.train.settings import FinetuneSettings
 from spectro.train.state import read_state, rows_of, unusable
+from spectro.train.teachers import ask, check_teachers
 from spectro.train.trainer import BEST, LAST, TRAINING, make_trainer, silence
 
 RUN_FILE, LOCK = "settings.json", ".lock"
@@ -49,7 +50,7 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
 
     Raises:
         TrainingError: the output folder holds another run, or one writes there, or its state cannot be read; or the
-            settings contradict each other; or the training loss is no longer finite.
+            settings contradict each other; or a teacher is not usable; or the training loss is no longer finite.
         RenderError, CorpusError, WeightsError: the pictures, labels, split or weights are not usable.
     """
     out = settings.folder
@@ -59,6 +60,7 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
     backbone = network_of(settings.backbone, settings.weights)
     net = SpectrogramNet(backbone, len(data.labels), hidden=settings.hidden, dropout=settings.dropout)
     net.check_pictures(data.spec)
+    check_teachers(settings.teachers, data, settings.labels)
     with warnings.catch_warnings():
         silence()
         curves = Curves(out)
@@ -83,9 +85,13 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
                     settings.mask or settings.conditions.probability or settings.train.mixup or settings.train.cutmix
                 ),
             )
+            answers = ask(settings.teachers, data, out / TRAINING) if settings.teachers else None
             if resume is None and trainer.is_global_zero:
                 shutil.rmtree(out / TRAINING, ignore_errors=True)
                 write_json(out / TRAINING / RUN_FILE, identity)
+            if answers is not None:
+                answers.keep(out / TRAINING)
+                data.learn_from(answers.probabilities, settings.teacher_share)
             _fit(trainer, model, data, resume, curves)
             data.forget()
             if not trainer.is_global_zero:
@@ -162,12 +168,16 @@ def run_identity(settings: FinetuneSettings, data: PictureDataModule, net: Spect
     free = {
         *("out", "overwrite", "workers", "index", "devices", "nodes", "accelerator", "strategy"),
         *("estimate", "estimate_of", "test", "sounds", "note"),  # used once the weights are final
+        *("teachers", "teacher_share"),  # see below
         *(("temperature",) if settings.validates else ()),  # it is fitted then
     }
     identity = identity_of(settings, free)
     if settings.valid_speakers:
         identity["valid_speakers"] = natural(map(str, settings.valid_speakers))
     identity["weights"] = weights_identity(settings.weights)
+    if settings.teachers:
+        identity["teachers"] = [classifier_identity(str(folder)) for folder in settings.teachers]
+        identity["teacher_share"] = settings.teacher_share
     identity |= {"turned": True} if net.turned else {}
     return identity | {"spec": data.spec.fingerprint, "data": data.fingerprint}
 
@@ -182,7 +192,8 @@ def _check_folder(settings: FinetuneSettings) -> None:
     out, weights = settings.folder, Path(settings.weights)
     known = (out / TRAINING / RUN_FILE).exists() or (out / DESCRIPTION_FILE).exists()
     names = (WEIGHTS_FILE, CARD_FILE, "curves.csv", "curves.png", TRAINING)
-    inputs = [*settings.indexes, weights, weights / WEIGHTS_FILE]
+    read = [weights, *settings.teachers]
+    inputs = [*settings.indexes, *read, *(folder / WEIGHTS_FILE for folder in read)]
     check_ours([out / name for name in names], error=TrainingError, inputs=inputs, known=known)
 
 

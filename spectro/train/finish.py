@@ -16,7 +16,7 @@ from spectro.errors import TrainingError
 from spectro.files import printable
 from spectro.metrics import confusion, figures
 from spectro.model import checkpoint as checkpoints
-from spectro.model.backbones import SpectrogramNet
+from spectro.model.backbones import SpectrogramNet, classifier_identity
 from spectro.model.checkpoint import Checkpoint
 from spectro.model.metadata import (
     DESCRIPTION_FILE,
@@ -51,16 +51,18 @@ def describe(
 
     Raises:
         TrainingError: the estimate of its figures cannot be read.
-        CheckpointError: the starting weights are a checkpoint whose description is damaged.
+        CheckpointError: the starting weights, or a teacher, are a checkpoint whose description is damaged.
     """
     corpora = [find(name) for name in data.corpora]
     split = HeldOut.of(data.split)
-    before = _speakers_before(Path(settings.weights))
-    if before:
-        tested = full_names(data.split.speakers["test"], data.corpora)
-        if known := [name for name, full in tested.items() if full in before]:
-            began = f"the starting weights were trained on the test speakers {', '.join(known)}"
-            split = replace(split, leak="; ".join(filter(None, [split.leak, began])))
+    tested = full_names(data.split.speakers["test"], data.corpora)
+    before: set[str] = set()
+    for heard, folders in (("the starting weights", [Path(settings.weights)]), ("the teachers", settings.teachers)):
+        speakers = set().union(*map(_speakers_of, folders))
+        before |= speakers
+        if known := [name for name, full in tested.items() if full in speakers]:
+            leak = f"{heard} were trained on the test speakers {', '.join(known)}"
+            split = replace(split, leak="; ".join(filter(None, [split.leak, leak])))
     expected: list[Estimate] = []
     if settings.estimate is not None:
         expected = estimate(settings.estimate, settings.estimate_of, "+".join(data.corpora), settings.labels)
@@ -71,6 +73,8 @@ def describe(
         heard_before=tuple(sorted(before)),
         estimate=tuple(expected),
         weights=weights,
+        teachers=tuple(f"{folder.resolve().name} ({classifier_identity(str(folder))})" for folder in settings.teachers),
+        teacher_share=settings.teacher_share if settings.teachers else 0.0,
         data=TrainingData(
             title=", ".join(corpus.title for corpus in corpora),
             corpora=tuple(data.corpora),
@@ -89,8 +93,8 @@ def describe(
     ).about
 
 
-def _speakers_before(weights: Path) -> set[str]:
-    """Return the full names of the speakers that the starting weights were trained on, if they are a checkpoint.
+def _speakers_of(weights: Path) -> set[str]:
+    """Return the full names of the speakers that weights were trained on, if they are a checkpoint.
 
     Raises:
         CheckpointError: its description is damaged.

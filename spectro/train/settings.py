@@ -49,6 +49,10 @@ class FinetuneSettings:
             label frequencies, so that the network itself treats labels as equally likely; none does nothing.
         votes: weight of listeners' votes in a training clip's target, from 0 to 1; its label has the rest. For corpora
             with votes (CREMA-D, or columns votes_EMOTION of a CSV); clips without votes keep their label.
+        teachers: checkpoint folders whose probabilities become part of the targets (knowledge distillation); those of
+            several are averaged. A teacher has the same label scheme, and may read pictures of another spec.
+        teacher_share: weight of the teachers' probabilities in a training clip's target, above 0 and up to 1; its label
+            (with votes, if any) has the rest.
         corpus_temperature: corpora are sampled in proportion to their number of clips to this power, so that a large
             one does not dominate the others; 1 uses every clip once.
         epoch_clips: training pictures per epoch; 0 for one per clip.
@@ -85,6 +89,8 @@ class FinetuneSettings:
         "corpus_temperature": 1.0,
         "epoch_clips": 0,
         "votes": 0.0,
+        "teachers": [],
+        "teacher_share": 0.8,
     }  # see `spectro.identity`
 
     index: Path | list[Path] = Path("data/images/synthetic")
@@ -104,6 +110,8 @@ class FinetuneSettings:
     copies: Copies = "none"
     balance: Balance = "none"
     votes: float = 0.0
+    teachers: list[Path] = field(default_factory=list)
+    teacher_share: float = 0.8
     corpus_temperature: float = 1.0
     epoch_clips: int = 0
     hidden: int = 0
@@ -135,6 +143,10 @@ class FinetuneSettings:
 
         if not 0 <= self.votes <= 1:
             raise TrainingError(f"votes is {self.votes}; it must lie between 0 and 1")
+        if not 0 <= self.teacher_share <= 1:
+            raise TrainingError(f"teacher_share is {self.teacher_share}; it must lie between 0 and 1")
+        if self.teachers and not self.teacher_share:
+            raise TrainingError("teacher_share is 0, so the teachers have no effect: raise it, or name no teachers")
         if not self.indexes:
             raise TrainingError("index names no rendering")
         if not 0 <= self.corpus_temperature <= 1:

@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from spectro.cli import run_verb
-from spectro.errors import EvaluationError
-from spectro.files import held, read_json, write_bytes
+from spectro.errors import CheckpointError, EvaluationError
+from spectro.files import held, read_json, write_bytes, write_json
 from spectro.model.pretrained import SPECS
 from spectro.study import study as module
 from spectro.study.grid import grid
@@ -79,6 +79,32 @@ def test_weights_trained_on_the_test_speakers_give_no_row(world: World, tmp_path
     table, failed = study(_settings(tmp_path, world.corpus, systems=systems, protocols={"group-kfold": [1]}))
     assert table.empty
     assert ["the starting weights were trained on the test speakers" in why for why in failed.values()] == [True]
+
+
+def test_systems_learn_from_teachers_who_are_told_apart_by_content(world: World, tmp_path: Path) -> None:
+    def systems(teacher: Path) -> dict[str, dict[str, Any] | None]:
+        return {"taught": {"teachers": [str(teacher)], "teacher_share": 0.5}}
+
+    def config(teacher: Path) -> str:
+        return next(grid(_settings(tmp_path, tmp_path, systems=systems(teacher)))).config
+
+    moved = tmp_path / "moved"
+    shutil.copytree(world.checkpoint, moved)
+    assert config(moved) == config(world.checkpoint)
+    other = tmp_path / "other"
+    shutil.copytree(world.checkpoint, other)
+    write_json(other / "spectro.json", read_json(other / "spectro.json") | {"temperature": 0.5})
+    assert config(other) != config(moved)
+    with pytest.raises(CheckpointError, match="nothing: holds no checkpoint"):
+        config(tmp_path / "nothing")
+    with pytest.raises(EvaluationError, match=r"system taught: .*teachers"):
+        _settings(tmp_path, tmp_path, systems={"taught": {"teachers": str(moved)}})
+    table, failed = study(_settings(tmp_path, world.corpus, systems=systems(moved)))
+    assert not failed and list(table["system"]) == ["taught"]
+    folder = next((tmp_path / "runs").glob("taught-*"))
+    assert read_json(folder / "chosen" / "spectro.json")["teacher_share"] == 0.5
+    _table, failed = study(_settings(tmp_path, world.corpus, systems=systems(moved), protocols={"group-kfold": [1]}))
+    assert ["the teachers were trained on the test speakers" in why for why in failed.values()] == [True]
 
 
 def test_every_system_runs_on_every_fold_and_seed(tmp_path: Path) -> None:
