@@ -23,6 +23,7 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pandas as pd
 import scipy.signal
@@ -36,6 +37,7 @@ from spectro.errors import AudioError
 from spectro.evaluate.intervals import bootstrap, by_group, calibration, interval
 from spectro.files import read_json, write_json
 from spectro.metrics import figures
+from spectro.model.checkpoint import Checkpoint
 from spectro.picture import png
 from spectro.predict.predictor import Predictor
 from spectro.rendering.index import read_indexes
@@ -141,7 +143,8 @@ def main() -> None:
                 continue
             checkpoint = finetune(settings)
             if given.temperature is not None:
-                checkpoint = replace(checkpoint, temperature=given.temperature)
+                about = msgspec.structs.replace(checkpoint.about, temperature=given.temperature)
+                checkpoint = Checkpoint(net=checkpoint.net, about=about)
             predictor = Predictor(checkpoint, engine="torch")
             clips = index[(index["corpus"] == fold) & index["emotion"].isin(checkpoint.about.labels)]
             for condition in CONDITIONS[len(known) :]:

@@ -56,7 +56,7 @@ MODE = "spectro"
 """Parser mode for options and configurations: YAML in which names stay as written."""
 NAMES = "valid_speakers"
 """The field whose values are names that can look like numbers, dates or booleans, and stay as written."""
-SEVERAL = {"finetune": ("--index", "--sounds")}
+SEVERAL = {"finetune": ("--index", "--sounds", "--unheard_sounds", "--teachers")}
 """The options of a verb that take several values, one after the other."""
 
 

@@ -4,6 +4,7 @@ import hashlib
 import struct
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import TypeAlias
 
 import timm
 import torch
@@ -16,6 +17,11 @@ from spectro.files import printable, write_bytes
 from spectro.model import folded, sound, whisper
 from spectro.model.pretrained import PRETRAINED, StartingWeights
 from spectro.remote import RemoteFile, fetch, matches, new_session
+
+Output: TypeAlias = tuple[torch.Tensor, torch.Tensor]
+
+OUTPUT = ("classifier.weight", "classifier.bias")
+"""Names of the tensors of an output layer, beside those of the network."""
 
 
 def keep(name: str, original: Path | None = None) -> Path:
@@ -110,31 +116,60 @@ def convert(name: str, original: Path, path: Path) -> None:
     """
     network = timm.create_model(PRETRAINED[name].network, num_classes=0)
     try:
-        READERS[name](original, network)
+        output = READERS[name](original, network)
     except (OSError, RuntimeError, ValueError, KeyError, EOFError, struct.error, SafetensorError) as error:
         raise WeightsError(f"{printable(original)}: does not hold the weights {name} ({error})") from error
-    write_bytes(path, save({tensor: value.contiguous() for tensor, value in network.state_dict().items()}))
+    kept = network.state_dict() | ({} if output is None else dict(zip(OUTPUT, output, strict=True)))
+    write_bytes(path, save({tensor: value.contiguous() for tensor, value in kept.items()}))
 
 
-def read_efficientat(path: Path, network: nn.Module) -> None:
+def output_layer(name: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the output layer of starting weights that were trained on AudioSet: weight (classes, features) and bias.
+
+    Raises:
+        WeightsError: they have none, or were converted before it was kept.
+    """
+    kept_tensors = load_file(kept(name))
+    try:
+        return kept_tensors[OUTPUT[0]], kept_tensors[OUTPUT[1]]
+    except KeyError as error:
+        raise WeightsError(
+            f"{name}: the converted weights hold no output layer; remove {printable(PRETRAINED[name].path)}, and run "
+            f"spectro weights {name}"
+        ) from error
+
+
+def read_efficientat(path: Path, network: nn.Module) -> Output:
     """Read a network of EfficientAT: its order of tensors is timm's; its dense layers are 1 x 1 convolutions there.
 
     Args:
         path: a PyTorch state dict of tensors alone, whose last two tensors are AudioSet's output layer.
         network: timm's network, which receives the weights.
+
+    Returns:
+        weight and bias of AudioSet's output layer.
     """
     expected = network.state_dict()
     content = torch.load(path, map_location="cpu", weights_only=True)
-    body = list(content.values())[:-2]
+    *body, weight, bias = content.values()
     if len(body) != len(expected):
         raise ValueError(f"it has {len(body)} tensors, not {len(expected)}")
     pairs = zip(expected.items(), body, strict=True)
     network.load_state_dict({name: value.reshape(own.shape) for (name, own), value in pairs})
+    return weight, bias
 
 
-def read_yamnet(path: Path, network: nn.Module) -> None:
-    """Read YAMNet from TensorFlow Lite's file, whose input has frames as rows and bands as columns."""
-    folded.fill(network, folded.read(path), transposed=True)
+def read_yamnet(path: Path, network: nn.Module) -> Output:
+    """Read YAMNet from TensorFlow Lite's file, whose input has frames as rows and bands as columns.
+
+    Returns:
+        weight and bias of AudioSet's output layer.
+    """
+    *convolutions, output = folded.read(path)
+    if output.weight.ndim != 2:
+        raise ValueError("it has no output layer")
+    folded.fill(network, convolutions, transposed=True)
+    return output
 
 
 def read_mobilenetv2(path: Path, network: nn.Module) -> None:
@@ -169,7 +204,7 @@ def read_inceptionv3(path: Path, network: nn.Module) -> None:
         raise ValueError(f"{len(wrong)} tensors are missing or unknown, such as {wrong[0]}")
 
 
-READERS: dict[str, Callable[[Path, nn.Module], None]] = {
+READERS: dict[str, Callable[[Path, nn.Module], Output | None]] = {
     "mn04_as": read_efficientat,
     "yamnet": read_yamnet,
     "whisper_tiny_en": read_whisper,

@@ -18,14 +18,14 @@ from torch import nn
 
 from spectro.errors import WeightsError
 
-CONVOLUTIONS = ("CONV_2D", "DEPTHWISE_CONV_2D")
+CONVOLUTIONS, DENSE = ("CONV_2D", "DEPTHWISE_CONV_2D"), "FULLY_CONNECTED"
 
 
-class Convolution(NamedTuple):
-    """A convolution of a file, in PyTorch's layout.
+class Layer(NamedTuple):
+    """A layer of a file, in PyTorch's layout.
 
     Args:
-        weight: float32 of shape (outputs, inputs per group, height, width).
+        weight: float32 of shape (outputs, inputs per group, height, width), or (outputs, inputs) of a dense layer.
         bias: float32 of shape (outputs,).
     """
 
@@ -33,8 +33,10 @@ class Convolution(NamedTuple):
     bias: torch.Tensor
 
 
-def read(path: Path) -> list[Convolution]:
+def read(path: Path) -> list[Layer]:
     """Read the convolutions of a TensorFlow Lite file whose weights are 8-bit integers, in execution order.
+
+    Dense layers that follow them are read, too.
 
     Raises:
         WeightsError: the package `tflite`, which reads the file, is not installed.
@@ -49,19 +51,20 @@ def read(path: Path) -> list[Convolution]:
         raise ValueError("it is not a TensorFlow Lite file")
     model = tflite.Model.GetRootAs(content, 0)
     graph = model.Subgraphs(0)
-    found = []
+    found: list[Layer] = []
     for place in range(graph.OperatorsLength()):
         operator = graph.Operators(place)
         code = model.OperatorCodes(operator.OpcodeIndex())
         kind = tflite.opcode2name(code.BuiltinCode())
-        if kind in CONVOLUTIONS:
+        if kind in CONVOLUTIONS or (kind == DENSE and found):
             given, weight, bias = (graph.Tensors(operator.Inputs(number)) for number in range(3))
             integers, scales = _integers(model, weight, np.int8), weight.Quantization().ScaleAsNumpy()
-            axes = (0, 3, 1, 2) if kind == CONVOLUTIONS[0] else (3, 0, 1, 2)
-            values = integers.transpose(axes).astype(np.float32) * scales[:, None, None, None]
+            axes = {CONVOLUTIONS[0]: (0, 3, 1, 2), CONVOLUTIONS[1]: (3, 0, 1, 2), DENSE: (0, 1)}[kind]
+            integers = integers.transpose(axes).astype(np.float32)
+            values = integers * scales.reshape(-1, *[1] * (integers.ndim - 1))  # one for each output, or for all
             step = given.Quantization().ScaleAsNumpy()[0] * scales
             biases = _integers(model, bias, np.int32).astype(np.float32) * step
-            found.append(Convolution(torch.from_numpy(values), torch.from_numpy(biases.astype(np.float32))))
+            found.append(Layer(torch.from_numpy(values), torch.from_numpy(biases.astype(np.float32))))
     return found
 
 
@@ -72,7 +75,7 @@ def _integers(model: Any, tensor: Any, kind: type[np.integer[Any]]) -> np.ndarra
 
 
 @torch.no_grad()
-def fill(network: nn.Module, convolutions: list[Convolution], *, transposed: bool = False) -> None:
+def fill(network: nn.Module, convolutions: list[Layer], *, transposed: bool = False) -> None:
     """Write folded convolutions into a network's convolutions, and their biases into the batch norms that follow.
 
     Args:

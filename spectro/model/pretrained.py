@@ -59,6 +59,7 @@ class StartingWeights:
             trained on photographs have none, and read all pictures.
         levels: input scale of levels in the first spec; None for photographs.
         photographs: mean and standard deviation of the network's input, as shares of the gray scale, for photographs.
+        tags: whether they have AudioSet's output layer.
         folded: whether batch norms only add a bias, so that they need statistics before training.
         url: address of the original file, or of its description.
         sha256: SHA-256 of the original file; empty for a file of a hub, which checks its own files.
@@ -75,6 +76,7 @@ class StartingWeights:
     specs: Mapping[str, SpectrogramSpec]
     levels: Levels | None = None
     photographs: tuple[float, float] = (0.5, 0.5)
+    tags: bool = False
     folded: bool = False
     url: str
     sha256: str
@@ -208,6 +210,7 @@ PRETRAINED = {
             network="mn04",
             families=("mobilenet",),
             specs=_mn04_as_specs(),
+            tags=True,
             levels=Levels(
                 zero_db=-4.5 * DB_OF_LN,
                 unit_db=5 * DB_OF_LN,
@@ -227,6 +230,7 @@ PRETRAINED = {
             network="yamnet",
             families=("mobilenet",),
             specs={"yamnet": _yamnet_spec()},
+            tags=True,
             levels=Levels(
                 zero_db=0.0, unit_db=DB_OF_LN, log_offset=1e-3, peak_db=10.6, mean_db=-10.9, deviation_db=6.8
             ),

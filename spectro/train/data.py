@@ -266,6 +266,8 @@ class PictureDataModule(pl.LightningDataModule):
         self._known: dict[str, Activations] | None = None
         self._taught: pd.DataFrame | None = None
         self._teacher_share = 0.0
+        self._sounds: pd.DataFrame | None = None
+        self._tags = pd.DataFrame()
         self.first_epoch = 0
         if (pictures := len(self._sampler())) < batch_size:
             raise TrainingError(f"an epoch of {pictures} training pictures does not fill one batch of {batch_size}")
@@ -283,6 +285,20 @@ class PictureDataModule(pl.LightningDataModule):
             share: weight of the answers in the targets.
         """
         self._taught, self._teacher_share = pd.DataFrame(answers, index=self.untouched["clip_id"]), share
+
+    def hear(self, sounds: pd.DataFrame, tags: npt.NDArray[np.float32]) -> None:
+        """Draw sounds without speech beside the training clips, as if they were a corpus, and return tags with targets.
+
+        The target of a picture is then the share of each label, all 0 for a sound, followed by its tags. The group of a
+        sound is the number of corpora.
+
+        Args:
+            sounds: rows of image indexes with the columns `clip_id`, `copy` and `image`.
+            tags: of the clips of `untouched`, then of the sounds, float32 of shape (clips + sounds, tags). Copies of a
+                clip have its tags.
+        """
+        self._sounds = sounds.assign(target=0, group=len(self.corpora))
+        self._tags = pd.DataFrame(tags, index=[*self.untouched["clip_id"], *sounds["clip_id"]])
 
     def remember(self, compute: Callable[[torch.Tensor], Activations], epochs: int) -> None:
         """Compute activations of training and validation pictures once, and return them instead of the pictures.
@@ -381,9 +397,11 @@ class PictureDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Return this device's share of the training batches; an incomplete last batch is dropped."""
-        rows = self.rows["train"]
-        sampler = self._sampler()
-        shares = self.shares() if self._votes or self._taught is not None else None
+        rows, sampler = self._drawn(), self._sampler()
+        shares = self.shares() if self._votes or self._taught is not None or self._sounds is not None else None
+        if shares is not None and self._sounds is not None:
+            shares = np.pad(shares, ((0, len(self._sounds)), (0, 0)))
+            shares = np.concatenate([shares, self._tags.loc[rows["clip_id"]].to_numpy(np.float32)], axis=1)
         dataset = PictureDataset(rows, self.spec, partial(_in_turn, self._alter), self._known, shares)
         return self.loader(dataset, sampler=sampler, drop_last=True, batch_size=self._own_batch)
 
@@ -425,9 +443,15 @@ class PictureDataModule(pl.LightningDataModule):
             )
         return own
 
+    def _drawn(self) -> pd.DataFrame:
+        """Return the rows that training pictures are drawn from."""
+        if self._sounds is None:
+            return self.rows["train"]
+        return pd.concat([self.rows["train"], self._sounds], ignore_index=True)
+
     def _sampler(self) -> ClipSampler:
         balanced = self._balance == "sampling"
-        rows, first = self.rows["train"], self.first_epoch
+        rows, first = self._drawn(), self.first_epoch
         return ClipSampler(rows, self._copies, balanced, self._seed, first, self._temperature, self._clips)
 
     def loader(self, dataset: PictureDataset, **options: Any) -> DataLoader[Any]:

@@ -15,13 +15,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
 from spectro.corpora.splits import natural
 from spectro.errors import TrainingError
-from spectro.files import held, printable, read_json, remove_leftovers, write_json
+from spectro.files import fingerprint, held, printable, read_json, remove_leftovers, write_json
 from spectro.identity import identity_of
 from spectro.model.backbones import SpectrogramNet, classifier_identity, load_weights, network_of, weights_identity
 from spectro.model.checkpoint import Checkpoint
@@ -34,7 +35,9 @@ from spectro.train.data import PictureDataModule
 from spectro.train.finish import describe, finish
 from spectro.train.module import Classifier
 from spectro.train.settings import FinetuneSettings
+from spectro.train.speech import read_sounds
 from spectro.train.state import read_state, rows_of, unusable
+from spectro.train.tags import check_tags, output_of, tags
 from spectro.train.teachers import ask, check_teachers
 from spectro.train.trainer import BEST, LAST, TRAINING, make_trainer, silence
 
@@ -61,13 +64,16 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
     net = SpectrogramNet(backbone, len(data.labels), hidden=settings.hidden, dropout=settings.dropout)
     net.check_pictures(data.spec)
     check_teachers(settings.teachers, data, settings.labels)
+    sounds = read_sounds(settings.sounds, data.spec) if settings.sounds else None
+    if settings.remember:
+        check_tags(settings.weights, settings.hidden)
     with warnings.catch_warnings():
         silence()
         curves = Curves(out)
         trainer = make_trainer(settings, out, curves)
         with _alone(out, first=trainer.is_global_zero):  # before the folder is read
             weights = load_weights(net, settings.weights, data.spec)
-            identity = run_identity(settings, data, net)
+            identity = run_identity(settings, data, net, sounds)
             resume = _find_run(out, identity, settings.overwrite)
             _check_folder(settings)
             if resume is None and settings.weights in PRETRAINED and PRETRAINED[settings.weights].folded:
@@ -79,11 +85,17 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
                 settings.train,
                 settings.seed,
                 class_weights=data.class_weights(),
-                prior=data.prior(),
-                possible=data.possible(),
+                prior=_with_sounds(data.prior(), settings),
+                possible=_with_sounds(data.possible(), settings),
                 unaltered=not (
-                    settings.mask or settings.conditions.probability or settings.train.mixup or settings.train.cutmix
+                    settings.mask
+                    or settings.conditions.probability
+                    or settings.train.mixup
+                    or settings.train.cutmix
+                    or settings.remember
                 ),
+                tags=output_of(settings.weights) if settings.remember else None,
+                remember=settings.remember,
             )
             answers = ask(settings.teachers, data, out / TRAINING) if settings.teachers else None
             if resume is None and trainer.is_global_zero:
@@ -92,6 +104,9 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
             if answers is not None:
                 answers.keep(out / TRAINING)
                 data.learn_from(answers.probabilities, settings.teacher_share)
+            if settings.remember and sounds is not None:
+                rows = pd.concat([data.untouched, sounds], ignore_index=True)
+                data.hear(sounds, tags(settings.weights, rows, data.spec, out / TRAINING))
             _fit(trainer, model, data, resume, curves)
             data.forget()
             if not trainer.is_global_zero:
@@ -135,6 +150,13 @@ def _fit(trainer: pl.Trainer, model: Classifier, data: PictureDataModule, resume
         raise unusable(resume, f"it does not fit this run: {reason}") from error
 
 
+def _with_sounds(of_corpora: torch.Tensor | None, settings: FinetuneSettings) -> torch.Tensor | None:
+    """Return a tensor of shape (corpora, labels), with a row of zeros for sounds if they are trained on."""
+    if of_corpora is None or not settings.remember:
+        return of_corpora
+    return torch.nn.functional.pad(of_corpora, (0, 0, 0, 1))
+
+
 def _data(settings: FinetuneSettings) -> PictureDataModule:
     workers = settings.workers if settings.workers >= 0 else min(4, (torch.get_num_threads() + 1) // 4)
     return PictureDataModule(
@@ -157,17 +179,20 @@ def _data(settings: FinetuneSettings) -> PictureDataModule:
     )
 
 
-def run_identity(settings: FinetuneSettings, data: PictureDataModule, net: SpectrogramNet) -> dict[str, Any]:
+def run_identity(
+    settings: FinetuneSettings, data: PictureDataModule, net: SpectrogramNet, sounds: pd.DataFrame | None = None
+) -> dict[str, Any]:
     """Return everything that a run's result depends on, as JSON values: a run is resumed if these are the same.
 
     Args:
         settings: the run's settings.
         data: its pictures.
         net: its network, with its starting weights. `turned` is included only if true: older runs do not have it.
+        sounds: sounds without speech, which are included only if the weights depend on them.
     """
     free = {
         *("out", "overwrite", "workers", "index", "devices", "nodes", "accelerator", "strategy"),
-        *("estimate", "estimate_of", "test", "sounds", "note"),  # used once the weights are final
+        *("estimate", "estimate_of", "test", "sounds", "unheard_sounds", "note"),  # used once the weights are final
         *("teachers", "teacher_share"),  # see below
         *(("temperature",) if settings.validates else ()),  # it is fitted then
     }
@@ -178,6 +203,8 @@ def run_identity(settings: FinetuneSettings, data: PictureDataModule, net: Spect
     if settings.teachers:
         identity["teachers"] = [classifier_identity(str(folder)) for folder in settings.teachers]
         identity["teacher_share"] = settings.teacher_share
+    if sounds is not None and settings.remember:
+        identity["sounds"] = fingerprint(sounds["clip_id"].tolist())
     identity |= {"turned": True} if net.turned else {}
     return identity | {"spec": data.spec.fingerprint, "data": data.fingerprint}
 

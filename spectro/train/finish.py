@@ -33,7 +33,7 @@ from spectro.train.curves import plot_curves
 from spectro.train.data import PictureDataModule
 from spectro.train.module import Classifier, calibrate, freeze
 from spectro.train.settings import FinetuneSettings
-from spectro.train.speech import learn
+from spectro.train.speech import learn, remembered
 from spectro.train.state import read_state, unusable
 
 
@@ -141,7 +141,11 @@ def finish(
     measured: tuple[Part, ...] = ("valid", "test") if settings.test else ("valid",)
     loaders = {part: data.whole(part) for part in measured if len(data.rows[part])}
     predicted = {part: predict_part(net, loader, data.possible()) for part, loader in loaders.items()}
-    speech, sounds = learn(net, data, settings.sounds, settings.seed) if settings.sounds else (None, None)
+    speech, sounds = None, None
+    if model.tags is not None:
+        speech, sounds = remembered(net, model.tags.cpu(), data, settings.unheard_sounds, settings.seed)
+    elif settings.sounds:
+        speech, sounds = learn(net, data, settings.sounds, settings.seed)
     about = replace(
         about,
         temperature=fit_temperature(*predicted["valid"][:2]) if "valid" in predicted else settings.temperature,

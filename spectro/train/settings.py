@@ -29,6 +29,10 @@ class FinetuneSettings:
             with timm's or torchvision's names) or a checkpoint folder.
         sounds: folders of renderings of sounds without speech, with the same spec and one class per source; the
             checkpoint then includes a speech detector.
+        remember: weight of a second loss, which keeps AudioSet's tags as the starting weights give them, of speech and
+            of `sounds`. The tag `Speech` is then the speech detector. For weights trained on AudioSet; 0 for none.
+        unheard_sounds: like `sounds`, but not trained on: the card tells how many of them get an emotion. For
+            `remember`; without it, each source of `sounds` is left out in turn.
         out: folder for the checkpoint; null for checkpoints/BACKBONE-NAME_OF_INDEX-foldN, or -all with train_on all.
         labels: label scheme: emotion, emotion5, valence, gender, emotion-gender, emotion5-gender.
         protocol: how speakers are split: luna-jimenez, emobox (both split RAVDESS; all other corpora only train),
@@ -91,12 +95,15 @@ class FinetuneSettings:
         "votes": 0.0,
         "teachers": [],
         "teacher_share": 0.8,
+        "remember": 0.0,
     }  # see `spectro.identity`
 
     index: Path | list[Path] = Path("data/images/synthetic")
     backbone: str = "mobilenet"
     weights: str = "auto"
     sounds: list[Path] = field(default_factory=list)
+    remember: float = 0.0
+    unheard_sounds: list[Path] = field(default_factory=list)
     out: Path | None = None
     labels: str = "emotion"
     protocol: str = "group-kfold"
@@ -137,6 +144,12 @@ class FinetuneSettings:
 
     def __post_init__(self) -> None:
         check_least(self, TrainingError, batch_size=1, hidden=0, patience=0, seed=0, workers=-1, epoch_clips=0, nodes=1)
+        if self.remember < 0:
+            raise TrainingError(f"remember is {self.remember}; it must be 0 or more")
+        if self.remember and not self.sounds:
+            raise TrainingError("remember needs sounds without speech beside the clips: name renderings with sounds")
+        if self.unheard_sounds and not self.remember:
+            raise TrainingError("unheard_sounds is for remember; without it, each source of sounds is left out in turn")
         for name in ("dropout", "ema"):
             if not 0 <= getattr(self, name) < 1:
                 raise TrainingError(f"{name} is {getattr(self, name)}; it must lie between 0 and below 1")

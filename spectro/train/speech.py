@@ -1,4 +1,6 @@
-"""The speech detector: a logistic regression on the input of the trained network's last layer.
+"""The speech detector: a linear layer on the input of the trained network's last layer.
+
+It is a logistic regression, or what a network from AudioSet remembers of the tag `Speech` (see `spectro.train.tags`).
 
 It adds no cost to a prediction, since every engine returns the input of the last layer. The bias is set so that a share
 `REFUSED` of the clips used to set it is refused.
@@ -13,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -20,9 +23,11 @@ from spectro.errors import TrainingError
 from spectro.files import printable
 from spectro.model.backbones import SpectrogramNet
 from spectro.model.metadata import SoundFigures, Sounds, SpeechDetector
+from spectro.picture.spec import SpectrogramSpec
 from spectro.rendering.index import read_indexes
 from spectro.train.conditions import Conditions, ConditionSettings
 from spectro.train.data import Draw, PictureDataModule, PictureDataset
+from spectro.train.tags import SPEECH
 
 Floats = npt.NDArray[np.float64]
 
@@ -32,6 +37,67 @@ STRENGTH = 0.01
 """Inverse of the regularisation's strength, on features of mean 0 and deviation 1."""
 CONDITIONS = ConditionSettings(probability=0.5)
 BATCH = 64
+
+
+def read_sounds(folders: Sequence[Path], spec: SpectrogramSpec) -> pd.DataFrame:
+    """Return the rows of untouched sounds without speech, whose `emotion` is their source.
+
+    Args:
+        folders: renderings of sounds.
+        spec: the spec of the clips.
+
+    Raises:
+        TrainingError: the sounds were rendered with another spec.
+        RenderError: a folder holds no complete rendering.
+    """
+    index, own = read_indexes(folders)
+    if own.fingerprint != spec.fingerprint:
+        raise TrainingError(
+            f"{printable(folders[0])}: the sounds were rendered with spec {own.fingerprint}, the clips with "
+            f"{spec.fingerprint}: render the sounds with the --spec of the clips"
+        )
+    return index[index["copy"] == 0].assign(target=0, group=0).reset_index(drop=True)
+
+
+def remembered(
+    net: SpectrogramNet, output: nn.Linear, data: PictureDataModule, unheard: Sequence[Path], seed: int
+) -> tuple[SpeechDetector, Sounds]:
+    """Return the speech detector that a network has in AudioSet's tag `Speech`, which it was trained to keep.
+
+    Its bias stays, unless it refuses more than the share `REFUSED` of the validation clips.
+
+    Args:
+        net: the network, in evaluation mode.
+        output: the output layer of the tags.
+        data: the clips; the bias is checked on the validation clips, or on the training clips if there are none.
+        unheard: renderings of sounds that were not trained on.
+        seed: random seed.
+
+    Returns:
+        the detector, and its figures: for each source of the unheard sounds, the share that gets an emotion; for each
+        part of the speakers, the share of clips that is refused.
+
+    Raises:
+        TrainingError, RenderError: as `read_sounds`.
+    """
+    parts: dict[str, pd.DataFrame] = {part: _untouched(rows, seed) for part, rows in data.rows.items() if len(rows)}
+    held = {part: _embeddings(net, rows, data, None, seed) for part, rows in parts.items()}
+    weight = output.weight[SPEECH].detach().double().numpy()
+    bias = float(output.bias[SPEECH].detach())
+    lowest = float(np.quantile(held.get("valid", held["train"]).astype(np.float64) @ weight, REFUSED))
+    found = SpeechDetector(weight=tuple(map(float, weight)), bias=max(bias, -lowest))
+    answered = {}
+    if unheard:
+        sounds = read_sounds(unheard, data.spec)
+        spoken = found.probabilities(_embeddings(net, sounds, data, None, seed)) >= 0.5
+        for source, own in sounds.assign(spoken=spoken).groupby("emotion")["spoken"]:
+            answered[str(source)] = SoundFigures(sounds=len(own), answered=round(float(own.mean()), 4))
+    return found, Sounds(sources=answered, refused=_refused(found, held))
+
+
+def _refused(detector: SpeechDetector, held: dict[str, npt.NDArray[np.float32]]) -> dict[str, float]:
+    """Return the share of clips that is refused, by part, from the inputs of the last layer."""
+    return {part: round(float((detector.probabilities(own) < 0.5).mean()), 4) for part, own in held.items()}
 
 
 def learn(
@@ -53,13 +119,7 @@ def learn(
         TrainingError: the sounds were rendered with another spec, or come from fewer than two sources.
         RenderError: a folder holds no complete rendering.
     """
-    index, spec = read_indexes(folders)
-    if spec.fingerprint != data.spec.fingerprint:
-        raise TrainingError(
-            f"{printable(folders[0])}: the sounds were rendered with spec {spec.fingerprint}, the clips with "
-            f"{data.spec.fingerprint}: render the sounds with the --spec of the clips"
-        )
-    sounds = index[index["copy"] == 0].assign(target=0, group=0).reset_index(drop=True)
+    sounds = read_sounds(folders, data.spec)
     sources = sounds["emotion"].to_numpy(dtype=str)
     if len(set(sources)) < 2:
         raise TrainingError(
@@ -78,9 +138,7 @@ def learn(
         without = _fit(of_speech.all(), of_sounds.all(~own), choosing)
         passed = float((without.probabilities(of_sounds.plain[own]) >= 0.5).mean())
         answered[source] = SoundFigures(sounds=int(own.sum()), answered=round(passed, 4))
-    scored = {"train": of_speech.plain} | held
-    refused = {part: round(float((found.probabilities(own) < 0.5).mean()), 4) for part, own in scored.items()}
-    return found, Sounds(sources=answered, refused=refused)
+    return found, Sounds(sources=answered, refused=_refused(found, {"train": of_speech.plain} | held))
 
 
 @dataclass(frozen=True)

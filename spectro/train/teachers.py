@@ -17,12 +17,10 @@ import numpy.typing as npt
 import pandas as pd
 import torch
 from pytorch_lightning.utilities import rank_zero_only
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save
 from tqdm import tqdm
 
 from spectro.errors import AudioError, TrainingError
-from spectro.files import fingerprint, printable, quoted, write_bytes
+from spectro.files import fingerprint, printable, quoted
 from spectro.model import checkpoint as checkpoints
 from spectro.model.backbones import classifier_identity
 from spectro.model.metadata import DESCRIPTION_FILE, WEIGHTS_FILE, Description
@@ -30,10 +28,11 @@ from spectro.picture import spectrogram
 from spectro.picture.spec import Image, SpectrogramSpec
 from spectro.train.data import PictureDataModule, PictureDataset
 from spectro.train.finish import predict_part
+from spectro.train.kept import keep, kept
 
 Booleans = npt.NDArray[np.bool_]
 
-FILE, ANSWERS, KEY = "teachers.safetensors", "probabilities", "key"
+FILE, ANSWERS = "teachers.safetensors", "probabilities"
 UNREAD = -1
 """Target of a clip whose recording cannot be read."""
 
@@ -53,7 +52,7 @@ class Answers:
 
     def keep(self, folder: Path) -> None:
         """Write the answers to a folder, so that a resumed run has them."""
-        write_bytes(folder / FILE, save({ANSWERS: self.probabilities}, metadata={KEY: self.key}))
+        keep(folder / FILE, ANSWERS, self.key, self.probabilities)
 
 
 def check_teachers(teachers: Sequence[Path], data: PictureDataModule, scheme: str) -> None:
@@ -89,7 +88,7 @@ def check_teachers(teachers: Sequence[Path], data: PictureDataModule, scheme: st
                 )
 
 
-def ask(teachers: Sequence[Path], data: PictureDataModule, kept: Path) -> Answers:
+def ask(teachers: Sequence[Path], data: PictureDataModule, folder: Path) -> Answers:
     """Return what teachers answer to the untouched training clips, from the run's folder if it has these answers.
 
     A teacher's probabilities are at its own temperature, and limited to the labels that both the clip's corpus and the
@@ -99,7 +98,7 @@ def ask(teachers: Sequence[Path], data: PictureDataModule, kept: Path) -> Answer
     Args:
         teachers: checkpoint folders.
         data: the clips.
-        kept: the folder that an earlier start of the run may have left answers in.
+        folder: the folder that an earlier start of the run may have left answers in.
 
     Raises:
         CheckpointError: a teacher is damaged.
@@ -107,11 +106,11 @@ def ask(teachers: Sequence[Path], data: PictureDataModule, kept: Path) -> Answer
         TrainingError: a teacher's answers are not finite.
     """
     clips = data.untouched["clip_id"].tolist()
-    identities = [classifier_identity(str(folder)) for folder in teachers]
+    identities = [classifier_identity(str(teacher)) for teacher in teachers]
     key = fingerprint([identities, data.spec.fingerprint, data.fingerprint, list(data.labels), clips])
-    found = _read(kept / FILE, key)
+    found = kept(folder / FILE, ANSWERS, key)
     if found is None:
-        answers = [_answers(folder, data) for folder in teachers]
+        answers = [_answers(teacher, data) for teacher in teachers]
         count = np.sum([one.any(axis=1) for one in answers], axis=0)[:, None]
         found = (np.sum(answers, axis=0) / np.maximum(count, 1)).astype(np.float32)
     if alone := len(found) - int(found.any(axis=1).sum()):
@@ -147,18 +146,6 @@ def _known(about: Description, data: PictureDataModule) -> Booleans:
     """Return which labels both a corpus and a teacher have, bool of shape (corpora, labels)."""
     known: Booleans = data.possible().numpy() & _equal(about, data).any(axis=0)
     return known
-
-
-def _read(path: Path, key: str) -> npt.NDArray[np.float32] | None:
-    """Return the answers in a file; None if it is missing or damaged, or holds others."""
-    try:
-        with safe_open(path, "np") as file:
-            if (file.metadata() or {}).get(KEY) != key:
-                return None
-            found: npt.NDArray[np.float32] = file.get_tensor(ANSWERS)
-            return found
-    except (OSError, SafetensorError):
-        return None
 
 
 class Recordings(PictureDataset):

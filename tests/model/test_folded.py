@@ -35,21 +35,23 @@ YAMNET = [(32, 1, 2), *((64, 32, 1), (128, 64, 2), (128, 128, 1), (256, 128, 2),
 
 
 class Quantised:
-    """A convolution of 8-bit integers, with its float values."""
+    """A layer of 8-bit integers, with its float values: a convolution, or a dense layer of size 0."""
 
     def __init__(self, generator: np.random.Generator, outputs: int, inputs: int, size: int, depthwise: bool) -> None:
-        shape = (1, size, size, outputs) if depthwise else (outputs, size, size, inputs)
-        self.depthwise, self.shape = depthwise, shape
+        shape = (1, size, size, outputs) if depthwise else (outputs, size, size, inputs) if size else (outputs, inputs)
+        self.depthwise, self.dense, self.shape = depthwise, not size, shape
+        size = size or 1
         self.integers = generator.integers(-127, 128, shape).astype(np.int8)
         spread = 0.02 / np.sqrt(size * size * (1 if depthwise else inputs))
-        self.scales = generator.uniform(0.5, 1.5, outputs).astype(np.float32) * np.float32(spread)
+        scales = generator.uniform(0.5, 1.5, 1 if self.dense else outputs).astype(np.float32)
+        self.scales = scales * np.float32(spread)
         self.step = 0.05
         self.biases = generator.integers(-2000, 2000, outputs).astype(np.int32)
 
     @property
     def weight(self) -> np.ndarray:
         """The float values in TensorFlow's order: a depthwise convolution has outputs last."""
-        axis = [1, 1, 1, -1] if self.depthwise else [-1, 1, 1, 1]
+        axis = [1, 1, 1, -1] if self.depthwise else [-1] + [1] * (len(self.shape) - 1)
         return self.integers * self.scales.reshape(axis)
 
     @property
@@ -58,7 +60,7 @@ class Quantised:
 
 
 def _write(path: Path, layers: list[Quantised]) -> None:
-    """Write a TensorFlow Lite file with only convolutions."""
+    """Write a TensorFlow Lite file with only these layers."""
     builder = flatbuffers.Builder(1 << 20)
     buffers, tensors, operators = [], [], []
 
@@ -93,11 +95,12 @@ def _write(path: Path, layers: list[Quantised]) -> None:
         bias = tensor(tflite.TensorType.INT32, layer.biases.shape, layer.biases, layer.step * layer.scales)
         inputs = vector(np.array([given, weight, bias], np.int32))
         tflite.OperatorStart(builder)
-        tflite.OperatorAddOpcodeIndex(builder, int(layer.depthwise))
+        tflite.OperatorAddOpcodeIndex(builder, 2 if layer.dense else int(layer.depthwise))
         tflite.OperatorAddInputs(builder, inputs)
         operators.append(tflite.OperatorEnd(builder))
     codes = []
-    for code in (tflite.BuiltinOperator.CONV_2D, tflite.BuiltinOperator.DEPTHWISE_CONV_2D):
+    kinds_of_layer = ("CONV_2D", "DEPTHWISE_CONV_2D", "FULLY_CONNECTED")
+    for code in (getattr(tflite.BuiltinOperator, name) for name in kinds_of_layer):
         tflite.OperatorCodeStart(builder)
         tflite.OperatorCodeAddDeprecatedBuiltinCode(builder, code)
         tflite.OperatorCodeAddBuiltinCode(builder, code)
@@ -132,14 +135,14 @@ def _yamnet() -> list[Quantised]:
     layers = [Quantised(generator, 32, 1, 3, depthwise=False)]
     for outputs, inputs, _stride in YAMNET[1:]:
         layers += [Quantised(generator, inputs, 1, 3, True), Quantised(generator, outputs, inputs, 1, False)]
-    return layers
+    return [*layers, Quantised(generator, 5, 1024, 0, False)]
 
 
 def _run(layers: list[Quantised], frames: torch.Tensor) -> torch.Tensor:
     """Compute YAMNet's features from frames (batch, 1, time, bands): TensorFlow's padding, ReLU6, a mean."""
     strides = [YAMNET[0][2], *(stride for _out, _in, own in YAMNET[1:] for stride in (own, 1))]
     values = frames
-    for layer, stride in zip(layers, strides, strict=True):
+    for layer, stride in zip(layers[:-1], strides, strict=True):
         order = (3, 0, 1, 2) if layer.depthwise else (0, 3, 1, 2)
         weight = torch.from_numpy(layer.weight.transpose(order).copy())
         size, (height, width) = weight.shape[-1], values.shape[2:]
@@ -173,12 +176,15 @@ def test_yamnet_reproduces_the_computation_of_its_tflite_file(
     expected = _run(layers, frames)
     assert expected.std() > 0.01 * expected.abs().max()
     assert (net.embed(pictures) - expected).abs().max() < 1e-4 * expected.abs().max()
+    weight, bias = convert.output_layer("yamnet")
+    np.testing.assert_allclose(weight.numpy(), layers[-1].weight, rtol=1e-6)
+    np.testing.assert_allclose(bias.numpy(), layers[-1].bias, rtol=1e-6)
 
 
 def test_unfolding_batch_norms_keeps_outputs_in_evaluation_and_training(tmp_path: Path) -> None:
     _write(tmp_path / "yamnet.tflite", _yamnet())
     net = SpectrogramNet("yamnet", 3, dropout=0.0).eval()
-    folded.fill(net.backbone, folded.read(tmp_path / "yamnet.tflite"), transposed=True)
+    folded.fill(net.backbone, folded.read(tmp_path / "yamnet.tflite")[:-1], transposed=True)
     pictures = torch.randint(0, 256, (4, 1, 64, 96), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
     with torch.no_grad():
         before = net(pictures)
@@ -212,12 +218,17 @@ def test_training_sets_folded_norms_to_the_statistics_of_its_pictures(
 def test_files_without_the_yamnet_weights_are_refused(
     tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, content in (("text", b"hello, this is no network"), ("short", b""), ("few", None)):
+    for name, content in (
+        ("text", b"hello, this is no network"),
+        ("short", b""),
+        ("few", _yamnet()[-3:]),
+        ("body", _yamnet()[:-1]),
+    ):
         path = tmp_path / name
-        if content is None:
-            _write(path, _yamnet()[:3])
-        else:
+        if isinstance(content, bytes):
             path.write_bytes(content)
+        else:
+            _write(path, content)
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         monkeypatch.setitem(PRETRAINED, "yamnet", replace(PRETRAINED["yamnet"], sha256=digest))
         with pytest.raises(WeightsError, match=f"{name}: does not hold the weights yamnet"):
