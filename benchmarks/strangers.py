@@ -14,7 +14,9 @@ suited these speakers best. A corpus that is used to choose designs may also cho
 other folds with --temperature, instead of the one that suits the validation speakers of the training corpora.
 
 With --sounds, renderings of sounds without speech, `refused` is the share of a corpus's clips that a network not
-trained on it classifies as no speech. Recordings are read from the paths in the renderings.
+trained on it classifies as no speech. If CONFIG sets `remember`, sounds are left out like corpora: a corpus's network
+is trained without some of the sources, in turn, and `answered` is the share of their `sounds` that get an emotion.
+Recordings are read from the paths in the renderings.
 """
 
 import argparse
@@ -79,7 +81,13 @@ def measure(predictor: Predictor, clips: pd.DataFrame, condition: str) -> dict[s
     probabilities = probabilities * possible / (probabilities * possible).sum(axis=1, keepdims=True)
     own, temperature = clips.iloc[kept], predictor.checkpoint.temperature
     speech = [one.speech for one in scores if one.speech is not None]
-    refused = {"refused": round(float((np.concatenate(speech) < predictor.min_speech).mean()), 4)} if speech else {}
+    detected: dict[str, object] = {}
+    if speech:
+        detected["refused"] = round(float((np.concatenate(speech) < predictor.min_speech).mean()), 4)
+    if (known := predictor.checkpoint.sounds) is not None and known.sources and condition == CONDITIONS[0]:
+        counts = [one.sounds for one in known.sources.values()]
+        shares = [one.answered for one in known.sources.values()]
+        detected |= {"sounds": sum(counts), "answered": round(float(np.average(shares, weights=counts)), 4)}
     with np.errstate(divide="ignore"):
         logs = np.log(probabilities)
     targets = np.array([labels.index(label) for label in own["emotion"]])
@@ -101,7 +109,7 @@ def measure(predictor: Predictor, clips: pd.DataFrame, condition: str) -> dict[s
         "nll": calibration(probabilities, targets)["nll"],
         "temperature": temperature,
         "best_temperature": round(temperature * fit_temperature(torch.tensor(logs), torch.tensor(targets)), 3),
-        **refused,
+        **detected,
         "surer_half_wa": round(float((probabilities.argmax(1) == targets)[surest].mean()), 4),
         "recalls": json.dumps({one: round(float(r), 3) for one, r in zip(labels, found.recall, strict=True) if r == r}),
     }
@@ -124,12 +132,15 @@ def main() -> None:
     index = index[index["copy"] == 0]
     base = parse("finetune", FinetuneSettings, ["--config", str(given.config)])
     for seed in given.seeds:
-        for fold in given.folds or sorted(set(index["corpus"])):
+        corpora = sorted(set(index["corpus"]))
+        for fold in given.folds or corpora:
             out = given.out / f"{fold}-{seed}"
+            unheard = given.sounds[corpora.index(fold) :: len(corpora)] if base.remember else []
             settings = replace(
                 base,
                 index=list(given.renderings),
-                sounds=given.sounds,
+                sounds=[one for one in given.sounds if one not in unheard],
+                unheard_sounds=unheard,
                 protocol="cross-corpus",
                 fold=fold,
                 seed=seed,
@@ -178,7 +189,7 @@ def main() -> None:
         "ece",
         "surer_half_wa",
     ]
-    shown += ["refused"] * ("refused" in table)
+    shown += [name for name in ("refused", "sounds", "answered") if name in table]
     print(table[[*shown, "temperature", "best_temperature"]].to_string(index=False))
     print(table.groupby("system", sort=False)[["test_uar", "wa", "ece", "surer_half_wa"]].mean().round(4).to_string())
 

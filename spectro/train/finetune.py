@@ -66,7 +66,7 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
     check_teachers(settings.teachers, data, settings.labels)
     sounds = read_sounds(settings.sounds, data.spec) if settings.sounds else None
     if settings.remember:
-        check_tags(settings.weights, settings.hidden)
+        check_tags(settings.weights, settings.hidden, sounds is not None)
     with warnings.catch_warnings():
         silence()
         curves = Curves(out)

@@ -146,8 +146,6 @@ class FinetuneSettings:
         check_least(self, TrainingError, batch_size=1, hidden=0, patience=0, seed=0, workers=-1, epoch_clips=0, nodes=1)
         if self.remember < 0:
             raise TrainingError(f"remember is {self.remember}; it must be 0 or more")
-        if self.remember and not self.sounds:
-            raise TrainingError("remember needs sounds without speech beside the clips: name renderings with sounds")
         if self.unheard_sounds and not self.remember:
             raise TrainingError("unheard_sounds is for remember; without it, each source of sounds is left out in turn")
         for name in ("dropout", "ema"):

@@ -36,12 +36,19 @@ SPEECH = 0
 FILE, TAGS = "tags.safetensors", "tags"
 
 
-def check_tags(weights: str, hidden: int) -> None:
+def check_tags(weights: str, hidden: int, sounds: bool) -> None:
     """Check that starting weights have tags to remember.
 
+    Args:
+        weights: the starting weights.
+        hidden: width of a dense layer between backbone and output; 0 for none.
+        sounds: whether there are sounds without speech.
+
     Raises:
-        TrainingError: they have none, or the network has another layer before its output.
+        TrainingError: they have none, or the network has another layer before its output, or there are no sounds.
     """
+    if not sounds:
+        raise TrainingError("remember needs sounds without speech beside the clips: name renderings with sounds")
     if weights not in PRETRAINED or not PRETRAINED[weights].tags:
         known = ", ".join(name for name, one in PRETRAINED.items() if one.tags)
         raise TrainingError(f"{weights} have no tags of AudioSet to remember: start from {known}, or set remember to 0")

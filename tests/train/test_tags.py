@@ -167,7 +167,6 @@ def test_the_tag_of_speech_becomes_the_detector(
     ("changes", "problem"),
     [
         ({"remember": -1.0}, "remember is -1.0"),
-        ({"remember": 1.0, "sounds": []}, "remember needs sounds"),
         ({"unheard_sounds": [Path("sounds")]}, "unheard_sounds is for remember"),
     ],
 )
@@ -185,6 +184,8 @@ def test_weights_without_tags_and_heads_with_another_layer_are_refused(
     settings = finetune_settings(world.images, tmp_path / "run", sounds=[sounds], remember=1.0)
     with pytest.raises(TrainingError, match="none have no tags of AudioSet to remember: start from mn04_as, yamnet"):
         finetune(settings)
+    with pytest.raises(TrainingError, match="remember needs sounds"):
+        finetune(replace(settings, weights="heard", sounds=[]))
     with pytest.raises(TrainingError, match="set hidden, or remember, to 0"):
         finetune(replace(settings, weights="heard", hidden=4))
     path = PRETRAINED["heard"].path
