@@ -289,13 +289,13 @@ class PictureDataModule(pl.LightningDataModule):
     def hear(self, sounds: pd.DataFrame, tags: npt.NDArray[np.float32]) -> None:
         """Draw sounds without speech beside the training clips, as if they were a corpus, and return tags with targets.
 
-        The target of a picture is then the share of each label, all 0 for a sound, followed by its tags. The group of a
+        The target of a picture is then the share of each label, all 0 for a sound, followed by its tag. The group of a
         sound is the number of corpora.
 
         Args:
             sounds: rows of image indexes with the columns `clip_id`, `copy` and `image`.
-            tags: of the clips of `untouched`, then of the sounds, float32 of shape (clips + sounds, tags). Copies of a
-                clip have its tags.
+            tags: the tag of the clips of `untouched`, then of the sounds, float32 of shape (clips + sounds, 1). Copies
+                of a clip have its tag.
         """
         self._sounds = sounds.assign(target=0, group=len(self.corpora))
         self._tags = pd.DataFrame(tags, index=[*self.untouched["clip_id"], *sounds["clip_id"]])

@@ -37,7 +37,7 @@ from spectro.train.module import Classifier
 from spectro.train.settings import FinetuneSettings
 from spectro.train.speech import read_sounds
 from spectro.train.state import read_state, rows_of, unusable
-from spectro.train.tags import check_tags, output_of, tags
+from spectro.train.tags import check_tags, second_output, tags
 from spectro.train.teachers import ask, check_teachers
 from spectro.train.trainer import BEST, LAST, TRAINING, make_trainer, silence
 
@@ -94,7 +94,7 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
                     or settings.train.cutmix
                     or settings.remember
                 ),
-                tags=output_of(settings.weights) if settings.remember else None,
+                tag=second_output(net.features) if settings.remember else None,
                 remember=settings.remember,
             )
             answers = ask(settings.teachers, data, out / TRAINING) if settings.teachers else None

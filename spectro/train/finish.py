@@ -142,8 +142,8 @@ def finish(
     loaders = {part: data.whole(part) for part in measured if len(data.rows[part])}
     predicted = {part: predict_part(net, loader, data.possible()) for part, loader in loaders.items()}
     speech, sounds = None, None
-    if model.tags is not None:
-        speech, sounds = remembered(net, model.tags.cpu(), data, settings.unheard_sounds, settings.seed)
+    if model.tag is not None:
+        speech, sounds = remembered(net, model.tag.cpu(), data, settings.unheard_sounds, settings.seed)
     elif settings.sounds:
         speech, sounds = learn(net, data, settings.sounds, settings.seed)
     about = replace(

@@ -140,9 +140,9 @@ class Classifier(pl.LightningModule):
         unaltered: pictures are the same in every epoch, so that layers frozen for the whole run are computed once.
         possible: which labels each corpus has, bool of shape (corpora, labels): validation never predicts the others.
             None for one corpus that has all. A group without labels, of sounds without speech, has a row of its own.
-        tags: output layer of the starting weights, which is trained beside the head; None for none. Targets are then
-            the shares of the labels followed by the tags.
-        remember: weight of the loss of the tags.
+        tag: a second output, of AudioSet's tag `Speech`, which is trained beside the labels; None for none. Targets are
+            then the shares of the labels followed by the tag.
+        remember: weight of the loss of the tag.
 
     Source: Menon et al., Long-tail learning via logit adjustment, ICLR 2021, section 5, for `prior`.
     """
@@ -159,11 +159,11 @@ class Classifier(pl.LightningModule):
         prior: torch.Tensor | None = None,
         unaltered: bool = False,
         possible: torch.Tensor | None = None,
-        tags: nn.Linear | None = None,
+        tag: nn.Linear | None = None,
         remember: float = 0.0,
     ) -> None:
         super().__init__()
-        self.tags, self._remember = tags, remember
+        self.tag, self._remember = tag, remember
         self._unaltered = unaltered
         self._prefix: FrozenPrefix | None = None
         self.net, self.settings, self.seed = net, settings, seed
@@ -173,7 +173,7 @@ class Classifier(pl.LightningModule):
         self.criterion = nn.CrossEntropyLoss(weight=class_weights, label_smoothing=smoothing)
         self.register_buffer("prior", torch.ones(possible.shape) if prior is None else prior, persistent=False)
         self.register_buffer("possible", possible, persistent=False)
-        classes = net.classes + len(possible) * self.several + (0 if tags is None else tags.out_features)
+        classes = net.classes + len(possible) * self.several + (tag is not None)
         self.mixes = [
             mix(alpha=alpha, num_classes=classes)
             for mix, alpha in ((v2.MixUp, settings.mixup), (v2.CutMix, settings.cutmix))
@@ -231,11 +231,11 @@ class Classifier(pl.LightningModule):
         if self.mixes and isinstance(given, torch.Tensor):
             chosen = int(torch.randint(len(self.mixes), ()))
             given, targets = self.mixes[chosen](given.float(), targets)
-        if self.tags is None or not isinstance(given, torch.Tensor):
+        if self.tag is None or not isinstance(given, torch.Tensor):
             loss = self.loss(self.logits(given), targets)
         else:
             features = self.net.embed(given)
-            loss = self.loss(self.net.head(features), targets) + self._remember * self._tags_loss(features, targets)
+            loss = self.loss(self.net.head(features), targets) + self._remember * self._tag_loss(features, targets)
         self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=count, sync_dist=True)
         return loss
 
@@ -244,8 +244,8 @@ class Classifier(pl.LightningModule):
 
         Args:
             logits: float of shape (batch, labels).
-            targets: targets of `CrossEntropyLoss`; with several corpora, shares of labels, any tags, and shares of
-                corpora, float of shape (batch, labels + tags + corpora).
+            targets: targets of `CrossEntropyLoss`; with several corpora, shares of labels, a tag if there is one,
+                and shares of corpora, float of shape (batch, labels + tag + corpora).
         """
         if not self.several:
             loss: torch.Tensor = self.criterion(logits + self.prior[0].log(), targets)
@@ -257,12 +257,11 @@ class Classifier(pl.LightningModule):
         mixed: torch.Tensor = self.criterion(logits + (groups @ self.prior).clamp(min=IMPOSSIBLE).log(), wanted)
         return mixed
 
-    def _tags_loss(self, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the binary cross-entropy of the tags of a batch, summed over tags."""
-        assert self.tags is not None
-        given = targets[:, self.net.classes : self.net.classes + self.tags.out_features]
-        found = nn.functional.binary_cross_entropy_with_logits(self.tags(features), given, reduction="sum")
-        return found / len(features)
+    def _tag_loss(self, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        """Return the binary cross-entropy of the tag of a batch."""
+        assert self.tag is not None
+        given = targets[:, self.net.classes : self.net.classes + 1]
+        return nn.functional.binary_cross_entropy_with_logits(self.tag(features), given)
 
     def validation_step(self, batch: Batch, _index: int) -> None:
         """Evaluate a batch of validation speakers; labels that a corpus lacks are not predicted for its clips."""
@@ -315,8 +314,8 @@ class Classifier(pl.LightningModule):
                 if chosen:
                     weight_decay = settings.weight_decay if decays else 0.0
                     groups.append({"params": chosen, "lr": rate, "weight_decay": weight_decay})
-        if self.tags is not None:
-            groups.append({"params": self.tags.parameters(), "lr": settings.learning_rate, "weight_decay": 0.0})
+        if self.tag is not None:
+            groups.append({"params": self.tag.parameters(), "lr": settings.learning_rate, "weight_decay": 0.0})
         optimiser = torch.optim.AdamW(groups)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimiser,

@@ -27,7 +27,6 @@ from spectro.picture.spec import SpectrogramSpec
 from spectro.rendering.index import read_indexes
 from spectro.train.conditions import Conditions, ConditionSettings
 from spectro.train.data import Draw, PictureDataModule, PictureDataset
-from spectro.train.tags import SPEECH
 
 Floats = npt.NDArray[np.float64]
 
@@ -62,13 +61,13 @@ def read_sounds(folders: Sequence[Path], spec: SpectrogramSpec) -> pd.DataFrame:
 def remembered(
     net: SpectrogramNet, output: nn.Linear, data: PictureDataModule, unheard: Sequence[Path], seed: int
 ) -> tuple[SpeechDetector, Sounds]:
-    """Return the speech detector that a network has in AudioSet's tag `Speech`, which it was trained to keep.
+    """Return the speech detector that a network has in its second output, AudioSet's tag `Speech`.
 
     Its bias stays, unless it refuses more than the share `REFUSED` of the validation clips.
 
     Args:
         net: the network, in evaluation mode.
-        output: the output layer of the tags.
+        output: the second output.
         data: the clips; the bias is checked on the validation clips, or on the training clips if there are none.
         unheard: renderings of sounds that were not trained on.
         seed: random seed.
@@ -82,8 +81,7 @@ def remembered(
     """
     parts: dict[str, pd.DataFrame] = {part: _untouched(rows, seed) for part, rows in data.rows.items() if len(rows)}
     held = {part: _embeddings(net, rows, data, None, seed) for part, rows in parts.items()}
-    weight = output.weight[SPEECH].detach().double().numpy()
-    bias = float(output.bias[SPEECH].detach())
+    weight, bias = output.weight[0].detach().double().numpy(), float(output.bias.detach())
     lowest = float(np.quantile(held.get("valid", held["train"]).astype(np.float64) @ weight, REFUSED))
     found = SpeechDetector(weight=tuple(map(float, weight)), bias=max(bias, -lowest))
     answered = {}

@@ -1,14 +1,14 @@
-"""AudioSet's tags of pictures, by the starting weights themselves: what a fine-tuned network should not forget.
+"""AudioSet's tag `Speech`, by the starting weights themselves: what a fine-tuned network should not forget.
 
 Weights that were trained on AudioSet tell speech from all other sound. Fine-tuning on speech alone loses that. So the
 starting network, with its own output layer, tags each untouched training clip and each sound without speech once. The
-network in training has the same output layer beside its own, and a second loss keeps its tags near those. Its tag
-`Speech` is then the speech detector.
+network in training has a second output beside its labels, which is trained to give the same tag. It is then the speech
+detector.
 
 A picture is tagged in windows of 96 columns, on which YAMNet was trained, from the first to the last column with sound.
-The tags of a clip are the highest of its windows: what is heard anywhere in it.
+The tag of a clip is the highest of its windows: whether anybody speaks anywhere in it.
 
-Source: Li and Hoiem, Learning without forgetting, ECCV 2016, for the second loss.
+Source: Li and Hoiem, Learning without forgetting, ECCV 2016, for a second loss with the starting network's answers.
 """
 
 from pathlib import Path
@@ -33,7 +33,7 @@ from spectro.train.kept import keep, kept
 COLUMNS = 96
 SPEECH = 0
 """Place of the tag `Speech` in AudioSet's list of classes, and in YAMNet's."""
-FILE, TAGS = "tags.safetensors", "tags"
+FILE, TAGS = "tags.safetensors", "speech"
 
 
 def check_tags(weights: str, hidden: int, sounds: bool) -> None:
@@ -45,19 +45,20 @@ def check_tags(weights: str, hidden: int, sounds: bool) -> None:
         sounds: whether there are sounds without speech.
 
     Raises:
-        TrainingError: they have none, or the network has another layer before its output, or there are no sounds.
+        TrainingError: they have no output layer, or the network has another layer before its output, or there are no
+            sounds.
     """
     if not sounds:
         raise TrainingError("remember needs sounds without speech beside the clips: name renderings with sounds")
     if weights not in PRETRAINED or not PRETRAINED[weights].tags:
         known = ", ".join(name for name, one in PRETRAINED.items() if one.tags)
-        raise TrainingError(f"{weights} have no tags of AudioSet to remember: start from {known}, or set remember to 0")
+        raise TrainingError(f"{weights} have no tag Speech to remember: start from {known}, or set remember to 0")
     if hidden:
-        raise TrainingError("tags are remembered by the features of the backbone: set hidden, or remember, to 0")
+        raise TrainingError("the backbone's own features remember the tag: set hidden, or remember, to 0")
 
 
 def tags(weights: str, rows: pd.DataFrame, spec: SpectrogramSpec, folder: Path) -> npt.NDArray[np.float32]:
-    """Return the tags of pictures, from the run's folder if it has them.
+    """Return the tag of pictures, from the run's folder if it has them.
 
     Args:
         weights: the starting weights.
@@ -66,7 +67,7 @@ def tags(weights: str, rows: pd.DataFrame, spec: SpectrogramSpec, folder: Path) 
         folder: folder that the tags are kept in.
 
     Returns:
-        probabilities, float32 of shape (rows, classes of AudioSet).
+        probabilities of speech, float32 of shape (rows, 1).
 
     Raises:
         WeightsError: the weights hold no output layer.
@@ -80,11 +81,14 @@ def tags(weights: str, rows: pd.DataFrame, spec: SpectrogramSpec, folder: Path) 
     return found
 
 
-def output_of(weights: str) -> nn.Linear:
-    """Return the output layer of starting weights, to be trained on."""
-    weight, bias = convert.output_layer(weights)
-    layer = nn.Linear(weight.shape[1], weight.shape[0])
-    layer.load_state_dict({"weight": weight, "bias": bias})
+def second_output(features: int) -> nn.Linear:
+    """Return the output to be trained beside the labels; it begins without an opinion.
+
+    The starting weights' own output layer would begin far off: it was trained on pictures without black columns.
+    """
+    layer = nn.Linear(features, 1)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
     return layer
 
 
@@ -93,10 +97,11 @@ def _tags(weights: str, rows: pd.DataFrame, spec: SpectrogramSpec) -> npt.NDArra
     net = SpectrogramNet(network_of(PRETRAINED[weights].network, weights), 1)
     load_weights(net, weights, spec)
     net.eval().to(memory_format=torch.channels_last)
-    output, found = output_of(weights), []
-    for path in tqdm(rows["image"], desc="tags", unit="clip"):
+    weight, bias = (tensor[SPEECH] for tensor in convert.output_layer(weights))
+    found = []
+    for path in tqdm(rows["image"], desc="speech or not", unit="clip"):
         windows: Any = torch.from_numpy(_windows(png.read(Path(path), spec).pixels))
-        found.append(torch.sigmoid(output(net.embed(windows))).amax(0))
+        found.append(torch.sigmoid(net.embed(windows) @ weight + bias).amax(0, keepdim=True))
     return torch.stack(found).numpy()
 
 

@@ -23,7 +23,7 @@ from spectro.train.data import PictureDataModule
 from spectro.train.finetune import finetune
 from spectro.train.module import Classifier, TrainingSettings
 from spectro.train.speech import read_sounds
-from spectro.train.tags import COLUMNS
+from spectro.train.tags import COLUMNS, SPEECH
 from tests.conftest import World, finetune_settings
 from tests.train.test_speech import sounds  # noqa: F401  a fixture
 
@@ -56,13 +56,13 @@ def heard(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> nn.Linear:
     return output
 
 
-def test_tags_are_the_highest_of_the_windows_of_what_sounds(
+def test_the_tag_is_the_highest_of_the_windows_of_what_sounds(
     heard: nn.Linear, world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index, spec = read_indexes([world.images])
     rows = index.head(3)
     found = module.tags("heard", rows, spec, tmp_path)
-    assert found.shape == (3, CLASSES)
+    assert found.shape == (3, 1)
     net = SpectrogramNet("test_efficientnet", 1).eval()
     state = load_file(PRETRAINED["heard"].path)
     net.backbone.load_state_dict({name: value for name, value in state.items() if not name.startswith("classifier")})
@@ -75,7 +75,7 @@ def test_tags_are_the_highest_of_the_windows_of_what_sounds(
     windows = [own[:, :COLUMNS], own[:, -COLUMNS:]]
     with torch.inference_mode():
         each = [torch.sigmoid(heard(net.embed(torch.from_numpy(one.copy())[None, None])))[0] for one in windows]
-    np.testing.assert_allclose(found[0], torch.stack(each).amax(0).numpy(), rtol=1e-4)
+    np.testing.assert_allclose(found[0, 0], max(float(one[SPEECH]) for one in each), rtol=1e-4)
 
     monkeypatch.setattr(module, "_tags", None)  # kept: not computed again
     np.testing.assert_array_equal(module.tags("heard", rows, spec, tmp_path), found)
@@ -83,10 +83,10 @@ def test_tags_are_the_highest_of_the_windows_of_what_sounds(
         module.tags("heard", rows.head(2), spec, tmp_path)
 
 
-def test_sounds_are_drawn_like_a_corpus_and_targets_carry_the_tags_of_their_clip(world: World, sounds: Path) -> None:  # noqa: F811
+def test_sounds_are_drawn_like_a_corpus_and_targets_carry_the_tag_of_their_clip(world: World, sounds: Path) -> None:  # noqa: F811
     data = PictureDataModule(world.images, batch_size=8, copies="all")
     others = read_sounds([sounds], data.spec)
-    known = np.arange((len(data.untouched) + len(others)) * CLASSES, dtype=np.float32).reshape(-1, CLASSES)
+    known = np.arange(len(data.untouched) + len(others), dtype=np.float32)[:, None]
     alone = len(data.train_dataloader().dataset)
     data.hear(others, known)
     dataset = data.train_dataloader().dataset
@@ -105,19 +105,19 @@ def test_sounds_are_drawn_like_a_corpus_and_targets_carry_the_tags_of_their_clip
 
 def test_a_sound_has_no_loss_of_labels_and_a_mixture_has_its_share() -> None:
     net = SpectrogramNet("test_efficientnet", 3)
-    output = nn.Linear(net.features, CLASSES)
+    output = nn.Linear(net.features, 1)
     possible = torch.tensor([[True, True, True], [False] * 3])
-    model = Classifier(net, TrainingSettings(label_smoothing=0.3), possible=possible, tags=output, remember=1.0)
+    model = Classifier(net, TrainingSettings(label_smoothing=0.3), possible=possible, tag=output, remember=1.0)
     logits = torch.tensor([[1.0, 2.0, 4.0]])
-    clip = torch.cat([torch.tensor([[0.0, 1.0, 0.0]]), torch.rand(1, CLASSES), torch.tensor([[1.0, 0.0]])], dim=1)
-    sound = torch.cat([torch.zeros(1, 3), torch.rand(1, CLASSES), torch.tensor([[0.0, 1.0]])], dim=1)
+    clip = torch.cat([torch.tensor([[0.0, 1.0, 0.0]]), torch.rand(1, 1), torch.tensor([[1.0, 0.0]])], dim=1)
+    sound = torch.cat([torch.zeros(1, 3), torch.rand(1, 1), torch.tensor([[0.0, 1.0]])], dim=1)
     expected = -(torch.tensor([0.1, 0.8, 0.1]) * torch.log_softmax(logits[0], 0)).sum()
     torch.testing.assert_close(model.loss(logits, clip), expected)
     torch.testing.assert_close(model.loss(logits, sound), torch.tensor(0.0))
     torch.testing.assert_close(model.loss(logits, 0.25 * clip + 0.75 * sound), 0.25 * expected)
     features = torch.randn(1, net.features)
-    wanted = nn.functional.binary_cross_entropy(torch.sigmoid(output(features)), clip[:, 3:-2]) * CLASSES
-    torch.testing.assert_close(model._tags_loss(features, clip), wanted)
+    wanted = nn.functional.binary_cross_entropy(torch.sigmoid(output(features)), clip[:, 3:-2])
+    torch.testing.assert_close(model._tag_loss(features, clip), wanted)
 
 
 def test_the_tag_of_speech_becomes_the_detector(
@@ -129,7 +129,7 @@ def test_the_tag_of_speech_becomes_the_detector(
 ) -> None:
     def speech_alone(_weights: str, rows: pd.DataFrame, _spec: object) -> np.ndarray:
         spoken = (rows["corpus"] != "folder").to_numpy(np.float32)
-        return np.stack([spoken, 1 - spoken, *np.full((CLASSES - 2, len(rows)), 0.5, np.float32)], axis=1)
+        return spoken[:, None]
 
     monkeypatch.setattr(module, "_tags", speech_alone)
     training = TrainingSettings(epochs=8, learning_rate=1e-2)
@@ -182,7 +182,7 @@ def test_weights_without_tags_and_heads_with_another_layer_are_refused(
     tmp_path: Path,
 ) -> None:
     settings = finetune_settings(world.images, tmp_path / "run", sounds=[sounds], remember=1.0)
-    with pytest.raises(TrainingError, match="none have no tags of AudioSet to remember: start from mn04_as, yamnet"):
+    with pytest.raises(TrainingError, match="none have no tag Speech to remember: start from mn04_as, yamnet"):
         finetune(settings)
     with pytest.raises(TrainingError, match="remember needs sounds"):
         finetune(replace(settings, weights="heard", sounds=[]))
