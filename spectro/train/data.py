@@ -267,7 +267,7 @@ class PictureDataModule(pl.LightningDataModule):
         self._taught: pd.DataFrame | None = None
         self._teacher_share = 0.0
         self._sounds: pd.DataFrame | None = None
-        self._tags = pd.DataFrame()
+        self._tags: npt.NDArray[np.float32] = np.zeros(0, np.float32)
         self.first_epoch = 0
         if (pictures := len(self._sampler())) < batch_size:
             raise TrainingError(f"an epoch of {pictures} training pictures does not fill one batch of {batch_size}")
@@ -287,18 +287,16 @@ class PictureDataModule(pl.LightningDataModule):
         self._taught, self._teacher_share = pd.DataFrame(answers, index=self.untouched["clip_id"]), share
 
     def hear(self, sounds: pd.DataFrame, tags: npt.NDArray[np.float32]) -> None:
-        """Draw sounds without speech beside the training clips, as if they were a corpus, and return tags with targets.
+        """Draw sounds without speech beside the training clips, as if they were a corpus.
 
-        The target of a picture is then the share of each label, all 0 for a sound, followed by its tag. The group of a
-        sound is the number of corpora.
+        The target of a picture is then the share of each label, all 0 for a sound, followed by the probability of
+        speech, 1 for a clip. The group of a sound is the number of corpora.
 
         Args:
             sounds: rows of image indexes with the columns `clip_id`, `copy` and `image`.
-            tags: the tag of the clips of `untouched`, then of the sounds, float32 of shape (clips + sounds, 1). Copies
-                of a clip have its tag.
+            tags: probability of speech in each sound, float32 of shape (sounds,).
         """
-        self._sounds = sounds.assign(target=0, group=len(self.corpora))
-        self._tags = pd.DataFrame(tags, index=[*self.untouched["clip_id"], *sounds["clip_id"]])
+        self._sounds, self._tags = sounds.assign(target=0, group=len(self.corpora)), tags
 
     def remember(self, compute: Callable[[torch.Tensor], Activations], epochs: int) -> None:
         """Compute activations of training and validation pictures once, and return them instead of the pictures.
@@ -400,8 +398,8 @@ class PictureDataModule(pl.LightningDataModule):
         rows, sampler = self._drawn(), self._sampler()
         shares = self.shares() if self._votes or self._taught is not None or self._sounds is not None else None
         if shares is not None and self._sounds is not None:
-            shares = np.pad(shares, ((0, len(self._sounds)), (0, 0)))
-            shares = np.concatenate([shares, self._tags.loc[rows["clip_id"]].to_numpy(np.float32)], axis=1)
+            spoken = np.concatenate([np.ones(len(shares), np.float32), self._tags])
+            shares = np.concatenate([np.pad(shares, ((0, len(self._sounds)), (0, 0))), spoken[:, None]], axis=1)
         dataset = PictureDataset(rows, self.spec, partial(_in_turn, self._alter), self._known, shares)
         return self.loader(dataset, sampler=sampler, drop_last=True, batch_size=self._own_batch)
 

@@ -105,8 +105,7 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
                 answers.keep(out / TRAINING)
                 data.learn_from(answers.probabilities, settings.teacher_share)
             if settings.remember and sounds is not None:
-                rows = pd.concat([data.untouched, sounds], ignore_index=True)
-                data.hear(sounds, tags(settings.weights, rows, data.spec, out / TRAINING))
+                data.hear(sounds, tags(settings.weights, sounds, data.spec, out / TRAINING))
             _fit(trainer, model, data, resume, curves)
             data.forget()
             if not trainer.is_global_zero:

@@ -29,9 +29,8 @@ class FinetuneSettings:
             with timm's or torchvision's names) or a checkpoint folder.
         sounds: folders of renderings of sounds without speech, with the same spec and one class per source; the
             checkpoint then includes a speech detector.
-        remember: weight of a second loss, with which the network keeps AudioSet's tag `Speech` as its starting weights
-            give it, of the clips and of `sounds`. It is then the speech detector. For weights trained on AudioSet; 0
-            for none.
+        remember: weight of a second loss, with which the network keeps telling speech from `sounds`, as its starting
+            weights do; its second output is then the speech detector. For weights trained on AudioSet; 0 for none.
         unheard_sounds: like `sounds`, but not trained on: the card tells how many of them get an emotion. For
             `remember`; without it, each source of `sounds` is left out in turn.
         out: folder for the checkpoint; null for checkpoints/BACKBONE-NAME_OF_INDEX-foldN, or -all with train_on all.

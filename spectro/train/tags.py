@@ -1,12 +1,12 @@
-"""AudioSet's tag `Speech`, by the starting weights themselves: what a fine-tuned network should not forget.
+"""Speech or not, as weights from AudioSet know it: what a fine-tuned network should not forget.
 
-Weights that were trained on AudioSet tell speech from all other sound. Fine-tuning on speech alone loses that. So the
-starting network, with its own output layer, tags each untouched training clip and each sound without speech once. The
-network in training has a second output beside its labels, which is trained to give the same tag. It is then the speech
-detector.
+Such weights tell speech from all other sound. Fine-tuning on speech alone loses that. So the network in training has a
+second output beside its labels, which is then the speech detector. Its target is 1 for a clip of a corpus, which is
+speech. For a sound without speech it is the probability of AudioSet's tag `Speech` that the starting network gives with
+its own output layer: collections of sounds hold a voice here and there, and such sounds are not taught as silence.
 
 A picture is tagged in windows of 96 columns, on which YAMNet was trained, from the first to the last column with sound.
-The tag of a clip is the highest of its windows: whether anybody speaks anywhere in it.
+The tag of a sound is the highest of its windows: whether anybody speaks anywhere in it.
 
 Source: Li and Hoiem, Learning without forgetting, ECCV 2016, for a second loss with the starting network's answers.
 """
@@ -67,7 +67,7 @@ def tags(weights: str, rows: pd.DataFrame, spec: SpectrogramSpec, folder: Path) 
         folder: folder that the tags are kept in.
 
     Returns:
-        probabilities of speech, float32 of shape (rows, 1).
+        probabilities of speech, float32 of shape (rows,).
 
     Raises:
         WeightsError: the weights hold no output layer.
@@ -101,7 +101,7 @@ def _tags(weights: str, rows: pd.DataFrame, spec: SpectrogramSpec) -> npt.NDArra
     found = []
     for path in tqdm(rows["image"], desc="speech or not", unit="clip"):
         windows: Any = torch.from_numpy(_windows(png.read(Path(path), spec).pixels))
-        found.append(torch.sigmoid(net.embed(windows) @ weight + bias).amax(0, keepdim=True))
+        found.append(torch.sigmoid(net.embed(windows) @ weight + bias).amax())
     return torch.stack(found).numpy()
 
 
