@@ -298,6 +298,10 @@ class PictureDataModule(pl.LightningDataModule):
         """
         self._sounds, self._tags = sounds.assign(target=0, group=len(self.corpora)), tags
 
+    def voiceless(self) -> pd.DataFrame:
+        """Return the sounds that are trained on and in which probably nobody speaks."""
+        return pd.DataFrame() if self._sounds is None else self._sounds[self._tags < 0.5]
+
     def remember(self, compute: Callable[[torch.Tensor], Activations], epochs: int) -> None:
         """Compute activations of training and validation pictures once, and return them instead of the pictures.
 
@@ -404,12 +408,12 @@ class PictureDataModule(pl.LightningDataModule):
         return self.loader(dataset, sampler=sampler, drop_last=True, batch_size=self._own_batch)
 
     def calibration_dataloader(self, pictures: int | None = None) -> DataLoader[Any]:
-        """Return batches of untouched training clips, always in the same order.
+        """Return batches of untouched training clips, and of sounds that are trained on, always in the same order.
 
         Args:
             pictures: number of pictures, drawn from all; None for all.
         """
-        rows = self.rows["train"]
+        rows = self._drawn()
         untouched = rows[rows["copy"] == 0].sample(frac=1.0, random_state=self._seed)[:pictures]
         dataset = PictureDataset(untouched, self.spec, known=self._known)
         return self.loader(dataset, num_workers=0, persistent_workers=False)

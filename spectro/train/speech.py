@@ -30,7 +30,7 @@ from spectro.train.data import Draw, PictureDataModule, PictureDataset
 
 Floats = npt.NDArray[np.float64]
 
-REFUSED = 0.003
+REFUSED, ANSWERED = 0.003, 0.01
 MOST_OF_A_CORPUS = 1_000
 STRENGTH = 0.01
 """Inverse of the regularisation's strength, on features of mean 0 and deviation 1."""
@@ -63,12 +63,13 @@ def remembered(
 ) -> tuple[SpeechDetector, Sounds]:
     """Return the speech detector that a network has in its second output, AudioSet's tag `Speech`.
 
-    Its bias stays, unless it refuses more than the share `REFUSED` of the validation clips.
+    Its bias is set halfway between two levels: the share `REFUSED` of the validation clips lies below the one, the
+    share `ANSWERED` of the sounds that were trained on lies above the other.
 
     Args:
         net: the network, in evaluation mode.
         output: the second output.
-        data: the clips; the bias is checked on the validation clips, or on the training clips if there are none.
+        data: the clips, and sounds that were trained on; without validation clips, training clips set the bias.
         unheard: renderings of sounds that were not trained on.
         seed: random seed.
 
@@ -81,9 +82,13 @@ def remembered(
     """
     parts: dict[str, pd.DataFrame] = {part: _untouched(rows, seed) for part, rows in data.rows.items() if len(rows)}
     held = {part: _embeddings(net, rows, data, None, seed) for part, rows in parts.items()}
-    weight, bias = output.weight[0].detach().double().numpy(), float(output.bias.detach())
+    weight = output.weight[0].detach().double().numpy()
     lowest = float(np.quantile(held.get("valid", held["train"]).astype(np.float64) @ weight, REFUSED))
-    found = SpeechDetector(weight=tuple(map(float, weight)), bias=max(bias, -lowest))
+    highest, voiceless = lowest, data.voiceless()
+    if len(voiceless):
+        of_sounds = _embeddings(net, voiceless, data, None, seed).astype(np.float64)
+        highest = min(lowest, float(np.quantile(of_sounds @ weight, 1 - ANSWERED)))
+    found = SpeechDetector(weight=tuple(map(float, weight)), bias=-(lowest + highest) / 2)
     answered = {}
     if unheard:
         sounds = read_sounds(unheard, data.spec)
