@@ -103,8 +103,6 @@ def test_systems_learn_from_teachers_who_are_told_apart_by_content(world: World,
     assert not failed and list(table["system"]) == ["taught"]
     folder = next((tmp_path / "runs").glob("taught-*"))
     assert read_json(folder / "chosen" / "spectro.json")["teacher_share"] == 0.5
-    _table, failed = study(_settings(tmp_path, world.corpus, systems=systems(moved), protocols={"group-kfold": [1]}))
-    assert ["the teachers were trained on the test speakers" in why for why in failed.values()] == [True]
 
 
 def test_every_system_runs_on_every_fold_and_seed(tmp_path: Path) -> None:
