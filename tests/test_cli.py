@@ -296,6 +296,14 @@ def test_the_option_index_accepts_several_folders() -> None:
         assert parse("finetune", FinetuneSettings, arguments).indexes == expected
 
 
+@pytest.mark.parametrize("name", ["sounds", "teachers"])
+def test_other_options_accept_several_folders(name: str) -> None:
+    assert getattr(parse("finetune", FinetuneSettings, [f"--{name}", "a", "b", "--seed", "1"]), name) == [
+        Path("a"),
+        Path("b"),
+    ]
+
+
 def test_a_fold_may_be_a_name_or_a_number() -> None:
     assert parse("finetune", FinetuneSettings, ["--fold", "savee"]).fold == "savee"
     assert parse("finetune", FinetuneSettings, ["--fold", "3"]).fold == 3

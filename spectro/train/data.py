@@ -280,8 +280,8 @@ class PictureDataModule(pl.LightningDataModule):
         """Mix teachers' answers into the targets of training clips.
 
         Args:
-            answers: probabilities of the labels for the clips of `untouched`, of shape (clips, labels); zeros for a
-                clip without an answer, which keeps its target. Copies of a clip have its answer.
+            answers: probabilities of the labels for the clips of `untouched`, of shape (clips, labels), with any sum;
+                zeros for a clip without an answer, which keeps its target. Copies of a clip have its answer.
             share: weight of the answers in the targets.
         """
         self._taught, self._teacher_share = pd.DataFrame(answers, index=self.untouched["clip_id"]), share

@@ -42,8 +42,8 @@ class Answers:
     """What teachers answer to the clips of a run.
 
     Args:
-        probabilities: their mean over teachers, float32 of shape (untouched training clips, labels); zeros for a clip
-            that no teacher can judge.
+        probabilities: their sum over the teachers that can judge a clip, float32 of shape (untouched training clips,
+            labels); zeros for a clip that none can judge.
         key: identity of everything that they depend on.
     """
 
@@ -92,7 +92,7 @@ def ask(teachers: Sequence[Path], data: PictureDataModule, folder: Path) -> Answ
     """Return what teachers answer to the untouched training clips, from the run's folder if it has these answers.
 
     A teacher's probabilities are at its own temperature, and limited to the labels that both the clip's corpus and the
-    teacher have. Those of several teachers are averaged. A teacher does not count for a clip whose recording it cannot
+    teacher have. Those of several teachers are added. A teacher does not count for a clip whose recording it cannot
     read, or whose label it lacks.
 
     Args:
@@ -110,9 +110,7 @@ def ask(teachers: Sequence[Path], data: PictureDataModule, folder: Path) -> Answ
     key = fingerprint([identities, data.spec.fingerprint, data.fingerprint, list(data.labels), clips])
     found = kept(folder / FILE, ANSWERS, key)
     if found is None:
-        answers = [_answers(teacher, data) for teacher in teachers]
-        count = np.sum([one.any(axis=1) for one in answers], axis=0)[:, None]
-        found = (np.sum(answers, axis=0) / np.maximum(count, 1)).astype(np.float32)
+        found = np.sum([_answers(teacher, data) for teacher in teachers], axis=0).astype(np.float32)
     if alone := len(found) - int(found.any(axis=1).sum()):
         rank_zero_only(print)(
             f"{alone} of {len(found)} training clips keep their label alone: no teacher can read their recording, or "
