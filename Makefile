@@ -33,6 +33,7 @@ lint: $(READY)  ## format, lint, types, and which room imports which
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy benchmarks
 	$(BIN)/lint-imports
 
 test: lint  ## lint, then the tests but for the slow ones, on up to four cores

@@ -86,19 +86,19 @@ def pour(attack: Attack, count: int, begin: bytes, more: bytes, pause_s: float =
             selector.register(one, selectors.EVENT_READ | selectors.EVENT_WRITE)
         for _ in attack.going_on():
             for key, events in selector.select(0.2):
-                one = key.fileobj
-                assert isinstance(one, socket.socket)
+                ready = key.fileobj
+                assert isinstance(ready, socket.socket)
                 try:
-                    answer = one.recv(64) if events & selectors.EVENT_READ else None
+                    answer = ready.recv(64) if events & selectors.EVENT_READ else None
                     if answer is None:
-                        one.send(more)
+                        ready.send(more)
                         continue
                     seen[answer[9:12].decode() or "closed"] += 1
                 except BlockingIOError:
                     continue
                 except OSError as error:
                     seen[type(error).__name__] += 1
-                selector.unregister(one)
+                selector.unregister(ready)
             time.sleep(pause_s)
             if not selector.get_map():
                 break

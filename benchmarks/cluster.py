@@ -30,6 +30,7 @@ from clips import spread
 
 from spectro.addresses import place
 from spectro.predict.output.parts import Listing, parts_in
+from spectro.predict.output.tables import shards
 
 POLL_S = 0.2
 
@@ -192,7 +193,7 @@ def measure_costs(clips: list[Path], work: Path) -> dict[str, Any]:
     with cluster(2) as made:
         start_s = run(few, work / "few-out", "--cluster", made.address)
         many_s = run(many, work / "many-out", "--cluster", made.address)
-    size = sum(part.stat().st_size for part in parts_in(work / "many-out"))
+    size = sum(part.stat().st_size for part in shards(work / "many-out"))
     return {
         "start of a run, s": round(start_s, 1),
         "of a processor, ms a recording": round(2 * (many_s - start_s) / 5900 * 1000, 2),

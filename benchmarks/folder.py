@@ -46,6 +46,11 @@ def command(folder: Path, out: Path, *more: str, checkout: Path = HERE) -> float
     return time.perf_counter() - started
 
 
+def with_checkpoint(folder: Path, checkpoint: Path) -> Callable[[Path], float]:
+    """Return a function that classifies a folder with a checkpoint of this version."""
+    return lambda out: command(folder, out, "--checkpoint", str(checkpoint.resolve()))
+
+
 def measure_versions(clips: list[Path], given: argparse.Namespace) -> dict[str, Any]:
     """Time this version and another in turns."""
     taken: dict[str, list[float]] = {}
@@ -56,9 +61,8 @@ def measure_versions(clips: list[Path], given: argparse.Namespace) -> dict[str, 
             "before": lambda out: command(folder, out, checkout=given.against),
             "now": lambda out: command(folder, out),
             "now, one process": lambda out: command(folder, out, "--workers", "1"),
+            **{f"now, {one.name}": with_checkpoint(folder, one) for one in given.checkpoints},
         }
-        for one in given.checkpoints:
-            ways[f"now, {one.name}"] = lambda out, one=one: command(folder, out, "--checkpoint", str(one.resolve()))
         some = links(clips, 3, work / "some")
         for place, more in enumerate(([], *(["--checkpoint", str(one.resolve())] for one in given.checkpoints))):
             command(some, work / f"warm-{place}.csv", *more)  # exports are made only once
@@ -104,6 +108,7 @@ def by_pictures() -> Callable[[list[Path]], object]:
     import matplotlib
     import timm
     import torch
+    from librosa.display import specshow
     from matplotlib import pyplot
     from PIL import Image
 
@@ -118,7 +123,7 @@ def by_pictures() -> Callable[[list[Path]], object]:
             figure = pyplot.figure(figsize=(2.24, 2.24), dpi=100)
             axes = figure.add_axes((0, 0, 1, 1))
             axes.axis("off")
-            librosa.display.specshow(mel, sr=rate, ax=axes, cmap="viridis")
+            specshow(mel, sr=rate, ax=axes, cmap="viridis")
             stream = io.BytesIO()
             figure.savefig(stream)
             pyplot.close(figure)

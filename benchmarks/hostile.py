@@ -23,6 +23,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import requests
@@ -51,8 +52,8 @@ def recordings(clip: Path) -> list[bytes]:
                 file.write(np.zeros((high, channels), np.int16))
         found.append(buffer.getvalue())
     for header in ((1, 0, 16_000), (65_535, 1, 16_000), (1, 1, 4_294_967_295), (2, 2, 0)):
-        channels, kind, high = header
-        parts = struct.pack("<HHIIHH", kind, channels, high, 32_000, 2, 16)
+        channels, code, high = header
+        parts = struct.pack("<HHIIHH", code, channels, high, 32_000, 2, 16)
         found.append(
             b"RIFF\xff\xff\xff\x7fWAVEfmt " + struct.pack("<I", 16) + parts + b"data\xff\xff\xff\x7f" + bytes(64)
         )
@@ -127,7 +128,7 @@ def heavy(folder: Path, rate: int) -> Path:
     return path
 
 
-def attacks(clip: Path, seconds: float) -> dict[str, dict[str, object]]:
+def attacks(clip: Path, seconds: float) -> dict[str, dict[str, Any]]:
     """Run every attack; return what the other client and the attackers observed."""
     content = clip.read_bytes()
 
@@ -135,7 +136,7 @@ def attacks(clip: Path, seconds: float) -> dict[str, dict[str, object]]:
         url = f"http://127.0.0.1:{port}/v1/predict/wav"
         requests.post(url, files={"file": content}, timeout=300).raise_for_status()
 
-    found: dict[str, dict[str, object]] = {}
+    found: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory() as folder:
         too_heavy, heaviest = heavy(Path(folder), 655_350), heavy(Path(folder), 52_000)
         with running() as server:
@@ -182,13 +183,13 @@ def main() -> None:
         "alive": alive.status_code == 200,
     }
     print(json.dumps(content, indent=2), flush=True)
-    found = attacks(clip, given.seconds)
-    for name, one in found.items():
+    attacked = attacks(clip, given.seconds)
+    for name, one in attacked.items():
         print(json.dumps({"attack": name} | one), flush=True)
     slow = [
         name
-        for name, one in found.items()
-        if "predictions" not in name and (one["slowest_ms"] is None or one["slowest_ms"] > 1000)  # type: ignore[operator]
+        for name, one in attacked.items()
+        if "predictions" not in name and (one["slowest_ms"] is None or one["slowest_ms"] > 1000)
     ]
     sys.exit(f"/healthz took more than a second during {', '.join(slow)}" if slow else 0)
 

@@ -77,7 +77,7 @@ def mutated(content: bytes, generator: np.random.Generator) -> bytes:
     reach = HEADER if way < 8 else len(changed)
     for place in generator.integers(min(reach, max(1, len(changed))), size=generator.integers(1, 12)):
         if place < len(changed):
-            changed[place] = generator.choice([0, 255, 127, 128, generator.integers(256)])
+            changed[place] = generator.choice([0, 255, 127, 128, int(generator.integers(256))])
     return bytes(changed)
 
 

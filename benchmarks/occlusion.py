@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from spectro import corpora
+from spectro.corpora import registry
 from spectro.predict.explain import explain
 from spectro.predict.predictor import Predictor
 
@@ -45,11 +45,13 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=200)
     given = parser.parse_args()
     predictor = Predictor(given.checkpoint)
-    speakers = predictor.checkpoint.split.speakers
-    actors = list(map(str, given.actors or speakers["test"]))
-    if not actors or set(actors) & set(speakers["train"]):
+    split = predictor.checkpoint.split
+    if split is None:
+        parser.error(f"{given.checkpoint}: does not say whom it was trained on; choose another checkpoint")
+    actors = list(map(str, given.actors or split.speakers["test"]))
+    if not actors or set(actors) & set(split.speakers["train"]):
         parser.error(f"{given.checkpoint}: was trained on these actors; choose another checkpoint, or other --actors")
-    table = corpora.scan("ravdess", given.source).clips
+    table = registry.scan("ravdess", given.source).clips
     table = table[table["speaker"].isin(actors)].sample(given.clips, random_state=0)
     generator = np.random.default_rng(0)
     drops, others, overlaps = [], [], []

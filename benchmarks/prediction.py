@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from clips import spread
 
-from spectro.engines.base import batch, threads
+from spectro.engines.base import EngineName, Precision, batch, threads
 from spectro.engines.export import export
 from spectro.model import checkpoint as checkpoints
 from spectro.model.backbones import SpectrogramNet
@@ -33,7 +33,7 @@ from spectro.picture.spec import SpectrogramSpec
 from spectro.predict.batches import score_all
 from spectro.predict.predictor import Predictor
 
-KINDS = [
+KINDS: list[tuple[EngineName, Precision]] = [
     ("torch", "float32"),
     ("torch", "bfloat16"),
     ("onnx", "float32"),

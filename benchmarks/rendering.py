@@ -24,12 +24,13 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from itertools import count as numbers
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import PIL.Image
@@ -55,6 +56,7 @@ SPEC = SpectrogramSpec(
     n_fft=2048, win_length=2048, hop_length=256, height=224, width=224, fmin=0, scale="clip_peak", low=-80, high=0,
     trim_db=None, placement="start",
 )  # fmt: skip
+Item = TypeVar("Item")
 MEL = {"sr": SPEC.sample_rate, "n_fft": SPEC.n_fft, "hop_length": SPEC.hop_length, "n_mels": SPEC.height}
 
 
@@ -70,7 +72,8 @@ def log_mel(path: Path) -> np.ndarray:
 
     samples, _rate = librosa.load(path, sr=SPEC.sample_rate)
     decibels = librosa.power_to_db(librosa.feature.melspectrogram(y=samples, **MEL), ref=np.max)
-    return librosa.util.fix_length(decibels, size=SPEC.width, axis=1, constant_values=-80.0)
+    fixed: np.ndarray = librosa.util.fix_length(decibels, size=SPEC.width, axis=1, constant_values=-80.0)
+    return fixed
 
 
 def by_pillow(path: Path, out: Path, colours: bool = False) -> None:
@@ -86,8 +89,8 @@ def by_pillow_rgb(path: Path, out: Path) -> None:
 
 def by_matplotlib(path: Path, out: Path) -> None:
     """Render as tutorials do: librosa's specshow, and savefig."""
-    import librosa.display
     import matplotlib as mpl
+    from librosa.display import specshow
 
     mpl.use("agg")
     from matplotlib import pyplot
@@ -95,7 +98,7 @@ def by_matplotlib(path: Path, out: Path) -> None:
     figure = pyplot.figure(figsize=(2.24, 2.24), dpi=100)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.axis("off")
-    librosa.display.specshow(log_mel(path), sr=SPEC.sample_rate, hop_length=SPEC.hop_length, ax=axes)
+    specshow(log_mel(path), sr=SPEC.sample_rate, hop_length=SPEC.hop_length, ax=axes)
     figure.savefig(out / f"{path.parent.name}_{path.stem}.png")
     pyplot.close(figure)
 
@@ -169,7 +172,7 @@ def compare(clips: list[Path], rounds: int) -> dict[str, object]:
     }
 
 
-def milliseconds(work: Callable[[object], object], items: list[object], rounds: int) -> float:
+def milliseconds(work: Callable[[Item], object], items: Sequence[Item], rounds: int) -> float:
     """Return the median over rounds of the mean time per item."""
     taken = []
     for _ in range(rounds):
@@ -259,7 +262,8 @@ def stretch(clips: list[Path], rounds: int) -> dict[str, object]:
         stretcher.preset(1, 16_000)
         stretcher.timeFactor = rate
         stretcher.setTransposeSemitones(semitones)
-        return stretcher.process(one[None])
+        stretched: np.ndarray = stretcher.process(one[None])
+        return stretched
 
     found["Signalsmith, stretch"] = milliseconds(lambda one: signalsmith(one, rate=1.1), samples, rounds)
     found["Signalsmith, pitch"] = milliseconds(lambda one: signalsmith(one, semitones=1.5), samples, rounds)

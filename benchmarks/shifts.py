@@ -33,14 +33,14 @@ def main() -> None:
     parser.add_argument("rendering", type=Path, help="folder that spectro render wrote, with the checkpoint's spec")
     given = parser.parse_args()
     predictor = Predictor(given.checkpoint)
-    speakers = predictor.checkpoint.split.speakers
-    if not speakers["valid"]:
+    data, split = predictor.checkpoint.data, predictor.checkpoint.split
+    if data is None or split is None or not split.speakers["valid"]:
         parser.error(f"{given.checkpoint}: has no validation speakers; name a checkpoint that held some out")
     index, spec = read_index(given.rendering)
     if spec != predictor.checkpoint.spec:
         parser.error(f"{given.rendering}: rendered with another spec than the checkpoint's; render it with that spec")
-    clips, _labels = label_clips(index[index["copy"] == 0], predictor.checkpoint.data.scheme)
-    clips = clips[clips["speaker"].isin(speakers["valid"])]
+    clips, _labels = label_clips(index[index["copy"] == 0], data.scheme)
+    clips = clips[clips["speaker"].isin(split.speakers["valid"])]
     pictures = np.stack([png.read(given.rendering / name).pixels for name in clips["image"]])
     targets = np.array([predictor.labels.index(label) for label in clips["label"]])
 
@@ -56,7 +56,11 @@ def main() -> None:
 
     plain = moved((0, 0))
     base = by_speaker(plain)
-    content = {"clips": len(clips), "speakers": len(base), "uar": figures(np.sum(list(base.values()), 0)).uar}
+    content: dict[str, object] = {
+        "clips": len(clips),
+        "speakers": len(base),
+        "uar": figures(np.sum(list(base.values()), 0)).uar,
+    }
     for name, moves in MOVES.items():
         content[name] = gain(base, by_speaker(np.mean([plain, *map(moved, moves)], axis=0)))
     print(json.dumps(content, indent=2))

@@ -21,7 +21,7 @@ import pandas as pd
 import soundfile
 from sklearn.metrics import recall_score
 
-from spectro import corpora
+from spectro.corpora import registry
 from spectro.predict.predictor import Predictor
 from spectro.predict.timeline.segments import SILENCE, timeline
 from spectro.predict.timeline.windows import WindowSettings
@@ -49,25 +49,27 @@ def join(paths: list[str], place: Path) -> list[float]:
         samples, rate = soundfile.read(path, dtype="float32", always_2d=True)
         parts.append(samples.mean(axis=1))
     soundfile.write(place, np.concatenate(parts), rate, subtype="PCM_16")
-    return (np.cumsum([len(part) for part in parts]) / rate).tolist()
+    ends: list[float] = (np.cumsum([len(part) for part in parts]) / rate).tolist()
+    return ends
 
 
 def seconds(predictor: Predictor, place: Path, truths: pd.DataFrame, smooth_s: float) -> pd.DataFrame:
     """Return, for each piece of sound within a clip, its length, its true emotion, and the timeline's label."""
     rows = []
+    spans = list(zip(truths.index, truths["emotion"], truths["start_s"], truths["end_s"], strict=True))
     for one in timeline(predictor, place, WindowSettings(smooth_s=smooth_s)):
         if one.label == SILENCE:
             continue
-        for truth in truths.itertuples():
-            length = min(one.end_s, truth.end_s) - max(one.start_s, truth.start_s)
+        for clip, emotion, start_s, end_s in spans:
+            length = min(one.end_s, end_s) - max(one.start_s, start_s)
             if length > 0:
-                rows.append({"clip": truth.Index, "truth": truth.emotion, "said": one.label, "seconds": length})
+                rows.append({"clip": clip, "truth": emotion, "said": one.label, "seconds": length})
     return pd.DataFrame(rows)
 
 
 def shares(found: pd.DataFrame) -> dict[str, float]:
     """Return the shares of sound and of clips that the timeline labels correctly, and the UAR."""
-    votes = found.groupby(["clip", "truth", "said"], as_index=False)["seconds"].sum()
+    votes = found.groupby(["clip", "truth", "said"])["seconds"].sum().reset_index()
     votes = votes.sort_values("seconds").groupby("clip").tail(1)
     right = found["truth"] == found["said"]
     return {
@@ -116,11 +118,13 @@ def main() -> None:
     parser.add_argument("--memory", action="store_true", help="also measure memory")
     given = parser.parse_args()
     predictor = Predictor(given.checkpoint)
-    speakers = predictor.checkpoint.split.speakers
-    actors = list(map(str, given.actors or speakers["test"]))
-    if not actors or set(actors) & set(speakers["train"]):
+    split = predictor.checkpoint.split
+    if split is None:
+        parser.error(f"{given.checkpoint}: does not say whom it was trained on; choose another checkpoint")
+    actors = list(map(str, given.actors or split.speakers["test"]))
+    if not actors or set(actors) & set(split.speakers["train"]):
         parser.error(f"{given.checkpoint}: was trained on these actors; choose another checkpoint, or other --actors")
-    table = corpora.scan("ravdess", given.source).clips
+    table = registry.scan("ravdess", given.source).clips
     table = table[table["speaker"].isin(actors)].reset_index(drop=True)
     alone = pd.Series([row.label for row in predictor.predict_folder(*table["path"])])
     truth = table["emotion"]

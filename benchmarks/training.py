@@ -15,18 +15,20 @@ import statistics
 import sys
 import tempfile
 import time
-from contextlib import redirect_stdout
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytorch_lightning as pl
 import torch
 
 from spectro.model.backbones import SpectrogramNet
 from spectro.train import finetune as finetuning
-from spectro.train import module
+from spectro.train.curves import Curves
 from spectro.train.data import PictureDataModule
+from spectro.train.frozen_features import FrozenPrefix
 from spectro.train.module import Classifier, TrainingSettings
 from spectro.train.precision import spare_strided_depthwise
 from spectro.train.settings import FinetuneSettings
@@ -62,7 +64,7 @@ class Bare:
     def epoch(self, autocast: Any, device: torch.device) -> float:
         """Train for an epoch; return the seconds."""
         self._net.to(device).train()
-        batches = [(pictures.to(device), targets.to(device)) for pictures, targets in self._batches]
+        batches = [(pictures.to(device), targets.to(device)) for pictures, targets, _groups in self._batches]
         started = time.perf_counter()
         for pictures, targets in batches:
             with autocast():
@@ -111,9 +113,9 @@ def overhead(settings: FinetuneSettings, steps: int, rounds: int) -> dict[str, A
     torch.manual_seed(0)
     turns = InTurns(Bare(settings, data, steps), Bare(settings, data, steps, told=False))
     net = SpectrogramNet(settings.backbone, len(data.labels)).to(memory_format=torch.channels_last)
-    model = Classifier(net, settings.train, settings.seed, data.class_weights(), data.prior())
-    trainer, _best = make_trainer(settings, settings.folder)
-    trainer.callbacks = [turns]  # no checkpoints, which are written once per epoch
+    model = Classifier(net, settings.train, settings.seed, data.class_weights(), data.prior(), possible=data.possible())
+    trainer = make_trainer(settings, settings.folder, Curves(settings.folder))
+    trainer.callbacks = [turns]  # type: ignore[attr-defined]  # no curves or checkpoints: they are written every epoch
     trainer.limit_train_batches, trainer.limit_val_batches = steps, 0
     trainer.fit(model, datamodule=data)
     ours, *others = (taken[1:] for taken in (turns.ours, *turns.theirs))  # the first warms up
@@ -149,14 +151,14 @@ def refuse(*_: object) -> None:
 
 def prefix(settings: FinetuneSettings, epochs: int, rounds: int) -> dict[str, Any]:
     """Train with plans that freeze the first layers, with and without computing them once per picture, in turns."""
-    divide, found = module.FrozenPrefix, {}
+    found = {}
     for plan in ("head", "last-block"):
         train = replace(settings.train, plan=plan, mixup=0.0, epochs=epochs)
         taken: dict[str, list[float]] = {"once": [], "every epoch": []}
         for _ in range(rounds):
             for name, seconds in taken.items():
-                module.FrozenPrefix = divide if name == "once" else refuse  # type: ignore[assignment,misc]
-                with tempfile.TemporaryDirectory() as out:
+                whole = mock.patch.object(FrozenPrefix, "__init__", refuse) if name == "every epoch" else nullcontext()
+                with whole, tempfile.TemporaryDirectory() as out:
                     started = time.perf_counter()
                     finetuning.finetune(replace(settings, train=train, mask=False, out=Path(out) / "run"))
                     seconds.append(time.perf_counter() - started)
@@ -166,7 +168,6 @@ def prefix(settings: FinetuneSettings, epochs: int, rounds: int) -> dict[str, An
             "seconds_of_the_whole_run": {name: [round(one, 1) for one in seconds] for name, seconds in taken.items()},
             "times_as_fast": [round(slow / fast, 2) for slow, fast in pairs],
         }
-    module.FrozenPrefix = divide  # type: ignore[misc]
     return found
 
 
