@@ -1,5 +1,6 @@
 """The serve verb: the HTTP service and its web page."""
 
+import gc
 import importlib.util
 import logging
 import os
@@ -133,5 +134,7 @@ def _serve(settings: ServeSettings, listener: socket.socket) -> int:
         print(f"warning: {OPEN_TO_ALL}", file=sys.stderr, flush=True)
     logging.basicConfig(level=logging.ERROR, format="%(levelname)s: %(message)s")
     sys.setswitchinterval(SWITCH_S)
+    gc.collect()
+    gc.freeze()  # the networks' objects; searching all of them for garbage would hold up every request for 0.3 s
     Server(app, limits, proxies=settings.proxies, stop_s=settings.stop_s).run(sockets=[listener])
     return 0
