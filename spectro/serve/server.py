@@ -1,31 +1,30 @@
-"""The HTTP server: uvicorn with h11, which limits the size of headers, and the limits that it lacks.
+"""The HTTP server: uvicorn with httptools, and the limits that they lack.
 
-It limits connections in total and per client, the time for a header, the time for an unread answer, and the number of
-chunks in a body. It shuts down without losing a request. docs/service.md compares other servers.
+It limits connections in total and per client, the size of a header, the time for it, the time for an unread answer, and
+the number of chunks in a body. It shuts down without losing a request. docs/service.md compares other servers.
 """
 
 import asyncio
 import selectors
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-import h11
 import uvicorn
+from httptools import HttpParserError, HttpParserUpgrade
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from spectro.serve.callers import Proxies, share_of
 from spectro.serve.limits import Limits
 from spectro.serve.words import as_bytes
 
 HEADER_BYTES = 16 * 1024
-PIECE_BYTES = 8 * 1024  # of a header, parsed at a time, so that it never gets much longer than allowed
+PIECE_BYTES = 64 * 1024  # of a body, parsed at a time
 FREE_CHUNKS, CHUNK_BYTES = 64, 512  # each chunk costs some microseconds; after the first 64, tiny ones are refused
 CHECK_TICKS = 5  # one tick is 0.1 s
 LINGER_S = 1.0  # kept-alive connections are still served for this long after the service is told to stop
@@ -33,24 +32,7 @@ CLOSE = (b"connection", b"close")
 HANGUP = getattr(signal, "SIGHUP", None)  # missing on Windows
 
 
-class _Parser(h11.Connection):
-    """h11's parser; also refuses bodies in tiny chunks."""
-
-    _chunks, _chunked_bytes = 0, 0
-
-    def next_event(self) -> Any:
-        event = super().next_event()
-        if isinstance(event, h11.Request):
-            self._chunks = self._chunked_bytes = 0
-        elif isinstance(event, h11.Data):
-            self._chunks += event.chunk_start
-            self._chunked_bytes += len(event.data)
-            if self._chunks > FREE_CHUNKS + self._chunked_bytes // CHUNK_BYTES:
-                raise h11.RemoteProtocolError("tiny chunks", 400)
-        return event
-
-
-class Connection(H11Protocol):
+class Connection(HttpToolsProtocol):
     """A client's connection.
 
     Args:
@@ -60,9 +42,11 @@ class Connection(H11Protocol):
 
     def __init__(self, doors: "Doors", **given: Any) -> None:
         super().__init__(**given)
-        self.conn = _Parser(h11.SERVER, HEADER_BYTES)
         self._doors, self._since = doors, self.loop.time()
         self._unsent, self._unsent_since = 0, 0.0
+        self._reading_body = False
+        self._overhead = 0  # bytes that arrived since the last request or the last part of a body
+        self._chunks = self._chunked_bytes = 0
 
     @property
     def idle(self) -> bool:
@@ -72,7 +56,7 @@ class Connection(H11Protocol):
     @property
     def waited_since(self) -> float | None:
         """The loop's time at which the wait for a request's header began; None if there is no such wait."""
-        return self._since if self.conn.their_state is h11.IDLE else None
+        return self._since if self.idle and not self._reading_body else None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Accept or refuse a client."""
@@ -90,21 +74,76 @@ class Connection(H11Protocol):
         self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Parse data: headers in pieces, and nothing that follows a request which is not answered yet."""
-        while data and self.conn.their_state is h11.IDLE and not self.transport.is_closing():
-            super().data_received(data[:PIECE_BYTES])
-            data = data[PIECE_BYTES:]
-        if not data or self.transport.is_closing():
-            return
-        if self.conn.their_state is h11.SEND_BODY:
-            super().data_received(data)
-        else:
-            self.last()
+        """Parse data: no more of a header than is allowed, and nothing after a request that is not answered yet."""
+        self._unset_keepalive_if_required()
+        rest = memoryview(data)
+        while rest and not self.transport.is_closing():
+            if not self._reading_body and not self.idle:
+                return self.last()
+            size = PIECE_BYTES if self._reading_body else HEADER_BYTES - self._overhead
+            piece, rest = rest[:size], rest[size:]
+            self._overhead += len(piece)
+            try:
+                self.parser.feed_data(piece)
+            except HttpParserUpgrade as offer:
+                rest = memoryview(b"".join((self._plain(), piece[offer.args[0] :], rest)))
+            except HttpParserError:
+                self._refuse(400, "the request is not valid HTTP/1.1, or its body comes in tiny chunks")
+            else:
+                if self._overhead >= HEADER_BYTES:
+                    self._refuse(431, f"the request's header is longer than {HEADER_BYTES // 1024} KiB")
+        return None
+
+    def _plain(self) -> bytes:
+        """Return the header of a request that offers another protocol, such as HTTP/2, without the offer."""
+        first = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        return first + b"".join(b"%s:%s\r\n" % one for one in self.headers if one[0] != b"upgrade") + b"\r\n"
+
+    def on_message_begin(self) -> None:
+        """Begin a request, unless another one is not answered yet; raising an error stops the parser for good."""
+        if not self.idle:
+            raise ValueError("pipelined")
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Note a header; those after a body are ignored."""
+        if not self._reading_body:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        """Start to answer a request, unless its version or host is unclear."""
+        version, hosts = self.parser.get_http_version(), sum(name == b"host" for name, _ in self.headers)
+        if version not in ("1.0", "1.1") or hosts > 1 or (version == "1.1" and not hosts):
+            raise ValueError("malformed")
+        if self.parser.get_method() == b"CONNECT":
+            raise ValueError("not a proxy")
+        if not self.parser.should_upgrade():
+            super().on_headers_complete()
+            self._reading_body, self._overhead = True, 0
+            self._chunks = self._chunked_bytes = 0
+
+    def on_chunk_header(self) -> None:
+        """Refuse bodies in tiny chunks."""
+        self._chunks += 1
+        if self._chunks > FREE_CHUNKS + self._chunked_bytes // CHUNK_BYTES:
+            raise ValueError("tiny chunks")
+
+    def on_body(self, body: bytes) -> None:
+        """Note a part of the body."""
+        self._chunked_bytes += len(body)
+        self._overhead = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Note the end of the body."""
+        self._overhead = 0
+        if self._reading_body:
+            self._reading_body = False
+            super().on_message_complete()
 
     def last(self) -> None:
         """Make the pending answer the last one of the connection."""
         if not self.idle:
-            self.cycle.default_headers = [*self.cycle.default_headers, CLOSE]
             self.cycle.keep_alive = False
 
     def shutdown(self) -> None:
@@ -118,14 +157,6 @@ class Connection(H11Protocol):
         """Wait for the next request."""
         self._since = self.loop.time()
         super().on_response_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse malformed HTTP; uvicorn calls this while it handles h11's error."""
-        error = sys.exc_info()[1]
-        if getattr(error, "error_status_hint", 400) == 431:
-            self._refuse(431, f"the request's header is longer than {HEADER_BYTES // 1024} KiB")
-        else:
-            self._refuse(400, "the request is not valid HTTP/1.1, or its body comes in tiny chunks")
 
     def check(self, now: float, header_s: float, idle_s: float) -> None:
         """Close the connection if the client has kept it waiting for too long.
@@ -145,13 +176,16 @@ class Connection(H11Protocol):
         elif self.waited_since is not None:
             if now - self.waited_since > header_s:
                 self._refuse(408, f"the request's header did not arrive within {header_s:g} s")
-        elif self.conn.our_state is h11.DONE and now - self._since > idle_s:  # answered, but the body keeps coming
+        elif self.idle and now - self._since > idle_s:  # answered, but the body keeps coming
             self.abort()
 
     def _refuse(self, status: int, detail: str) -> None:
+        """Refuse a request and close; ignore what follows one that is not answered yet."""
+        if not self._reading_body and not self.idle:
+            return self.last()
         if self.idle or not self.cycle.response_started:
             self.transport.write(as_bytes(status, detail))
-        self.transport.close()
+        return self.transport.close()
 
 
 class Doors:

@@ -19,7 +19,7 @@ from spectro.schema import check_least
 from spectro.serve.limits import Limits
 
 KEYS = "SPECTRO_API_KEY"
-NEEDED = ("fastapi", "h11", "prometheus_client", "python_multipart", "uvicorn")
+NEEDED = ("fastapi", "httptools", "prometheus_client", "python_multipart", "uvicorn")
 OPEN_TO_ALL = (
     f"anyone who can reach this machine can use the service; set {KEYS} to require a key, or use --host 127.0.0.1"
 )
@@ -137,4 +137,5 @@ def _serve(settings: ServeSettings, listener: socket.socket) -> int:
     gc.collect()
     gc.freeze()  # the networks' objects; searching all of them for garbage would hold up every request for 0.3 s
     Server(app, limits, proxies=settings.proxies, stop_s=settings.stop_s).run(sockets=[listener])
+    gc.unfreeze()  # some packages complain of objects that are left at the end
     return 0

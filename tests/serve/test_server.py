@@ -18,7 +18,7 @@ import pytest
 import requests
 
 from spectro.errors import PredictionError
-from spectro.serve.server import Server, allow_files
+from spectro.serve.server import HEADER_BYTES, Server, allow_files
 from spectro.verbs.serve import KEYS, ServeSettings, run
 from tests.conftest import REPOSITORY, World, WriteWav
 from tests.serve.conftest import Running, Start, ask
@@ -53,7 +53,10 @@ def test_a_request_header_that_is_too_long_gets_431(service: Running) -> None:
         assert health_check_s(service) < 5
     assert b" 431 " in ask(service, GET + b"X-a: " + b"a" * 30_000)
     assert b" 431 " in ask(service, GET + b"a: b\r\n" * 10_000 + b"\r\n")  # although all of it arrived at once
-    assert b" 200 " in ask(service, GET + b"X-a: " + b"a" * 10_000 + b"\r\n\r\n")
+    fitting = GET + b"X-a: " + b"a" * (HEADER_BYTES - len(GET) - 9) + b"\r\n\r\n"
+    assert len(fitting) == HEADER_BYTES
+    assert b" 200 " in ask(service, fitting)
+    assert b" 431 " in ask(service, b" ".join((fitting[:-4], fitting[-4:])))
 
 
 def test_invalid_http_gets_400_and_an_error_message(service: Running) -> None:
@@ -63,9 +66,51 @@ def test_invalid_http_gets_400_and_an_error_message(service: Running) -> None:
         assert answer.endswith(b'{"detail": "the request is not valid HTTP/1.1, or its body comes in tiny chunks"}')
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"Content-Length: 5\r\nContent-Length: 6",
+        b"Content-Length: 5\r\nTransfer-Encoding: chunked",
+        b"Transfer-Encoding: chunked\r\nContent-Length: 5",
+        b"Transfer-Encoding: chunked, identity",
+        b"Transfer-Encoding: xchunked",
+        b"Content-Length: +5",
+        b"Content-Length : 5",
+        b"Host: localhost",
+        b"X-a: b\r\n c",
+        b"X-a: b\rc",
+        b"X-a: b\0c",
+    ],
+)
+def test_a_header_that_servers_could_read_differently_gets_400(service: Running, header: bytes) -> None:
+    with service.connected() as connection:
+        connection.sendall(POST + header + b"\r\n\r\n0\r\n\r\n")
+        assert read_until_closed(connection).startswith(b"HTTP/1.1 400 ")
+
+
+def test_an_offer_of_another_protocol_is_ignored(service: Running, wav: WriteWav) -> None:
+    offer = {"Connection": "Upgrade, HTTP2-Settings", "Upgrade": "h2c", "HTTP2-Settings": "AAMAAABkAAQAoAAAAAIAAAAA"}
+    with requests.Session() as session:
+        for _ in range(2):
+            files = {"file": wav().read_bytes()}
+            answer = session.post(service.url + "/v1/predict/wav", files=files, headers=offer, timeout=60)
+            assert (answer.status_code, answer.headers.get("Connection")) == (200, None)
+
+
 def test_a_body_in_tiny_chunks_is_refused(service: Running) -> None:
     answer = ask(service, POST + b"Transfer-Encoding: chunked\r\n\r\n" + b"1\r\na\r\n" * 5000)
     assert answer.startswith(b"HTTP/1.1 400 ")
+
+
+@pytest.mark.parametrize("endless", [b"5;" + b"a" * 30_000, b"0" * 30_000, b"0\r\n" + b"a: b\r\n" * 5000])
+def test_a_chunk_header_or_trailer_that_is_too_long_gets_431(service: Running, endless: bytes) -> None:
+    assert b" 431 " in ask(service, POST + b"Transfer-Encoding: chunked\r\n\r\n" + endless)
+
+
+def test_trailers_are_not_headers(service: Running) -> None:
+    body = b"1\r\na\r\n0\r\nContent-Type: multipart/form-data; boundary=x\r\n\r\n"
+    head = b"POST /v1/predict/wav HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert b"file is missing" in ask(service, head + body)
 
 
 def test_a_chunked_upload_is_accepted(service: Running, wav: WriteWav) -> None:
