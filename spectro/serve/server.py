@@ -23,8 +23,7 @@ from spectro.serve.callers import Proxies, share_of
 from spectro.serve.limits import Limits
 from spectro.serve.words import as_bytes
 
-HEADER_BYTES = 16 * 1024
-PIECE_BYTES = 64 * 1024  # of a body, parsed at a time
+HEADER_BYTES = 16 * 1024  # of a request, or between the parts of its body
 FREE_CHUNKS, CHUNK_BYTES = 64, 512  # each chunk costs some microseconds; after the first 64, tiny ones are refused
 CHECK_TICKS = 5  # one tick is 0.1 s
 LINGER_S = 1.0  # kept-alive connections are still served for this long after the service is told to stop
@@ -80,7 +79,7 @@ class Connection(HttpToolsProtocol):
         while rest and not self.transport.is_closing():
             if not self._reading_body and not self.idle:
                 return self.last()
-            size = PIECE_BYTES if self._reading_body else HEADER_BYTES - self._overhead
+            size = HEADER_BYTES - self._overhead
             piece, rest = rest[:size], rest[size:]
             self._overhead += len(piece)
             try:

@@ -102,7 +102,7 @@ def test_a_body_in_tiny_chunks_is_refused(service: Running) -> None:
     assert answer.startswith(b"HTTP/1.1 400 ")
 
 
-@pytest.mark.parametrize("endless", [b"5;" + b"a" * 30_000, b"0" * 30_000, b"0\r\n" + b"a: b\r\n" * 5000])
+@pytest.mark.parametrize("endless", [b"5;" + b"a" * 40_000, b"0" * 40_000, b"0\r\n" + b"a: b\r\n" * 7000])
 def test_a_chunk_header_or_trailer_that_is_too_long_gets_431(service: Running, endless: bytes) -> None:
     assert b" 431 " in ask(service, POST + b"Transfer-Encoding: chunked\r\n\r\n" + endless)
 
