@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager, nullcontext
 from itertools import islice
+from multiprocessing.connection import Connection
 from typing import TypeVar
 
+from joblib.externals.loky.backend.process import LokyProcess
 from joblib.externals.loky.process_executor import ProcessPoolExecutor, TerminatedWorkerError
 
 from spectro.errors import WorkerError
@@ -68,9 +70,25 @@ def in_processes(
 
 def pool_of(count: int) -> ProcessPoolExecutor:
     """Return a pool of processes that share the cores, ignore interrupts, and end after being idle for `IDLE_S`."""
+    return ProcessPoolExecutor(count, timeout=IDLE_S, initializer=_ignore_interrupts, env=_share(count))
+
+
+def started(work: Callable[[Connection], None], connection: Connection, *, others: int) -> LokyProcess:
+    """Start a process that ignores interrupts and is one of `others` that share the cores; it runs `work`."""
+    process = LokyProcess(target=_deaf, args=(work, connection), daemon=True, env=_share(others))
+    process.start()
+    return process
+
+
+def _share(count: int) -> dict[str, str]:
+    """Return environment variables that give each of `count` processes its share of the cores."""
     threads = str(max(1, (os.cpu_count() or 1) // count))
-    own = {name: os.environ.get(name, threads) for name in THREADS}
-    return ProcessPoolExecutor(count, timeout=IDLE_S, initializer=_ignore_interrupts, env=own)
+    return {name: os.environ.get(name, threads) for name in THREADS}
+
+
+def _deaf(work: Callable[[Connection], None], connection: Connection) -> None:
+    _ignore_interrupts()
+    work(connection)
 
 
 @contextmanager

@@ -1,16 +1,17 @@
 """Renders concurrent uploads in separate processes, so that none waits for Python's global interpreter lock.
 
-A single upload is rendered in this process, which starts sooner. Processes that an upload kills are replaced, and the
-uploads that they were rendering are tried once more, each in a process of its own.
+A single upload is rendered in this process, which starts sooner. A process that an upload kills is replaced, and the
+upload is tried once more.
 """
 
 import io
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from queue import SimpleQueue
 from typing import BinaryIO
 
 from spectro.audio.container import known_frames, opened
@@ -19,7 +20,7 @@ from spectro.errors import AudioLengthError, SpectroError
 from spectro.picture import spectrogram
 from spectro.picture.spec import Image, SpectrogramSpec
 from spectro.predict.predictor import Predictor
-from spectro.processes import pool_of
+from spectro.processes import started
 from spectro.serve.limits import Limits
 
 
@@ -63,7 +64,7 @@ class Renderers:
     def __init__(self, processes: int) -> None:
         self._processes, self._lock = processes, threading.Lock()
         self._busy = 0
-        self._pool: Executor | None = None
+        self._pool: SimpleQueue[_Process] | None = None
 
     def render(self, source: io.BytesIO, predictor: Predictor, limits: Limits) -> Image:
         """Render an upload as the predictor's network sees it: uint8 of shape `checkpoint.spec.shape`.
@@ -76,30 +77,17 @@ class Renderers:
             if not self._processes or not others:
                 check_samples(source, limits.max_samples, limits.max_duration_s)
                 return predictor.render(source)
-            work = partial(render_bytes, source.getvalue(), predictor.checkpoint.spec, limits)
             pool = self._running()
+            process = pool.get()
             try:
-                image: Image = pool.submit(work).result()
-            except BrokenProcessPool:  # broken by this upload or by a concurrent one
-                self._forget(pool)
-                return self._alone(work)
-            return image
-
-    def _alone(self, work: Callable[[], Image]) -> Image:
-        """Render in a separate process, which no other upload can kill."""
-        pool = pool_of(1)
-        try:
-            image: Image = pool.submit(work).result()
-        except BrokenProcessPool as error:
-            raise SpectroError("processes that rendered this upload were killed, perhaps for lack of memory") from error
-        finally:
-            pool.shutdown()
-        return image
+                return process.render(source.getvalue(), predictor.checkpoint.spec, limits)
+            finally:
+                pool.put(process)
 
     def shutdown(self) -> None:
         """End the processes."""
-        if self._pool is not None:
-            self._pool.shutdown()
+        while self._pool is not None and not self._pool.empty():
+            self._pool.get().end()
 
     @contextmanager
     def _counted(self) -> Iterator[int]:
@@ -112,13 +100,60 @@ class Renderers:
             with self._lock:
                 self._busy -= 1
 
-    def _running(self) -> Executor:
+    def _running(self) -> "SimpleQueue[_Process]":
         with self._lock:
-            self._pool = self._pool or pool_of(self._processes)
+            if self._pool is None:
+                self._pool = SimpleQueue()
+                for _ in range(self._processes):
+                    self._pool.put(_Process(self._processes))
             return self._pool
 
-    def _forget(self, pool: Executor) -> None:
-        """Start a new pool next time, unless another thread already has."""
-        with self._lock:
-            if self._pool is pool:
-                self._pool = None
+
+class _Process:
+    """A process that renders one upload at a time; it is started when it is needed.
+
+    Args:
+        others: number of processes that share the cores.
+    """
+
+    def __init__(self, others: int) -> None:
+        self._others = others
+        self._process: BaseProcess | None = None
+
+    def render(self, content: bytes, spec: SpectrogramSpec, limits: Limits) -> Image:
+        """Render the bytes of a recording, see `render_bytes`; try once more in a new process if this one is killed."""
+        for _ in range(2):
+            try:
+                if self._process is None:
+                    self._connection, end = Pipe()
+                    self._process = started(_answer, end, others=self._others)
+                    end.close()
+                self._connection.send((render_bytes, spec, limits))
+                self._connection.send_bytes(content)
+                found: Image | Exception = self._connection.recv()
+            except (EOFError, OSError):
+                self.end()
+            else:
+                if isinstance(found, Exception):
+                    raise found
+                return found
+        raise SpectroError("processes that rendered this upload were killed, perhaps for lack of memory")
+
+    def end(self) -> None:
+        """End the process, unless it is not running."""
+        if self._process is not None:
+            self._connection.close()
+            self._process.join()
+            self._process = None
+
+
+def _answer(connection: Connection) -> None:
+    """Render what arrives, until the service closes its end of the connection or is killed."""
+    with suppress(EOFError, OSError):
+        while True:
+            render, spec, limits = connection.recv()
+            try:
+                found = render(connection.recv_bytes(), spec, limits)
+            except Exception as error:  # noqa: BLE001 - raised where the upload is waited for
+                found = error
+            connection.send(found)

@@ -136,6 +136,8 @@ def _serve(settings: ServeSettings, listener: socket.socket) -> int:
     sys.setswitchinterval(SWITCH_S)
     gc.collect()
     gc.freeze()  # the networks' objects; searching all of them for garbage would hold up every request for 0.3 s
-    Server(app, limits, proxies=settings.proxies, stop_s=settings.stop_s).run(sockets=[listener])
-    gc.unfreeze()  # some packages complain of objects that are left at the end
+    try:
+        Server(app, limits, proxies=settings.proxies, stop_s=settings.stop_s).run(sockets=[listener])
+    finally:
+        gc.unfreeze()  # some packages complain of what is left when Python ends
     return 0
