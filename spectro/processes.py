@@ -73,9 +73,9 @@ def pool_of(count: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(count, timeout=IDLE_S, initializer=_ignore_interrupts, env=_share(count))
 
 
-def started(work: Callable[[Connection], None], connection: Connection, *, others: int) -> LokyProcess:
-    """Start a process that ignores interrupts and is one of `others` that share the cores; it runs `work`."""
-    process = LokyProcess(target=_deaf, args=(work, connection), daemon=True, env=_share(others))
+def started(work: Callable[[Connection], None], connection: Connection, count: int) -> LokyProcess:
+    """Start a process that runs `work` and ignores interrupts, one of `count` that share the cores."""
+    process = LokyProcess(target=_deaf, args=(work, connection), daemon=True, env=_share(count))
     process.start()
     return process
 

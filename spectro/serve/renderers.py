@@ -6,6 +6,7 @@ upload is tried once more.
 
 import io
 import threading
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from multiprocessing import Pipe
@@ -64,7 +65,8 @@ class Renderers:
     def __init__(self, processes: int) -> None:
         self._processes, self._lock = processes, threading.Lock()
         self._busy = 0
-        self._pool: SimpleQueue[_Process] | None = None
+        self._pool: list[_Process] | None = None
+        self._waiting: deque[SimpleQueue[_Process]] = deque()
 
     def render(self, source: io.BytesIO, predictor: Predictor, limits: Limits) -> Image:
         """Render an upload as the predictor's network sees it: uint8 of shape `checkpoint.spec.shape`.
@@ -77,17 +79,16 @@ class Renderers:
             if not self._processes or not others:
                 check_samples(source, limits.max_samples, limits.max_duration_s)
                 return predictor.render(source)
-            pool = self._running()
-            process = pool.get()
+            process = self._take()
             try:
                 return process.render(source.getvalue(), predictor.checkpoint.spec, limits)
             finally:
-                pool.put(process)
+                self._give(process)
 
     def shutdown(self) -> None:
         """End the processes."""
-        while self._pool is not None and not self._pool.empty():
-            self._pool.get().end()
+        for process in self._pool or ():
+            process.end()
 
     @contextmanager
     def _counted(self) -> Iterator[int]:
@@ -100,24 +101,36 @@ class Renderers:
             with self._lock:
                 self._busy -= 1
 
-    def _running(self) -> "SimpleQueue[_Process]":
+    def _take(self) -> "_Process":
+        """Return a free process, or the next one that is given back when it is this thread's turn."""
         with self._lock:
             if self._pool is None:
-                self._pool = SimpleQueue()
-                for _ in range(self._processes):
-                    self._pool.put(_Process(self._processes))
-            return self._pool
+                self._pool = [_Process(self._processes) for _ in range(self._processes)]
+            if self._pool:
+                return self._pool.pop()
+            turn: SimpleQueue[_Process] = SimpleQueue()
+            self._waiting.append(turn)
+        return turn.get()
+
+    def _give(self, process: "_Process") -> None:
+        """Give a process to the thread that has waited longest; otherwise the same thread could always take it."""
+        with self._lock:
+            assert self._pool is not None
+            if self._waiting:
+                self._waiting.popleft().put(process)
+            else:
+                self._pool.append(process)
 
 
 class _Process:
     """A process that renders one upload at a time; it is started when it is needed.
 
     Args:
-        others: number of processes that share the cores.
+        count: number of such processes, which share the cores.
     """
 
-    def __init__(self, others: int) -> None:
-        self._others = others
+    def __init__(self, count: int) -> None:
+        self._count = count
         self._process: BaseProcess | None = None
 
     def render(self, content: bytes, spec: SpectrogramSpec, limits: Limits) -> Image:
@@ -126,7 +139,7 @@ class _Process:
             try:
                 if self._process is None:
                     self._connection, end = Pipe()
-                    self._process = started(_answer, end, others=self._others)
+                    self._process = started(_answer, end, self._count)
                     end.close()
                 self._connection.send((render_bytes, spec, limits))
                 self._connection.send_bytes(content)

@@ -4,6 +4,7 @@ import io
 import os
 import signal
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from spectro.serve import renderers as module
 from spectro.serve.limits import Limits
 from spectro.serve.renderers import Renderers
 from tests.conftest import SMALL, World, WriteWav
+from tests.serve.conftest import Running
 
 ONCE = "SPECTRO_TEST_KILLED_ONCE"
 
@@ -65,6 +67,19 @@ def test_zero_processes_start_no_pool(predictor: Predictor, wav: WriteWav) -> No
     with here._counted():
         here.render(io.BytesIO(wav().read_bytes()), predictor, Limits())
     assert here._pool is None
+
+
+def test_a_process_goes_to_the_upload_that_has_waited_longest(renderers: Renderers) -> None:
+    process = renderers._take()
+    with ThreadPoolExecutor(2) as threads:
+        waiting = []
+        for number in (1, 2):
+            waiting.append(threads.submit(renderers._take))
+            Running.until(lambda number=number: len(renderers._waiting) == number)  # type: ignore[misc]
+        for one in waiting:
+            renderers._give(process)
+            assert one.result(20) is process
+    renderers._give(process)
 
 
 def test_a_killed_render_process_is_replaced(
