@@ -41,7 +41,8 @@ def start(given: argparse.Namespace, out: Path, devices: int) -> subprocess.Pope
         "out": out,
     }
     command = [sys.executable, "-m", "spectro", "finetune", *(f"--{name}={value}" for name, value in options.items())]
-    return subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}, stderr=subprocess.DEVNULL)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def finished(runs: dict[Path, subprocess.Popen[bytes]]) -> list[pd.DataFrame]:

@@ -1,6 +1,6 @@
 """HTTP servers among hostile clients, without a service behind them: which has limits, and how fast is each?
 
-    python benchmarks/http_servers.py [--seconds 8]      # hypercorn and granian are skipped if not installed
+    python benchmarks/http_servers.py [--seconds 8]      # what is not installed is skipped
 
 Each server runs a bare application with the limits that it offers. Its speed is measured first, over one connection.
 Then each attack runs in its own process while `/healthz` is requested over new connections.
@@ -22,7 +22,7 @@ from typing import Any
 from server import under_attack
 
 ATTACKS = ("endless_header", "endless_headers", "silent", "slow_header", "dripping_body", "tiny_chunks")
-COMMANDS = {
+COMMANDS = {  # a name consists of the packages that it needs
     "uvicorn, h11": "uvicorn http_servers:app --port {port} --http h11 --log-level critical",
     "uvicorn, httptools": "uvicorn http_servers:app --port {port} --http httptools --log-level critical",
     "hypercorn": "hypercorn http_servers:app --bind 127.0.0.1:{port} --read-timeout 5 --keep-alive 5"
@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=8.0, help="duration of each attack")
     given = parser.parse_args()
     for name, command in COMMANDS.items():
-        if not importlib.util.find_spec(command.split()[0]):
+        if not all(importlib.util.find_spec(package) for package in name.split(", ")):
             continue
         with serving(command) as port:
             found: dict[str, object] = {"server": name, "requests a second": round(speed(port))}

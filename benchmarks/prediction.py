@@ -29,6 +29,7 @@ from spectro.model import checkpoint as checkpoints
 from spectro.model.backbones import SpectrogramNet
 from spectro.model.checkpoint import Checkpoint
 from spectro.model.locate import default_checkpoint
+from spectro.model.metadata import Description
 from spectro.picture.spec import SpectrogramSpec
 from spectro.predict.batches import score_all
 from spectro.predict.predictor import Predictor
@@ -168,19 +169,20 @@ BARE = {
     "torch": """
 import numpy, scipy.fft, scipy.sparse, soundfile, soxr, PIL.Image, tqdm, jsonargparse, torch, timm
 from safetensors.torch import load_file
-net = timm.create_model(sys.argv[2], pretrained=False, num_classes=8).eval()
+from spectro.model.backbones import SpectrogramNet
+net = SpectrogramNet(sys.argv[2], 8).eval()
 load_file(sys.argv[1] + "/model.safetensors")
-net(torch.zeros(1, 3, 128, 224))
+net(torch.zeros(shape))
 """,
     "onnx": """
 import numpy, scipy.fft, scipy.sparse, soundfile, soxr, PIL.Image, tqdm, jsonargparse, onnxruntime
 session = onnxruntime.InferenceSession(sys.argv[1] + "/model.onnx", providers=["CPUExecutionProvider"])
-session.run(None, {"pictures": numpy.zeros((1, 1, 128, 224), numpy.uint8)})
+session.run(None, {"pictures": numpy.zeros(shape, numpy.uint8)})
 """,
     "openvino": """
 import numpy, scipy.fft, scipy.sparse, soundfile, soxr, PIL.Image, tqdm, jsonargparse, openvino
 net = openvino.Core().compile_model(sys.argv[1] + "/model.onnx", "CPU")
-net(numpy.zeros((1, 1, 128, 224), numpy.uint8))
+net(numpy.zeros(shape, numpy.uint8))
 """,
 }
 
@@ -188,12 +190,13 @@ net(numpy.zeros((1, 1, 128, 224), numpy.uint8))
 def measure_cold(folder: Path, exported: Path, clip: Path, rounds: int) -> dict[str, Any]:
     """Compare `spectro predict CLIP` with a program that imports the same libraries and runs the network once."""
     found = {}
-    backbone = Predictor(folder, engine="torch").torch_engine.net.backbone.default_cfg["architecture"]
+    about = Description.read(folder)
+    shape = batch([np.zeros(about.spec.shape, np.uint8)]).shape
     for engine, bare in BARE.items():
         place = str(folder if engine == "torch" else exported)
         command = [sys.executable, "-m", "spectro", "predict", str(clip), "--checkpoint", place, "--engine", engine]
         # Importing spectro costs nothing and keeps OpenVINO from reporting, which would take time.
-        program = [sys.executable, "-c", f"import sys, spectro\n{bare}", place, backbone]
+        program = [sys.executable, "-c", f"import sys, spectro\nshape = {shape}\n{bare}", place, about.backbone]
         quiet: dict[str, Any] = {"check": True, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
         ours, theirs = [], []
         for _ in range(rounds + 1):
@@ -234,6 +237,8 @@ def main() -> None:
         parser.add_argument(f"--{what}", action="store_true")
     given = parser.parse_args()
     clips = spread(parser, given.source, max(128, given.clips))
+    if given.engines and len(clips) < 128:
+        parser.error(f"{given.source}: holds {len(clips)} recordings; --engines needs 128")
     with tempfile.TemporaryDirectory() as name:
         folder = given.checkpoint or default_checkpoint()
         if given.backbone:
