@@ -3,10 +3,10 @@
     python benchmarks/service.py RAVDESS_FOLDER [--requests 1000] [--at_a_time 32] [--rounds 5] [--against CHECKOUT]
                                                    [--checkpoint FOLDER]
 
-Two services, one with batches of up to 32 and one without, take turns. Each round sends each of them 1,000 requests for
+Two services, one with batches and one without, take turns. Each round sends each of them 1,000 requests for
 predictions, 32 at a time over kept-alive connections. Every answer is compared with the Python API's. The client shares
 the machine's cores with the services. With --against, the second service is another version, from its own checkout and
-with its own default checkpoint, and its answers are not compared.
+with its own defaults, and its answers are not compared.
 """
 
 import argparse
@@ -84,13 +84,9 @@ def main() -> None:
     latencies: dict[str, list[float]] = {"batches": [], other: []}
     counts = {"asked": 0, "lost": 0, "wrong": 0}
     there = {} if given.against is None else {"checkout": given.against}
-    single_batch = "1" if given.against is None else "32"
     chosen = [] if given.checkpoint is None else ["--checkpoint", str(given.checkpoint.resolve())]
-    own = chosen if given.against is None else []
-    with (
-        running("--max_batch", "32", *chosen) as batched,
-        running("--max_batch", single_batch, *own, **there) as single,
-    ):
+    own = ["--max_batch", "1", *chosen] if given.against is None else []
+    with running(*chosen) as batched, running(*own, **there) as single:
         for turn in range(given.rounds + 1):  # the first warms up
             for name, server in (("batches", batched), (other, single)):
                 client = Client(server)

@@ -46,7 +46,7 @@ class ServeSettings:
         allowed_hosts: host names under which clients reach the service, besides localhost and `host`, as in the Host
             header: [emotion.example.org]. Pages from these hosts may use the service. [*] allows any.
         proxies: addresses or networks of proxies. Only their X-Forwarded-For and X-Forwarded-Proto are trusted.
-        max_batch: pictures per batch.
+        max_batch: pictures per batch; larger ones are hardly faster, and all their requests wait for them.
         renderers: processes that render uploads when several arrive at a time; -1 for one fewer than the cores, 0 for
             threads.
         limits: limits on requests.
@@ -64,7 +64,7 @@ class ServeSettings:
     page: bool = True
     allowed_hosts: list[str] = field(default_factory=list)
     proxies: list[str] = field(default_factory=list)
-    max_batch: int = 32
+    max_batch: int = 8
     renderers: int = -1
     limits: Limits = field(default_factory=Limits)
     stop_s: int = 8
