@@ -47,8 +47,7 @@ class ServeSettings:
             header: [emotion.example.org]. Pages from these hosts may use the service. [*] allows any.
         proxies: addresses or networks of proxies. Only their X-Forwarded-For and X-Forwarded-Proto are trusted.
         max_batch: pictures per batch; larger ones are hardly faster, and all their requests wait for them.
-        renderers: processes that render uploads when several arrive at a time; -1 for one fewer than the cores, 0 for
-            threads.
+        renderers: processes that render uploads when several arrive at a time; -1 for one per core, 0 for threads.
         limits: limits on requests.
         stop_s: time that running requests have to finish when the service stops, in seconds.
         device: cpu, cuda, ...; null uses a GPU if one is available.
@@ -123,7 +122,8 @@ def _serve(settings: ServeSettings, listener: socket.socket) -> int:
     )
     keys = tuple(key.strip() for key in os.environ.get(KEYS, "").split(",") if key.strip())
     names = Names(settings.host, settings.allowed_hosts)
-    renderers = threads() - 1 if settings.renderers < 0 else settings.renderers
+    cores = threads()
+    renderers = settings.renderers if settings.renderers >= 0 else cores if cores > 1 else 0
     app = make_app(models, limits, metrics, keys=keys, names=names, renderers=renderers)
     if settings.page:
         add_page(app)
