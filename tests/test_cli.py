@@ -296,7 +296,7 @@ def test_the_option_index_accepts_several_folders() -> None:
         assert parse("finetune", FinetuneSettings, arguments).indexes == expected
 
 
-@pytest.mark.parametrize("name", ["sounds", "teachers"])
+@pytest.mark.parametrize("name", ["sounds", "unheard_sounds", "teachers"])
 def test_other_options_accept_several_folders(name: str) -> None:
     assert getattr(parse("finetune", FinetuneSettings, [f"--{name}", "a", "b", "--seed", "1"]), name) == [
         Path("a"),

@@ -302,7 +302,7 @@ class PictureDataModule(pl.LightningDataModule):
         """Return the sounds that are trained on and in which probably nobody speaks."""
         return pd.DataFrame() if self._sounds is None else self._sounds[self._tags < 0.5]
 
-    def remember(self, compute: Callable[[torch.Tensor], Activations], epochs: int) -> None:
+    def keep_activations(self, compute: Callable[[torch.Tensor], Activations], epochs: int) -> None:
         """Compute activations of training and validation pictures once, and return them instead of the pictures.
 
         Pictures are returned as before if the activations take more than a quarter of the free memory or more time
@@ -330,7 +330,7 @@ class PictureDataModule(pl.LightningDataModule):
             known |= {name: one for one, name in zip(zip(*found, strict=True), names, strict=False)}
         self._known = known
 
-    def forget(self) -> None:
+    def drop_activations(self) -> None:
         """Discard stored activations, and return pictures again."""
         self._known = None
 

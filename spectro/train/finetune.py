@@ -107,7 +107,7 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
             if settings.remember and sounds is not None:
                 data.hear(sounds, tags(settings.weights, sounds, data.spec, out / TRAINING))
             _fit(trainer, model, data, resume, curves)
-            data.forget()
+            data.drop_activations()
             if not trainer.is_global_zero:
                 return Checkpoint(net=net, about=about)
             return finish(settings, out, data, model, out / TRAINING / BEST, about)

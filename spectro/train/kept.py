@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+from pytorch_lightning.utilities import rank_zero_only
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -12,8 +13,9 @@ from spectro.files import write_bytes
 KEY = "key"
 
 
+@rank_zero_only
 def keep(path: Path, name: str, key: str, values: npt.NDArray[np.float32]) -> None:
-    """Write an array, complete or not at all.
+    """Write an array, complete or not at all; of a run's processes, only the first does.
 
     Args:
         path: file to write.

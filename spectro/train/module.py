@@ -140,9 +140,9 @@ class Classifier(pl.LightningModule):
         unaltered: pictures are the same in every epoch, so that layers frozen for the whole run are computed once.
         possible: which labels each corpus has, bool of shape (corpora, labels): validation never predicts the others.
             None for one corpus that has all. A group without labels, of sounds without speech, has a row of its own.
-        tag: a second output, of AudioSet's tag `Speech`, which is trained beside the labels; None for none. Targets are
-            then the shares of the labels followed by the tag.
-        remember: weight of the loss of the tag.
+        tag: a second output, whether anybody speaks, which is trained beside the labels (`spectro.train.tags`); None
+            for none. Targets are then the shares of the labels followed by the probability of speech.
+        remember: weight of its loss.
 
     Source: Menon et al., Long-tail learning via logit adjustment, ICLR 2021, section 5, for `prior`.
     """
@@ -195,7 +195,7 @@ class Classifier(pl.LightningModule):
         except ValueError:
             pass  # they are computed in each epoch, with the same result
         else:
-            self.trainer.datamodule.remember(self._start, self.settings.epochs)  # type: ignore[attr-defined]
+            self.trainer.datamodule.keep_activations(self._start, self.settings.epochs)  # type: ignore[attr-defined]
         self.net.train()
 
     def _start(self, pictures: torch.Tensor) -> Activations:
@@ -258,7 +258,7 @@ class Classifier(pl.LightningModule):
         return mixed
 
     def _tag_loss(self, features: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Return the binary cross-entropy of the tag of a batch."""
+        """Return the binary cross-entropy of the second output for a batch."""
         assert self.tag is not None
         given = targets[:, self.net.classes : self.net.classes + 1]
         return nn.functional.binary_cross_entropy_with_logits(self.tag(features), given)

@@ -1,9 +1,8 @@
 """The speech detector: a linear layer on the input of the trained network's last layer.
 
-It is a logistic regression, or what a network from AudioSet remembers of the tag `Speech` (see `spectro.train.tags`).
-
-It adds no cost to a prediction, since every engine returns the input of the last layer. The bias is set so that a share
-`REFUSED` of the clips used to set it is refused.
+It is a logistic regression that is fitted once the network is trained (`learn`), or an output that the network was
+trained with (`remembered`, see `spectro.train.tags`). It adds no cost to a prediction, since every engine returns the
+input of the last layer.
 """
 
 from collections.abc import Sequence
@@ -61,10 +60,11 @@ def read_sounds(folders: Sequence[Path], spec: SpectrogramSpec) -> pd.DataFrame:
 def remembered(
     net: SpectrogramNet, output: nn.Linear, data: PictureDataModule, unheard: Sequence[Path], seed: int
 ) -> tuple[SpeechDetector, Sounds]:
-    """Return the speech detector that a network has in its second output, AudioSet's tag `Speech`.
+    """Return the speech detector that a network has in its second output.
 
     Its bias is set halfway between two levels: the share `REFUSED` of the validation clips lies below the one, the
-    share `ANSWERED` of the sounds that were trained on lies above the other.
+    share `ANSWERED` of the voiceless sounds that were trained on lies above the other. Where clips and sounds overlap,
+    the first level alone counts.
 
     Args:
         net: the network, in evaluation mode.
@@ -107,6 +107,8 @@ def learn(
     net: SpectrogramNet, data: PictureDataModule, folders: Sequence[Path], seed: int
 ) -> tuple[SpeechDetector, Sounds]:
     """Train a speech detector on the training clips and on sounds without speech, untouched and in other conditions.
+
+    Its bias is set so that the share `REFUSED` of the clips used to set it is refused.
 
     Args:
         net: the network, in evaluation mode.

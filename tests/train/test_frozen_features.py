@@ -128,7 +128,7 @@ def test_augmentation_and_unfrozen_layers_disable_the_feature_cache(
     def never(*_: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(datamodule.PictureDataModule, "remember", never)
+    monkeypatch.setattr(datamodule.PictureDataModule, "keep_activations", never)
     finetune(finetune_settings(world.images, tmp_path / "run", train=replace(train, epochs=2), mask=mask))
 
 
@@ -138,7 +138,7 @@ def test_features_are_cached_only_if_they_fit_in_memory_and_save_time(
     data = datamodule.PictureDataModule(world.images, batch_size=4)
 
     def kept(compute: Callable[[torch.Tensor], tuple[object, ...]], epochs: int = 9) -> bool:
-        data.remember(compute, epochs)  # type: ignore[arg-type]
+        data.keep_activations(compute, epochs)  # type: ignore[arg-type]
         return not isinstance(next(iter(data.val_dataloader()))[0], torch.Tensor)
 
     assert not kept(lambda some: (some.float(), 3))
@@ -149,7 +149,7 @@ def test_features_are_cached_only_if_they_fit_in_memory_and_save_time(
         assert not kept(lambda some: (some.float(),))
     assert kept(lambda some: (some.float() + 1, some[:, 0, 0].clone()))
     given, targets, _groups = next(iter(data.val_dataloader()))
-    data.forget()
+    data.drop_activations()
     plain, same_targets, _groups = next(iter(data.val_dataloader()))
     assert torch.equal(given[0], plain.float() + 1) and torch.equal(given[1], plain[:, 0, 0])
     assert torch.equal(targets, same_targets)

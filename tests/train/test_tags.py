@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import timm
 import torch
@@ -17,6 +18,7 @@ from spectro.model.pretrained import PRETRAINED, StartingWeights
 from spectro.picture import png
 from spectro.predict.predictor import Predictor
 from spectro.rendering.index import read_indexes
+from spectro.train import speech
 from spectro.train import tags as module
 from spectro.train.data import PictureDataModule
 from spectro.train.finetune import finetune
@@ -85,7 +87,7 @@ def test_the_tag_is_the_highest_of_the_windows_of_what_sounds(
 def test_sounds_are_drawn_like_a_corpus_and_targets_carry_the_tag_of_their_clip(world: World, sounds: Path) -> None:  # noqa: F811
     data = PictureDataModule(world.images, batch_size=8, copies="all")
     others = read_sounds([sounds], data.spec)
-    known = np.linspace(0, 0.5, len(others), dtype=np.float32)
+    known = np.linspace(0, 1, len(others), dtype=np.float32)
     alone = len(data.train_dataloader().dataset)
     data.hear(others, known)
     dataset = data.train_dataloader().dataset
@@ -99,6 +101,43 @@ def test_sounds_are_drawn_like_a_corpus_and_targets_carry_the_tag_of_their_clip(
         assert group == 1 and not target[: len(data.labels)].any()
         assert target[len(data.labels) :].tolist() == [expected]
     assert {draw.row for draw in data.train_dataloader().sampler} == set(range(len(dataset)))
+    shown = torch.cat([groups for _pictures, _targets, groups in data.calibration_dataloader()])
+    assert shown.bincount().tolist() == [len(data.untouched), len(others)]  # batch norms see what they were trained on
+    assert data.voiceless()["clip_id"].tolist() == others["clip_id"][known < 0.5].tolist() != []
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_the_bias_lies_halfway_between_speech_and_voiceless_sounds(
+    overlapping: bool,
+    world: World,
+    sounds: Path,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    data = PictureDataModule(world.images, batch_size=8)
+    others = read_sounds([sounds], data.spec)
+    voices = np.arange(len(others)) % 3 == 0
+    data.hear(others, voices.astype(np.float32))
+    levels = {
+        "valid": np.linspace(4, 6, len(data.rows["valid"])),
+        "voiceless": np.linspace(-3, 1, int((~voices).sum())),
+    }
+    levels["voiceless"] += 9 * overlapping
+
+    def embed(_net: object, rows: pd.DataFrame, *_rest: object) -> np.ndarray:
+        clips = set(rows["clip_id"])
+        part = "voiceless" if clips <= set(others["clip_id"]) else "valid"
+        assert part == "valid" or clips == set(others["clip_id"][~voices])  # voices are not taken for sounds
+        found = levels[part] if len(rows) == len(levels[part]) else np.full(len(rows), 5.0)
+        return found.astype(np.float32)[:, None]
+
+    monkeypatch.setattr(speech, "_embeddings", embed)
+    output = nn.Linear(1, 1)
+    nn.init.constant_(output.weight, 2.0)
+    found, _figures = speech.remembered(SpectrogramNet("test_efficientnet", 3), output, data, [], 0)
+    low = 2 * np.quantile(levels["valid"], speech.REFUSED)
+    high = low if overlapping else 2 * np.quantile(levels["voiceless"], 1 - speech.ANSWERED)
+    assert found.weight == (2.0,)
+    np.testing.assert_allclose(found.bias, -(low + high) / 2, rtol=1e-5)
 
 
 def test_a_sound_has_no_loss_of_labels_and_a_mixture_has_its_share() -> None:

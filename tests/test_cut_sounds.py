@@ -1,0 +1,61 @@
+"""Cutting sounds into pieces that `finetune --sounds` is trained on."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from spectro.corpora.registry import scan
+from tests import scripts
+
+RATE = 8_000
+
+
+def _write(path: Path, seconds: float) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.arange(int(seconds * RATE), dtype=np.int16), RATE)
+
+
+def _cut(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", ["cut_sounds.py", *arguments])
+    scripts.load("cut_sounds").main()
+
+
+def test_pieces_are_spread_over_recordings_and_voices_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source, dest = tmp_path / "game", tmp_path / "sounds" / "game-data"
+    _write(source / "click.wav", 0.5)
+    _write(source / "music/theme.ogg", 4)
+    _write(source / "music/long.flac", 30)
+    _write(source / "voices/Hello.wav", 1)
+    (source / "broken.wav").write_bytes(b"RIFF")
+    (source / "level.raw").write_bytes(b"not a sound")
+    _cut(monkeypatch, str(source), str(dest), "--without", "hello", "--most", "4")
+    pieces = {path.name: soundfile.read(path, dtype="int16")[0] for path in (dest / "game-data").iterdir()}
+    assert {name: len(samples) / RATE for name, samples in pieces.items()} == {
+        "click-00.wav": 0.5,
+        "music-theme-00.wav": 3,
+        **{f"music-long-{number:02}.wav": 3 for number in range(4)},
+    }
+    assert [pieces[f"music-long-{number:02}.wav"][0] for number in range(4)] == [
+        np.int64(second * RATE).astype(np.int16) for second in (0, 9, 18, 27)
+    ]
+    printed = capsys.readouterr()
+    assert "6 pieces of 4 recordings; left out: 1" in printed.out
+    assert "broken.wav" in printed.err + printed.out
+    assert set(scan("folder", dest).clips["emotion"]) == {"game-data"}
+
+
+def test_wrong_arguments_end_with_an_error_that_names_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments, expected in (
+        ([str(tmp_path / "missing"), "out"], "missing: not a folder"),
+        ([str(tmp_path), "out", "--most", "0"], "--most must be at least 1"),
+    ):
+        with pytest.raises(SystemExit):
+            _cut(monkeypatch, *arguments)
+        assert expected in capsys.readouterr().err
