@@ -5,8 +5,10 @@
 
 For each corpus of the renderings (or of --folds), a network is trained on all others with CONFIG, a settings file of
 `spectro finetune`. It is measured on every clip of that corpus whose label the others have: as it is, and over a
-simulated telephone (300 to 3,400 Hz, 8 kHz, mu-law). Only labels that both sides have are possible answers. Training is
-resumed, and finished measurements are not repeated.
+simulated telephone (300 to 3,400 Hz, 8 kHz, mu-law). Both are measured again with the network adapted, as by `spectro
+adapt`, to clips of other speakers in the same condition: speakers are divided into at most five groups, and the network
+for a group is adapted to the others. Only labels that both sides have are possible answers. Training is resumed, and
+finished measurements are not repeated.
 
 FOLDER/strangers.csv has a row for each corpus, seed and condition: UAR with its interval over speakers, accuracy,
 expected calibration error, accuracy of the more confident half of the predictions, and the temperature that would have
@@ -27,6 +29,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 import scipy.signal
 import soundfile
@@ -35,12 +38,14 @@ from tqdm import tqdm
 
 from spectro.audio import recording
 from spectro.cli import parse
+from spectro.corpora.splits import natural
 from spectro.errors import AudioError
 from spectro.evaluate.intervals import bootstrap, by_group, calibration, interval
 from spectro.files import read_json, write_json
 from spectro.metrics import figures
 from spectro.model.checkpoint import Checkpoint
 from spectro.picture import png
+from spectro.predict.adapt import adapted
 from spectro.predict.predictor import Predictor
 from spectro.rendering.index import read_indexes
 from spectro.train.finetune import finetune
@@ -48,7 +53,10 @@ from spectro.train.finish import fit_temperature
 from spectro.train.settings import FinetuneSettings
 
 TELEPHONE = 8_000
-CONDITIONS = ("as it is", "telephone")
+CONDITIONS = ("as it is", "telephone", "adapted", "telephone, adapted")
+GROUPS = 5
+MOST = 1_000
+"""Maximum number of clips that a network is adapted to."""
 
 
 def over_a_telephone(path: str, folder: Path) -> Path:
@@ -61,29 +69,46 @@ def over_a_telephone(path: str, folder: Path) -> Path:
     return out
 
 
-def measure(predictor: Predictor, clips: pd.DataFrame, condition: str) -> dict[str, object]:
+def groups(speakers: npt.NDArray[np.str_]) -> list[npt.NDArray[np.int64]]:
+    """Return the places of the clips of each group of speakers."""
+    names = natural(set(speakers.tolist()))
+    return [np.flatnonzero(np.isin(speakers, names[start::GROUPS])) for start in range(min(GROUPS, len(names)))]
+
+
+def measure(checkpoint: Checkpoint, clips: pd.DataFrame, condition: str) -> dict[str, object]:
     """Return the figures of a network on clips of one corpus."""
+    predictor = Predictor(checkpoint, engine="torch")
     labels = predictor.labels
     possible = np.isin(labels, clips["emotion"].unique())
     pictures, kept = [], []
     with tempfile.TemporaryDirectory() as folder:
         for place, (image, path) in enumerate(zip(clips["image"], tqdm(clips["path"], desc=condition), strict=True)):
             try:
-                if condition == "telephone":
+                if condition.startswith("telephone"):
                     pictures.append(predictor.render(over_a_telephone(path, Path(folder))))
                 else:
                     pictures.append(png.read(Path(image), predictor.checkpoint.spec).pixels)
                 kept.append(place)
             except AudioError as error:
                 tqdm.write(str(error))
-    scores = [predictor.scores(pictures[at : at + 64]) for at in range(0, len(pictures), 64)]
-    probabilities = np.concatenate([one.probabilities for one in scores])
-    probabilities = probabilities * possible / (probabilities * possible).sum(axis=1, keepdims=True)
     own, temperature = clips.iloc[kept], predictor.checkpoint.temperature
-    speech = [one.speech for one in scores if one.speech is not None]
+    speakers = own["speaker"].to_numpy(str)
+    everybody = np.arange(len(pictures))
+    probabilities, speech = np.zeros((len(pictures), len(labels))), np.full(len(pictures), np.nan)
+    for group in groups(speakers) if condition.endswith("adapted") else [everybody]:
+        used = predictor
+        if condition.endswith("adapted"):
+            others = np.random.default_rng(0).permutation(np.setdiff1d(everybody, group))[:MOST]
+            shown = [pictures[place] for place in others]
+            used = Predictor(adapted(checkpoint, shown, of=checkpoint.about.backbone), engine="torch")
+        for places in np.array_split(group, range(64, len(group), 64)):
+            scores = used.scores([pictures[place] for place in places])
+            probabilities[places] = scores.probabilities
+            speech[places] = np.nan if scores.speech is None else scores.speech
+    probabilities = probabilities * possible / (probabilities * possible).sum(axis=1, keepdims=True)
     detected: dict[str, object] = {}
-    if speech:
-        detected["refused"] = round(float((np.concatenate(speech) < predictor.min_speech).mean()), 4)
+    if predictor.checkpoint.speech is not None:
+        detected["refused"] = round(float((speech < predictor.min_speech).mean()), 4)
     if (known := predictor.checkpoint.sounds) is not None and known.sources and condition == CONDITIONS[0]:
         counts = [one.sounds for one in known.sources.values()]
         shares = [one.answered for one in known.sources.values()]
@@ -91,7 +116,6 @@ def measure(predictor: Predictor, clips: pd.DataFrame, condition: str) -> dict[s
     with np.errstate(divide="ignore"):
         logs = np.log(probabilities)
     targets = np.array([labels.index(label) for label in own["emotion"]])
-    speakers = own["speaker"].to_numpy(str)
     matrices = by_group(targets, probabilities.argmax(1), speakers, len(labels))
     found = figures(np.sum(list(matrices.values()), axis=0))
     low, high = interval([one.uar for one in bootstrap(matrices)])
@@ -156,7 +180,6 @@ def main() -> None:
             if given.temperature is not None:
                 about = msgspec.structs.replace(checkpoint.about, temperature=given.temperature)
                 checkpoint = Checkpoint(net=checkpoint.net, about=about)
-            predictor = Predictor(checkpoint, engine="torch")
             clips = index[(index["corpus"] == fold) & index["emotion"].isin(checkpoint.about.labels)]
             for condition in CONDITIONS[len(known) :]:
                 known.append(
@@ -169,7 +192,7 @@ def main() -> None:
                         "fold": fold,
                         "seed": seed,
                         "transductive": False,
-                        **measure(predictor, clips, condition),
+                        **measure(checkpoint, clips, condition),
                     }
                 )
                 write_json(out / "strangers.json", known)

@@ -30,6 +30,7 @@ VERBS = {
     "predict": ("PredictSettings", "classify recordings, folders and lists, one row per recording"),
     "timeline": ("TimelineSettings", "follow emotion through long recordings"),
     "listen": ("ListenSettings", "follow a microphone or a stream"),
+    "adapt": ("AdaptSettings", "adapt a checkpoint to your recordings, without labels"),
     "explain": ("ExplainSettings", "show which parts of a picture led to the prediction"),
     "export": ("ExportSettings", "write a checkpoint as ONNX and OpenVINO"),
     "serve": ("ServeSettings", "run the HTTP service and the web page"),
@@ -44,7 +45,9 @@ RESUMED = ("download", "weights", "render", "finetune", "predict", "features", "
 """The verbs that resume a stopped run."""
 
 POSITIONAL = {
-    **dict.fromkeys(("predict", "timeline", "explain"), ("inputs", "+", "recordings, folders, or lists (.txt, .csv)")),
+    **dict.fromkeys(
+        ("predict", "timeline", "adapt", "explain"), ("inputs", "+", "recordings, folders, or lists (.txt, .csv)")
+    ),
     "weights": ("names", "*", "names of starting weights; omit to list them"),
 }
 """The positional argument of a verb: its settings field, how many values it takes, and its help."""

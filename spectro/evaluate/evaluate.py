@@ -30,6 +30,7 @@ from spectro.evaluate.report import (
     write_report,
 )
 from spectro.files import printable
+from spectro.model.batch_norms import calibrate, strided
 from spectro.model.locate import default_checkpoint
 from spectro.model.metadata import Description
 from spectro.outputs import LOCK, claimed
@@ -38,7 +39,6 @@ from spectro.predict.batches import predict_rows
 from spectro.predict.predictor import Predictor
 from spectro.rendering.index import read_index
 from spectro.schema import check_least
-from spectro.train.module import calibrate
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -234,8 +234,7 @@ def adapted_probabilities(
     probabilities = np.zeros((len(pictures), len(predictor.labels)))
     for speaker in natural(set(speakers.tolist())):
         own = np.flatnonzero(speakers == speaker)
-        count = max(1, len(own) // max(2, batch_size))
-        parts = [own[start::count] for start in range(count)]  # similar to each other, like random batches
+        parts = [own[list(part)] for part in strided(len(own), batch_size)]
         shown = [batch([png.read(pictures[place], checkpoint.spec).pixels for place in part]) for part in parts]
         net = copy.deepcopy(engine.net)
         with torch.inference_mode():
@@ -266,4 +265,5 @@ def _describe(folder: Path, checkpoint: Description, clips: pd.DataFrame, settin
         "leak": own.leak,
         **({"answers": settings.answers} if settings.answers != "any" else {}),
         "speakers_heard_in_training": known,
+        **({"adapted_to_recordings": checkpoint.adapted.recordings} if checkpoint.adapted else {}),
     }

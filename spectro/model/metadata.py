@@ -217,6 +217,20 @@ class Export(Struct, frozen=True, kw_only=True):
     sha256: Text = ""
 
 
+class Adaptation(Struct, frozen=True, kw_only=True):
+    """The recordings, without labels, to which a checkpoint's batch norms were adapted.
+
+    Args:
+        of: name and identity of the checkpoint before.
+        recordings: number of recordings.
+        share: weight of the recordings in the statistics.
+    """
+
+    of: Text
+    recordings: Count
+    share: Share
+
+
 class Normalisation(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How gray values become the network's input.
 
@@ -304,6 +318,7 @@ class Description(Struct, frozen=True, kw_only=True, omit_defaults=True):
         versions: versions of Python and of packages.
         metrics: figures by part.
         sounds: figures of the speech detector; None if there is none.
+        adapted: the recordings that it was adapted to; None for none. All figures are those of the network before.
         export: the checkpoint that this was exported from; None for a checkpoint itself.
     """
 
@@ -328,6 +343,7 @@ class Description(Struct, frozen=True, kw_only=True, omit_defaults=True):
     versions: dict[str, Text] = {}
     metrics: dict[str, Figures] = {}
     sounds: Sounds | None = None
+    adapted: Adaptation | None = None
     export: Export | None = None
 
     def __post_init__(self) -> None:

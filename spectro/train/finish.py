@@ -17,6 +17,7 @@ from spectro.files import printable
 from spectro.metrics import confusion, figures
 from spectro.model import checkpoint as checkpoints
 from spectro.model.backbones import SpectrogramNet, classifier_identity
+from spectro.model.batch_norms import calibrate
 from spectro.model.checkpoint import Checkpoint
 from spectro.model.metadata import (
     DESCRIPTION_FILE,
@@ -31,7 +32,7 @@ from spectro.model.metadata import (
 )
 from spectro.train.curves import plot_curves
 from spectro.train.data import PictureDataModule
-from spectro.train.module import Classifier, calibrate, freeze
+from spectro.train.module import Classifier, freeze
 from spectro.train.settings import FinetuneSettings
 from spectro.train.speech import learn, remembered
 from spectro.train.state import read_state, unusable

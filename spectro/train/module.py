@@ -1,8 +1,6 @@
 """The LightningModule: loss, optimiser, metrics, and which layers are trained in which epoch."""
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any
 
 import pytorch_lightning as pl
@@ -15,12 +13,12 @@ from torchvision.transforms import v2
 from spectro.errors import TrainingError
 from spectro.metrics import figures
 from spectro.model.backbones import Plan, SpectrogramNet, layers, trainable
+from spectro.model.batch_norms import calibrate
 from spectro.schema import check_least
 from spectro.train.data import Activations, Batch
 from spectro.train.frozen_features import FrozenPrefix
 from spectro.train.precision import spare_strided_depthwise
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
 CALIBRATION_PICTURES = 256
 FIGURES = ("uar", "wa", "f1")
 IMPOSSIBLE = 1e-12
@@ -62,66 +60,11 @@ class TrainingSettings:
             raise TrainingError("train needs 0 <= label_smoothing < 1, and mixup, cutmix, weight_decay of 0 or more")
 
 
-@torch.no_grad()
-def calibrate(
-    net: nn.Module,
-    batches: Iterable[torch.Tensor | Activations],
-    run: Callable[[Any], object] | None = None,
-    *,
-    device: int = 0,
-    devices: int = 1,
-    add: Callable[[torch.Tensor], torch.Tensor] | None = None,
-) -> None:
-    """Re-estimate the statistics of batch norms that are trained, on pictures like those in use.
-
-    In training they are estimated on masked, warped and mixed pictures, which have other means and variances. Training
-    itself does not depend on them. Frozen layers keep theirs.
-
-    Args:
-        net: the network; it is left in evaluation mode.
-        batches: untouched training pictures, of shape (batch, channels, height, width).
-        run: passes a batch through the network; None calls the network itself.
-        device: number of this device, from 0; it takes every `devices`-th batch.
-        devices: number of devices that share the batches.
-        add: returns the sum of a tensor over all devices; required with several devices.
-
-    Source: Wu & Johnson, Rethinking "Batch" in BatchNorm, arXiv:2105.07576, section 3 (precise batch norm).
-    """
-    net.eval()
-    norms = [module for module in net.modules() if isinstance(module, BATCH_NORMS) and _is_trained(module)]
-    if not norms:
-        return
-    momenta = [norm.momentum for norm in norms]
-    for norm in norms:
-        norm.reset_running_stats()
-        norm.momentum = None  # a plain mean over all batches
-        norm.train()
-    taken = 0
-    for batch in islice(batches, device, None, devices):
-        (run or net)(batch)
-        taken += 1
-    if add is not None and devices > 1:
-        statistics = [one for norm in norms for one in (norm.running_mean, norm.running_var) if one is not None]
-        own = torch.cat([buffer.flatten() for buffer in statistics])
-        whole = add(torch.cat([own * taken, own.new_tensor([taken])]))
-        mean, start = whole[:-1] / whole[-1], 0
-        for buffer in statistics:
-            buffer.copy_(mean[start : start + buffer.numel()].view_as(buffer))
-            start += buffer.numel()
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
-        norm.eval()
-
-
 def freeze(net: SpectrogramNet, settings: TrainingSettings, epoch: int) -> None:
     """Make the parameters trainable that the plan trains in an epoch, and freeze all others."""
     chosen = trainable(net, settings.plan, epoch / settings.epochs)
     for name, parameter in net.named_parameters():
         parameter.requires_grad_(name in chosen)
-
-
-def _is_trained(module: nn.Module) -> bool:
-    return any(parameter.requires_grad for parameter in module.parameters(recurse=False))
 
 
 class Classifier(pl.LightningModule):

@@ -28,6 +28,10 @@ def run(settings: EvaluateSettings) -> int:
         print(f"these figures leak: {report['leak']}")
     elif report["speakers_heard_in_training"]:
         print(f"not new speakers: the network was trained on {', '.join(report['speakers_heard_in_training'])}")
+    if count := report.get("adapted_to_recordings"):
+        print(
+            f"adapted to {count} recordings without labels: the figures are transductive if some are of these speakers"
+        )
     print(f"report in {printable(settings.folder)}: metrics.json, predictions.csv and plots")
     return 0
 

@@ -18,8 +18,9 @@ from safetensors.numpy import load_file
 
 from spectro.errors import TrainingError
 from spectro.model.backbones import SpectrogramNet
+from spectro.model.batch_norms import calibrate
 from spectro.train.data import PictureDataModule
-from spectro.train.module import Classifier, TrainingSettings, calibrate
+from spectro.train.module import Classifier, TrainingSettings
 from tests.conftest import REPOSITORY, SMALL, World
 
 # A network without batch norms, whose statistics would be those of each device's share of a batch.

@@ -1,0 +1,102 @@
+"""Adapts a checkpoint to a user's recordings, without labels: the statistics of its batch norms move towards theirs."""
+
+import copy
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+import msgspec
+import torch
+
+from spectro.addresses import Place
+from spectro.engines.base import Probabilities, Scores, batch
+from spectro.errors import PredictionError
+from spectro.files import quoted
+from spectro.model import batch_norms
+from spectro.model.checkpoint import Checkpoint
+from spectro.model.metadata import Adaptation
+from spectro.picture.spec import Image
+from spectro.predict.batches import predict_rows
+from spectro.predict.predictor import Predictor
+from spectro.predict.results import Row
+
+SHARE = 0.5
+"""Weight of the recordings in the statistics; chosen on EMOVO, for a network that was not trained on it."""
+
+
+class _Kept:
+    """A predictor that keeps the pictures it scores, in order."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self.checkpoint, self._predictor = predictor.checkpoint, predictor
+        self.pictures: deque[Image] = deque()
+
+    def render(self, source: Path | BinaryIO) -> Image:
+        return self._predictor.render(source)
+
+    def judge(self, probabilities: Probabilities, speech: float | None = None) -> str:
+        return self._predictor.judge(probabilities, speech)
+
+    def scores(self, pictures: Sequence[Image]) -> Scores:
+        self.pictures.extend(pictures)
+        return self._predictor.scores(pictures)
+
+
+def with_pictures(
+    predictor: Predictor, paths: Iterable[Place], *, batch_size: int = 32
+) -> Iterator[tuple[Row, Image | None]]:
+    """Yield the row and the picture of each recording, in order; no picture if the row has an error.
+
+    Args:
+        predictor: renders and scores the recordings.
+        paths: recordings or pictures (.png), or addresses of these.
+        batch_size: pictures per batch.
+    """
+    kept = _Kept(predictor)
+    for row in predict_rows(kept, paths, batch_size=batch_size):
+        yield row, None if row.error else kept.pictures.popleft()
+
+
+def adapted(
+    checkpoint: Checkpoint, pictures: Sequence[Image], *, of: str, share: float = SHARE, batch_size: int = 32
+) -> Checkpoint:
+    """Return a checkpoint whose batch norms are adapted to pictures; the given one is not modified.
+
+    Args:
+        checkpoint: the checkpoint.
+        pictures: uint8 arrays of shape `spec.shape`, at least two, of speech like that to be classified later.
+        of: name and identity of the checkpoint, for the description.
+        share: weight of the pictures in the statistics, above 0 and at most 1.
+        batch_size: minimum number of pictures per batch; a batch has fewer than twice as many.
+
+    Raises:
+        PredictionError: there are fewer than two pictures, the share is out of range, the network has no batch norms,
+            or its output is no longer finite.
+
+    Source: see `spectro.model.batch_norms.adapt`.
+    """
+    if not 0 < share <= 1:
+        raise PredictionError(f"share is {share}; it must lie above 0, and be at most 1")
+    if len(pictures) < 2:
+        raise PredictionError(f"{len(pictures)} recordings with speech; at least 2 are needed to adapt to")
+    if not batch_norms.found(checkpoint.net):
+        raise PredictionError(
+            f"the network {quoted(checkpoint.about.backbone)} has no batch norms, so it cannot be adapted; "
+            "name a checkpoint of another network"
+        )
+    net = copy.deepcopy(checkpoint.net)
+    device = next(net.parameters()).device
+
+    def shown(places: Iterable[int]) -> torch.Tensor:
+        return torch.from_numpy(batch([pictures[place] for place in places])).to(device)
+
+    parts = batch_norms.strided(len(pictures), batch_size)
+    batch_norms.adapt(net, map(shown, parts), share)
+    with torch.inference_mode():
+        if not bool(torch.isfinite(net(shown(parts[0]))).all()):
+            raise PredictionError("the network's output is not finite after adaptation; choose a smaller --share")
+    about = msgspec.structs.replace(
+        checkpoint.about, adapted=Adaptation(of=of, recordings=len(pictures), share=share), export=None
+    )
+    return Checkpoint(net=net, about=about)
