@@ -28,8 +28,9 @@ def test_predicting_and_rendering_need_no_package_of_the_extra_train(
     for verb, out in (("predict", "rows.csv"), ("timeline", "timeline.csv")):
         done = _spectro(verb, clip, *checkpoint, "--out", tmp_path / out)
         assert done.returncode == 0 and (tmp_path / out).stat().st_size > 100, done.stderr
-    done = _spectro("explain", clip, "--checkpoint", world.checkpoint, "--out", tmp_path / "why")
-    assert done.returncode == 0, done.stderr
+    for verb, inputs, out in (("explain", (clip,), "why"), ("adapt", (clip, wav("other.wav")), "adapted")):
+        done = _spectro(verb, *inputs, "--checkpoint", world.checkpoint, "--out", tmp_path / out)
+        assert done.returncode == 0, done.stderr
     done = _spectro("render", "--corpus", "synthetic", "--source", world.corpus, "--out", tmp_path / "images")
     assert done.returncode == 0, done.stderr
 
