@@ -5,10 +5,10 @@
 
 For each corpus of the renderings (or of --folds), a network is trained on all others with CONFIG, a settings file of
 `spectro finetune`. It is measured on every clip of that corpus whose label the others have: as it is, and over a
-simulated telephone (300 to 3,400 Hz, 8 kHz, mu-law). Both are measured again with the network adapted, as by `spectro
-adapt`, to clips of other speakers in the same condition: speakers are divided into at most five groups, and the network
-for a group is adapted to the others. Only labels that both sides have are possible answers. Training is resumed, and
-finished measurements are not repeated.
+simulated telephone (300 to 3,400 Hz, 8 kHz, mu-law). Both are measured again with the network adapted to clips of
+other speakers in the same condition, as by `spectro adapt`, but clips that it takes for no speech are kept: speakers
+are divided into at most five groups, and the network for a group is adapted to the others. Only labels that both sides
+have are possible answers. Training is resumed, and finished measurements are not repeated.
 
 FOLDER/strangers.csv has a row for each corpus, seed and condition: UAR with its interval over speakers, accuracy,
 expected calibration error, accuracy of the more confident half of the predictions, and the temperature that would have
@@ -174,14 +174,16 @@ def main() -> None:
             known = read_json(out / "strangers.json") or []
             if given.sounds and not all("refused" in one for one in known):
                 known = []  # measured before sounds were given
-            if len(known) == len(CONDITIONS):
+            alone = index.loc[index["corpus"] == fold, "speaker"].nunique() < 2  # nobody else to adapt to
+            conditions = CONDITIONS[:2] if alone else CONDITIONS
+            if len(known) == len(conditions):
                 continue
             checkpoint = finetune(settings)
             if given.temperature is not None:
                 about = msgspec.structs.replace(checkpoint.about, temperature=given.temperature)
                 checkpoint = Checkpoint(net=checkpoint.net, about=about)
             clips = index[(index["corpus"] == fold) & index["emotion"].isin(checkpoint.about.labels)]
-            for condition in CONDITIONS[len(known) :]:
+            for condition in conditions[len(known) :]:
                 known.append(
                     {
                         "system": given.config.stem + ("" if condition == CONDITIONS[0] else f", {condition}"),

@@ -28,6 +28,8 @@ def test_pieces_are_spread_over_recordings_and_voices_are_left_out(
 ) -> None:
     source, dest = tmp_path / "game", tmp_path / "sounds" / "game-data"
     _write(source / "click.wav", 0.5)
+    _write(source / "click.ogg", 0.25)
+    _write(source / "empty.wav", 0)
     _write(source / "music/theme.ogg", 4)
     _write(source / "music/long.flac", 30)
     _write(source / "voices/Hello.wav", 1)
@@ -36,15 +38,16 @@ def test_pieces_are_spread_over_recordings_and_voices_are_left_out(
     _cut(monkeypatch, str(source), str(dest), "--without", "hello", "--most", "4")
     pieces = {path.name: soundfile.read(path, dtype="int16")[0] for path in (dest / "game-data").iterdir()}
     assert {name: len(samples) / RATE for name, samples in pieces.items()} == {
-        "click-00.wav": 0.5,
-        "music-theme-00.wav": 3,
-        **{f"music-long-{number:02}.wav": 3 for number in range(4)},
+        "0001-click-00.wav": 0.25,
+        "0002-click-00.wav": 0.5,
+        **{f"0004-long-{number:02}.wav": 3 for number in range(4)},
+        "0005-theme-00.wav": 3,
     }
-    assert [pieces[f"music-long-{number:02}.wav"][0] for number in range(4)] == [
+    assert [pieces[f"0004-long-{number:02}.wav"][0] for number in range(4)] == [
         np.int64(second * RATE).astype(np.int16) for second in (0, 9, 18, 27)
     ]
     printed = capsys.readouterr()
-    assert "6 pieces of 4 recordings; left out: 1" in printed.out
+    assert "7 pieces of 6 recordings; left out: 1" in printed.out
     assert "broken.wav" in printed.err + printed.out
     assert set(scan("folder", dest).clips["emotion"]) == {"game-data"}
 
@@ -55,6 +58,8 @@ def test_wrong_arguments_end_with_an_error_that_names_them(
     for arguments, expected in (
         ([str(tmp_path / "missing"), "out"], "missing: not a folder"),
         ([str(tmp_path), "out", "--most", "0"], "--most must be at least 1"),
+        ([str(tmp_path), "out", "--without", "("], "is not a regular expression"),
+        ([str(tmp_path), str(tmp_path)], "already exists"),
     ):
         with pytest.raises(SystemExit):
             _cut(monkeypatch, *arguments)

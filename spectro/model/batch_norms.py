@@ -25,6 +25,7 @@ def calibrate(
     device: int = 0,
     devices: int = 1,
     add: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    norms: Sequence[BatchNorm] | None = None,
 ) -> None:
     """Re-estimate the statistics of batch norms that are trained, on pictures like those in use.
 
@@ -38,11 +39,13 @@ def calibrate(
         device: number of this device, from 0; it takes every `devices`-th batch.
         devices: number of devices that share the batches.
         add: returns the sum of a tensor over all devices; required with several devices.
+        norms: the batch norms; None for those that are trained.
 
     Source: Wu & Johnson, Rethinking "Batch" in BatchNorm, arXiv:2105.07576, section 3 (precise batch norm).
     """
     net.eval()
-    norms = [module for module in net.modules() if isinstance(module, BatchNorm) and _is_trained(module)]
+    if norms is None:
+        norms = [module for module in net.modules() if isinstance(module, BatchNorm) and _is_trained(module)]
     if not norms:
         return
     momenta = [norm.momentum for norm in norms]
@@ -75,14 +78,14 @@ def adapt(net: nn.Module, batches: Iterable[torch.Tensor], share: float) -> None
 
     Args:
         net: the network; it is left in evaluation mode.
-        batches: pictures of shape (batch, channels, height, width), at least two of them.
+        batches: pictures of shape (batch, channels, height, width), at least two in each batch.
         share: weight of the new pictures in the mixture, 0 to 1.
 
     Source: Schneider et al., Improving robustness against common corruptions by covariate shift adaptation, NeurIPS
     2020, section 3. They average the variances; here the distance between the means counts, too.
     """
     before = copy.deepcopy(found(net))
-    calibrate(net, batches)
+    calibrate(net, batches, norms=found(net))
     for norm, source in zip(found(net), before, strict=True):
         mean, variance = norm.running_mean, norm.running_var
         assert mean is not None and variance is not None
@@ -98,7 +101,8 @@ def strided(pictures: int, batch_size: int) -> list[range]:
 
     Args:
         pictures: number of pictures.
-        batch_size: least number of pictures in a batch, if there are as many; a batch has fewer than twice as many.
+        batch_size: least number of pictures in a batch, if there are as many, but two at least; a batch has fewer than
+            twice as many.
     """
     count = max(1, pictures // max(2, batch_size))
     return [range(start, pictures, count) for start in range(count)]

@@ -14,7 +14,7 @@ from spectro.engines.base import Probabilities, Scores, batch
 from spectro.errors import PredictionError
 from spectro.files import quoted
 from spectro.model import batch_norms
-from spectro.model.checkpoint import Checkpoint
+from spectro.model.checkpoint import Checkpoint, kept
 from spectro.model.metadata import Adaptation
 from spectro.picture.spec import Image
 from spectro.predict.batches import predict_rows
@@ -58,6 +58,12 @@ def with_pictures(
         yield row, None if row.error else kept.pictures.popleft()
 
 
+def check_share(share: float) -> None:
+    """Raise PredictionError if a share is not above 0 and at most 1."""
+    if not 0 < share <= 1:
+        raise PredictionError(f"share is {share}; it must lie above 0, and be at most 1")
+
+
 def adapted(
     checkpoint: Checkpoint, pictures: Sequence[Image], *, of: str, share: float = SHARE, batch_size: int = 32
 ) -> Checkpoint:
@@ -68,16 +74,17 @@ def adapted(
         pictures: uint8 arrays of shape `spec.shape`, at least two, of speech like that to be classified later.
         of: name and identity of the checkpoint, for the description.
         share: weight of the pictures in the statistics, above 0 and at most 1.
-        batch_size: minimum number of pictures per batch; a batch has fewer than twice as many.
+        batch_size: minimum number of pictures per batch.
 
     Raises:
-        PredictionError: there are fewer than two pictures, the share is out of range, the network has no batch norms,
-            or its output is no longer finite.
+        PredictionError: there are fewer than two pictures, the share is out of range, the checkpoint is adapted
+            already, the network has no batch norms, or the number format of the checkpoint cannot hold the statistics.
 
     Source: see `spectro.model.batch_norms.adapt`.
     """
-    if not 0 < share <= 1:
-        raise PredictionError(f"share is {share}; it must lie above 0, and be at most 1")
+    check_share(share)
+    if checkpoint.about.adapted is not None:
+        raise PredictionError(f"the checkpoint is adapted already; adapt the one before: {checkpoint.about.adapted.of}")
     if len(pictures) < 2:
         raise PredictionError(f"{len(pictures)} recordings with speech; at least 2 are needed to adapt to")
     if not batch_norms.found(checkpoint.net):
@@ -91,11 +98,11 @@ def adapted(
     def shown(places: Iterable[int]) -> torch.Tensor:
         return torch.from_numpy(batch([pictures[place] for place in places])).to(device)
 
-    parts = batch_norms.strided(len(pictures), batch_size)
-    batch_norms.adapt(net, map(shown, parts), share)
-    with torch.inference_mode():
-        if not bool(torch.isfinite(net(shown(parts[0]))).all()):
-            raise PredictionError("the network's output is not finite after adaptation; choose a smaller --share")
+    batch_norms.adapt(net, map(shown, batch_norms.strided(len(pictures), batch_size)), share)
+    dtype = checkpoint.about.dtype or "float32"
+    net.load_state_dict({name: kept(value, dtype) for name, value in net.state_dict().items()})
+    if not all(bool(torch.isfinite(tensor).all()) for tensor in net.state_dict().values()):
+        raise PredictionError(f"statistics are not finite in {dtype} after adaptation; choose a smaller share")
     about = msgspec.structs.replace(
         checkpoint.about, adapted=Adaptation(of=of, recordings=len(pictures), share=share), export=None
     )

@@ -7,13 +7,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from spectro.audio import recording
 from spectro.errors import PredictionError
 from spectro.files import MESSAGE, printable
 from spectro.model import checkpoint as checkpoints
 from spectro.model.locate import default_checkpoint
 from spectro.model.metadata import CARD_FILE, DESCRIPTION_FILE, WEIGHTS_FILE, identity
 from spectro.outputs import LOCK, claimed
-from spectro.predict.adapt import SHARE, adapted, with_pictures
+from spectro.predict.adapt import SHARE, adapted, check_share, with_pictures
 from spectro.predict.inputs import expand, local
 from spectro.predict.predictor import Predictor
 from spectro.predict.results import NO_SPEECH
@@ -40,9 +41,11 @@ class AdaptSettings:
         out: folder of the adapted checkpoint; null for checkpoints/NAME-adapted.
         share: weight of your recordings in the statistics, above 0 and at most 1; the rest is that of the recordings
             that the network was trained on.
-        most: maximum number of recordings; more are sampled at random.
+        most: maximum number of recordings; if there are more, a random sample of this many is used.
         seed: seed of the sample.
         min_speech: leave out recordings whose probability of speech is below this, 0 to 1; 0 leaves none out.
+        max_duration_s: reject recordings longer than this, in seconds. If a recording is longer than the picture, its
+            middle is used, or the part with the most speech.
         batch_size: pictures per batch.
         device: cpu, cuda, ...; null uses a GPU if one is available.
     """
@@ -54,13 +57,13 @@ class AdaptSettings:
     most: int = 1_000
     seed: int = 0
     min_speech: float = 0.5
+    max_duration_s: float = recording.DEFAULT_MAX_DURATION_S
     batch_size: int = 32
     device: str | None = None
 
     def __post_init__(self) -> None:
         check_least(self, PredictionError, most=2, batch_size=1, seed=0)
-        if not 0 < self.share <= 1:
-            raise PredictionError(f"share is {self.share}; it must lie above 0, and be at most 1")
+        check_share(self.share)
 
 
 def run(settings: AdaptSettings) -> int:
@@ -75,7 +78,13 @@ def run(settings: AdaptSettings) -> int:
         print(f"{settings.most} of {len(paths)} recordings are used; see --most", file=sys.stderr)
         paths = [paths[place] for place in chosen]
     checkpoint = checkpoints.load(folder)
-    predictor = Predictor(checkpoint, engine="torch", device=settings.device, min_speech=settings.min_speech)
+    predictor = Predictor(
+        checkpoint,
+        engine="torch",
+        device=settings.device,
+        max_duration_s=settings.max_duration_s,
+        min_speech=settings.min_speech,
+    )
     files = [out / name for name in (WEIGHTS_FILE, DESCRIPTION_FILE, CARD_FILE)]
     read = [folder / name for name in (WEIGHTS_FILE, DESCRIPTION_FILE)]
     with claimed(files, lock=out / LOCK, error=PredictionError, inputs=local([*settings.inputs, *paths, *read])):
@@ -89,7 +98,7 @@ def run(settings: AdaptSettings) -> int:
                 silent += 1
             else:
                 pictures.append(picture)
-        print(f"{len(pictures)} recordings with speech, {silent} without, {failed} failed", file=sys.stderr)
+        print(f"{len(pictures)} recordings are used, {silent} hold no speech, {failed} failed", file=sys.stderr)
         if 2 <= len(pictures) < FEW:
             print(f"{len(pictures)} recordings are few; {FEW} or more give steadier statistics", file=sys.stderr)
         of = f"{folder.name} ({identity(folder)})"
