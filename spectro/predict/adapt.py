@@ -58,6 +58,17 @@ def with_pictures(
         yield row, None if row.error else kept.pictures.popleft()
 
 
+def check_adaptable(checkpoint: Checkpoint) -> None:
+    """Raise PredictionError if a checkpoint is adapted already, or its network has no batch norms."""
+    if checkpoint.about.adapted is not None:
+        raise PredictionError(f"the checkpoint is adapted already; adapt the one before: {checkpoint.about.adapted.of}")
+    if not batch_norms.found(checkpoint.net):
+        raise PredictionError(
+            f"the network {quoted(checkpoint.about.backbone)} has no batch norms, so it cannot be adapted; "
+            "name a checkpoint of another network"
+        )
+
+
 def check_share(share: float) -> None:
     """Raise PredictionError if a share is not above 0 and at most 1."""
     if not 0 < share <= 1:
@@ -83,15 +94,9 @@ def adapted(
     Source: see `spectro.model.batch_norms.adapt`.
     """
     check_share(share)
-    if checkpoint.about.adapted is not None:
-        raise PredictionError(f"the checkpoint is adapted already; adapt the one before: {checkpoint.about.adapted.of}")
+    check_adaptable(checkpoint)
     if len(pictures) < 2:
         raise PredictionError(f"{len(pictures)} recordings with speech; at least 2 are needed to adapt to")
-    if not batch_norms.found(checkpoint.net):
-        raise PredictionError(
-            f"the network {quoted(checkpoint.about.backbone)} has no batch norms, so it cannot be adapted; "
-            "name a checkpoint of another network"
-        )
     net = copy.deepcopy(checkpoint.net)
     device = next(net.parameters()).device
 

@@ -14,7 +14,7 @@ from spectro.model import checkpoint as checkpoints
 from spectro.model.locate import default_checkpoint
 from spectro.model.metadata import CARD_FILE, DESCRIPTION_FILE, WEIGHTS_FILE, identity
 from spectro.outputs import LOCK, claimed
-from spectro.predict.adapt import SHARE, adapted, check_share, with_pictures
+from spectro.predict.adapt import SHARE, adapted, check_adaptable, check_share, with_pictures
 from spectro.predict.inputs import expand, local
 from spectro.predict.predictor import Predictor
 from spectro.predict.results import NO_SPEECH
@@ -75,9 +75,10 @@ def run(settings: AdaptSettings) -> int:
         raise PredictionError(f"no recording in {', '.join(map(printable, settings.inputs))}")
     if len(paths) > settings.most:
         chosen = sorted(random.Random(settings.seed).sample(range(len(paths)), settings.most))
-        print(f"{settings.most} of {len(paths)} recordings are used; see --most", file=sys.stderr)
+        print(f"{settings.most} of {len(paths)} recordings are sampled; see --most", file=sys.stderr)
         paths = [paths[place] for place in chosen]
     checkpoint = checkpoints.load(folder)
+    check_adaptable(checkpoint)  # before anything is rendered
     predictor = Predictor(
         checkpoint,
         engine="torch",

@@ -138,7 +138,9 @@ def test_the_command_writes_a_checkpoint_and_leaves_out_what_failed(
     found = Predictor(adapted(checkpoint.load(world.checkpoint), expected, of="it"))
     assert found.predict_wav(clip).probabilities == pytest.approx(after, abs=1e-5)
     assert run_verb("adapt", [str(recordings), "--checkpoint", str(out), "--out", str(tmp_path / "twice")]) == 2
-    assert "is adapted already; adapt the one before: checkpoint (" in capsys.readouterr().err
+    refusal = capsys.readouterr().err
+    assert "is adapted already; adapt the one before: checkpoint (" in refusal
+    assert "rendering" not in refusal  # nothing is done in vain
 
 
 def test_recordings_beyond_the_maximum_are_sampled(
@@ -149,7 +151,7 @@ def test_recordings_beyond_the_maximum_are_sampled(
     for name, seed in (("a", "0"), ("b", "0"), ("c", "1")):
         assert run_verb("adapt", [*arguments, str(tmp_path / name), "--seed", seed]) == 0
         made.append((tmp_path / name / WEIGHTS_FILE).read_bytes())
-    assert "3 of 4 recordings are used" in capsys.readouterr().err
+    assert "3 of 4 recordings are sampled" in capsys.readouterr().err
     assert made[0] == made[1] != made[2]
 
 
