@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 from spectro.errors import SpectroError
 
 LOG = logging.getLogger("spectro")
+STORED_BYTES = 2**20
+"""Least size of an object in the store, as far as items suffice: Ray keeps objects below 100 kB in the run's memory."""
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
@@ -123,13 +125,14 @@ class Worker:
         self._work: Callable[[Any], Any] | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
-        """Return the results of a batch of items; each item is a reference into the cluster's object store.
+        """Return the results of a batch of items; each is named by its object in the store and its place in that.
 
         A SpectroError or OSError is returned as a result, because Ray would retry it and print a traceback.
         """
         import ray
 
-        items = (pickle.loads(ray.get(ray.cloudpickle.loads(one))) for one in batch["item"])
+        places = (ray.cloudpickle.loads(one) for one in batch["item"])
+        items = (pickle.loads(ray.get(stored)[place]) for stored, place in places)
         return {"result": [pickle.dumps(self._made_of(item)) for item in items]}
 
     def _made_of(self, item: Any) -> Any:
@@ -171,13 +174,17 @@ def _rounds(work: Callable[[Item], Result], items: Iterable[Item], cluster: Clus
     import ray
     import ray.data
 
-    references = [ray.put(pickle.dumps(item)) for item in items]
-    if not references:
+    rows = [
+        {"item": ray.cloudpickle.dumps((stored, place))}
+        for some in _together(map(pickle.dumps, items))
+        for stored in [ray.put(some)]
+        for place in range(len(some))
+    ]
+    if not rows:
         return
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-    rows = [{"item": ray.cloudpickle.dumps(one)} for one in references]
     data = ray.data.from_items(rows, override_num_blocks=len(rows))
     room = sum(_room(node["Resources"], cluster) for node in ray.nodes() if node["Alive"])
     if not room:
@@ -199,6 +206,18 @@ def _rounds(work: Callable[[Item], Result], items: Iterable[Item], cluster: Clus
             if isinstance(result, Failure):
                 raise result.error()
             yield result
+
+
+def _together(items: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Yield the items in groups of at least `STORED_BYTES`, but for the last."""
+    some: list[bytes] = []
+    for item in items:
+        some.append(item)
+        if sum(map(len, some)) >= STORED_BYTES:
+            yield some
+            some = []
+    if some:
+        yield some
 
 
 def _room(resources: dict[str, float], cluster: Cluster) -> int:

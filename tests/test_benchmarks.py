@@ -1,9 +1,10 @@
-"""Benchmarks accept every kind of recording that spectro reads."""
+"""Benchmarks accept every kind of recording that spectro reads, and adapt to no speaker that they measure."""
 
 from argparse import ArgumentParser
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.conftest import REPOSITORY, WriteWav
@@ -35,3 +36,15 @@ def test_a_folder_without_recordings_ends_with_an_error_that_names_it(
     with pytest.raises(SystemExit):
         spread(ArgumentParser(), tmp_path, limit)
     assert f"{tmp_path}: holds no recording; name a folder that does" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("speakers", "count"), [(24, 5), (2, 2)])
+def test_a_speakers_clips_are_all_in_one_group(speakers: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(REPOSITORY / "benchmarks"))
+    import strangers
+
+    of = np.array([f"corpus/{clip % speakers:02}" for clip in range(7 * speakers)])
+    groups = strangers.groups(of)
+    assert len(groups) == count
+    assert sorted(np.concatenate(groups)) == [*range(len(of))]
+    assert sum(len(set(of[places])) for places in groups) == speakers

@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 import pytest
 
-from spectro.cluster import Cluster, Failure, Worker, _room
+from spectro.cluster import STORED_BYTES, Cluster, Failure, Worker, _room, _together
 from spectro.errors import CheckpointError, SpectroError
 
 
@@ -53,3 +53,10 @@ def test_the_room_of_a_machine_follows_from_its_cpus_and_gpus(
     resources: dict[str, float], cluster: Cluster, room: int
 ) -> None:
     assert _room(resources, cluster) == room
+
+
+def test_items_are_stored_together_until_they_are_large_enough() -> None:
+    half, small = bytes(STORED_BYTES // 2), b"small"
+    assert [*_together([half, half, small, half, half])] == [[half, half], [small, half, half]]
+    assert [*_together([small])] == [[small]]
+    assert [*_together([])] == []
