@@ -85,7 +85,7 @@ class Checkpoint:
 
 
 def save(checkpoint: Checkpoint, folder: Path, *, dtype: Dtype = "float32") -> None:
-    """Write a checkpoint folder; each file is complete or absent.
+    """Write a checkpoint folder. An earlier checkpoint in it is first taken apart, so that the two are never mixed.
 
     Args:
         checkpoint: the checkpoint.
@@ -94,6 +94,7 @@ def save(checkpoint: Checkpoint, folder: Path, *, dtype: Dtype = "float32") -> N
     """
     about = msgspec.structs.replace(checkpoint.about, dtype=dtype)
     state = {name: _cast(tensor, dtype) for name, tensor in checkpoint.net.state_dict().items()}
+    (folder / DESCRIPTION_FILE).unlink(missing_ok=True)
     write_bytes(folder / WEIGHTS_FILE, to_bytes(state))  # safetensors would write the file with mode 0600
     write_json(folder / DESCRIPTION_FILE, about.to_dict())
     write_bytes(folder / CARD_FILE, card(about, folder.name).encode())

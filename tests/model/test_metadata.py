@@ -238,3 +238,18 @@ def test_a_temperature_out_of_range_is_refused_before_training(tmp_path: Path) -
     for value in (0.0, 1e-9, 1e9, float("nan"), float("inf")):
         with pytest.raises(TrainingError, match="temperature is"):
             finetune_settings(tmp_path, tmp_path, temperature=value)
+
+
+def test_a_checkpoint_that_is_half_replaced_is_refused(
+    folder: Path, world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """New weights beside an old description could answer wrongly without an error."""
+
+    def full(*_given: object) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(checkpoints, "write_json", full)
+    with pytest.raises(OSError, match="no space left"):
+        checkpoints.save(world.trained, folder)
+    with pytest.raises(CheckpointError, match="holds no checkpoint"):
+        checkpoints.load(folder)
