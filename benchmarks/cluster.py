@@ -2,7 +2,7 @@
 
 python benchmarks/cluster.py FOLDER... --overhead [--recordings 20000] [--nodes 2 4] [--rounds 3]
 python benchmarks/cluster.py FOLDER... --kills [--recordings 6000]     # of a node, then of the run itself, part-way
-python benchmarks/cluster.py FOLDER... --memory 1000 200000            # peak memory of run and workers
+python benchmarks/cluster.py FOLDER... --memory 1000 200000 [--checkpoint NAME]    # peak memory of run and workers
 python benchmarks/cluster.py FOLDER... --costs                         # inputs for a model of ten million recordings
 
 The cluster is Ray's test cluster on this machine, with nodes of one CPU each, so that two nodes have as many cores as
@@ -158,7 +158,7 @@ def anonymous(pid: int) -> int:
     return next((int(line.split()[1]) for line in lines if line.startswith("RssAnon:")), 0)
 
 
-def measure_memory(clips: list[Path], counts: list[int], work: Path) -> dict[str, Any]:
+def measure_memory(clips: list[Path], counts: list[int], work: Path, *more: str) -> dict[str, Any]:
     """Return the peak memory of the run and of its largest worker, in MiB."""
     found: dict[str, Any] = {}
     for count in counts:
@@ -167,7 +167,7 @@ def measure_memory(clips: list[Path], counts: list[int], work: Path) -> dict[str
             log = work / f"memory-{count}.log"
             with log.open("w") as told:
                 child = subprocess.Popen(
-                    command(folder, work / f"memory-{count}", "--cluster", made.address), stderr=told
+                    command(folder, work / f"memory-{count}", "--cluster", made.address, *more), stderr=told
                 )
             most, ended = {"run": 0, "worker": 0}, threading.Event()
             while child.poll() is None:
@@ -210,6 +210,7 @@ def main() -> None:
     parser.add_argument("--overhead", action="store_true")
     parser.add_argument("--kills", action="store_true")
     parser.add_argument("--memory", type=int, nargs="+")
+    parser.add_argument("--checkpoint", default="yamnet-voices", help="for --memory")
     parser.add_argument("--costs", action="store_true")
     parser.add_argument("--recordings", type=int, default=20_000)
     parser.add_argument("--nodes", type=int, nargs="+", default=[2, 4])
@@ -226,7 +227,7 @@ def main() -> None:
         if given.kills:
             found["kills"] = measure_kills(folder, work, given.recordings)
         if given.memory:
-            found["memory, MiB"] = measure_memory(clips, given.memory, work)
+            found["memory, MiB"] = measure_memory(clips, given.memory, work, "--checkpoint", given.checkpoint)
         if given.costs:
             found["costs"] = measure_costs(clips, work)
     print(json.dumps(found, indent=2))

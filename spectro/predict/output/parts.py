@@ -33,7 +33,10 @@ from spectro.predict.output.tables import PART, Record, arrow_schema, shards
 Keys: TypeAlias = npt.NDArray[np.uint64]
 
 METADATA = b"spectro"
-TOGETHER = 64  # files read at a time when a run starts or ends
+TOGETHER = 64
+"""Files read at a time when a run starts or ends, at an address."""
+TOGETHER_HERE = 2
+"""The same for a folder: each thread keeps memory of its own, and waits less."""
 
 
 class Contents(NamedTuple):
@@ -86,7 +89,7 @@ class Listing:
         except BaseException:
             self._lines.close()
             raise
-        self.keys: Keys = np.unique(np.frombuffer(keys, np.uint64)) if keys else np.zeros(0, np.uint64)
+        self.keys: Keys = _distinct(np.frombuffer(keys, np.uint64)) if keys else np.zeros(0, np.uint64)
 
     def __enter__(self) -> Self:
         return self
@@ -108,6 +111,13 @@ class Listing:
             if not given[at]:
                 given[at] = True
                 yield path, key
+
+
+def _distinct(keys: Keys) -> Keys:
+    """Return the distinct keys, ascending; sorts its argument, and returns it if there are no duplicates."""
+    keys.sort()
+    first = np.append(True, keys[1:] != keys[:-1])
+    return keys if first.all() else keys[first]
 
 
 class Parts:
@@ -177,9 +187,9 @@ class Parts:
                 yield rows.to_pylist()
 
     def _contents(self) -> Iterator[tuple[Place, Contents]]:
-        """Yield the files with their metadata, read `TOGETHER` at a time."""
+        """Yield the files with their metadata, some read at a time."""
         remaining = iter(parts_in(self.folder))
-        with ThreadPoolExecutor(TOGETHER) as pool:
+        with ThreadPoolExecutor(TOGETHER if isinstance(self.folder, Address) else TOGETHER_HERE) as pool:
             while some := list(islice(remaining, TOGETHER)):
                 yield from zip(some, pool.map(_contents, some), strict=True)
 
