@@ -2,7 +2,7 @@
 
 python benchmarks/cluster.py FOLDER... --overhead [--recordings 20000] [--nodes 2 4] [--rounds 3]
 python benchmarks/cluster.py FOLDER... --kills [--recordings 6000]     # of a node, then of the run itself, part-way
-python benchmarks/cluster.py FOLDER... --memory 1000 200000 [--checkpoint NAME]    # peak memory of run and workers
+python benchmarks/cluster.py FOLDER... --memory 1000 200000 [--checkpoint FOLDER]    # peak memory of run and workers
 python benchmarks/cluster.py FOLDER... --costs                         # inputs for a model of ten million recordings
 
 The cluster is Ray's test cluster on this machine, with nodes of one CPU each, so that two nodes have as many cores as
@@ -210,7 +210,7 @@ def main() -> None:
     parser.add_argument("--overhead", action="store_true")
     parser.add_argument("--kills", action="store_true")
     parser.add_argument("--memory", type=int, nargs="+")
-    parser.add_argument("--checkpoint", default="yamnet-voices", help="for --memory")
+    parser.add_argument("--checkpoint", type=Path, help="folder, for --memory; default: the shipped one")
     parser.add_argument("--costs", action="store_true")
     parser.add_argument("--recordings", type=int, default=20_000)
     parser.add_argument("--nodes", type=int, nargs="+", default=[2, 4])
@@ -227,7 +227,8 @@ def main() -> None:
         if given.kills:
             found["kills"] = measure_kills(folder, work, given.recordings)
         if given.memory:
-            found["memory, MiB"] = measure_memory(clips, given.memory, work, "--checkpoint", given.checkpoint)
+            more = ["--checkpoint", str(given.checkpoint)] if given.checkpoint else []
+            found["memory, MiB"] = measure_memory(clips, given.memory, work, *more)
         if given.costs:
             found["costs"] = measure_costs(clips, work)
     print(json.dumps(found, indent=2))

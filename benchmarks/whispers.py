@@ -1,6 +1,6 @@
 """Does a checkpoint take whispering for speech, and which emotions does it hear in it?
 
-    python benchmarks/whispers.py [--checkpoint NAME]
+    python benchmarks/whispers.py [--checkpoint FOLDER]
 
 The speech synthesiser eSpeak NG (`espeak-ng` on the PATH) says the same sentences, in four languages and at two speeds,
 with two whispering and two ordinary voices. No emotion is meant, so `neutral` would be the right answer.
@@ -53,7 +53,7 @@ SENTENCES = {
 def main() -> None:
     """Synthesise, classify, and print how often each kind of voice gets each answer."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", help="name or folder; default: the shipped one")
+    parser.add_argument("--checkpoint", type=Path, help="default: the shipped one")
     given = parser.parse_args()
     model = spectro.load(given.checkpoint) if given.checkpoint else spectro.load()
     sentences = [(language, text) for language, texts in SENTENCES.items() for text in texts]
