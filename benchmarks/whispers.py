@@ -7,6 +7,8 @@ with two whispering and two ordinary voices. No emotion is meant, so `neutral` w
 """
 
 import argparse
+import json
+import shutil
 import subprocess
 import tempfile
 from pathlib import Path
@@ -55,7 +57,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", type=Path, help="default: the shipped one")
     given = parser.parse_args()
-    model = spectro.load(given.checkpoint) if given.checkpoint else spectro.load()
+    if shutil.which("espeak-ng") is None:
+        parser.error("espeak-ng is not installed; it is Debian's package espeak-ng")
+    model = spectro.load(given.checkpoint)
     sentences = [(language, text) for language, texts in SENTENCES.items() for text in texts]
     answers = []
     with tempfile.TemporaryDirectory() as folder:
@@ -67,7 +71,8 @@ def main() -> None:
                     subprocess.run(["espeak-ng", *options, text], check=True)
                     answers.append({"voice": kind, "label": model.predict_wav(out).label})
     found = pd.DataFrame(answers)
-    print(found.groupby("voice")["label"].value_counts().unstack(fill_value=0).to_string())
+    counts = {voice: own["label"].value_counts().to_dict() for voice, own in found.groupby("voice")}
+    print(json.dumps(counts, indent=2))
 
 
 if __name__ == "__main__":
