@@ -5,10 +5,11 @@
 
 For each corpus of the renderings (or of --folds), a network is trained on all others with CONFIG, a settings file of
 `spectro finetune`. It is measured on every clip of that corpus whose label the others have: as it is, and over a
-simulated telephone (300 to 3,400 Hz, 8 kHz, mu-law). Both are measured again with the network adapted to clips of
-other speakers in the same condition, as by `spectro adapt`, but clips that it takes for no speech are kept: speakers
-are divided into at most five groups, and the network for a group is adapted to the others. Only labels that both sides
-have are possible answers. Training is resumed, and finished measurements are not repeated.
+simulated telephone (300 to 3,400 Hz, 8 kHz, mu-law). Both are measured again with the network adapted to clips of other
+speakers in the same condition, as by `spectro adapt`, but clips that it takes for no speech are kept: speakers are
+divided into at most five groups, and the network for a group is adapted to the others. A network without batch norms
+cannot be adapted, and is measured without. Only labels that both sides have are possible answers. Training is resumed,
+and finished measurements are not repeated.
 
 FOLDER/strangers.csv has a row for each corpus, seed and condition: UAR with its interval over speakers, accuracy,
 expected calibration error, accuracy of the more confident half of the predictions, and the temperature that would have
@@ -43,6 +44,8 @@ from spectro.errors import AudioError
 from spectro.evaluate.intervals import bootstrap, by_group, calibration, interval
 from spectro.files import read_json, write_json
 from spectro.metrics import figures
+from spectro.model import batch_norms
+from spectro.model.backbones import SpectrogramNet, network_of
 from spectro.model.checkpoint import Checkpoint
 from spectro.picture import png
 from spectro.predict.adapt import adapted
@@ -155,6 +158,7 @@ def main() -> None:
     index, _spec = read_indexes(given.renderings)
     index = index[index["copy"] == 0]
     base = parse("finetune", FinetuneSettings, ["--config", str(given.config)])
+    adaptable = batch_norms.found(SpectrogramNet(network_of(base.backbone, base.weights), classes=1))
     for seed in given.seeds:
         corpora = sorted(set(index["corpus"]))
         for fold in given.folds or corpora:
@@ -175,7 +179,7 @@ def main() -> None:
             if given.sounds and not all("refused" in one for one in known):
                 known = []  # measured before sounds were given
             alone = index.loc[index["corpus"] == fold, "speaker"].nunique() < 2  # nobody else to adapt to
-            conditions = CONDITIONS[:2] if alone else CONDITIONS
+            conditions = CONDITIONS if adaptable and not alone else CONDITIONS[:2]
             if len(known) == len(conditions):
                 continue
             checkpoint = finetune(settings)

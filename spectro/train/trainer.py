@@ -17,6 +17,7 @@ from spectro.train.curves import Curves
 from spectro.train.settings import FinetuneSettings
 from spectro.train.state import PlainStateIO
 
+LOG = logging.getLogger("spectro")
 TRAINING, LAST, BEST = "training", "last.ckpt", "best.ckpt"
 
 
@@ -79,13 +80,25 @@ class ResumableEarlyStopping(EarlyStopping):
 
 
 def _precision(settings: FinetuneSettings) -> Any:
-    """Return Lightning's name of the precision; `auto` is bfloat16 if the hardware supports it."""
-    if settings.precision != "auto":
-        return settings.precision
-    if settings.accelerator != "cpu" and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "32-true"
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-    return "bf16-mixed" if capabilities.get("amx_bf16") or capabilities.get("avx512_bf16") else "32-true"
+    """Return Lightning's name of the precision; `auto` is bfloat16 if the hardware supports it.
+
+    A processor without bfloat16 emulates it: a warning says so.
+    """
+    on_gpu = settings.accelerator != "cpu" and torch.cuda.is_available()
+    if on_gpu:
+        supported = torch.cuda.is_bf16_supported()
+    else:
+        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+        supported = bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    if settings.precision == "auto":
+        return "bf16-mixed" if supported else "32-true"
+    if settings.precision.startswith("bf16") and not supported and not on_gpu:
+        LOG.warning(
+            "precision %s: this processor has no bfloat16 instructions, so training takes several times as long as in "
+            "float32; --precision auto uses what it has",
+            settings.precision,
+        )
+    return settings.precision
 
 
 def silence() -> None:

@@ -1,11 +1,14 @@
 from pathlib import Path
 
+import pytest
 import torch
 from torch import nn
 
 from spectro.model.backbones import SpectrogramNet
+from spectro.train.curves import Curves
 from spectro.train.finetune import finetune
 from spectro.train.precision import Float32Conv2d, spare_strided_depthwise
+from spectro.train.trainer import make_trainer
 from tests.conftest import World, finetune_settings
 
 
@@ -39,6 +42,27 @@ def test_gradients_of_spared_convolutions_match_float32() -> None:
         net(again).square().sum().backward()
     torch.testing.assert_close(again.grad, given.grad)
     torch.testing.assert_close(net[0].weight.grad, plain.weight.grad)
+
+
+@pytest.mark.parametrize("supported", [True, False])
+def test_emulated_bfloat16_is_warned_of(
+    world: World,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    supported: bool,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": supported}, raising=False)
+    for precision, expected, warned in (
+        ("auto", "bf16-mixed" if supported else "32-true", False),
+        ("bf16-mixed", "bf16-mixed", not supported),
+        ("32-true", "32-true", False),
+    ):
+        caplog.clear()
+        settings = finetune_settings(world.images, tmp_path, precision=precision, accelerator="cpu")
+        trainer = make_trainer(settings, tmp_path, Curves(tmp_path))
+        assert trainer.precision == expected
+        assert ("no bfloat16 instructions" in caplog.text) == warned
 
 
 def test_bfloat16_training_keeps_strided_depthwise_convolutions_in_float32(world: World, tmp_path: Path) -> None:
