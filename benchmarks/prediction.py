@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from clips import spread
 
-from spectro.engines.base import EngineName, Precision, batch, threads
+from spectro.engines.base import EngineName, Precision, batch
 from spectro.engines.export import export
 from spectro.model import checkpoint as checkpoints
 from spectro.model.backbones import SpectrogramNet
@@ -33,6 +33,7 @@ from spectro.model.metadata import Description
 from spectro.picture.spec import SpectrogramSpec
 from spectro.predict.batches import score_all
 from spectro.predict.predictor import Predictor
+from spectro.processes import threads
 
 KINDS: list[tuple[EngineName, Precision]] = [
     ("torch", "float32"),

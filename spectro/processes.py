@@ -10,6 +10,7 @@ from itertools import islice
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
+from joblib import cpu_count
 from joblib.externals.loky.backend.process import LokyProcess
 from joblib.externals.loky.process_executor import ProcessPoolExecutor, TerminatedWorkerError
 
@@ -21,6 +22,17 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def cores() -> int:
+    """Return how many cores this process may use, by its affinity mask and its container's limits."""
+    return int(cpu_count())
+
+
+def threads() -> int:
+    """Return how many threads this process may use: OMP_NUM_THREADS, or the number of its cores."""
+    threads_set = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return int(threads_set) if threads_set.isdigit() and int(threads_set) > 0 else cores()
 
 
 def in_processes(
@@ -82,7 +94,7 @@ def started(work: Callable[[Connection], None], connection: Connection, count: i
 
 def _share(count: int) -> dict[str, str]:
     """Return environment variables that give each of `count` processes its share of the cores."""
-    threads = str(max(1, (os.cpu_count() or 1) // count))
+    threads = str(max(1, cores() // count))
     return {name: os.environ.get(name, threads) for name in THREADS}
 
 

@@ -6,7 +6,6 @@ row per clip and copy, so that systems share them, an interrupted run can contin
 is valid while its recording's content (size and CRC-32) is unchanged.
 """
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -39,7 +38,7 @@ from spectro.files import (
 from spectro.identity import identity_of, restored
 from spectro.picture import spectrogram
 from spectro.picture.spec import SpectrogramSpec
-from spectro.processes import in_processes
+from spectro.processes import cores, in_processes
 from spectro.rendering.index import SETTINGS, read_index
 
 Vector: TypeAlias = npt.NDArray[np.float32]
@@ -344,7 +343,7 @@ def _fill(
     workers: int,
 ) -> tuple[pd.DataFrame, list[str]]:
     """Add missing rows to the table, and write it at intervals; return it, and the clips that failed."""
-    count = 1 if settings.kind == "speech" else workers or os.cpu_count() or 1  # one network in memory
+    count = 1 if settings.kind == "speech" else workers or cores()  # one network in memory
     work = partial(_describe_clip, settings=settings, spec=spec, augmentation=augmentation)
     rounds = in_processes(work, jobs, count)
     found: list[pd.DataFrame] = []

@@ -4,7 +4,6 @@ Every output is checked: values that are not finite are the checkpoint's fault, 
 """
 
 import importlib.util
-import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -159,13 +158,6 @@ def batch(pictures: Sequence[Image]) -> Pictures:
     """Return pictures as a batch: uint8 of shape (pictures, 1 or 3, height, width)."""
     stacked = np.stack([p[..., None] if p.ndim == 2 else p for p in pictures]).transpose(0, 3, 1, 2)
     return np.ascontiguousarray(stacked)
-
-
-def threads() -> int:
-    """Return how many threads a network may use: OMP_NUM_THREADS, or the number of cores of this process."""
-    threads_set = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return int(threads_set) if threads_set.isdigit() and int(threads_set) > 0 else cores
 
 
 def first_line(error: Exception) -> str:

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from spectro.engines.base import ExportEngine, Pictures, Precision, Scores, finite, threads
+from spectro.engines.base import ExportEngine, Pictures, Precision, Scores, finite
 from spectro.model.metadata import EXPORT_FILE
+from spectro.processes import threads
 
 
 class OnnxEngine(ExportEngine):

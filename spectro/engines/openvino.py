@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from spectro.engines.base import ExportEngine, Pictures, Precision, Scores, finite, settle, threads
+from spectro.engines.base import ExportEngine, Pictures, Precision, Scores, finite, settle
 from spectro.model.metadata import EXPORT_FILE
+from spectro.processes import threads
 
 IR_FILE = "model.xml"
 

@@ -14,13 +14,14 @@ import numpy as np
 from spectro.addresses import Address, Place
 from spectro.audio import recording
 from spectro.audio.source import fetched
-from spectro.engines.base import Scores, threads
+from spectro.engines.base import Scores
 from spectro.errors import AudioError, ImageError, PredictionError
 from spectro.files import path_text
 from spectro.picture import png
 from spectro.picture.spec import Image
 from spectro.predict.inputs import reason_of
 from spectro.predict.results import Row, Scorer, verdict
+from spectro.processes import threads
 
 MOST_READERS = 8  # rendering threads; more do not help, as decoding limits them
 FETCHERS = 16

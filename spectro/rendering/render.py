@@ -11,7 +11,6 @@ could not be rendered, with the reason) and `rejected.csv` (recordings that are 
 in it).
 """
 
-import os
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
@@ -45,7 +44,7 @@ from spectro.files import (
 from spectro.identity import identity_of
 from spectro.outputs import LOCK, claimed, table_bytes
 from spectro.picture.spec import SpectrogramSpec
-from spectro.processes import in_processes
+from spectro.processes import cores, in_processes
 from spectro.rendering.index import FAILURES, INDEX, REJECTED, SETTINGS, SPEC
 from spectro.rendering.worker import IMAGES, Job, Outcome, Recipe, render_clips
 from spectro.schema import check_least
@@ -210,7 +209,7 @@ def _work(jobs: list[Job], settings: RenderSettings, out: Path) -> Iterator[Outc
     chunks = (jobs[start : start + some] for start in range(0, len(jobs), some))
     work = partial(render_clips, recipe=recipe)
     if settings.cluster is None:
-        rounds = in_processes(work, chunks, settings.workers or os.cpu_count() or 1)
+        rounds = in_processes(work, chunks, settings.workers or cores())
     else:
         rounds = on_cluster(work, _absolute(chunks), Cluster(address=settings.cluster))
     failed = 0

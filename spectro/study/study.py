@@ -7,7 +7,6 @@ rows that it has, and continues an interrupted fine-tuning from its last complet
 Compare designs with `test: false`, which measures on validation speakers only.
 """
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import chdir
@@ -21,6 +20,7 @@ import psutil
 import torch
 from tqdm import tqdm
 
+from spectro import processes
 from spectro.cluster import Cluster, check_installed, on_cluster
 from spectro.corpora.splits import LEAKS
 from spectro.errors import EvaluationError
@@ -156,7 +156,7 @@ def _results(
         return
     jobs = settings.jobs or possible_jobs()
     with ThreadPoolExecutor(jobs) as pool:
-        waiting = [pool.submit(_train, settings, max(1, (os.cpu_count() or 1) // jobs), run) for run in runs]
+        waiting = [pool.submit(_train, settings, max(1, processes.threads() // jobs), run) for run in runs]
         try:
             for future in as_completed(waiting):
                 yield future.result()
@@ -181,7 +181,7 @@ def possible_jobs() -> int:
     """Return how many runs fit on this machine, by cores and free memory; one if there is a GPU."""
     if torch.cuda.is_available():
         return 1
-    return max(1, min(os.cpu_count() or 1, int(psutil.virtual_memory().available // RUN_MEMORY)))
+    return max(1, min(processes.cores(), int(psutil.virtual_memory().available // RUN_MEMORY)))
 
 
 def unfinished(runs: list[Run], table: pd.DataFrame, settings: StudySettings) -> list[Run]:
@@ -235,7 +235,7 @@ def _render(settings: StudySettings, name: str) -> None:
     if settings.source is not None:
         given.setdefault("source", str(settings.source))
     folder = settings.runs / "images"
-    code = command("render", given, folder / f"{name}.yaml", folder / f"{name}.log", os.cpu_count() or 1)
+    code = command("render", given, folder / f"{name}.yaml", folder / f"{name}.log", processes.threads())
     if code not in (0, 1):
         raise EvaluationError(f"the rendering {name} failed: {_last_line(folder / f'{name}.log')}")
 
@@ -254,7 +254,7 @@ def _describe(settings: StudySettings, missing: list[Run]) -> dict[str, str]:
     for name, (given, runs) in wanted.items():
         folder = settings.runs / "features"
         log = folder / f"{name}.log"
-        code = command("features", given, folder / f"{name}.yaml", log, os.cpu_count() or 1)
+        code = command("features", given, folder / f"{name}.yaml", log, processes.threads())
         if code not in (0, 1):
             failed |= {run.name: f"exit code {code}: {_last_line(log)} (see {printable(log)})" for run in runs}
     return failed

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from spectro.addresses import Address, Place, sign_at
 from spectro.audio import recording
-from spectro.engines.base import EngineName, Precision, threads
+from spectro.engines.base import EngineName, Precision
 from spectro.engines.pytorch import TorchEngine
 from spectro.errors import PredictionError
 from spectro.files import Signature, fingerprint, printable
@@ -29,7 +29,7 @@ from spectro.predict.output.journal import Journal, beside, is_journal
 from spectro.predict.output.tables import SHARD_ROWS, Record, Table, check_name, claimed_table, in_parts, open_table
 from spectro.predict.predictor import Predictor
 from spectro.predict.results import Row
-from spectro.processes import in_processes
+from spectro.processes import in_processes, threads
 from spectro.schema import check_least
 
 FEW, FEW_FOR_TORCH = 500, 3000

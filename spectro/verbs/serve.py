@@ -11,10 +11,11 @@ from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
 
-from spectro.engines.base import EngineName, Precision, threads
+from spectro.engines.base import EngineName, Precision
 from spectro.errors import PredictionError
 from spectro.model.locate import default_checkpoint
 from spectro.predict.predictor import Predictor
+from spectro.processes import threads
 from spectro.schema import check_least
 from spectro.serve.limits import Limits
 

@@ -346,7 +346,7 @@ def test_each_verb_gets_its_own_settings(tmp_path: Path) -> None:
 
 def test_cores_memory_and_gpu_limit_the_number_of_parallel_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr("spectro.processes.cores", lambda: 8)
     for free, jobs in ((100, 8), (7, 3), (1, 1)):
         monkeypatch.setattr("psutil.virtual_memory", lambda free=free: SimpleNamespace(available=free * 2**30))
         assert possible_jobs() == jobs
