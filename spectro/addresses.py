@@ -6,19 +6,20 @@ is configured through fsspec's own environment variables and configuration files
 `OSError` that names the address.
 """
 
+import errno
 import hashlib
 import io
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal, TypeAlias
 
 from spectro.errors import SpectroError
-from spectro.files import Signature, printable, sign
+from spectro.files import Signature, content_mark, printable, sign
 
 _SCHEME = re.compile(r"(?P<name>[a-z][a-z0-9+.-]+)://", re.IGNORECASE)  # at least two letters: C: is a drive
 EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs", "abfs": "abfs", "abfss": "abfs", "az": "abfs"}
@@ -38,6 +39,9 @@ CHANGES = (
 """Fields of file information that change when a file is rewritten; the first one present counts."""
 AT_ONCE = 2**24
 """Largest file in bytes that is fetched whole; larger ones are read on demand, in blocks of half this size."""
+
+FETCHERS = 16
+"""Threads that fetch files; they spend most of the time waiting."""
 
 
 @dataclass(frozen=True)
@@ -222,6 +226,30 @@ def place(given: str | os.PathLike[str]) -> Place:
 def sign_at(where: Place) -> Signature | None:
     """Return a signature that changes when a file is rewritten, see `files.sign`; None if it cannot be read."""
     return where.sign() if isinstance(where, Address) else sign(where)
+
+
+def mark_at(where: Place) -> str:
+    """Return a text that differs between recordings of different content.
+
+    It is `files.content_mark` on this machine, and size and version at an address, so that nothing is fetched for it.
+
+    Raises:
+        OSError: the file cannot be read, or is not a regular file.
+    """
+    if not isinstance(where, Address):
+        return content_mark(where)
+    if (signature := where.sign()) is None:
+        raise FileNotFoundError(errno.ENOENT, "cannot be read", where.url)
+    return "-".join(map(str, signature[:2]))
+
+
+def open_at(where: Place) -> AbstractContextManager[BinaryIO]:
+    """Open a file for reading, as a seekable stream.
+
+    Raises:
+        OSError: it cannot be opened.
+    """
+    return where.opened() if isinstance(where, Address) else where.open("rb")
 
 
 def _system(url: str) -> tuple[Any, str]:

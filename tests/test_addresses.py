@@ -9,9 +9,15 @@ import soundfile
 
 from spectro.addresses import AT_ONCE, Address, is_address, place, sign_at
 from spectro.audio import recording
+from spectro.baselines.features import FeatureSettings, extract
+from spectro.corpora.registry import scan
 from spectro.errors import AudioError, PredictionError, SpectroError
+from spectro.picture import png
 from spectro.predict.inputs import expand, stems
-from tests.conftest import voice
+from spectro.predict.predictor import Predictor
+from spectro.rendering.index import read_index
+from spectro.rendering.render import RenderSettings, render
+from tests.conftest import SMALL, World, voice
 
 
 @pytest.fixture
@@ -141,3 +147,69 @@ def test_an_overwritten_file_has_another_signature(memory: fsspec.AbstractFileSy
     assert one.sign() != before
     one.remove()
     assert one.kind() is None
+
+
+def write_table(folder: Path, places: dict[str, str]) -> Path:
+    lines = [f"{where},{label},{label}-speaker" for where, label in places.items()]
+    (folder / "clips.csv").write_text("\n".join(["path,label,speaker", *lines]) + "\n")
+    return folder / "clips.csv"
+
+
+def test_a_corpus_at_addresses_renders_like_one_on_disk(
+    memory: fsspec.AbstractFileSystem, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    contents = {"a.wav": sound(1.0), "deep/b c.wav": sound(1.5)}
+    for name, content in contents.items():
+        memory.pipe(f"/bucket/{name}", content)
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    (tmp_path / "there").mkdir()
+    there = write_table(
+        tmp_path / "there",
+        {" memory://bucket/a.wav": "sad", "memory://bucket/deep/b c.wav": "happy", "memory://bucket/no.wav": "sad"},
+    )
+    here = write_table(tmp_path, dict(zip(contents, ("sad", "happy"), strict=True)))
+    found = {}
+    for table in (here, there):
+        settings = RenderSettings(corpus="folder", source=table, out=table.parent / "images", spec=SMALL, workers=1)
+        done = render(settings)
+        assert (done.images, done.failures) == (2, table == there)
+        index, spec = read_index(done.out)
+        found[table] = {
+            row.emotion: (row.speaker, png.read(done.out / row.image, spec).pixels.tobytes())
+            for row in index.itertuples()
+        }
+    assert found[here] == found[there]
+    assert sorted(index["path"]) == ["memory://bucket/a.wav", "memory://bucket/deep/b c.wav"]
+    assert "memory://bucket/no.wav,folder_memory_bucket_no" in (done.out / "failures.csv").read_text()
+    assert "does not exist" in (done.out / "failures.csv").read_text()
+    assert render(settings).reused == 2
+    memory.pipe("/bucket/a.wav", sound(1.2))
+    assert render(settings).reused == 1
+
+
+def test_equal_recordings_at_addresses_count_once(memory: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
+    for name, seconds in (("a", 1.0), ("b", 1.0), ("c", 1.1)):
+        memory.pipe(f"/bucket/{name}.wav", sound(seconds))
+    (tmp_path / "d.wav").write_bytes(sound(1.1))
+    table = write_table(
+        tmp_path, {**{f"memory://bucket/{name}.wav": "sad" for name in "abc"}, (tmp_path / "d.wav").as_uri(): "sad"}
+    )
+    found = scan("folder", table)
+    assert len(found.clips) == 2 and len(found.rejected) == 2
+    assert found.rejected["reason"].str.contains("is the same recording as").all()
+
+
+def test_features_and_the_python_interface_read_addresses(
+    world: World, memory: fsspec.AbstractFileSystem, tmp_path: Path
+) -> None:
+    memory.pipe("/bucket/a.wav", sound())
+    (tmp_path / "a.wav").write_bytes(sound())
+    predictor = Predictor(world.checkpoint)
+    there, here = predictor.predict_wav("memory://bucket/a.wav"), predictor.predict_wav(tmp_path / "a.wav")
+    assert there.probabilities == here.probabilities
+    table = write_table(tmp_path, {"memory://bucket/a.wav": "sad"})
+    out = tmp_path / "images"
+    render(RenderSettings(corpus="folder", source=table, out=out, spec=SMALL, workers=1))
+    described = extract(out, FeatureSettings(), workers=1)
+    assert len(described.rows) == 1 and not described.failures

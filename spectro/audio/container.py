@@ -17,7 +17,7 @@ from typing import BinaryIO
 
 import soundfile
 
-from spectro.addresses import Address
+from spectro.addresses import Address, place
 from spectro.audio.mpeg import xing_frame
 from spectro.audio.source import Source, check_file, fetched, name_of, what_it_is
 from spectro.errors import AudioError, AudioFormatError, AudioLengthError
@@ -102,14 +102,15 @@ def opened(source: Source, *, max_duration_s: float | None) -> Iterator[soundfil
     """Open a recording and check its header; libsndfile's errors while it is read become an AudioError.
 
     Args:
-        source: a path, an address, or a seekable binary file, which is read from its start.
+        source: a path, an address (or its text), or a seekable binary file, which is read from its start.
         max_duration_s: longest duration accepted, in seconds; None for no limit.
 
     Raises:
         AudioError: the recording cannot be opened or read, or its header contradicts itself.
     """
     with ExitStack() as stack:
-        stream = stack.enter_context(fetched(source)) if isinstance(source, Address) else source
+        where = place(source) if isinstance(source, str | os.PathLike) else source
+        stream = stack.enter_context(fetched(where)) if isinstance(where, Address) else source
         yield stack.enter_context(_checked(stream, name_of(source), max_duration_s))
 
 

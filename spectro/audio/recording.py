@@ -72,7 +72,7 @@ def read(
     MP3, AIFF, AU, CAF, ... A file without a known length is read to its end.
 
     Args:
-        source: a path, or a seekable binary file.
+        source: a path, an address, or a seekable binary file.
         sample_rate: target sampling rate, in Hz.
         trim_db: cut leading and trailing parts this many dB below the loudest frame; None keeps everything.
         min_duration_s: shortest duration accepted after trimming, in seconds.

@@ -25,7 +25,7 @@ def blocks(
     """Yield a recording in blocks of about a second, mixed down to one channel and cleaned as in `recording.read`.
 
     Args:
-        source: a path, or a seekable binary file.
+        source: a path, an address, or a seekable binary file.
         sample_rate: target sampling rate, in Hz; soxr resamples, at its high quality.
         channel: use only this channel, from 0; None for all of them, see `recording.Downmix`.
         max_duration_s: longest duration accepted, in seconds; None for no limit.

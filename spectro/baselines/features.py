@@ -19,6 +19,7 @@ import pandas as pd
 import scipy.stats
 from tqdm import tqdm
 
+from spectro.addresses import mark_at, place
 from spectro.audio import augment
 from spectro.audio.augment import AugmentSettings
 from spectro.audio.compiled import ensure_cache
@@ -26,7 +27,6 @@ from spectro.audio.recording import Waveform
 from spectro.errors import FeatureError, SpectroError, WeightsError
 from spectro.files import (
     MESSAGE,
-    content_mark,
     fingerprint,
     held,
     printable,
@@ -320,9 +320,9 @@ def _jobs(wanted: pd.DataFrame, kept: pd.DataFrame) -> tuple[list[_Job], list[st
     known = {(one[0], one[1]): one[2] for one in kept[KEYS].itertuples(index=False)}
     jobs, gone = [], []
     for clip_id, rows in wanted.groupby("clip_id", sort=False):
-        path = Path(str(rows["path"].iloc[0]))
+        path = place(str(rows["path"].iloc[0]))
         try:
-            identity = content_mark(path)
+            identity = mark_at(path)
         except OSError as error:
             if any((clip_id, copy) not in known for copy in rows["copy"]):
                 gone.append(f"{clip_id}: {printable(path)}: the recording is gone ({error.strerror}); render again")

@@ -8,14 +8,16 @@ chose it; `age` in years, `race` and `ethnicity` of the speaker; and columns of 
 import hashlib
 import os
 import re
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import TypeAlias
 
 import pandas as pd
 
+from spectro.addresses import FETCHERS, Address, Place, open_at, place
 from spectro.audio.recording import recordings
 from spectro.errors import CorpusError
 from spectro.files import path_text, printable
@@ -44,7 +46,8 @@ class Corpus:
         voices: name of the group of speakers, if several corpora share it; None for a group of its own.
         open: takes the corpus's folder, returns a parser: path below the folder -> `emotion`, `speaker`, `gender` and
             further fields. A parser raises CorpusError, with the reason, for a file that does not belong.
-        files: takes the corpus's folder, yields the recordings; `visible_recordings` by default.
+        files: takes the corpus's folder, yields the recordings; `visible_recordings` by default. A recording may lie at
+            an address.
         remarks: takes the corpus's folder and its clip table, returns notes for the user on how they were interpreted;
             raises CorpusError for an invalid table.
     """
@@ -57,7 +60,7 @@ class Corpus:
     homepage: str
     voices: str | None = None
     open: Callable[[Path], Parser]
-    files: Callable[[Path], Iterable[Path]] = field(default_factory=lambda: visible_recordings)
+    files: Callable[[Path], Iterable[Place]] = field(default_factory=lambda: visible_recordings)
     remarks: Callable[[Path, pd.DataFrame], list[str]] = lambda _root, _clips: []
 
 
@@ -95,13 +98,16 @@ def scan_corpus(corpus: Corpus, root: Path) -> Scan:
         CorpusError: `root` is not a readable folder (or table), or has no clip of this corpus.
     """
     if not root.exists():
-        raise CorpusError(f"{printable(root)}: does not exist; name the folder of {corpus.title} with --source")
+        way = f"name the folder of {corpus.title} with --source"
+        if re.match(r"[a-z][a-z0-9+.-]+:/", str(root)):
+            way = "a source is a folder or a file here; list recordings at addresses in a CSV, for --corpus folder"
+        raise CorpusError(f"{printable(root)}: does not exist; {way}")
     parse = corpus.open(root)
     rows: list[Fields] = []
     rejected: list[tuple[str, str]] = []
     base = root if root.is_dir() else root.parent
-    for path in sorted(corpus.files(root)):
-        relative = PurePath(os.path.relpath(path, base))
+    for path in sorted(corpus.files(root), key=PurePath):
+        relative = below(path, base)
         if path_text(path) != str(path):
             rejected.append((path_text(path), "has a name that is not UTF-8; rename it"))
             continue
@@ -121,6 +127,11 @@ def scan_corpus(corpus: Corpus, root: Path) -> Scan:
         )
     clips = make_table(kept)
     return Scan(clips, listed, tuple(corpus.remarks(root, clips)))
+
+
+def below(path: Place, base: Path) -> PurePath:
+    """Return the path of a recording relative to a folder; an address is a path of its own."""
+    return PurePath(path) if isinstance(path, Address) else PurePath(os.path.relpath(path, base))
 
 
 def make_table(rows: list[Fields]) -> pd.DataFrame:
@@ -158,15 +169,15 @@ def _without_duplicates(rows: list[Fields], rejected: list[tuple[str, str]]) -> 
 
     Only files of equal size can be equal, so only those are read.
     """
-    sizes: defaultdict[int, int] = defaultdict(int)
-    for row in rows:
-        sizes[_size(row)] += 1
+    with ThreadPoolExecutor(FETCHERS) as pool:
+        found = list(pool.map(_size, rows))
+    counts = Counter(found)
     contents: dict[str, Fields] = {}
     ids: dict[str, str] = {}
-    for row in rows:
+    for row, size in zip(rows, found, strict=True):
         path, name = str(row["path"]), str(row["clip_id"])
-        if (size := _size(row)) > 0 and sizes[size] > 1:
-            same = contents.setdefault(_checksum(Path(path)), row)
+        if size > 0 and counts[size] > 1:
+            same = contents.setdefault(_checksum(place(path)), row)
             if same["path"] != path:
                 other = f", which is labelled {same['emotion']}" if same["emotion"] != row["emotion"] else ""
                 rejected.append((path_text(path), f"is the same recording as {printable(str(same['path']))}{other}"))
@@ -179,14 +190,17 @@ def _without_duplicates(rows: list[Fields], rejected: list[tuple[str, str]]) -> 
 
 
 def _size(row: Fields) -> int:
-    path = Path(str(row["path"]))
+    path = place(str(row["path"]))
+    if isinstance(path, Address):
+        signature = path.sign()
+        return -1 if signature is None else signature[0]
     return path.stat().st_size if path.is_file() else -1  # rendering will report the error
 
 
-def _checksum(path: Path) -> str:
+def _checksum(path: Place) -> str:
     """Return the SHA-1 of a file, or its path if it cannot be read: rendering will report the error."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha1").hexdigest()
+        with open_at(path) as file:
+            return hashlib.file_digest(file, "sha1").hexdigest()  # type: ignore[arg-type]  # it has readinto
     except OSError:
         return str(path)

@@ -30,7 +30,7 @@ def read(source: Source, spec: SpectrogramSpec, *, max_duration_s: float | None 
     """Read a recording at a spec's rate, trimmed as it sets, at least one window long, and with sound in it.
 
     Args:
-        source: a path, or a seekable binary file.
+        source: a path, an address, or a seekable binary file.
         spec: how it will be rendered.
         max_duration_s: longest duration accepted, in seconds; None for no limit.
 

@@ -11,7 +11,7 @@ from typing import BinaryIO, Protocol, TypeVar
 
 import numpy as np
 
-from spectro.addresses import Address, Place
+from spectro.addresses import FETCHERS, Address, Place
 from spectro.audio import recording
 from spectro.audio.source import fetched
 from spectro.engines.base import Scores
@@ -24,8 +24,6 @@ from spectro.predict.results import Row, Scorer, verdict
 from spectro.processes import threads
 
 MOST_READERS = 8  # rendering threads; more do not help, as decoding limits them
-FETCHERS = 16
-"""Rendering threads for recordings that must be fetched first; they spend most of the time waiting."""
 
 Item = TypeVar("Item")
 

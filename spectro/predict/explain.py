@@ -57,7 +57,7 @@ def explain(predictor: Predictor, source: Source, *, label: str | None = None) -
 
     Args:
         predictor: the predictor to explain.
-        source: a path, or a seekable binary file with a recording.
+        source: a path, an address, or a seekable binary file with a recording.
         label: the label to explain; None for the most likely one.
 
     Raises:

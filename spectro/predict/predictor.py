@@ -107,7 +107,7 @@ class Predictor:
         """Classify a recording: WAV, FLAC, OGG, MP3 or any other format that libsndfile reads.
 
         Args:
-            source: a path, or a seekable binary file.
+            source: a path, an address, or a seekable binary file.
 
         Raises:
             AudioError: the recording cannot be used; the message names it and the reason.

@@ -23,6 +23,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
+from spectro.addresses import is_address
 from spectro.audio import recording
 from spectro.audio.augment import AugmentSettings
 from spectro.cluster import Cluster, check_installed, on_cluster
@@ -61,7 +62,8 @@ class RenderSettings:
 
     Args:
         corpus: synthetic, ravdess, ravdess-song, crema-d, tess, savee, emodb, emovo, anad, eyase or urdu. folder reads
-            any folder of CLASS/clip.wav, or a CSV with the columns path, label, speaker.
+            any folder of CLASS/clip.wav, or a CSV with the columns path, label, speaker; a path may be an address, such
+            as s3://bucket/clip.wav.
         source: folder (or CSV) of the corpus; null for data/corpora/CORPUS. The synthetic corpus is generated.
         out: folder for pictures and index; null for data/images/CORPUS.
         copies: augmented copies per clip, in addition to the untouched one.
@@ -224,7 +226,7 @@ def _work(jobs: list[Job], settings: RenderSettings, out: Path) -> Iterator[Outc
 def _absolute(chunks: Iterable[list[Job]]) -> Iterator[list[Job]]:
     """Yield jobs with absolute paths, which are the same on all machines."""
     for jobs in chunks:
-        yield [replace(job, path=str(Path(job.path).absolute())) for job in jobs]
+        yield [replace(job, path=job.path if is_address(job.path) else str(Path(job.path).absolute())) for job in jobs]
 
 
 def _write_index(

@@ -3,13 +3,16 @@
 This module is separate from the rendering stage so that a worker process starts without pandas.
 """
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
+from spectro.addresses import FETCHERS, is_address, mark_at, place
 from spectro.audio import augment, recording
 from spectro.audio.augment import AugmentSettings
 from spectro.errors import SpectroError
-from spectro.files import MESSAGE, content_mark, printable, write_bytes
+from spectro.files import MESSAGE, printable, write_bytes
 from spectro.picture import png, spectrogram
 from spectro.picture.spec import Image, SpectrogramSpec
 
@@ -37,7 +40,7 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One clip and all its copies: decoded once."""
+    """One clip, at a path or an address, and all its copies: decoded once."""
 
     clip_id: str
     path: str
@@ -67,13 +70,16 @@ def render_clips(jobs: list[Job], recipe: Recipe) -> list[list[Outcome]]:
     Returns:
         for each clip, the outcomes of its untouched copy and of each other copy; for an unreadable clip, one error.
     """
+    if any(is_address(job.path) for job in jobs):
+        with ThreadPoolExecutor(FETCHERS) as pool:
+            return list(pool.map(_render_clip, jobs, repeat(recipe)))
     return [_render_clip(job, recipe) for job in jobs]
 
 
 def _render_clip(job: Job, recipe: Recipe) -> list[Outcome]:
     """Render one clip and its copies; finished pictures are reused."""
     try:
-        identity = f"{recipe.mark}:{content_mark(Path(job.path))}"
+        identity = f"{recipe.mark}:{mark_at(place(job.path))}"
     except (OSError, ValueError):
         identity = ""  # reading the clip below reports the error
     outcomes: list[Outcome] = []

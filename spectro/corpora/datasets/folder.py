@@ -1,13 +1,13 @@
 """Any folder of recordings: `<class>/clip.wav`, or a CSV with columns `path`, `label` and, better, `speaker`.
 
-A CSV's paths are relative to the CSV. The column `label` may be named `emotion`; further columns (`gender`,
-`language`, ...) are kept. Without speakers, no speaker-independent protocol can be applied, and splitting says so.
+A CSV's paths are relative to the CSV, or are addresses such as s3://bucket/clip.wav. The column `label` may be named
+`emotion`; further columns (`gender`, `language`, ...) are kept. Without speakers, no speaker-independent protocol can
+be applied, and splitting says so.
 
 Blanks around names are removed, and names are converted to Unicode's composed form. Folders of a split (`train`,
 `test`, ...) above the classes are not classes: their parts are merged, since spectro splits by speaker.
 """
 
-import os
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator
@@ -16,7 +16,8 @@ from pathlib import Path, PurePath
 
 import pandas as pd
 
-from spectro.corpora.table import Corpus, Fields, Parser, clip_id, visible_recordings
+from spectro.addresses import Place, is_address, place
+from spectro.corpora.table import Corpus, Fields, Parser, below, clip_id, visible_recordings
 from spectro.errors import CorpusError
 from spectro.files import printable
 
@@ -48,7 +49,7 @@ def open_folder(root: Path) -> Parser:
     return parse
 
 
-def list_files(root: Path) -> Iterator[Path]:
+def list_files(root: Path) -> Iterator[Place]:
     """Yield the recordings in a folder, or the recordings that a CSV lists."""
     if root.is_dir():
         yield from visible_recordings(root)
@@ -148,7 +149,7 @@ def _fields(table: pd.DataFrame, base: Path, name: Path) -> dict[str, Fields]:
     rows: dict[str, Fields] = {}
     for record in table.to_dict("records"):
         fields: Fields = {str(key): plain(value) or None for key, value in record.items() if key != "path"}
-        path = os.path.relpath(_place(base, record["path"]), base)
+        path = str(below(_place(base, record["path"]), base))
         if gender := fields.get("gender"):
             fields["gender"] = GENDERS.get(gender.lower())
             if fields["gender"] is None:
@@ -160,10 +161,15 @@ def _fields(table: pd.DataFrame, base: Path, name: Path) -> dict[str, Fields]:
     return rows
 
 
-def _place(base: Path, path: str) -> Path:
-    """Return the path of a CSV's recording, without blanks around it, unless a file with these blanks exists."""
-    place = base / path
-    return place if path == path.strip() or place.exists() else base / path.strip()
+def _place(base: Path, path: str) -> Place:
+    """Return the path of a CSV's recording, without blanks around it, unless a file with these blanks exists.
+
+    A recording at an address is returned as an `Address`.
+    """
+    if is_address(path.strip()):
+        return place(path.strip())
+    here = base / path
+    return here if path == path.strip() or here.exists() else base / path.strip()
 
 
 def _some(names: list[str]) -> str:

@@ -56,7 +56,7 @@ def timeline(
 
     Args:
         scorer: a `Predictor`.
-        source: a path, or a seekable binary file.
+        source: a path, an address, or a seekable binary file.
         settings: how to cut and merge windows; None for the defaults.
         split_channels: treat each channel as a party of its own, as in stereo recordings of calls; the segments of a
             channel follow those of the channel before.
