@@ -9,6 +9,7 @@ import soundfile
 
 from spectro.addresses import AT_ONCE, Address, is_address, place, sign_at
 from spectro.audio import recording
+from spectro.audio.stream import blocks
 from spectro.baselines.features import FeatureSettings, extract
 from spectro.corpora.registry import scan
 from spectro.errors import AudioError, PredictionError, SpectroError
@@ -136,6 +137,28 @@ def test_opening_a_large_file_does_not_fetch_it_whole(
     monkeypatch.setattr(type(memory), "cat_file", lambda *_, **__: fetched.append("whole"))
     with Address("memory://long.wav").opened() as stream:
         assert stream.read(3) == b"xxx" and not fetched
+
+
+@pytest.mark.parametrize("ending", ["wav", "flac", "ogg"])
+def test_a_connection_lost_while_a_file_is_read_is_not_taken_for_its_end(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch, ending: str
+) -> None:
+    content = io.BytesIO()
+    soundfile.write(content, voice(20.0), 16_000, format=ending)
+    memory.pipe(f"/long.{ending}", content.getvalue())
+
+    class Lost(io.BytesIO):
+        def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+            if self.tell() + len(buffer) > len(content.getvalue()) // 2:
+                raise ConnectionError("the connection was lost")
+            return super().readinto(buffer)
+
+    monkeypatch.setattr("spectro.addresses.AT_ONCE", 1000)
+    monkeypatch.setattr(type(memory), "open", lambda *_, **__: Lost(content.getvalue()))
+    where = Address(f"memory://long.{ending}")
+    for read in (recording.read, lambda *given, **more: list(blocks(*given, **more))):
+        with pytest.raises(AudioError, match=rf"memory://long.{ending}: cannot be read \(the connection was lost\)"):
+            read(where, sample_rate=16_000)
 
 
 def test_an_overwritten_file_has_another_signature(memory: fsspec.AbstractFileSystem) -> None:

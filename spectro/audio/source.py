@@ -1,12 +1,13 @@
 """Sources of recordings: their names in messages, checks of files, and hints on files that are not recordings."""
 
+import io
 import os
 import re
 import stat
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import BinaryIO, TypeAlias
+from typing import BinaryIO, TypeAlias, cast
 
 from spectro.addresses import Address
 from spectro.errors import AudioError
@@ -36,20 +37,70 @@ def name_of(source: Source) -> str:
     return printable(str(getattr(source, "name", "audio")))
 
 
+class Watched(io.RawIOBase):
+    """A file that ends at the first error, and keeps it, because libsndfile's callbacks cannot raise one.
+
+    Args:
+        file: a seekable binary file.
+        name: its name in errors.
+
+    Attributes:
+        error: the first error; None while there is none.
+    """
+
+    def __init__(self, file: BinaryIO, name: str) -> None:
+        self._file, self.name = file, name
+        self.error: Exception | None = None
+
+    def readable(self) -> bool:
+        """Return True: the file can be read."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True: the file is seekable."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Move to a position and return it."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the current position."""
+        return self._file.tell()
+
+    def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
+        """Fill a buffer from the current position; return the number of bytes, 0 at the end and after an error."""
+        try:
+            read: int = self._file.readinto(buffer)  # type: ignore[attr-defined]
+        except Exception as error:  # each service raises its own kinds
+            self.error = self.error or error
+            return 0
+        return read
+
+
 @contextmanager
 def fetched(address: Address) -> Iterator[BinaryIO]:
     """Open the file at an address as a binary file that is named after the address.
 
     Raises:
-        AudioError: the file cannot be opened.
+        AudioError: the file cannot be opened, or could not be read to the end of the block, whatever its reader made of
+            that.
     """
     with ExitStack() as stack:
         try:
-            stream = stack.enter_context(address.opened())
+            stream = Watched(stack.enter_context(address.opened()), address.url)
         except OSError as error:
-            reason = printable(error.strerror or str(error))
-            raise AudioError(f"{name_of(address)}: cannot be opened ({reason})") from error
-        yield stream
+            raise AudioError(f"{name_of(address)}: cannot be opened ({_reason(error)})") from error
+        try:
+            yield cast(BinaryIO, stream)
+        finally:
+            if stream.error is not None:
+                raise AudioError(f"{name_of(address)}: cannot be read ({_reason(stream.error)})") from stream.error
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or str(error).strip() or type(error).__name__
+    return printable(text.splitlines()[0])
 
 
 def check_file(path: Path, name: str, *, opens: bool = False) -> None:
