@@ -72,7 +72,7 @@ class Watched(io.RawIOBase):
         """Fill a buffer from the current position; return the number of bytes, 0 at the end and after an error."""
         try:
             read: int = self._file.readinto(buffer)  # type: ignore[attr-defined]
-        except Exception as error:  # each service raises its own kinds
+        except Exception as error:  # noqa: BLE001  # each service raises its own kinds
             self.error = self.error or error
             return 0
         return read

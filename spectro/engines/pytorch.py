@@ -62,3 +62,8 @@ class TorchEngine(Engine):
             features = self.net.penultimate(self.tensor(pictures))
             logits = self.net.head[-1](features).float().cpu().numpy()
         return Scores(self._checkpoint.about.probabilities(logits), features.float().cpu().numpy())
+
+
+def on_gpu(engine: Engine) -> bool:
+    """Return whether an engine computes elsewhere than on the CPU."""
+    return isinstance(engine, TorchEngine) and engine.device.type != "cpu"

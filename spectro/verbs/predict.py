@@ -17,7 +17,7 @@ from tqdm import tqdm
 from spectro.addresses import Address, Place, sign_at
 from spectro.audio import recording
 from spectro.engines.base import EngineName, Precision
-from spectro.engines.pytorch import TorchEngine
+from spectro.engines.pytorch import TorchEngine, on_gpu
 from spectro.errors import PredictionError
 from spectro.files import Signature, fingerprint, printable
 from spectro.model.locate import default_checkpoint
@@ -275,7 +275,7 @@ class Run:
 def _processes(settings: PredictSettings, network: Network, recordings: int) -> int:
     """Return the number of processes to use for a number of recordings."""
     engine = network.predictor().engine
-    if settings.follow or (isinstance(engine, TorchEngine) and engine.device.type != "cpu"):
+    if settings.follow or on_gpu(engine):
         return 1
     enough = FEW_FOR_TORCH if isinstance(engine, TorchEngine) else FEW
     return settings.workers or (threads() if recordings >= enough else 1)

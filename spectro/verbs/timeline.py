@@ -1,7 +1,7 @@
 """The timeline verb: follow emotion through recordings of any length into a table, tracks and summaries."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -12,6 +12,7 @@ from tqdm import tqdm
 from spectro.addresses import Address, Place
 from spectro.audio import recording
 from spectro.engines.base import EngineName, Precision
+from spectro.engines.pytorch import on_gpu
 from spectro.errors import AudioError, PredictionError
 from spectro.files import fingerprint, path_text, printable, write_bytes, write_json
 from spectro.identity import identity_of
@@ -25,10 +26,13 @@ from spectro.predict.predictor import Predictor
 from spectro.predict.timeline.formats import Summary, audacity, webvtt
 from spectro.predict.timeline.segments import Segment, timeline
 from spectro.predict.timeline.windows import WindowSettings
+from spectro.processes import in_processes, threads
 from spectro.schema import check_least
 
 ENDINGS = (".txt", ".vtt", ".json")
 """Suffixes of a recording's tracks: Audacity labels, WebVTT, summary."""
+ENOUGH_S = 3600.0
+"""Least length of all recordings that makes up for the start-up time of processes, in seconds."""
 MOST = 100
 """Maximum number of recordings in one part of a cluster's work: long ones take minutes each."""
 
@@ -54,6 +58,8 @@ class TimelineSettings:
         min_margin: give the label `unsure` if the two highest probabilities differ by less than this, 0 to 1.
         min_speech: give the label `no speech` if the probability of speech is below this, 0 to 1; 0 turns this off.
         batch_size: pictures per batch.
+        workers: processes that follow recordings, each with its own network, on one thread; 0 for one per core if the
+            recordings last at least an hour together. On a GPU there is one process. Not with a cluster.
         device: cpu, cuda, ...; null uses a GPU if one is available.
         engine: inference engine; auto picks the fastest one installed (onnx and openvino are extras).
         precision: float32, or bfloat16 for more speed (torch, openvino); close calls are computed in float32 either
@@ -74,6 +80,7 @@ class TimelineSettings:
     min_margin: float = 0.0
     min_speech: float = 0.5
     batch_size: int = 8
+    workers: int = 0
     device: str | None = None
     engine: EngineName = "auto"
     precision: Precision = "float32"
@@ -83,10 +90,12 @@ class TimelineSettings:
     cluster_gpus: float = 1.0
 
     def __post_init__(self) -> None:
-        check_least(self, PredictionError, batch_size=1)
+        check_least(self, PredictionError, batch_size=1, workers=0)
         check_name(self.out)
         if in_parts(self.out, self.cluster) and self.tracks is not None:
             raise PredictionError("tracks need a table on this machine and no cluster")
+        if self.cluster is not None and self.workers:
+            raise PredictionError("a cluster has its own processes: leave workers out, and see cluster_cpus")
 
 
 def run(settings: TimelineSettings) -> int:
@@ -140,6 +149,7 @@ def _spread(settings: TimelineSettings) -> int:
             resume=settings.resume,
             fewest=1,
             most=MOST,
+            workers=partial(_processes, settings, network),
             cluster=cluster_of(settings.cluster, settings.device, settings.cluster_cpus, settings.cluster_gpus),
         ),
         expand(settings.inputs),
@@ -153,19 +163,21 @@ def _answer(predictor: Predictor, places: Sequence[Place], settings: TimelineSet
 
 def _run(settings: TimelineSettings, paths: list[Place], names: list[Path]) -> int:
     """Follow recordings into outputs that this run has claimed; returns the exit code."""
-    predictor = Network.of(settings).predictor()
+    network = Network.of(settings)
     assert not isinstance(settings.out, Address)
     lengths = [recording.duration_s(path) for path in paths]
+    processes = _processes(settings, network, len(paths), long=sum(lengths) >= ENOUGH_S)
+    found = _each(settings, network, paths, processes)
     failed = rows = 0
     with (
-        open_table(settings.out, list(Segment(path="").record(predictor.labels))) as table,
+        open_table(settings.out, list(Segment(path="").record(network.labels()))) as table,
         tqdm(total=round(sum(lengths)), desc="following", unit="s", file=sys.stderr) as bar,
     ):
-        for path, length, name in zip(paths, lengths, names, strict=True):
+        for path, length, name, own in zip(paths, lengths, names, found, strict=True):
             begin = bar.n
             segments: list[Segment] = []
-            for segment in _segments(predictor, path, settings):
-                table.add([segment.record(predictor.labels)])
+            for segment in own:
+                table.add([segment.record(network.labels())])
                 failed += bool(segment.error)
                 rows += not segment.error
                 bar.update(max(0, round(begin + segment.end_s) - bar.n))
@@ -178,6 +190,27 @@ def _run(settings: TimelineSettings, paths: list[Place], names: list[Path]) -> i
     bad = f"; {failed} could not be used in full, see the column error" if failed else ""
     print(f"{len(paths) - failed} of {len(paths)} recordings processed to the end{where}{bad}", file=sys.stderr)
     return 0 if not failed else 1 if rows else 2
+
+
+def _processes(settings: TimelineSettings, network: Network, recordings: int, *, long: bool = False) -> int:
+    """Return the number of processes to use for a number of recordings."""
+    if on_gpu(network.predictor().engine):
+        return 1
+    return max(1, min(settings.workers or (threads() if long else 1), recordings))
+
+
+def _each(
+    settings: TimelineSettings, network: Network, paths: list[Place], processes: int
+) -> Iterator[Iterable[Segment]]:
+    """Yield the segments of each recording, in order; with one process, as they are found."""
+    if processes == 1:
+        return (_segments(network.predictor(), path, settings) for path in paths)
+    return in_processes(partial(_followed, network=network, settings=settings), paths, processes, ordered=True)
+
+
+def _followed(path: Place, network: Network, settings: TimelineSettings) -> list[Segment]:
+    """Return the segments of a recording; runs in a worker process."""
+    return list(_segments(network.predictor(), path, settings))
 
 
 def _segments(predictor: Predictor, path: Place, settings: TimelineSettings) -> Iterator[Segment]:

@@ -7,9 +7,11 @@ import pandas as pd
 import pytest
 
 from spectro.cli import run_verb
+from spectro.errors import PredictionError
 from spectro.predict.inputs import stems
 from spectro.predict.timeline.formats import Summary, audacity, webvtt
 from spectro.predict.timeline.segments import SILENCE, Segment
+from spectro.verbs.timeline import TimelineSettings
 from tests.conftest import RATE, World, WriteWav, voice
 
 SEGMENTS = [
@@ -146,3 +148,22 @@ def test_a_partly_invalid_recording_keeps_its_rows_and_gets_an_error_row(
     (tmp_path / "calls/a.wav").unlink()
     (tmp_path / "calls/b.wav").unlink()
     assert _run(world, tmp_path / "calls", "--out", out) == 2
+
+
+def test_two_processes_write_the_same_rows_and_tracks_as_one(world: World, wav: WriteWav, tmp_path: Path) -> None:
+    for number, seconds in enumerate((3.0, 2.0, 6.5)):
+        wav(f"calls/{number}.wav", voice(seconds))
+    (tmp_path / "calls" / "1.wav").write_bytes(b"no recording")
+    found = []
+    for workers in ("1", "2"):
+        out, tracks = tmp_path / f"rows-{workers}.csv", tmp_path / f"tracks-{workers}"
+        assert _run(world, tmp_path / "calls", "--out", out, "--tracks", tracks, "--workers", workers) == 1
+        names = sorted(path.name for path in tracks.glob("[!.]*"))
+        found.append((pd.read_csv(out), {name: (tracks / name).read_text() for name in names}))
+    (one, alone), (two, together) = found
+    pd.testing.assert_frame_equal(one, two, rtol=1e-5)
+    assert list(alone) == list(together) and len(alone) == 9
+    assert alone["0.txt"].split("\t")[:2] == together["0.txt"].split("\t")[:2]
+    assert one["path"].is_monotonic_increasing
+    with pytest.raises(PredictionError, match="leave workers out"):
+        TimelineSettings(inputs=["calls"], out=tmp_path / "rows.csv", cluster="local", workers=2)
