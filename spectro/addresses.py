@@ -6,13 +6,12 @@ is configured through fsspec's own environment variables and configuration files
 `OSError` that names the address.
 """
 
-import errno
 import hashlib
 import io
 import os
 import re
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path, PurePosixPath
@@ -28,6 +27,7 @@ CHANGES = (
     "ETag",
     "etag",
     "LastModified",
+    "Last-Modified",
     "last_modified",
     "mtime",
     "modified",
@@ -35,6 +35,8 @@ CHANGES = (
     "generation",
     "md5Hash",
     "content_md5",
+    "Content-MD5",
+    "Digest",
 )
 """Fields of file information that change when a file is rewritten; the first one present counts."""
 AT_ONCE = 2**24
@@ -133,14 +135,22 @@ class Address(os.PathLike[str]):
 
     def sign(self) -> Signature | None:
         """Return a signature that changes when the file is rewritten; None if it cannot be read."""
-        if self.signature is not None:
-            return self.signature
         try:
-            with _as_os_error(self.url):
-                system, path = _system(self.url)
-                return _signature(system.info(path))
+            return self.looked_up()
         except OSError:
             return None
+
+    def looked_up(self) -> Signature:
+        """Return a signature that changes when the file is rewritten.
+
+        Raises:
+            OSError: there is no such file, or it cannot be read.
+        """
+        if self.signature is not None:
+            return self.signature
+        with _as_os_error(self.url):
+            system, path = _system(self.url)
+            return _signature(system.info(path))
 
     @contextmanager
     def opened(self) -> Iterator[BinaryIO]:
@@ -231,25 +241,13 @@ def sign_at(where: Place) -> Signature | None:
 def mark_at(where: Place) -> str:
     """Return a text that differs between recordings of different content.
 
-    It is `files.content_mark` on this machine, and size and version at an address, so that nothing is fetched for it.
+    It is `files.content_mark` on this machine. At an address it is made of the size and the version that the service
+    reports, so that nothing is fetched; a service that reports no version is trusted not to change files of one size.
 
     Raises:
         OSError: the file cannot be read, or is not a regular file.
     """
-    if not isinstance(where, Address):
-        return content_mark(where)
-    if (signature := where.sign()) is None:
-        raise FileNotFoundError(errno.ENOENT, "cannot be read", where.url)
-    return "-".join(map(str, signature[:2]))
-
-
-def open_at(where: Place) -> AbstractContextManager[BinaryIO]:
-    """Open a file for reading, as a seekable stream.
-
-    Raises:
-        OSError: it cannot be opened.
-    """
-    return where.opened() if isinstance(where, Address) else where.open("rb")
+    return "-".join(map(str, where.looked_up()[:2])) if isinstance(where, Address) else content_mark(where)
 
 
 def _system(url: str) -> tuple[Any, str]:

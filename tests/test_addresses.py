@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from spectro.addresses import AT_ONCE, Address, is_address, place, sign_at
+from spectro.addresses import AT_ONCE, Address, is_address, mark_at, place, sign_at
 from spectro.audio import recording
+from spectro.audio.source import fetched
 from spectro.audio.stream import blocks
 from spectro.baselines.features import FeatureSettings, extract
 from spectro.corpora.registry import scan
@@ -156,6 +157,10 @@ def test_a_connection_lost_while_a_file_is_read_is_not_taken_for_its_end(
     monkeypatch.setattr("spectro.addresses.AT_ONCE", 1000)
     monkeypatch.setattr(type(memory), "open", lambda *_, **__: Lost(content.getvalue()))
     where = Address(f"memory://long.{ending}")
+    with pytest.raises(KeyboardInterrupt), fetched(where) as stream:
+        while stream.read(1000):
+            pass
+        raise KeyboardInterrupt
     for read in (recording.read, lambda *given, **more: list(blocks(*given, **more))):
         with pytest.raises(AudioError, match=rf"memory://long.{ending}: cannot be read \(the connection was lost\)"):
             read(where, sample_rate=16_000)
@@ -211,6 +216,34 @@ def test_a_corpus_at_addresses_renders_like_one_on_disk(
     assert render(settings).reused == 1
 
 
+def test_a_recording_that_cannot_be_fetched_does_not_stop_a_scan(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise RuntimeError("the token has expired")
+
+    for name in "ab":
+        memory.pipe(f"/bucket/{name}.wav", sound(1.0))
+    monkeypatch.setattr(type(memory), "cat_file", refuse)
+    table = write_table(tmp_path, {f"memory://bucket/{name}.wav": "sad" for name in "ab"})
+    assert len(scan("folder", table).clips) == 2
+    monkeypatch.setattr(type(memory), "info", refuse)
+    assert len(scan("folder", table).clips) == 2
+    with pytest.raises(OSError, match="the token has expired"):
+        mark_at(Address("memory://bucket/a.wav"))
+
+
+def test_a_service_that_reports_a_time_alone_shows_that_a_file_has_changed(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    marks = []
+    for day in (1, 2):
+        info = {"size": 10, "type": "file", "name": "a", "Last-Modified": f"Sun, 0{day} Nov 2026 00:00:00 GMT"}
+        monkeypatch.setattr(type(memory), "info", lambda *_, info=info, **__: info)
+        marks.append(mark_at(Address("memory://a.wav")))
+    assert marks[0] != marks[1]
+
+
 def test_equal_recordings_at_addresses_count_once(memory: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
     for name, seconds in (("a", 1.0), ("b", 1.0), ("c", 1.1)):
         memory.pipe(f"/bucket/{name}.wav", sound(seconds))
@@ -229,8 +262,9 @@ def test_features_and_the_python_interface_read_addresses(
     memory.pipe("/bucket/a.wav", sound())
     (tmp_path / "a.wav").write_bytes(sound())
     predictor = Predictor(world.checkpoint)
-    there, here = predictor.predict_wav("memory://bucket/a.wav"), predictor.predict_wav(tmp_path / "a.wav")
-    assert there.probabilities == here.probabilities
+    places = ("memory://bucket/a.wav", f"file://{tmp_path}/a.wav", tmp_path / "a.wav")
+    there, also_here, here = (predictor.predict_wav(one).probabilities for one in places)
+    assert there == also_here == here
     table = write_table(tmp_path, {"memory://bucket/a.wav": "sad"})
     out = tmp_path / "images"
     render(RenderSettings(corpus="folder", source=table, out=out, spec=SMALL, workers=1))

@@ -110,7 +110,7 @@ def opened(source: Source, *, max_duration_s: float | None) -> Iterator[soundfil
     """
     with ExitStack() as stack:
         where = place(source) if isinstance(source, str | os.PathLike) else source
-        stream = stack.enter_context(fetched(where)) if isinstance(where, Address) else source
+        stream = stack.enter_context(fetched(where)) if isinstance(where, Address) else where
         yield stack.enter_context(_checked(stream, name_of(source), max_duration_s))
 
 

@@ -70,12 +70,19 @@ class Watched(io.RawIOBase):
 
     def readinto(self, buffer: "bytearray | memoryview") -> int:  # type: ignore[override]
         """Fill a buffer from the current position; return the number of bytes, 0 at the end and after an error."""
+        if self.error is not None:
+            return 0
         try:
             read: int = self._file.readinto(buffer)  # type: ignore[attr-defined]
         except Exception as error:  # noqa: BLE001  # each service raises its own kinds
-            self.error = self.error or error
+            self.error = error
             return 0
         return read
+
+    def check(self) -> None:
+        """Raise AudioError if reading failed."""
+        if self.error is not None:
+            raise AudioError(f"{printable(self.name)}: cannot be read ({_reason(self.error)})") from self.error
 
 
 @contextmanager
@@ -83,19 +90,23 @@ def fetched(address: Address) -> Iterator[BinaryIO]:
     """Open the file at an address as a binary file that is named after the address.
 
     Raises:
-        AudioError: the file cannot be opened, or could not be read to the end of the block, whatever its reader made of
-            that.
+        AudioError: the file cannot be opened, or reading it failed, even if its reader took that for the end of it.
     """
     with ExitStack() as stack:
         try:
-            stream = Watched(stack.enter_context(address.opened()), address.url)
+            found = stack.enter_context(address.opened())
         except OSError as error:
             raise AudioError(f"{name_of(address)}: cannot be opened ({_reason(error)})") from error
+        if type(found) is io.BytesIO:  # fetched whole
+            yield found
+            return
+        stream = Watched(found, address.url)
         try:
             yield cast(BinaryIO, stream)
-        finally:
-            if stream.error is not None:
-                raise AudioError(f"{name_of(address)}: cannot be read ({_reason(stream.error)})") from stream.error
+        except Exception:
+            stream.check()
+            raise
+        stream.check()
 
 
 def _reason(error: Exception) -> str:

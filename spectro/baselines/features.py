@@ -8,6 +8,7 @@ is valid while its recording's content (size and CRC-32) is unchanged.
 
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -19,7 +20,7 @@ import pandas as pd
 import scipy.stats
 from tqdm import tqdm
 
-from spectro.addresses import mark_at, place
+from spectro.addresses import FETCHERS, Address, Place, mark_at, place
 from spectro.audio import augment
 from spectro.audio.augment import AugmentSettings
 from spectro.audio.compiled import ensure_cache
@@ -319,18 +320,28 @@ def _jobs(wanted: pd.DataFrame, kept: pd.DataFrame) -> tuple[list[_Job], list[st
     """
     known = {(one[0], one[1]): one[2] for one in kept[KEYS].itertuples(index=False)}
     jobs, gone = [], []
-    for clip_id, rows in wanted.groupby("clip_id", sort=False):
-        path = place(str(rows["path"].iloc[0]))
-        try:
-            identity = mark_at(path)
-        except OSError as error:
+    clips = list(wanted.groupby("clip_id", sort=False))
+    paths = [place(str(rows["path"].iloc[0])) for _clip_id, rows in clips]
+    with ThreadPoolExecutor(FETCHERS if any(isinstance(path, Address) for path in paths) else 1) as pool:
+        marks = list(pool.map(_mark, paths))
+    for (clip_id, rows), path, identity in zip(clips, paths, marks, strict=True):
+        if isinstance(identity, OSError):
             if any((clip_id, copy) not in known for copy in rows["copy"]):
-                gone.append(f"{clip_id}: {printable(path)}: the recording is gone ({error.strerror}); render again")
+                kind = "gone" if isinstance(identity, FileNotFoundError) else "unreadable"
+                reason = f"the recording is {kind} ({identity.strerror})"
+                gone.append(f"{clip_id}: {printable(path)}: {reason}; render again")
             continue
         copies = tuple(int(copy) for copy in rows["copy"] if known.get((clip_id, copy)) != identity)
         if copies:
             jobs.append(_Job(str(clip_id), str(path), identity, copies))
     return jobs, gone
+
+
+def _mark(path: Place) -> str | OSError:
+    try:
+        return mark_at(path)
+    except OSError as error:
+        return error
 
 
 def _fill(

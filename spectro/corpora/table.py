@@ -17,7 +17,7 @@ from typing import TypeAlias
 
 import pandas as pd
 
-from spectro.addresses import FETCHERS, Address, Place, open_at, place
+from spectro.addresses import FETCHERS, Address, Place, place
 from spectro.audio.recording import recordings
 from spectro.errors import CorpusError
 from spectro.files import path_text, printable
@@ -46,7 +46,7 @@ class Corpus:
         voices: name of the group of speakers, if several corpora share it; None for a group of its own.
         open: takes the corpus's folder, returns a parser: path below the folder -> `emotion`, `speaker`, `gender` and
             further fields. A parser raises CorpusError, with the reason, for a file that does not belong.
-        files: takes the corpus's folder, yields the recordings; `visible_recordings` by default. A recording may lie at
+        files: takes the corpus's folder, yields the recordings; `visible_recordings` by default. A recording may be at
             an address.
         remarks: takes the corpus's folder and its clip table, returns notes for the user on how they were interpreted;
             raises CorpusError for an invalid table.
@@ -99,8 +99,8 @@ def scan_corpus(corpus: Corpus, root: Path) -> Scan:
     """
     if not root.exists():
         way = f"name the folder of {corpus.title} with --source"
-        if re.match(r"[a-z][a-z0-9+.-]+:/", str(root)):
-            way = "a source is a folder or a file here; list recordings at addresses in a CSV, for --corpus folder"
+        if re.match(r"(?!file:|local:)[a-z][a-z0-9+.-]+:[\\/]", str(root), re.IGNORECASE):
+            way = "list recordings at addresses in a CSV on this machine, and render that with --corpus folder"
         raise CorpusError(f"{printable(root)}: does not exist; {way}")
     parse = corpus.open(root)
     rows: list[Fields] = []
@@ -169,19 +169,21 @@ def _without_duplicates(rows: list[Fields], rejected: list[tuple[str, str]]) -> 
 
     Only files of equal size can be equal, so only those are read.
     """
+    places = [place(str(row["path"])) for row in rows]
     with ThreadPoolExecutor(FETCHERS) as pool:
-        found = list(pool.map(_size, rows))
-    counts = Counter(found)
+        sizes = list(pool.map(_size, places))
+        counts = Counter(sizes)
+        alike = [size > 0 and counts[size] > 1 for size in sizes]
+        marks = list(pool.map(lambda path, read: _checksum(path) if read else str(path), places, alike))
     contents: dict[str, Fields] = {}
     ids: dict[str, str] = {}
-    for row, size in zip(rows, found, strict=True):
+    for row, mark in zip(rows, marks, strict=True):
         path, name = str(row["path"]), str(row["clip_id"])
-        if size > 0 and counts[size] > 1:
-            same = contents.setdefault(_checksum(place(path)), row)
-            if same["path"] != path:
-                other = f", which is labelled {same['emotion']}" if same["emotion"] != row["emotion"] else ""
-                rejected.append((path_text(path), f"is the same recording as {printable(str(same['path']))}{other}"))
-                continue
+        same = contents.setdefault(mark, row)
+        if same["path"] != path:
+            other = f", which is labelled {same['emotion']}" if same["emotion"] != row["emotion"] else ""
+            rejected.append((path_text(path), f"is the same recording as {printable(str(same['path']))}{other}"))
+            continue
         first = ids.setdefault(name, path)
         if first != path:
             rejected.append((path_text(path), f"has the same id as {printable(first)}, but different content"))
@@ -189,8 +191,7 @@ def _without_duplicates(rows: list[Fields], rejected: list[tuple[str, str]]) -> 
         yield row
 
 
-def _size(row: Fields) -> int:
-    path = place(str(row["path"]))
+def _size(path: Place) -> int:
     if isinstance(path, Address):
         signature = path.sign()
         return -1 if signature is None else signature[0]
@@ -200,7 +201,9 @@ def _size(row: Fields) -> int:
 def _checksum(path: Place) -> str:
     """Return the SHA-1 of a file, or its path if it cannot be read: rendering will report the error."""
     try:
-        with open_at(path) as file:
-            return hashlib.file_digest(file, "sha1").hexdigest()  # type: ignore[arg-type]  # it has readinto
+        if isinstance(path, Address):
+            return hashlib.sha1(path.read_bytes()).hexdigest()
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha1").hexdigest()
     except OSError:
         return str(path)

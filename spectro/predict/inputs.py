@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 
-from spectro.addresses import Address, Place, is_address, open_at, place
+from spectro.addresses import Address, Place, is_address, place
 from spectro.audio.recording import SUFFIXES, recordings
 from spectro.errors import PredictionError
 from spectro.files import MESSAGE, printable
@@ -81,7 +81,8 @@ def _names_in(path: Place) -> Iterator[str]:
     """Yield the non-empty lines of a list, or the non-empty cells of a CSV's column `path`."""
     try:
         with ExitStack() as stack:
-            text = io.TextIOWrapper(stack.enter_context(open_at(path)), encoding="utf-8-sig", newline="")
+            opened = path.opened() if isinstance(path, Address) else path.open("rb")
+            text = io.TextIOWrapper(stack.enter_context(opened), encoding="utf-8-sig", newline="")
             if path.suffix.lower() == ".csv":
                 rows = csv.DictReader(text)
                 if "path" not in (rows.fieldnames or ()):

@@ -5,6 +5,7 @@ This module is separate from the rendering stage so that a worker process starts
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cache
 from itertools import repeat
 from pathlib import Path
 
@@ -71,9 +72,14 @@ def render_clips(jobs: list[Job], recipe: Recipe) -> list[list[Outcome]]:
         for each clip, the outcomes of its untouched copy and of each other copy; for an unreadable clip, one error.
     """
     if any(is_address(job.path) for job in jobs):
-        with ThreadPoolExecutor(FETCHERS) as pool:
-            return list(pool.map(_render_clip, jobs, repeat(recipe)))
+        return list(_fetchers().map(_render_clip, jobs, repeat(recipe)))
     return [_render_clip(job, recipe) for job in jobs]
+
+
+@cache
+def _fetchers() -> ThreadPoolExecutor:
+    """Return this process's threads for recordings that must be fetched; their connections are kept."""
+    return ThreadPoolExecutor(FETCHERS)
 
 
 def _render_clip(job: Job, recipe: Recipe) -> list[Outcome]:

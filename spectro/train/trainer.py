@@ -18,6 +18,8 @@ from spectro.train.settings import FinetuneSettings
 from spectro.train.state import PlainStateIO
 
 LOG = logging.getLogger("spectro")
+BFLOAT16 = ("amx_bf16", "avx512_bf16", "bf16", "sve_bf16")
+"""Names of instructions for bfloat16 among PyTorch's capabilities of a processor."""
 TRAINING, LAST, BEST = "training", "last.ckpt", "best.ckpt"
 
 
@@ -84,18 +86,17 @@ def _precision(settings: FinetuneSettings) -> Any:
 
     A processor without bfloat16 emulates it: a warning says so.
     """
-    on_gpu = settings.accelerator != "cpu" and torch.cuda.is_available()
-    if on_gpu:
-        supported = torch.cuda.is_bf16_supported()
-    else:
-        capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
-        supported = bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    on_cuda = settings.accelerator != "cpu" and torch.cuda.is_available()
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     if settings.precision == "auto":
-        return "bf16-mixed" if supported else "32-true"
-    if settings.precision.startswith("bf16") and not supported and not on_gpu:
+        fast_here = capabilities.get("amx_bf16") or capabilities.get("avx512_bf16")
+        return "bf16-mixed" if (torch.cuda.is_bf16_supported() if on_cuda else fast_here) else "32-true"
+    on_cpu = not on_cuda and settings.accelerator in ("cpu", "auto") and not torch.backends.mps.is_available()
+    emulated = capabilities and not any(capabilities.get(name) for name in BFLOAT16)
+    if settings.precision.startswith("bf16") and on_cpu and emulated:
         LOG.warning(
             "precision %s: this processor has no bfloat16 instructions, so training takes several times as long as in "
-            "float32; --precision auto uses what it has",
+            "float32, which --precision auto would use",
             settings.precision,
         )
     return settings.precision

@@ -53,6 +53,7 @@ def test_emulated_bfloat16_is_warned_of(
     supported: bool,
 ) -> None:
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": supported}, raising=False)
+    monkeypatch.setattr("torch.backends.mps.is_available", lambda: False)
     for precision, expected, warned in (
         ("auto", "bf16-mixed" if supported else "32-true", False),
         ("bf16-mixed", "bf16-mixed", not supported),
