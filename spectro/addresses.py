@@ -41,7 +41,6 @@ CHANGES = (
 """Fields of file information that change when a file is rewritten; the first one present counts."""
 AT_ONCE = 2**24
 """Largest file in bytes that is fetched whole; larger ones are read on demand, in blocks of half this size."""
-
 FETCHERS = 16
 """Threads that fetch files; they spend most of the time waiting."""
 

@@ -183,9 +183,7 @@ def write_table(folder: Path, places: dict[str, str]) -> Path:
     return folder / "clips.csv"
 
 
-def test_a_corpus_at_addresses_renders_like_one_on_disk(
-    memory: fsspec.AbstractFileSystem, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_corpus_at_addresses_renders_like_one_on_disk(memory: fsspec.AbstractFileSystem, tmp_path: Path) -> None:
     contents = {"a.wav": sound(1.0), "deep/b c.wav": sound(1.5)}
     for name, content in contents.items():
         memory.pipe(f"/bucket/{name}", content)

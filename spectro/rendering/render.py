@@ -1,9 +1,9 @@
 """The rendering stage: clips x copies -> PNGs and their index.
 
 A rendering can be killed at any moment and run again. Every PNG is moved into place complete, and records its settings
-and its recording's content (size and CRC-32). A PNG that matches settings and recording is kept, wherever the two have
-been copied to; any other is rendered again. The index is written last, from the PNGs' text, so it is the same after a
-kill, and for any number of workers.
+and its recording's content (size and CRC-32; at an address, size and version). A PNG that matches settings and
+recording is kept, wherever the two have been copied to; any other is rendered again. The index is written last, from
+the PNGs' text, so it is the same after a kill, and for any number of workers.
 
 In the output folder: `images/CLIP_COPY.png`, `index.parquet` (the clips' columns, `image`, `copy`, `augmentation`,
 `parameters`, `spec`), `spec.json`, `render.json` (the settings that pictures depend on), `failures.csv` (clips that

@@ -1,6 +1,7 @@
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,6 +12,7 @@ from spectro.errors import PredictionError
 from spectro.predict.inputs import stems
 from spectro.predict.timeline.formats import Summary, audacity, webvtt
 from spectro.predict.timeline.segments import SILENCE, Segment
+from spectro.processes import in_processes
 from spectro.verbs.timeline import TimelineSettings
 from tests.conftest import RATE, World, WriteWav, voice
 
@@ -150,7 +152,17 @@ def test_a_partly_invalid_recording_keeps_its_rows_and_gets_an_error_row(
     assert _run(world, tmp_path / "calls", "--out", out) == 2
 
 
-def test_two_processes_write_the_same_rows_and_tracks_as_one(world: World, wav: WriteWav, tmp_path: Path) -> None:
+def test_two_processes_write_the_same_rows_and_tracks_as_one(
+    world: World, wav: WriteWav, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts: list[int] = []
+
+    def counted(work: Any, items: Any, count: int, *, ordered: bool) -> Any:
+        counts.append(count)
+        return in_processes(work, items, count, ordered=ordered)
+
+    monkeypatch.setattr("spectro.verbs.timeline.in_processes", counted)
+    monkeypatch.setattr("spectro.verbs.timeline.threads", lambda: 2)
     for number, seconds in enumerate((3.0, 2.0, 6.5)):
         wav(f"calls/{number}.wav", voice(seconds))
     (tmp_path / "calls" / "1.wav").write_bytes(b"no recording")
@@ -160,6 +172,10 @@ def test_two_processes_write_the_same_rows_and_tracks_as_one(world: World, wav: 
         assert _run(world, tmp_path / "calls", "--out", out, "--tracks", tracks, "--workers", workers) == 1
         names = sorted(path.name for path in tracks.glob("[!.]*"))
         found.append((pd.read_csv(out), {name: (tracks / name).read_text() for name in names}))
+    assert counts == [2]
+    monkeypatch.setattr("spectro.verbs.timeline.ENOUGH_S", 5.0)
+    assert _run(world, tmp_path / "calls", "--out", tmp_path / "long.csv") == 1
+    assert counts == [2, 2]
     (one, alone), (two, together) = found
     pd.testing.assert_frame_equal(one, two, rtol=1e-5)
     assert list(alone) == list(together) and len(alone) == 9
