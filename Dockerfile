@@ -14,5 +14,4 @@ USER spectro
 EXPOSE 7860
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:7860/healthz', timeout=4)"]
-ENTRYPOINT ["spectro", "serve"]
-CMD ["--host", "0.0.0.0"]
+ENTRYPOINT ["spectro", "serve", "--host", "0.0.0.0"]

@@ -49,6 +49,7 @@ class ServeSettings:
         proxies: addresses or networks of proxies. Only their X-Forwarded-For and X-Forwarded-Proto are trusted.
         max_batch: pictures per batch; larger ones are hardly faster, and all their requests wait for them.
         renderers: processes that render uploads when several arrive at a time; -1 for one per core, 0 for threads.
+        min_speech: give the label `no speech` if the probability of speech is below this, 0 to 1; 0 turns this off.
         limits: limits on requests.
         stop_s: time that running requests have to finish when the service stops, in seconds.
         device: cpu, cuda, ...; null uses a GPU if one is available.
@@ -66,6 +67,7 @@ class ServeSettings:
     proxies: list[str] = field(default_factory=list)
     max_batch: int = 8
     renderers: int = -1
+    min_speech: float = 0.5
     limits: Limits = field(default_factory=Limits)
     stop_s: int = 8
     device: str | None = None
@@ -117,6 +119,7 @@ def _serve(settings: ServeSettings, listener: socket.socket) -> int:
             engine=settings.engine,
             precision=settings.precision,
             max_duration_s=limits.max_duration_s,
+            min_speech=settings.min_speech,
         ),
         max_batch=settings.max_batch,
         observe=metrics.batch.observe,

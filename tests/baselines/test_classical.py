@@ -142,7 +142,7 @@ def test_a_leaky_run_prints_a_warning(world: World, tmp_path: Path, capsys: pyte
 def test_an_invalid_fold_is_refused_before_features_are_computed(world: World, tmp_path: Path) -> None:
     shutil.copytree(world.images, tmp_path / "index", ignore=shutil.ignore_patterns(FOLDER))
     with pytest.raises(Exception, match="folds 0 to 4; fold 9 was requested"):
-        classical(_settings(index=tmp_path / "index", fold=9))
+        classical(_settings(index=tmp_path / "index", fold=9, out=tmp_path / "out"))
     assert not (tmp_path / "index" / FOLDER).exists()
 
 

@@ -13,11 +13,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
 
 from spectro.errors import PredictionError
+from spectro.predict.predictor import Predictor
 from spectro.serve.server import HEADER_BYTES, Server, allow_files
 from spectro.verbs.serve import KEYS, ServeSettings, run
 from tests.conftest import REPOSITORY, World, WriteWav
@@ -309,6 +311,23 @@ def test_a_public_service_without_a_key_prints_a_warning(
         assert first.startswith(f"service at http://{host}:")
         told[host, key] = [line for line in others if "anyone who can reach this machine" in line]
     assert {which for which, lines in told.items() if lines} == {("0.0.0.0", "")}
+
+
+def test_the_least_probability_of_speech_is_an_option_of_the_service(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def load(*arguments: Any, **options: Any) -> Predictor:
+        made.append(Predictor(*arguments, **options))
+        return made[-1]
+
+    monkeypatch.setattr("spectro.verbs.serve.Predictor", load)
+    monkeypatch.setattr(Server, "run", lambda *_arguments, **_options: None)
+    assert run(ServeSettings(checkpoint=world.checkpoint, port=0, page=False, device="cpu", min_speech=0.2)) == 0
+    assert [one.min_speech for one in made] == [0.2]
+    with pytest.raises(PredictionError, match=r"min_speech is 1.2; it must lie between 0 and 1"):
+        run(ServeSettings(checkpoint=world.checkpoint, port=0, page=False, device="cpu", min_speech=1.2))
 
 
 def test_the_open_file_limit_is_raised_up_to_the_hard_limit() -> None:

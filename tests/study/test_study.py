@@ -354,6 +354,24 @@ def test_cores_memory_and_gpu_limit_the_number_of_parallel_jobs(monkeypatch: pyt
     assert possible_jobs() == 1
 
 
+@pytest.mark.parametrize(("allowed", "each"), [(6, 3), (1, 1)])
+def test_parallel_runs_share_the_threads_that_the_study_may_use(
+    allowed: int, each: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: dict[str, int] = {}
+
+    def command(verb: str, _given: dict[str, Any], _config: Path, log: Path, threads: int) -> int:
+        used[verb] = threads
+        write_bytes(log, b"stopped")
+        return 0 if verb == "render" else 2
+
+    monkeypatch.setenv("OMP_NUM_THREADS", str(allowed))
+    monkeypatch.setattr(module, "command", command)
+    _table, failed = study(_settings(tmp_path, tmp_path, systems={"one": {}}))
+    assert list(failed.values()) == [f"exit code 2: stopped (see {next(tmp_path.rglob('chosen.log'))})"]
+    assert used == {"render": allowed, "finetune": each}
+
+
 def test_duplicate_runs_are_rejected(tmp_path: Path) -> None:
     for changes in (
         {"systems": {"one": {}, "other": {}}},
