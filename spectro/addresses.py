@@ -31,6 +31,8 @@ CHANGES = (
     "last_modified",
     "mtime",
     "modified",
+    "modificationTime",
+    "modify",
     "created",
     "generation",
     "md5Hash",
@@ -41,6 +43,8 @@ CHANGES = (
 """Fields of file information that change when a file is rewritten; the first one present counts."""
 AT_ONCE = 2**24
 """Largest file in bytes that is fetched whole; larger ones are read on demand, in blocks of half this size."""
+UNSIZED = 2**28
+"""Largest file in bytes that is fetched from a server that does not tell its size; it is fetched whole."""
 FETCHERS = 16
 """Threads that fetch files; they spend most of the time waiting."""
 
@@ -121,7 +125,8 @@ class Address(os.PathLike[str]):
                 if found["type"] == "directory":
                     inner.append(name)
                 else:
-                    yield Address(self._called(name, path), _signature(found))
+                    known = None if found.get("size") is None else _signature(found)  # else the file itself is asked
+                    yield Address(self._called(name, path), known)
             folders += reversed(inner) if below else []
 
     def _called(self, name: str, path: str) -> str:
@@ -136,7 +141,7 @@ class Address(os.PathLike[str]):
         """Return a signature that changes when the file is rewritten; None if it cannot be read."""
         try:
             return self.looked_up()
-        except OSError:
+        except (OSError, SpectroError):
             return None
 
     def looked_up(self) -> Signature:
@@ -149,7 +154,10 @@ class Address(os.PathLike[str]):
             return self.signature
         with _as_os_error(self.url):
             system, path = _system(self.url)
-            return _signature(system.info(path))
+            info = system.info(path)
+            if info.get("size") is None and not any(info.get(name) for name in CHANGES):
+                raise OSError("the server tells neither its size nor its version")
+            return _signature(info)
 
     @contextmanager
     def opened(self) -> Iterator[BinaryIO]:
@@ -161,8 +169,16 @@ class Address(os.PathLike[str]):
         with _as_os_error(self.url):
             system, path = _system(self.url)
             size = system.info(path).get("size")
-            whole = io.BytesIO(system.cat_file(path)) if size is not None and size <= AT_ONCE else None
-            stream: BinaryIO = whole or system.open(path, "rb", block_size=AT_ONCE // 2)
+            stream: BinaryIO
+            if size is None:
+                with system.open(path, "rb") as found:
+                    stream = io.BytesIO(found.read(UNSIZED + 1))
+                if len(stream.getbuffer()) > UNSIZED:
+                    raise OSError(f"the server does not tell its size, which is over {UNSIZED >> 20} MiB; download it")
+            elif size <= AT_ONCE:
+                stream = io.BytesIO(system.cat_file(path))
+            else:
+                stream = system.open(path, "rb", block_size=AT_ONCE // 2)
             stream.name = self.url  # type: ignore[misc]  # its name in errors
         with stream:
             yield stream

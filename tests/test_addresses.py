@@ -15,6 +15,7 @@ from spectro.baselines.features import FeatureSettings, extract
 from spectro.corpora.registry import scan
 from spectro.errors import AudioError, PredictionError, SpectroError
 from spectro.picture import png
+from spectro.predict.explain import explain
 from spectro.predict.inputs import expand, stems
 from spectro.predict.predictor import Predictor
 from spectro.rendering.index import read_index
@@ -268,3 +269,39 @@ def test_features_and_the_python_interface_read_addresses(
     render(RenderSettings(corpus="folder", source=table, out=out, spec=SMALL, workers=1))
     described = extract(out, FeatureSettings(), workers=1)
     assert len(described.rows) == 1 and not described.failures
+
+
+def test_a_server_that_lists_no_sizes_is_asked_for_each_file(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As fsspec lists the pages of a web server."""
+    memory.pipe("/calls/a.wav", b"first")
+    listed = memory.ls("/calls", detail=True)
+    nameless = [{"name": one["name"], "type": one["type"], "size": None} for one in listed]
+    monkeypatch.setattr(type(memory), "ls", lambda *_, **__: nameless)
+    (before,) = (one.sign() for one in Address("memory://calls").files())
+    memory.pipe("/calls/a.wav", b"second")
+    (after,) = (one.sign() for one in Address("memory://calls").files())
+    assert before is not None and after is not None and before != after
+    monkeypatch.setattr(type(memory), "info", lambda *_, **__: {"name": "a.wav", "type": "file", "size": None})
+    assert [one.sign() for one in Address("memory://calls").files()] == [None]
+
+
+def test_a_file_of_unknown_size_is_fetched_whole_up_to_a_limit(
+    memory: fsspec.AbstractFileSystem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory.pipe("/calls/a.wav", sound(1.0))
+    known = recording.read("memory://calls/a.wav", sample_rate=16_000)
+    monkeypatch.setattr(type(memory), "info", lambda *_, **__: {"name": "a.wav", "type": "file", "size": None})
+    np.testing.assert_array_equal(recording.read("memory://calls/a.wav", sample_rate=16_000), known)
+    monkeypatch.setattr("spectro.addresses.UNSIZED", 2**14)
+    with pytest.raises(AudioError, match=r"calls/a.wav: cannot be opened \(the server does not tell its size"):
+        recording.read("memory://calls/a.wav", sample_rate=16_000)
+
+
+def test_a_picture_at_an_address_is_explained(world: World, memory: fsspec.AbstractFileSystem) -> None:
+    path = next((world.images / "images").glob("*_0.png"))
+    memory.pipe("/bucket/a.png", path.read_bytes())
+    predictor = Predictor(world.checkpoint, device="cpu")
+    here, there = explain(predictor, path), explain(predictor, "memory://bucket/a.png")
+    np.testing.assert_array_equal(here.heat, there.heat)

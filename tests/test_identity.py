@@ -87,7 +87,7 @@ def test_renderings_keep_their_fingerprints() -> None:
     ],
 )
 def test_training_runs_keep_their_fingerprints(changes: dict[str, Any], expected: str) -> None:
-    data: Any = SimpleNamespace(spec=SimpleNamespace(fingerprint="spec"), fingerprint="data")
+    data: Any = SimpleNamespace(spec=SimpleNamespace(fingerprint="spec"), identity={"data": "data"})
     settings = FinetuneSettings(weights="none", **changes)
     unturned, turned = (SimpleNamespace(turned=turned) for turned in (False, True))
     assert fingerprint(finetune.run_identity(settings, data, unturned)) == expected
@@ -95,7 +95,7 @@ def test_training_runs_keep_their_fingerprints(changes: dict[str, Any], expected
 
 
 def test_teachers_are_identified_by_their_weights_and_temperature(tmp_path: Path) -> None:
-    data: Any = SimpleNamespace(spec=SimpleNamespace(fingerprint="spec"), fingerprint="data")
+    data: Any = SimpleNamespace(spec=SimpleNamespace(fingerprint="spec"), identity={"data": "data"})
     net: Any = SimpleNamespace(turned=False)
 
     def found(folder: Path, share: float = 0.8) -> dict[str, Any]:

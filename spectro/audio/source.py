@@ -5,12 +5,12 @@ import os
 import re
 import stat
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import BinaryIO, TypeAlias, cast
 
-from spectro.addresses import Address
-from spectro.errors import AudioError
+from spectro.addresses import Address, Place
+from spectro.errors import AudioError, SpectroError
 from spectro.files import printable
 
 Source: TypeAlias = str | os.PathLike[str] | BinaryIO
@@ -97,6 +97,8 @@ def fetched(address: Address) -> Iterator[BinaryIO]:
             found = stack.enter_context(address.opened())
         except OSError as error:
             raise AudioError(f"{name_of(address)}: cannot be opened ({_reason(error)})") from error
+        except SpectroError as error:  # nothing knows the scheme
+            raise AudioError(str(error)) from error
         if type(found) is io.BytesIO:  # fetched whole
             yield found
             return
@@ -107,6 +109,11 @@ def fetched(address: Address) -> Iterator[BinaryIO]:
             stream.check()
             raise
         stream.check()
+
+
+def readable(where: Place) -> AbstractContextManager[Path | BinaryIO]:
+    """Return a context with a path as it is, or with the opened file at an address; raises what `fetched` raises."""
+    return fetched(where) if isinstance(where, Address) else nullcontext(where)
 
 
 def _reason(error: Exception) -> str:

@@ -19,7 +19,7 @@ import pandas as pd
 
 from spectro.addresses import FETCHERS, Address, Place, place
 from spectro.audio.recording import recordings
-from spectro.errors import CorpusError
+from spectro.errors import CorpusError, SpectroError
 from spectro.files import path_text, printable
 
 COLUMNS = ("clip_id", "path", "corpus", "emotion", "speaker", "gender", "language")
@@ -205,5 +205,5 @@ def _checksum(path: Place) -> str:
             return hashlib.sha1(path.read_bytes()).hexdigest()
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha1").hexdigest()
-    except OSError:
+    except (OSError, SpectroError):
         return str(path)

@@ -27,6 +27,8 @@ Embedding: TypeAlias = npt.NDArray[np.float32]
 
 CLOSE_CALL = 0.2
 """Below this difference of the two most likely labels in bfloat16, float32 decides; larger ones hardly ever flip."""
+CLOSE_SPEECH = 0.05
+"""Within this distance of the least probability of speech in bfloat16, float32 decides."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,10 @@ class Engine(ABC):
         Raises:
             CheckpointError: the network's output is not finite.
         """
+
+    def exact(self, pictures: Pictures) -> Scores:
+        """Score a batch of pictures in float32, whichever the precision of `scores`."""
+        return self.scores(pictures)
 
     @classmethod
     def installed(cls) -> bool:

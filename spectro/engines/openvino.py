@@ -57,6 +57,11 @@ class OpenVinoEngine(ExportEngine):
         with self.lock:
             return finite(settle(pictures, exact, *rough), self._source)
 
+    def exact(self, pictures: Pictures) -> Scores:
+        """Score a batch of pictures in float32, uint8 of shape (pictures, 1 or 3, height, width)."""
+        with self.lock:
+            return finite(self._scores(self._requests[0], pictures), self._source)
+
     def _scores(self, request: Any, pictures: Pictures) -> Scores:
         found = request.infer({"pictures": pictures})
         return Scores(found["probabilities"].astype(np.float64), found["embeddings"].copy())

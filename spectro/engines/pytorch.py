@@ -55,6 +55,11 @@ class TorchEngine(Engine):
             rough = partial(self._scores, bfloat16=True) if self._bfloat16 else None
             return finite(settle(pictures, self._scores, rough), self._source)
 
+    def exact(self, pictures: Pictures) -> Scores:
+        """Score a batch of pictures in float32, uint8 of shape (pictures, 1 or 3, height, width)."""
+        with self.lock:
+            return finite(self._scores(pictures), self._source)
+
     def _scores(self, pictures: Pictures, bfloat16: bool = False) -> Scores:
         import torch
 

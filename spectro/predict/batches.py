@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 
 from spectro.addresses import FETCHERS, Address, Place
 from spectro.audio import recording
-from spectro.audio.source import fetched
+from spectro.audio.source import readable
 from spectro.engines.base import Scores
 from spectro.errors import AudioError, ImageError, PredictionError
 from spectro.files import path_text
@@ -114,7 +113,7 @@ def predict_rows(predictor: Draws, paths: Iterable[Place], *, batch_size: int = 
     """
 
     def render(clip: _Clip) -> Image:
-        with fetched(clip.path) if isinstance(clip.path, Address) else nullcontext(clip.path) as source:
+        with readable(clip.path) as source:
             if clip.path.suffix.lower() == ".png":
                 return png.read(source, predictor.checkpoint.spec).pixels
             pixels = predictor.render(source)

@@ -17,6 +17,8 @@ from captum.attr import LayerAttribution, LayerGradCam
 from matplotlib.figure import Figure
 from torch import nn
 
+from spectro.addresses import place
+from spectro.audio.source import readable
 from spectro.engines.base import batch
 from spectro.errors import PredictionError
 from spectro.model.backbones import SpectrogramNet
@@ -66,7 +68,8 @@ def explain(predictor: Predictor, source: Source, *, label: str | None = None) -
     """
     spec = predictor.checkpoint.spec
     if isinstance(source, str | os.PathLike) and Path(source).suffix.lower() == ".png":
-        return explain_picture(predictor, png.read(source, spec).pixels, label=label)
+        with readable(place(source)) as file:
+            return explain_picture(predictor, png.read(file, spec).pixels, label=label)
     samples, trimmed = spectrogram.read_from(source, spec, max_duration_s=predictor.max_duration_s)
     first = spectrogram.first_column(*spectrogram.shown(samples, spec), spec)
     picture = spectrogram.render(samples, spec)

@@ -107,7 +107,8 @@ def local(places: Iterable[str | os.PathLike[str]]) -> list[Path]:
 def stems(paths: Sequence[Place]) -> list[Path]:
     """Return a name for the output of each recording: its path below the folder that all share, without its suffix.
 
-    Recordings that differ only in their suffix keep it.
+    Recordings that differ only in their suffix keep it, and so do those whose name would be another's. No two
+    recordings have one name.
     """
     places = [
         Path(os.path.normpath(Path("/", *one.url.split("/")) if isinstance(one, Address) else one.absolute()))
@@ -115,8 +116,14 @@ def stems(paths: Sequence[Place]) -> list[Path]:
     ]  # a/../b is not below a
     root = os.path.commonpath([place.parent for place in places])
     names = [place.relative_to(root) for place in places]
-    times = Counter(name.with_suffix("") for name in names)
-    return [name if times[name.with_suffix("")] > 1 else name.with_suffix("") for name in names]
+    whole: set[Path] = set()
+    while True:
+        found = [name if name in whole else name.with_suffix("") for name in names]
+        times = Counter(found)
+        alike = {name for name, short in zip(names, found, strict=True) if times[short] > 1}
+        if alike <= whole:
+            return found
+        whole |= alike
 
 
 def reason_of(error: Exception, path: Place) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self, TypeAlias
 import numpy as np
 
 from spectro.audio import recording
-from spectro.engines.base import Embedding, EngineName, Precision, Probabilities, Scores, batch
+from spectro.engines.base import CLOSE_SPEECH, Embedding, EngineName, Precision, Probabilities, Scores, batch
 from spectro.engines.choose import engine_for
 from spectro.engines.pytorch import TorchEngine
 from spectro.errors import ImageError, PredictionError
@@ -93,7 +93,7 @@ class Predictor:
         for name, value in (("min_margin", min_margin), ("min_speech", min_speech)):
             if not 0 <= value <= 1:
                 raise PredictionError(f"{name} is {value}; it must lie between 0 and 1")
-        self._source, self._device = checkpoint, device
+        self._source, self._device, self._precision = checkpoint, device, precision
         self.checkpoint, self.engine = engine_for(checkpoint, engine, device=device, precision=precision)
         self.max_duration_s = max_duration_s
         self.min_margin, self.min_speech = min_margin, min_speech
@@ -202,9 +202,19 @@ class Predictor:
                 )
         if not len(pictures):
             return Scores(np.zeros((0, len(self.labels))), np.zeros((0, 0), np.float32))
-        scores = self.engine.scores(batch(pictures))
+        shown = batch(pictures)
+        scores = self.engine.scores(shown)
         detector = self.checkpoint.speech
-        return scores if detector is None else replace(scores, speech=detector.probabilities(scores.embeddings))
+        if detector is None:
+            return scores
+        speech = detector.probabilities(scores.embeddings)
+        if self._precision != "float32":
+            close = np.flatnonzero(np.abs(speech - self.min_speech) < CLOSE_SPEECH)
+            if len(close):
+                again = self.engine.exact(shown[close])
+                scores.probabilities[close], scores.embeddings[close] = again.probabilities, again.embeddings
+                speech[close] = detector.probabilities(again.embeddings)
+        return replace(scores, speech=speech)
 
     @cached_property
     def torch_engine(self) -> TorchEngine:

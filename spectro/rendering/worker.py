@@ -57,6 +57,7 @@ class Outcome:
     image: str = ""
     augmentation: str = ""
     parameters: str = "{}"
+    content: str = ""
     error: str = ""
     reused: bool = False
 
@@ -138,5 +139,6 @@ def _outcome(job: Job, copy: int, name: str, text: dict[str, str], *, reused: bo
         image=name,
         augmentation=text.get("augmentation", ""),
         parameters=text.get("parameters", "{}"),
+        content=text["identity"].partition(":")[2],
         reused=reused,
     )

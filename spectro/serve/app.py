@@ -162,15 +162,20 @@ class Service:
 
         gone = threading.Event()
         whole = not what["start_s"] and what["end_s"] is None
-        most = self.limits.max_samples if whole else self.limits.max_timeline_samples
+        limits = self.limits
+        most = (
+            (limits.max_samples, limits.max_duration_s)
+            if whole
+            else (limits.max_timeline_samples, limits.max_timeline_s)
+        )
 
         def work() -> ExplanationAnswer:
-            check_samples(upload.file, most, self.limits.max_timeline_s)
+            check_samples(upload.file, *most)
             _ = model.predictor.torch_engine  # loaded once here, not by each copy of the predictor
             scorer = model.predictor.with_margin(min_margin)
             return explanation.answer(
                 explanation.look(
-                    scorer, upload.file, max_duration_s=self.limits.max_timeline_s, on_block=keeper(gone), **what
+                    scorer, upload.file, max_duration_s=limits.max_timeline_s, on_block=keeper(gone), **what
                 )
             )
 

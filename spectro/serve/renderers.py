@@ -34,10 +34,12 @@ def check_samples(source: BinaryIO, max_samples: int, max_duration_s: float) -> 
     with opened(source, max_duration_s=None) as file:
         # without a length in its header, it is read no further than the longest duration allowed
         most = int(max_duration_s * file.samplerate)
-        samples = min(known_frames(file) or most, most) * file.channels
+        known = known_frames(file)
+        samples = min(known or most, most) * file.channels
         if samples > max_samples:
+            holds = "holds" if known else "does not tell its length, and may hold"
             raise AudioLengthError(
-                f"{name_of(source)}: holds {samples / 1e6:.0f} million samples ({file.channels} channels at "
+                f"{name_of(source)}: {holds} {samples / 1e6:.0f} million samples ({file.channels} channels at "
                 f"{file.samplerate} Hz), more than the limit of {max_samples / 1e6:g} million; "
                 "convert it to one channel at 16000 Hz"
             )

@@ -4,6 +4,7 @@ Pictures are read when they are needed; up to `KEPT_BYTES` of them stay in memor
 all random numbers from (seed, epoch), so that an epoch is the same with any number of workers and after a resumption.
 """
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -67,7 +68,7 @@ class PictureDataset(Dataset[tuple[torch.Tensor | Activations, int | npt.NDArray
     ) -> None:
         self._spec, self._shares = spec, shares
         # An array of plain bytes: reference counts of Python strings would copy their memory into every worker.
-        self._images = rows["image"].to_numpy(dtype=bytes)
+        self._images = np.array([os.fsencode(one) for one in rows["image"]], dtype=bytes)
         self._targets = rows["target"].to_numpy(dtype=np.int64)
         self._groups = rows["group"].to_numpy(dtype=np.int64)
         self._alter, self._known = alter, known
@@ -89,7 +90,7 @@ class PictureDataset(Dataset[tuple[torch.Tensor | Activations, int | npt.NDArray
 
     def _given(self, row: int, seed: int | None) -> torch.Tensor | Activations:
         if self._known is not None:
-            return self._known[self._images[row].decode()]
+            return self._known[os.fsdecode(self._images[row])]
         pixels = self._pixels(row)
         if self._alter is not None and seed is not None:
             pixels = self._alter(pixels, seed)
@@ -105,7 +106,7 @@ class PictureDataset(Dataset[tuple[torch.Tensor | Activations, int | npt.NDArray
         return pixels
 
     def _picture(self, row: int) -> Image:
-        return png.read(Path(self._images[row].decode()), self._spec).pixels
+        return png.read(Path(os.fsdecode(self._images[row])), self._spec).pixels
 
 
 class ClipSampler(Sampler[Draw]):
@@ -114,7 +115,7 @@ class ClipSampler(Sampler[Draw]):
     Args:
         rows: training rows with the columns `clip_id`, `target` and `group`.
         copies: `one`: every clip once, as one of its copies; `all`: every copy of every clip.
-        balanced: draw clips with replacement, so that labels are equally frequent in each group.
+        balanced: draw clips with replacement, so that the labels of each group are equally frequent in it.
         seed: seed of the run.
         first_epoch: number of epochs that a resumed run has completed.
         temperature: draw groups with replacement, in proportion to their number of clips to this power; 1 uses every
@@ -138,10 +139,11 @@ class ClipSampler(Sampler[Draw]):
         firsts = [indices[0] for indices in self._rows_of_clip]
         targets = rows["target"].to_numpy(dtype=np.int64)[firsts]
         groups = rows["group"].to_numpy(dtype=np.int64)[firsts]
-        kinds = groups * (targets.max() + 1) + targets if balanced else groups
-        weights = np.bincount(groups)[groups] ** temperature / np.bincount(groups)[groups]
+        weights = np.bincount(groups)[groups] ** (temperature - 1)
         if balanced:
-            weights *= np.bincount(groups)[groups] / np.bincount(kinds)[kinds]
+            pairs, kinds = np.unique(np.stack([groups, targets]), axis=1, return_inverse=True)
+            labels = np.bincount(pairs[0])[groups]  # number of labels in the clip's group
+            weights *= np.bincount(groups)[groups] / (np.bincount(kinds)[kinds] * labels)
         drawn = balanced or temperature != 1 or clips > len(firsts)
         self._weights = weights / weights.sum() if drawn else None
         self._seed = seed
@@ -245,7 +247,7 @@ class PictureDataModule(pl.LightningDataModule):
         originals = labelled[labelled["copy"] == 0]
         self.untouched = originals[originals["clip_id"].isin(self.rows["train"]["clip_id"])].reset_index(drop=True)
         self.tally = tally(labelled)
-        self.fingerprint = data_fingerprint(labelled, self.split)
+        self.identity = {"data": data_fingerprint(labelled, self.split)}
         self._votes = votes
         if votes:
             counts = votes_for(self.rows["train"], self.labels)
@@ -254,7 +256,7 @@ class PictureDataModule(pl.LightningDataModule):
                     f"{printable(folders[0])}: no training clip has listeners' votes (columns such as "
                     "votes_angry); set votes to 0"
                 )
-            self.fingerprint = fingerprint([self.fingerprint, counts.tolist()])
+            self.identity["votes_counted"] = fingerprint(counts.tolist())
         self._temperature, self._clips = temperature, clips
         self._batch_size = batch_size
         self._copies, self._balance = copies, balance

@@ -20,9 +20,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 
-from spectro.corpora.splits import natural
+from spectro.corpora.splits import natural, pictures_fingerprint
 from spectro.errors import TrainingError
-from spectro.files import fingerprint, held, printable, read_json, remove_leftovers, write_json
+from spectro.files import held, printable, read_json, remove_leftovers, write_json
 from spectro.identity import identity_of
 from spectro.model.backbones import SpectrogramNet, classifier_identity, load_weights, network_of, weights_identity
 from spectro.model.checkpoint import Checkpoint
@@ -97,7 +97,8 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
                 tag=second_output(net.features) if settings.remember else None,
                 remember=settings.remember,
             )
-            answers = ask(settings.teachers, data, out / TRAINING) if settings.teachers else None
+            resumed = resume is not None
+            answers = ask(settings.teachers, data, out / TRAINING, resumed=resumed) if settings.teachers else None
             if resume is None and trainer.is_global_zero:
                 shutil.rmtree(out / TRAINING, ignore_errors=True)
                 write_json(out / TRAINING / RUN_FILE, identity)
@@ -203,9 +204,9 @@ def run_identity(
         identity["teachers"] = [classifier_identity(str(folder)) for folder in settings.teachers]
         identity["teacher_share"] = settings.teacher_share
     if sounds is not None and settings.remember:
-        identity["sounds"] = fingerprint(sounds["clip_id"].tolist())
+        identity["sounds"] = pictures_fingerprint(sounds)
     identity |= {"turned": True} if net.turned else {}
-    return identity | {"spec": data.spec.fingerprint, "data": data.fingerprint}
+    return identity | {"spec": data.spec.fingerprint, **data.identity}
 
 
 def _weights_of(identity: Any) -> Any:

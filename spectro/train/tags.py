@@ -21,6 +21,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
+from spectro.corpora.splits import pictures_fingerprint
 from spectro.errors import TrainingError
 from spectro.files import fingerprint
 from spectro.model import convert
@@ -73,7 +74,7 @@ def tags(weights: str, rows: pd.DataFrame, spec: SpectrogramSpec, folder: Path) 
         WeightsError: the weights hold no output layer.
         ImageError: a picture is damaged.
     """
-    key = fingerprint([weights, PRETRAINED[weights].sha256, spec.fingerprint, rows["clip_id"].tolist()])
+    key = fingerprint([weights, PRETRAINED[weights].sha256, spec.fingerprint, pictures_fingerprint(rows)])
     found = kept(folder / FILE, TAGS, key)
     if found is None:
         found = _tags(weights, rows, spec)

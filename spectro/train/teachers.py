@@ -88,7 +88,7 @@ def check_teachers(teachers: Sequence[Path], data: PictureDataModule, scheme: st
                 )
 
 
-def ask(teachers: Sequence[Path], data: PictureDataModule, folder: Path) -> Answers:
+def ask(teachers: Sequence[Path], data: PictureDataModule, folder: Path, *, resumed: bool = False) -> Answers:
     """Return what teachers answer to the untouched training clips, from the run's folder if it has these answers.
 
     A teacher's probabilities are at its own temperature, and limited to the labels that both the clip's corpus and the
@@ -99,18 +99,26 @@ def ask(teachers: Sequence[Path], data: PictureDataModule, folder: Path) -> Answ
         teachers: checkpoint folders.
         data: the clips.
         folder: the folder that an earlier start of the run may have left answers in.
+        resumed: whether training goes on from an earlier start. Otherwise answers are not used if recordings could not
+            be read then: they may be back.
 
     Raises:
         CheckpointError: a teacher is damaged.
         ImageError: a picture of the rendering is damaged.
-        TrainingError: a teacher's answers are not finite.
+        TrainingError: a teacher's answers are not finite, or it can read none of the recordings.
     """
     clips = data.untouched["clip_id"].tolist()
     identities = [classifier_identity(str(teacher)) for teacher in teachers]
-    key = fingerprint([identities, data.spec.fingerprint, data.fingerprint, list(data.labels), clips])
-    found = kept(folder / FILE, ANSWERS, key)
-    if found is None:
-        found = np.sum([_answers(teacher, data) for teacher in teachers], axis=0).astype(np.float32)
+    whole = fingerprint([identities, data.spec.fingerprint, data.identity, list(data.labels), clips])
+    partial = fingerprint([whole, "some recordings cannot be read"])
+    for key in (whole, partial) if resumed else (whole,):
+        found = kept(folder / FILE, ANSWERS, key)
+        if found is not None:
+            break
+    else:
+        asked = [_answers(teacher, data) for teacher in teachers]
+        found = np.sum([answers for answers, _unread in asked], axis=0).astype(np.float32)
+        key = partial if any(unread.any() for _answers, unread in asked) else whole
     if alone := len(found) - int(found.any(axis=1).sum()):
         rank_zero_only(print)(
             f"{alone} of {len(found)} training clips keep their label alone: no teacher can read their recording, or "
@@ -120,8 +128,11 @@ def ask(teachers: Sequence[Path], data: PictureDataModule, folder: Path) -> Answ
     return Answers(probabilities=found, key=key)
 
 
-def _answers(folder: Path, data: PictureDataModule) -> npt.NDArray[np.float64]:
-    """Return a teacher's probabilities, float64 of shape (clips, labels); zeros for a clip that it cannot judge."""
+def _answers(folder: Path, data: PictureDataModule) -> tuple[npt.NDArray[np.float64], Booleans]:
+    """Return a teacher's probabilities, float64 of shape (clips, labels), and which recordings it cannot read.
+
+    The probabilities are zeros for a clip that it cannot judge.
+    """
     teacher, rows = checkpoints.load(folder), data.untouched
     about, known = teacher.about, _known(teacher.about, data)
     same = about.spec.fingerprint == data.spec.fingerprint
@@ -131,8 +142,15 @@ def _answers(folder: Path, data: PictureDataModule) -> npt.NDArray[np.float64]:
     asked = torch.from_numpy((known[:, None] & equal).any(axis=2))
     logits, targets, groups = (found.numpy() for found in predict_part(teacher.net, loader, asked))
     found: npt.NDArray[np.float64] = about.probabilities(logits) @ equal
-    found[(targets == UNREAD) | ~known[groups, targets]] = 0
-    return found
+    unread = targets == UNREAD
+    if unread.all():
+        raise TrainingError(
+            f"{printable(folder)}: cannot teach, because none of the {len(rows)} recordings can be read, such as "
+            f"{printable(rows['path'].iloc[0])}; it reads pictures of another spec, rendered from the recordings: put "
+            "them back, or render again from where they are"
+        )
+    found[unread | ~known[groups, targets]] = 0
+    return found, unread
 
 
 def _equal(about: Description, data: PictureDataModule) -> Booleans:

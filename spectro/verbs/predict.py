@@ -174,9 +174,10 @@ def _run(settings: PredictSettings, paths: list[Place]) -> int:
                         run.classify(arrived, table)
             else:
                 run.classify(todo, table)
-        if journal and journal.superseded:
-            with open_table(out, names, journal.records(), shard_rows=settings.shard_rows):
-                pass  # without superseded rows
+        if journal and (journal.superseded or settings.follow):
+            # without superseded rows, and with those whose entry in the table was interrupted
+            with open_table(out, names, run.journalled(), shard_rows=settings.shard_rows):
+                pass
     print(run.summary(), file=sys.stderr)
     return 0 if not run.failed else 2 if run.failed == run.total else 1
 
@@ -214,11 +215,15 @@ class Run:
         """Number of recordings that have a row."""
         return len(self._bad)
 
-    def earlier(self) -> Iterator[list[Record]]:
-        """Yield an earlier run's rows in batches."""
+    def journalled(self) -> Iterator[list[Record]]:
+        """Yield the rows of the journal in batches, and count them."""
         for records in self._journal.records() if self._journal else ():
             yield records
             self._count(records)
+
+    def earlier(self) -> Iterator[list[Record]]:
+        """Yield an earlier run's rows in batches."""
+        yield from self.journalled()
         self._kept = self.total
         self._left -= self._kept
         self._bar.initial = self._bar.n  # so that the rate shown is this run's

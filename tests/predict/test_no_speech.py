@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pandas as pd
 import pytest
 import soundfile
 
+from spectro.engines.base import Scores
 from spectro.errors import CheckpointError, PredictionError
 from spectro.model import checkpoint as checkpoints
 from spectro.model.metadata import SpeechDetector
@@ -140,3 +142,24 @@ def test_listen_labels_noise_as_no_speech(folder: Path) -> None:
     blocks = [np.concatenate([_noise(2), voice(2.0)])[:, None]]
     rows = list(listen(predictor, blocks, ListenSettings(source="stdin", rate=RATE, every_s=1.0)))
     assert rows[1].label == "no speech" and rows[1].speech is not None
+
+
+def test_close_calls_of_the_detector_are_computed_in_float32(
+    folder: Path, wav: WriteWav, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exact = Predictor(folder, engine="torch")
+    picture = exact.render(wav("noise.wav", _noise()))
+    speech = exact.scores([picture]).speech
+    assert speech is not None
+    for distance, same in ((0.0, True), (0.2, False)):
+        rough = Predictor(folder, engine="torch", precision="bfloat16", min_speech=float(speech[0]) + distance)
+        scores = rough.engine.scores
+
+        def off(pictures: np.ndarray, scores: Callable[[np.ndarray], Scores] = scores) -> Scores:
+            found = scores(pictures)
+            found.embeddings[:] *= 1.0001
+            return found
+
+        monkeypatch.setattr(rough.engine, "scores", off)
+        found = rough.scores([picture]).speech
+        assert found is not None and bool(found[0] == speech[0]) is same

@@ -46,6 +46,15 @@ def test_an_explanation_equals_that_of_the_python_api(service: Running, world: W
     assert len(answer["frequencies"]) > 3
 
 
+def test_a_short_recording_that_does_not_tell_its_length_is_explained(service: Running, wav: WriteWav) -> None:
+    path = wav("piped.flac", voice(1.0))
+    content = bytearray(path.read_bytes())
+    content[21] &= 0xF0  # the header's number of samples, and its checksum: unknown
+    content[22:42] = bytes(20)
+    path.write_bytes(content)
+    assert ask(service, path).status_code == 200
+
+
 def test_columns_of_an_explanation_exclude_padding(service: Running, wav: WriteWav) -> None:
     answer = ask(service, wav(samples=voice(0.8))).json()
     first, last = answer["columns"]

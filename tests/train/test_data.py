@@ -35,6 +35,13 @@ def test_batches_hold_the_rendered_pictures_and_their_labels(world: World) -> No
         assert data.labels[int(target)] == row.emotion
 
 
+def test_pictures_are_read_from_a_folder_with_a_non_ascii_name(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "é 漢"
+    folder.symlink_to(world.images)
+    pictures, *_ = next(iter(PictureDataModule(folder, batch_size=4).test_dataloader()))
+    assert torch.equal(pictures, next(iter(PictureDataModule(world.images, batch_size=4).test_dataloader()))[0])
+
+
 def test_the_leaky_copies_protocol_trains_on_copies_of_test_clips(world: World) -> None:
     data = PictureDataModule(world.images, copies="all", batch_size=8, protocol="random-leaky-copies")
     train, test = data.rows["train"], data.rows["test"]

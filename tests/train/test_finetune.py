@@ -17,13 +17,14 @@ from spectro.files import held, read_json
 from spectro.model import checkpoint as checkpoints
 from spectro.model.backbones import Plan, SpectrogramNet
 from spectro.model.checkpoint import Checkpoint
+from spectro.rendering.render import RenderSettings, render
 from spectro.train.finetune import finetune
 from spectro.train.finish import estimate, fit_temperature, measure
 from spectro.train.module import Classifier, TrainingSettings
 from spectro.train.state import read_state
 from spectro.verbs.finetune import run
 from tests import processes
-from tests.conftest import SMALL, World, finetune_settings
+from tests.conftest import SMALL, World, finetune_settings, write_corpus
 
 
 def _weights(folder: Path) -> dict[str, torch.Tensor]:
@@ -450,3 +451,19 @@ def test_a_folder_with_foreign_weights_is_not_overwritten(world: World, tmp_path
         with pytest.raises(TrainingError, match=r"model\.safetensors: already exists, and spectro did not make it"):
             finetune(finetune_settings(world.images, out, overwrite=overwrite))
     assert (out / "model.safetensors").read_bytes() == b"another's"
+
+
+def test_a_run_on_recordings_that_have_changed_is_another_run(tmp_path: Path) -> None:
+    corpus, out = write_corpus(tmp_path / "corpus"), tmp_path / "run"
+    settings = finetune_settings(tmp_path / "images", out, train=TrainingSettings(epochs=1))
+
+    def trained() -> bytes:
+        render(RenderSettings(corpus="synthetic", source=corpus, out=settings.index, spec=SMALL, workers=1))
+        finetune(settings)
+        return (out / "model.safetensors").read_bytes()
+
+    assert trained() == trained()
+    first, second = sorted(corpus.rglob("*.wav"))[:2]
+    first.write_bytes(second.read_bytes()[:-200])
+    with pytest.raises(TrainingError, match="holds a run with other settings"):
+        trained()

@@ -70,6 +70,14 @@ def test_labels_are_balanced_within_each_corpus() -> None:
     )
 
 
+def test_balanced_labels_do_not_change_the_shares_of_the_corpora() -> None:
+    rows = pd.DataFrame({"clip_id": [f"c{n}" for n in range(2400)]}).assign(
+        group=np.repeat([0, 1, 2], 800), target=[*np.arange(800) % 8, *np.arange(800) % 4, *[0] * 800]
+    )
+    drawn = [draw.row for draw in ClipSampler(rows, "one", True, seed=0, temperature=0.5, clips=6000)]
+    assert np.bincount(rows["group"].iloc[drawn]) / 6000 == pytest.approx([1 / 3] * 3, abs=0.03)
+
+
 def test_possible_labels_are_known_per_corpus_and_duplicate_clips_are_refused(world: World, savee: Path) -> None:
     data = PictureDataModule(world.images, savee, batch_size=8)
     assert data.corpora == ("savee", "synthetic")

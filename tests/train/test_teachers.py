@@ -118,6 +118,28 @@ def test_a_teacher_of_another_spec_is_shown_the_recording(
         assert own == pytest.approx([answered[label] for label in data.labels], abs=1e-5)
 
 
+def test_answers_are_not_reused_once_lost_recordings_are_back(world: World, tmp_path: Path) -> None:
+    corpus, spec = write_corpus(tmp_path / "corpus"), replace(SMALL, width=60)
+    render(RenderSettings(corpus="synthetic", source=corpus, out=tmp_path / "images", spec=spec, workers=1))
+    data = PictureDataModule(tmp_path / "images", batch_size=8)
+    away = corpus.rename(tmp_path / "away")
+    with pytest.raises(
+        TrainingError, match=r"checkpoint: cannot teach, because none of the \d+ recordings can be read"
+    ):
+        teachers.ask([world.checkpoint], data, tmp_path)
+    away.rename(corpus)
+    lost = Path(data.untouched["path"][3])
+    content = lost.read_bytes()
+    lost.unlink()
+    partial = teachers.ask([world.checkpoint], data, tmp_path)
+    partial.keep(tmp_path)
+    lost.write_bytes(content)
+    assert partial.probabilities.any(axis=1).sum() == len(data.untouched) - 1
+    assert teachers.ask([world.checkpoint], data, tmp_path).probabilities.any(axis=1).all()
+    again = teachers.ask([world.checkpoint], data, tmp_path, resumed=True)
+    assert np.array_equal(again.probabilities, partial.probabilities) and again.key == partial.key
+
+
 def test_answers_are_mapped_by_name_limited_to_the_corpus_and_averaged_over_the_teachers_that_know_the_label(
     world: World, tmp_path: Path
 ) -> None:

@@ -120,3 +120,14 @@ def test_missing_votes_and_invalid_vote_weights_are_refused(world: World) -> Non
         PictureDataModule(world.images, batch_size=8, votes=0.5)
     with pytest.raises(TrainingError, match=r"votes is 1\.5"):
         finetune_settings(world.images, Path("x"), votes=1.5)
+
+
+def test_a_leaky_run_with_votes_is_evaluated_on_its_own_rendering(images_with_votes: Path, tmp_path: Path) -> None:
+    settings = finetune_settings(
+        images_with_votes, tmp_path / "run", votes=0.5, protocol="random-leaky", train=TrainingSettings(epochs=1)
+    )
+    trained = finetune(settings).about
+    report = evaluate(EvaluateSettings(checkpoint=tmp_path / "run", index=images_with_votes, out=tmp_path / "report"))
+    assert report["uar"]["value"] == trained.metrics["test"].uar
+    with pytest.raises(TrainingError, match="holds a run with other settings"):
+        finetune(replace(settings, votes=0.4))

@@ -536,3 +536,40 @@ def test_follow_predicts_each_arriving_recording_once_and_only_when_complete(
         "1.wav": 3.0,
         "2.wav": 2.0,
     }
+
+
+def test_a_followed_folder_that_is_interrupted_while_a_row_is_written_has_that_row(
+    world: World, tmp_path: Path, wav: WriteWav, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, add = wav("calls/0.wav"), Journal.add
+
+    def interrupted(self: Journal, entries: object) -> None:
+        add(self, entries)  # type: ignore[arg-type]
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Journal, "add", interrupted)
+    out = tmp_path / "rows.csv"
+    assert run(settings(world, out, tmp_path / "calls", follow=True, settle_s=0.1)) == 0
+    assert pd.read_csv(out)["path"].tolist() == [str(path)]
+    assert "1 of 1 recordings classified" in capsys.readouterr().err
+
+
+def test_a_followed_folder_keeps_rows_of_recordings_that_cannot_be_found(
+    world: World, tmp_path: Path, wav: WriteWav, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wav("calls/0.wav")
+    (tmp_path / "calls/broken.wav").symlink_to("nowhere.wav")
+    out = tmp_path / "rows.csv"
+    _stop_when(monkeypatch, lambda: len(pd.read_csv(out)) == 2)
+    assert run(settings(world, out, tmp_path / "calls", follow=True, settle_s=0.1)) == 1
+    rows = pd.read_csv(out)
+    assert sorted(Path(path).name for path in rows["path"]) == ["0.wav", "broken.wav"]
+    assert rows["error"].notna().sum() == 1
+
+
+def test_an_address_of_an_unknown_kind_in_a_list_gets_a_row(world: World, tmp_path: Path, wav: WriteWav) -> None:
+    path, out = wav("a.wav"), tmp_path / "rows.csv"
+    (tmp_path / "list.txt").write_text(f"{path}\nfoo://bucket/x.wav\n")
+    assert run(settings(world, out, tmp_path / "list.txt")) == 1
+    rows = pd.read_csv(out).set_index("path")
+    assert pd.isna(rows.loc[str(path), "error"]) and "foo" in rows.loc["foo://bucket/x.wav", "error"]

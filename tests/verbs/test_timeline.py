@@ -81,6 +81,11 @@ def test_track_names_are_relative_to_the_shared_folder_and_unique(tmp_path: Path
     assert [path.as_posix() for path in stems([below, tmp_path / "a/one.flac"])] == ["one.wav", "one.flac"]
 
 
+def test_track_names_differ_even_if_one_is_another_without_its_suffix(tmp_path: Path) -> None:
+    paths = [tmp_path / name for name in ("x.wav", "x.flac", "x.wav.mp3", "y.wav")]
+    assert [path.as_posix() for path in stems(paths)] == ["x.wav", "x.flac", "x.wav.mp3", "y"]
+
+
 def _run(world: World, *arguments: str | Path) -> int:
     return run_verb("timeline", [str(one) for one in (*arguments, "--checkpoint", world.checkpoint, "--device", "cpu")])
 

@@ -77,6 +77,7 @@ class Journal:
             finally:
                 kept.close()
         self._stream = Appended(path)
+        self._unsigned: dict[str, Record] = {}
 
     def _stands(self, entry: dict[str, Any], names: dict[str, Place] | None) -> bool:
         """Return whether a row is still valid; without `names`, a recording that is gone keeps its row.
@@ -102,23 +103,28 @@ class Journal:
     def add(self, entries: Iterable[tuple[Place, Signature | None, Record]]) -> None:
         """Enter recordings, their signatures from before they were read, and their rows; they are on disk on return.
 
-        A recording that has no signature is not entered, so that the next run tries it again.
+        A recording that has no signature is not on disk, so that the next run tries it again.
         """
         lines = []
         for path, signature, record in entries:
             name = os.fspath(path)
             self.superseded |= name in self.done
             self.done[name] = signature
-            if signature is not None:
+            self._unsigned.pop(name, None)
+            if signature is None:
+                self._unsigned[name] = record
+            else:
                 lines.append(json.dumps({"path": name, "signature": signature, "row": record}) + "\n")
         self._stream.write("".join(lines))
         self._stream.sync()
 
     def records(self, size: int = 1000) -> Iterator[list[Record]]:
-        """Yield the valid rows in the order in which they were entered, in batches of `size`."""
+        """Yield the valid rows in batches of `size`: in the order of entry, those without a signature at the end."""
         entries = (_entries if self.superseded else _lines)(self._path)
         while some := [entry["row"] for _line, entry in islice(entries, size)]:
             yield some
+        if self._unsigned:
+            yield list(self._unsigned.values())
 
 
 def _signature(entry: dict[str, Any]) -> Signature | None:
