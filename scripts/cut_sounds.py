@@ -36,7 +36,8 @@ def cut(source: Path, dest: Path, without: re.Pattern[str] | None, most: int) ->
     pieces = 0
     for number, path in enumerate(tqdm(used, desc="cutting", unit="file")):
         try:
-            samples, rate = soundfile.read(path, dtype="int16", always_2d=True)
+            floats = soundfile.info(path).subtype in ("FLOAT", "DOUBLE")  # read as integers, these are not scaled
+            samples, rate = soundfile.read(path, dtype="float32" if floats else "int16", always_2d=True)
         except soundfile.LibsndfileError as error:
             tqdm.write(f"{path}: {error}; skipped")
             continue

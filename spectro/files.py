@@ -39,7 +39,7 @@ MESSAGE = 1000  # maximum characters of a message
 Signature: TypeAlias = tuple[int, int, int, int]
 _QUOTED = reprlib.Repr()
 _QUOTED.maxstring = _QUOTED.maxother = 80
-FOREIGN_JSON_BYTES, FOREIGN_JSON_DEPTH = 2**21, 16
+FOREIGN_JSON_BYTES, FOREIGN_JSON_DEPTH = 2**25, 16  # the names of 100,000 speakers fit
 
 
 @contextmanager
@@ -180,23 +180,22 @@ def read_json(path: Path) -> Any:
         return None
 
 
-def read_foreign_json(path: Path, *, max_bytes: int = FOREIGN_JSON_BYTES, finite: bool = True) -> Any:
+def read_foreign_json(path: Path, *, finite: bool = True) -> Any:
     """Return the content of an untrusted JSON file, which must be short, shallow and strict JSON.
 
     Args:
         path: the file.
-        max_bytes: maximum size in bytes.
         finite: reject NaN and infinite numbers, which Python writes but JSON does not allow.
 
     Raises:
         OSError: the file cannot be read.
         ValueError: it is not JSON, has NaN or infinite numbers or text that UTF-8 cannot encode, is larger than
-            `max_bytes`, or is nested deeper than `FOREIGN_JSON_DEPTH`, as spectro's own files never are.
+            `FOREIGN_JSON_BYTES`, or is nested deeper than `FOREIGN_JSON_DEPTH`, as spectro's own files never are.
     """
     with path.open("rb") as file:
-        content = file.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise ValueError(f"it is larger than {max_bytes} bytes")
+        content = file.read(FOREIGN_JSON_BYTES + 1)
+    if len(content) > FOREIGN_JSON_BYTES:
+        raise ValueError(f"it is larger than {FOREIGN_JSON_BYTES} bytes")
     number = _finite if finite else float
     try:
         found = json.loads(content.decode(), parse_constant=number, parse_float=number)

@@ -79,8 +79,7 @@ def claimed(
         try:
             yield
         finally:
-            for folder, names in _by_folder(wanted).items():
-                _release(folder, names)
+            release(wanted)
 
 
 def check_ours(
@@ -125,11 +124,22 @@ def enter(files: Iterable[Path]) -> None:
                 _append(folder / LIST, "\n" + "".join(json.dumps(name) + "\n" for name in new))
 
 
+def release(files: Iterable[Path]) -> None:
+    """Mark files that are written, so that they are not ours once they are changed; remove names without a file."""
+    for folder, names in _by_folder(files).items():
+        _release(folder, names)
+
+
 def cell(column: str, value: str) -> str:
     """Return a text as a CSV cell that is not taken for a formula."""
     if not _FORMULA.match(value):
         return value
     return f"./{value}" if column == "path" else f"'{value}"
+
+
+def text_of(cell: str) -> str:
+    """Return the text of a CSV cell that is not a path: what `cell` was given."""
+    return cell[1:] if cell.startswith("'") and _FORMULA.match(cell[1:]) else cell
 
 
 class _Lines(list[str]):

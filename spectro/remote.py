@@ -17,7 +17,7 @@ from tqdm import tqdm
 from urllib3.util.retry import Retry
 
 from spectro.errors import DownloadError
-from spectro.outputs import check_ours, enter
+from spectro.outputs import check_ours, enter, release
 
 CHUNK = 1 << 16
 TIMEOUT_S = 60
@@ -97,6 +97,7 @@ def fetch(session: requests.Session, file: RemoteFile, folder: Path, *, show_pro
         raise DownloadError(f"{file.url}: does not match its checksum {checksum}; run the command again")
     enter([target])
     partial.replace(target)
+    release([target])
     return target
 
 
@@ -106,6 +107,7 @@ def unpack(archive: Path, folder: Path) -> None:
     Raises:
         DownloadError: the archive is damaged, or contains a path outside `folder`.
     """
+    made: list[Path] = []
     try:
         with zipfile.ZipFile(archive) as opened:
             for member in tqdm(opened.infolist(), desc=f"unpacking {archive.name}", unit="file"):
@@ -113,11 +115,15 @@ def unpack(archive: Path, folder: Path) -> None:
                 if not target.is_relative_to(folder.resolve()):
                     raise DownloadError(f"{archive}: contains a path outside the folder: {member.filename}")
                 if not (target.is_file() and target.stat().st_size == member.file_size):
-                    check_ours([] if member.is_dir() else [target], error=DownloadError)
-                    enter([] if member.is_dir() else [target])
+                    files = [] if member.is_dir() else [target]
+                    check_ours(files, error=DownloadError)
+                    enter(files)
                     opened.extract(member, folder)
+                    made += files
     except zipfile.BadZipFile as error:
         raise DownloadError(f"{archive}: is damaged ({error}); delete it and run the command again") from error
+    finally:
+        release(made)
 
 
 def _receive(session: requests.Session, url: str, partial: Path, show_progress: bool) -> None:

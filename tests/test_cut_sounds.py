@@ -52,6 +52,17 @@ def test_pieces_are_spread_over_recordings_and_voices_are_left_out(
     assert set(scan("folder", dest).clips["emotion"]) == {"game-data"}
 
 
+def test_pieces_of_recordings_in_floating_point_are_as_loud_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "game").mkdir()
+    samples = np.sin(np.arange(RATE))
+    soundfile.write(tmp_path / "game/click.wav", samples, RATE, "FLOAT")
+    _cut(monkeypatch, str(tmp_path / "game"), str(tmp_path / "out"))
+    (piece,) = (soundfile.read(path)[0] for path in (tmp_path / "out").rglob("*.wav"))
+    np.testing.assert_allclose(piece, samples, atol=1e-4)
+
+
 def test_wrong_arguments_end_with_an_error_that_names_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

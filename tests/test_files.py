@@ -25,7 +25,7 @@ from spectro.files import (
     sign,
     write_bytes,
 )
-from spectro.outputs import LIST, LIST_LOCK, check_ours, claimed, lock_of, rows_text, table_bytes
+from spectro.outputs import LIST, LIST_LOCK, cell, check_ours, claimed, lock_of, rows_text, table_bytes, text_of
 from tests.conftest import REPOSITORY
 
 EVIL = "a\x1b[31m\x9b0m\r\n\t\u202eb\u2066\u2028\u2029\x85\x7f\x00c\ud800"
@@ -263,3 +263,8 @@ def test_an_output_path_that_leads_to_an_input_is_refused(tmp_path: Path) -> Non
     for out in (path, link, twin, tmp_path / "." / "a"):
         with pytest.raises(PredictionError, match="is an input, and would be overwritten"):
             check_ours([out], error=PredictionError, inputs=[path], known=True)
+
+
+@pytest.mark.parametrize("text", ["+", "-", "=1+2", "@x", "happy", "'quoted'", "-3.5", "", "\t"])
+def test_a_cell_reads_back_as_its_text(text: str) -> None:
+    assert text_of(cell("label", text)) == text

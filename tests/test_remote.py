@@ -78,7 +78,21 @@ def test_archives_are_unpacked(server: FileServer, tmp_path: Path) -> None:
     file = RemoteFile(url=server.url("/c.zip"), path=PurePosixPath("c.zip"), checksum=checksum)
     with new_session() as session:
         fetch_all(session, [file], tmp_path)
-    assert (tmp_path / "Actor_01" / "03-01-01-01-01-01-01.wav").read_text() == "sound"
+    made = tmp_path / "Actor_01" / "03-01-01-01-01-01-01.wav"
+    assert made.read_text() == "sound"
+    made.write_text("trimmed by the user")
+    with new_session() as session, pytest.raises(DownloadError, match=r"01\.wav: was changed since spectro wrote it"):
+        fetch_all(session, [file], tmp_path)
+    assert made.read_text() == "trimmed by the user"
+
+
+def test_a_fetched_file_that_the_user_changed_is_kept(server: FileServer, tmp_path: Path) -> None:
+    with new_session() as session:
+        path = fetch(session, _file(server), tmp_path)
+        path.write_text("changed by the user")
+        with pytest.raises(DownloadError, match=r"a\.bin: was changed since spectro wrote it"):
+            fetch(session, _file(server), tmp_path)
+    assert path.read_text() == "changed by the user"
 
 
 @pytest.mark.parametrize("name", ["../evil.wav", "/evil.wav"])

@@ -249,8 +249,10 @@ def fit(table: Table, settings: ClassicalSettings) -> Fitted:
             best = dict(search.best_params_)
         else:
             best = {f"classify__{name}": values[len(values) // 2] for name, values in grid.items()}
-        model.set_params(**best)
         rows = clips.part("train", copies=settings.copies == "all")
+        if "classify__n_neighbors" in best:
+            best["classify__n_neighbors"] = min(best["classify__n_neighbors"], len(rows))
+        model.set_params(**best)
         model.fit(table.values[rows], targets[rows])
     return Fitted(model, codes, {name.removeprefix("classify__"): value for name, value in best.items()})
 

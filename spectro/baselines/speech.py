@@ -40,7 +40,7 @@ from spectro.schema import Text, check_least, typed
 from spectro.train.state import unusable
 
 MODEL, TRAINING, SETTINGS_FILE, LOCK = "model", "training", "settings.json", ".lock"
-STATE_FILE, STATE_BYTES = "trainer_state.json", 2**24
+STATE_FILE = "trainer_state.json"
 WARMUP = 0.1
 SHORTEST_S = 0.1
 """Shorter clips are padded with silence: wav2vec 2.0's convolutions need 25 ms."""
@@ -407,7 +407,7 @@ class TrainerState(Struct):
 
 def _read_state(saved: Path) -> Any:
     """Return transformers' log of a run; a loss or a gradient may be NaN, and each logged step is a row."""
-    return read_foreign_json(saved / STATE_FILE, max_bytes=STATE_BYTES, finite=False)
+    return read_foreign_json(saved / STATE_FILE, finite=False)
 
 
 def _bring_along(saved: Path) -> None:

@@ -148,6 +148,18 @@ def tally(clips: pd.DataFrame, column: str = "label") -> str:
     return f"labels: {', '.join(shown[:SHOWN])}{rest}; speakers: {speakers}"
 
 
+def left_out(clips: pd.DataFrame, labelled: pd.DataFrame) -> str:
+    """Return the end of a line: how many clips have no label in a scheme, by emotion; empty if all have one.
+
+    Args:
+        clips: a clip table or image index; each clip counts once.
+        labelled: those of them that have a label.
+    """
+    counts = clips[~clips["clip_id"].isin(labelled["clip_id"])].drop_duplicates("clip_id")["emotion"].value_counts()
+    shown = [f"{printable(str(emotion))} {count}" for emotion, count in counts.sort_index().items()]
+    return f"; left out: {', '.join(shown[:SHOWN])}{', ...' if len(shown) > SHOWN else ''}" if shown else ""
+
+
 def _emotions(clips: pd.DataFrame) -> list[str]:
     """Return the emotions that the clips' corpora declare: those of `EMOTIONS` in order, then others by name."""
     declared: set[str] = set()

@@ -92,7 +92,7 @@ def data_fingerprint(labelled: pd.DataFrame, split: Split) -> str:
         labelled: an image index with a column `label`.
         split: its split.
     """
-    columns = ("clip_id", "copy", "parameters", "label", "content")
+    columns = ("clip_id", "copy", "parameters", "label", "content_mark")
     known = [labelled[name].astype(str).tolist() for name in columns if name in labelled]
     return fingerprint([*known, sorted(split.part.items())])
 
@@ -100,7 +100,7 @@ def data_fingerprint(labelled: pd.DataFrame, split: Split) -> str:
 def pictures_fingerprint(index: pd.DataFrame) -> str:
     """Return 16 hexadecimal digits that identify the pictures of an image index."""
     # indexes of earlier versions do not record the content
-    return fingerprint([index[name].astype(str).tolist() for name in ("clip_id", "content") if name in index])
+    return fingerprint([index[name].astype(str).tolist() for name in ("clip_id", "content_mark") if name in index])
 
 
 Folds: TypeAlias = list[tuple[set[str], set[str]]]  # validation and test speakers of each fold

@@ -153,14 +153,20 @@ def make_table(rows: list[Fields]) -> pd.DataFrame:
     return table.sort_values("clip_id", ignore_index=True)
 
 
-def clip_id(corpus: str, path: PurePath) -> str:
-    """Return an id for a clip: its corpus and path, with characters that a file name cannot hold replaced.
+def clip_id(corpus: str, path: PurePath, *, marked: bool = False) -> str:
+    """Return an id for a clip: its corpus and its path without suffix.
 
-    An altered path gets a checksum, so that different paths have different ids.
+    Characters that a file name cannot hold are replaced. An altered path gets a checksum, so that different paths have
+    different ids.
+
+    Args:
+        corpus: name of the corpus.
+        path: path of the recording.
+        marked: add the checksum in any case, for paths that differ only by their suffix.
     """
     text = path_text(path.with_suffix(""))
     plain = re.sub(r"[^A-Za-z0-9_.=-]+", "_", text)[-120:].lstrip(".")
-    mark = "" if plain == text else "-" + hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
+    mark = "" if plain == text and not marked else "-" + hashlib.sha256(os.fsencode(path)).hexdigest()[:8]
     return f"{corpus}_{plain}{mark}"
 
 

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from torch import nn
 
 from spectro.errors import DownloadError, WeightsError
-from spectro.files import printable, write_bytes
+from spectro.files import held, printable, write_bytes
 from spectro.model import folded, sound, whisper
 from spectro.model.pretrained import PRETRAINED, StartingWeights
 from spectro.remote import RemoteFile, fetch, matches, new_session
@@ -22,6 +22,8 @@ Output: TypeAlias = tuple[torch.Tensor, torch.Tensor]
 
 OUTPUT = ("classifier.weight", "classifier.bias")
 """Names of the tensors of an output layer, beside those of the network."""
+WAIT_S = 3600.0
+"""How long to wait for another process that fetches the same weights."""
 
 
 def keep(name: str, original: Path | None = None) -> Path:
@@ -100,7 +102,14 @@ def kept(name: str) -> Path:
         WeightsError, DownloadError: as `keep`.
     """
     path = PRETRAINED[name].path
-    return path if path.is_file() else keep(name)
+    if path.is_file():
+        return path
+    with held(path.with_name(f".{path.name}.lock"), wait_s=WAIT_S) as free:  # another process may be fetching them
+        if path.is_file():
+            return path
+        if not free:
+            raise WeightsError(f"{name}: another run is still fetching these weights; try again when that has ended")
+        return keep(name)
 
 
 def convert(name: str, original: Path, path: Path) -> None:

@@ -59,5 +59,8 @@ def read_indexes(folders: Sequence[Path]) -> tuple[pd.DataFrame, SpectrogramSpec
         indexes.append(index.assign(image=[str(folder / name) for name in index["image"]]))
     whole = pd.concat(indexes, ignore_index=True)
     if twice := whole.loc[whole.duplicated(["clip_id", "copy"]), "clip_id"].tolist():
-        raise RenderError(f"the clip {printable(twice[0])} is in two of these renderings; name each corpus once")
+        raise RenderError(
+            f"the clip {printable(twice[0])} is in two of these renderings: name each corpus once; recordings of your "
+            "own corpora need different paths below their folder or CSV"
+        )
     return whole, first

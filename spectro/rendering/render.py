@@ -6,9 +6,9 @@ recording is kept, wherever the two have been copied to; any other is rendered a
 the PNGs' text, so it is the same after a kill, and for any number of workers.
 
 In the output folder: `images/CLIP_COPY.png`, `index.parquet` (the clips' columns, `image`, `copy`, `augmentation`,
-`parameters`, `content`, which differs between recordings of different content, and `spec`), `spec.json`, `render.json`
-(the settings that pictures depend on), `failures.csv` (clips that could not be rendered, with the reason) and
-`rejected.csv` (recordings that are not part of the corpus, or occur twice in it).
+`parameters`, `content_mark`, which differs between recordings of different content, and `spec`), `spec.json`,
+`render.json` (the settings that pictures depend on), `failures.csv` (clips that could not be rendered, with the reason)
+and `rejected.csv` (recordings that are not part of the corpus, or occur twice in it).
 """
 
 import sys
@@ -250,7 +250,7 @@ def _write_index(
             "copy": [o.copy for o in done],
             "augmentation": pd.array([o.augmentation for o in done], dtype="string"),
             "parameters": pd.array([o.parameters for o in done], dtype="string"),
-            "content": pd.array([o.content for o in done], dtype="string"),
+            "content_mark": pd.array([o.content for o in done], dtype="string"),
             "spec": pd.array([settings.spec.fingerprint] * len(done), dtype="string"),
         }
     )

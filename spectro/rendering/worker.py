@@ -16,6 +16,7 @@ from spectro.errors import SpectroError
 from spectro.files import MESSAGE, printable, write_bytes
 from spectro.picture import png, spectrogram
 from spectro.picture.spec import Image, SpectrogramSpec
+from spectro.rendering.index import INDEX
 
 IMAGES = "images"
 
@@ -108,6 +109,8 @@ def _render_clip(job: Job, recipe: Recipe) -> list[Outcome]:
             if samples is None:
                 break  # its other copies would fail, too
             continue
+        if (recipe.out / name).exists():
+            (recipe.out / INDEX).unlink(missing_ok=True)  # it describes the picture that is replaced
         write_bytes(recipe.out / name, content)
         outcomes.append(_outcome(job, copy, name, text))
     return outcomes

@@ -168,16 +168,26 @@ def write_pooled(settings: StudySettings, found: list[Entry]) -> pd.DataFrame:
     return table[table["config"].isin(configs) & (table["part"] == settings.part)]
 
 
-def _with_kept(settings: StudySettings, found: list[Entry], table: pd.DataFrame) -> pd.DataFrame:
-    """Return the new rows, with the rows of the file whose system or part has no new row."""
-    if not settings.pooled.exists():
-        return table
+def read_pooled(path: Path) -> pd.DataFrame:
+    """Return a table of pooled figures; without rows if there is none.
+
+    Raises:
+        EvaluationError: the file is another.
+    """
+    if not path.exists():
+        return pd.DataFrame(columns=list(COLUMNS))
     try:
-        known = pd.read_csv(settings.pooled, dtype={"config": str})
+        known = pd.read_csv(path, dtype={"config": str})
     except ValueError:  # no CSV at all
         known = pd.DataFrame()
     if tuple(known.columns) != COLUMNS:
-        raise EvaluationError(f"{printable(settings.pooled)}: is not a table of pooled figures; name another --report")
+        raise EvaluationError(f"{printable(path)}: is not a table of pooled figures; name another --report")
+    return known
+
+
+def _with_kept(settings: StudySettings, found: list[Entry], table: pd.DataFrame) -> pd.DataFrame:
+    """Return the new rows, with the rows of the file whose system or part has no new row."""
+    known = read_pooled(settings.pooled)
     current = {one.config for one in found}
     new = set(zip(table["config"], table["part"], strict=True))
     keep = [
@@ -299,8 +309,11 @@ def _averaged(
     for fold in dict.fromkeys(int(table["fold"].iloc[0]) for table in tables):
         own = [(table, raw) for table, raw in zip(tables, before, strict=True) if int(table["fold"].iloc[0]) == fold]
         first = own[0][0]
-        if any(list(table["clip_id"]) != list(first["clip_id"]) for table, _raw in own):
-            raise EvaluationError(f"{entry.name}: the networks of fold {fold} were measured on different clips")
+        if any(not table[["clip_id", "label"]].equals(first[["clip_id", "label"]]) for table, _raw in own):
+            raise EvaluationError(
+                f"{entry.name}: the networks of fold {fold} were measured on different clips or labels, so the corpus "
+                "has changed between them; name another --table and --runs, or remove the rows of the older ones"
+            )
         means.append(
             with_probabilities(first.assign(seed=""), labels, np.mean([probabilities_in(t, labels) for t, _ in own], 0))
         )

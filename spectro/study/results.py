@@ -12,6 +12,7 @@ from spectro.corpora.splits import Part
 from spectro.corpora.table import VOTES
 from spectro.evaluate.report import METRICS_FILE, PREDICTIONS_FILE, figures_of
 from spectro.files import read_json
+from spectro.outputs import text_of
 from spectro.study.grid import Run, grid
 from spectro.study.settings import StudySettings
 
@@ -162,6 +163,7 @@ def read_predictions(folder: Path, file: str = PREDICTIONS_FILE, part: Part = "t
     Columns other than probabilities and votes are read as text, because names may look like numbers or missing values.
     """
     table = pd.read_csv(report_folder(folder, part) / file, dtype=str, keep_default_na=False)
+    table = table.assign(**{name: table[name].map(text_of) for name in table.columns if name != "path"})
     probabilities = {name: float for name in table.columns if name == "confidence" or name.startswith("p_")}
     votes = {name: pd.to_numeric(table[name], errors="coerce") for name in table.columns if name.startswith(VOTES)}
     return table.assign(speaker=table["speaker"].replace("", "unknown"), **votes).astype(probabilities)

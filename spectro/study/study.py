@@ -28,10 +28,11 @@ from spectro.evaluate.report import METRICS_FILE, RUN_FILE
 from spectro.files import MESSAGE, fingerprint, held, printable, read_json, write_bytes
 from spectro.model.metadata import DESCRIPTION_FILE, Result
 from spectro.outputs import check_ours, claimed, lock_of
+from spectro.rendering.index import FAILURES
 from spectro.schema import typed
 from spectro.study.grid import Run, grid
 from spectro.study.page import is_page, read_published, write_page
-from spectro.study.pooled import write_pooled
+from spectro.study.pooled import read_pooled, write_pooled
 from spectro.study.results import entries, report_folder
 from spectro.study.runner import command
 from spectro.study.settings import StudySettings
@@ -111,12 +112,14 @@ def study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
             raise EvaluationError(f"{printable(settings.runs)}: another study works there; wait, or name other --runs")
         page, way_out = settings.page, "choose another --report"
         check_ours([page], error=EvaluationError, known=is_page(page), edited=[page], way_out=way_out)
+        _read(settings.table)  # a file that is not a study's must not count as ours
+        read_pooled(settings.pooled)
         with claimed(
             [settings.table, settings.pooled, page],
             lock=lock_of(settings.table),
             error=EvaluationError,
             inputs=[] if settings.published is None else [settings.published],
-            known=True,  # tables by their columns, when they are read
+            known=True,  # tables by their columns, above
             edited=[settings.table, settings.pooled, page],
             run="study",
             way_out="choose another --table",
@@ -127,9 +130,10 @@ def study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
 def _study(settings: StudySettings, cluster: Cluster | None) -> tuple[pd.DataFrame, dict[str, str]]:
     runs, table = list(grid(settings)), _read(settings.table)
     missing = unfinished(runs, table, settings)
+    failed: dict[str, str] = {}
     for name in dict.fromkeys(run.images for run in missing):
-        _render(settings, name)
-    failed = _describe(settings, missing)
+        failed |= _render(settings, name)
+    failed |= _describe(settings, missing)
     startable = [run for run in missing if run.name not in failed]
     with tqdm(desc="runs", total=len(runs), initial=len(runs) - len(startable), unit="run") as progress:
         for name, found in _results(settings, startable, cluster):
@@ -230,7 +234,8 @@ def _read(path: Path) -> pd.DataFrame:
     return table
 
 
-def _render(settings: StudySettings, name: str) -> None:
+def _render(settings: StudySettings, name: str) -> dict[str, str]:
+    """Render a corpus; returns where failures are told, if some recordings could not be rendered."""
     given = {**settings.rendering(name), "out": str(settings.runs / "images" / name)}
     if settings.source is not None:
         given.setdefault("source", str(settings.source))
@@ -238,6 +243,8 @@ def _render(settings: StudySettings, name: str) -> None:
     code = command("render", given, folder / f"{name}.yaml", folder / f"{name}.log", processes.threads())
     if code not in (0, 1):
         raise EvaluationError(f"the rendering {name} failed: {_last_line(folder / f'{name}.log')}")
+    told = folder / name / FAILURES
+    return {f"recordings of {name}": f"not all could be rendered, see {printable(told)}"} if code == 1 else {}
 
 
 def _describe(settings: StudySettings, missing: list[Run]) -> dict[str, str]:

@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from tqdm import tqdm
 
-from spectro.corpora.labels import label_clips, tally, votes_for
+from spectro.corpora.labels import label_clips, left_out, tally, votes_for
 from spectro.corpora.splits import CROSS_CORPUS, PARTS, Fold, Part, Split, TrainOn, data_fingerprint, everyone, split
 from spectro.errors import CorpusError, TrainingError
 from spectro.files import fingerprint, printable
@@ -246,7 +246,7 @@ class PictureDataModule(pl.LightningDataModule):
         self.rows: dict[Part, pd.DataFrame] = {part: self._part(labelled, part, copies) for part in PARTS}
         originals = labelled[labelled["copy"] == 0]
         self.untouched = originals[originals["clip_id"].isin(self.rows["train"]["clip_id"])].reset_index(drop=True)
-        self.tally = tally(labelled)
+        self.tally = tally(labelled) + left_out(index, labelled)
         self.identity = {"data": data_fingerprint(labelled, self.split)}
         self._votes = votes
         if votes:

@@ -1,6 +1,7 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, get_args
 
 import numpy as np
@@ -144,6 +145,13 @@ def test_an_invalid_fold_is_refused_before_features_are_computed(world: World, t
     with pytest.raises(Exception, match="folds 0 to 4; fold 9 was requested"):
         classical(_settings(index=tmp_path / "index", fold=9, out=tmp_path / "out"))
     assert not (tmp_path / "index" / FOLDER).exists()
+
+
+def test_few_clips_have_as_many_neighbours_as_there_are() -> None:
+    table = _table()
+    rows = table.clips.part("train")[:4]
+    few = Table(SimpleNamespace(rows=table.clips.rows, part=lambda *_, **__: rows), table.values)  # type: ignore[arg-type]
+    assert fit(few, _settings(classifier="knn", inner_folds=0)).chosen["n_neighbors"] == 4
 
 
 def test_invalid_settings_and_missing_xgboost_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -211,11 +211,19 @@ def test_a_csv_of_paths_and_labels_is_a_corpus(tmp_path: Path) -> None:
     table.write_text("file,label\na.wav,joy\n")
     with pytest.raises(CorpusError, match="needs the columns path and label"):
         scan("folder", table)
-    table.write_text("path,label,clip_id,copy\nwavs/a.wav,joy,../../x,1\n")
-    with pytest.raises(CorpusError, match="rename the columns clip_id, copy"):
+    table.write_text("path,label,clip_id,copy,content_mark\nwavs/a.wav,joy,../../x,1,x\n")
+    with pytest.raises(CorpusError, match="rename the columns clip_id, content_mark, copy"):
         scan("folder", table)
-    table.write_text("path,label\n,joy\n")
-    with pytest.raises(CorpusError, match="a row has no path"):
+    table.write_text("path,label\nwavs/a.wav,joy\n,\n,joy\n")
+    with pytest.raises(CorpusError, match="row 3 below the first line has no path"):
+        scan("folder", table)
+    table.write_text("path,label\nwavs/a.wav,joy\n,\n")
+    assert len(scan("folder", table).clips) == 1
+    table.write_text("path,label\n.,joy\n")
+    with pytest.raises(CorpusError, match=r"the path '\.' names no recording"):
+        scan("folder", table)
+    table.write_text("path,label\nwavs/a.wav,joy,\nwavs/b.wav,grief,\n")
+    with pytest.raises(CorpusError, match="more fields than its first line has columns; remove commas"):
         scan("folder", table)
     table.write_text("path,label\nwavs/a.wav,joy\nwavs/./a.wav,joy\n")
     assert scan("folder", table).clips["emotion"].tolist() == ["joy"]
@@ -226,6 +234,15 @@ def test_a_csv_of_paths_and_labels_is_a_corpus(tmp_path: Path) -> None:
     with pytest.raises(CorpusError, match="has the columns label and emotion"):
         scan("folder", table)
     assert root.exists()
+
+
+def test_recordings_of_a_csv_that_differ_only_by_suffix_are_all_clips(tmp_path: Path) -> None:
+    _tree(tmp_path, "a.wav", "a.flac", "b.wav")
+    table = tmp_path / "clips.csv"
+    table.write_text("path,label\na.wav,joy\na.flac,grief\nb.wav,joy\n")
+    found = scan("folder", table)
+    assert len(found.clips) == 3 and not len(found.rejected)
+    assert "folder_b" in found.clips["clip_id"].tolist()
 
 
 def test_names_that_are_not_utf8_and_folders_named_wav_do_not_stop_a_scan(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 import pandas as pd
 import pytest
 
-from spectro.corpora.labels import SCHEMES, label_clips, tally, votes_for
+from spectro.corpora.labels import SCHEMES, label_clips, left_out, tally, votes_for
 from spectro.corpora.table import EMOTIONS
 from spectro.errors import CorpusError
 
@@ -72,6 +72,13 @@ def test_the_tally_lists_labels_with_counts_and_the_number_of_speakers() -> None
     assert tally(clips.assign(speaker=pd.NA)) == "labels: grief 1, joy 2; speakers: unknown"
     many = pd.DataFrame({"clip_id": range(40), "corpus": "folder", "speaker": "x"}).astype({"clip_id": "string"})
     assert tally(many.assign(label="label " + many["clip_id"])).endswith(", and 10 more labels; speakers: 1")
+
+
+def test_clips_without_a_label_in_a_scheme_are_told() -> None:
+    clips = _clips(("happy", "female"), ("sad", "male"), ("bored", "male"), ("disgust", "male"))
+    clips = clips.assign(clip_id=["a", "b", "c", "d"])
+    assert left_out(clips, label_clips(clips, "emotion5")[0]) == "; left out: bored 1, disgust 1"
+    assert left_out(clips, label_clips(clips, "valence")[0]) == ""
 
 
 VOTED = _clips(("angry", "female"), ("calm", "male"), ("sad", "male")).assign(

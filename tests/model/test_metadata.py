@@ -125,7 +125,7 @@ def test_oversized_or_invalid_description_values_are_refused(
         (b'{"format": 1, "a": -Infinity}', "not a finite number"),
         (b'{"format": 1, "a": 1e999}', "1e999 is not a finite number"),
         (b"[" * 100_000 + b"]" * 100_000, "nested too deeply"),
-        (b" " * (2**21 + 1), "larger than 2097152 bytes"),
+        (b" " * (2**25 + 1), "larger than 33554432 bytes"),
         (b'{"format": 1, "a": "\\ud800"}', "surrogates not allowed"),
         (b"\xff", "decode"),
         (b"", "Expecting value"),

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import nn
 from torchvision.models.mobilenetv3 import InvertedResidual, MobileNetV3, _mobilenet_v3_conf
 
 from spectro.errors import CheckpointError, DownloadError, TrainingError, WeightsError
+from spectro.files import held
 from spectro.model import checkpoint as checkpoints
 from spectro.model import convert
 from spectro.model.backbones import SpectrogramNet, load_weights, network_of, weights_identity
@@ -181,6 +183,21 @@ def test_weights_are_downloaded_once_and_interrupted_downloads_resume(
     assert "--spec mn04_as" in told and "--weights mn04_as" in told
     assert run(WeightsSettings()) == 0
     assert "cached in" in capsys.readouterr().out
+
+
+def test_two_processes_that_need_the_same_weights_fetch_them_once(
+    original: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = original.read_bytes()
+    with serving({"/mn04_as_mAP_432.pt": content}) as server, ThreadPoolExecutor(2) as pool:
+        own = replace(PRETRAINED["mn04_as"], url=server.url("/mn04_as_mAP_432.pt"))
+        monkeypatch.setitem(PRETRAINED, "mn04_as", own)
+        assert set(pool.map(convert.kept, ["mn04_as"] * 2)) == {own.path}
+        assert len(server.asked) == 1
+    own.path.unlink()
+    monkeypatch.setattr(convert, "WAIT_S", 0.0)
+    with held(own.path.with_name(f".{own.path.name}.lock")), pytest.raises(WeightsError, match="is still fetching"):
+        convert.kept("mn04_as")
 
 
 def test_foreign_weight_files_and_unknown_names_are_refused(original: Path, cache: Path, tmp_path: Path) -> None:

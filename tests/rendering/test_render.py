@@ -88,6 +88,31 @@ def test_only_missing_or_changed_pictures_are_rendered_again(tmp_path: Path) -> 
     assert render(_settings(corpus, out)).reused == total
 
 
+def test_an_index_does_not_outlast_the_pictures_that_it_describes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    corpus, out = write_corpus(tmp_path / "corpus", speakers=2), tmp_path / "images"
+    render(_settings(corpus, out))
+    first = min(corpus.rglob("*.wav"))
+    content = bytearray(first.read_bytes())
+    content[5000] ^= 3
+    first.write_bytes(content)
+    encode = png.encode
+
+    def interrupted(*arguments: object, **text: str) -> bytes:
+        if text["copy"] == "1":
+            raise KeyboardInterrupt
+        return encode(*arguments, **text)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(png, "encode", interrupted)
+        render(_settings(corpus, out))
+    with pytest.raises(RenderError, match=r"holds no readable index\.parquet"):
+        read_index(out)
+    render(_settings(corpus, out))
+    assert read_index(out)[0]["content_mark"].nunique() == 12
+
+
 def test_more_copies_are_added_to_an_existing_rendering(world: World, tmp_path: Path) -> None:
     out = tmp_path / "images"
     fewer = render(_settings(world.corpus, out, copies=1)).images

@@ -205,6 +205,10 @@ def test_runs_without_probabilities_are_left_out(world: World, tmp_path: Path) -
 def test_an_ensemble_of_seeds_tested_on_different_clips_raises_an_error(world: World, tmp_path: Path) -> None:
     settings, table, folders = _study(world, tmp_path)
     path = next(iter(folders.values())) / "evaluation-test" / "predictions.csv"
-    pd.read_csv(path)[1:].to_csv(path, index=False)
-    with pytest.raises(EvaluationError, match="net: the networks of fold 0 were measured on different clips"):
-        write_pooled(settings, list(entries(settings, table, folders)))
+    whole = pd.read_csv(path)
+    for changed in (whole[1:], whole.assign(label=whole["label"].to_numpy()[::-1])):
+        changed.to_csv(path, index=False)
+        with pytest.raises(
+            EvaluationError, match="net: the networks of fold 0 were measured on different clips or labels"
+        ):
+            write_pooled(settings, list(entries(settings, table, folders)))

@@ -15,12 +15,13 @@ from spectro.cli import run_verb
 from spectro.errors import CheckpointError, EvaluationError
 from spectro.files import held, read_json, write_bytes, write_json
 from spectro.model.pretrained import SPECS
+from spectro.outputs import check_ours
 from spectro.study import study as module
 from spectro.study.grid import grid
 from spectro.study.settings import StudySettings
 from spectro.study.study import COLUMNS, LOCK, possible_jobs, row, stages, study, summary, unfinished, with_rows
 from tests import processes
-from tests.conftest import REPOSITORY, SMALL, World
+from tests.conftest import REPOSITORY, SMALL, World, write_corpus
 
 
 def _settings(folder: Path, corpus: Path, **changes: Any) -> StudySettings:
@@ -444,6 +445,23 @@ def test_a_foreign_table_is_not_overwritten(world: World, tmp_path: Path) -> Non
     with pytest.raises(EvaluationError, match="is not a table of a study"):
         study(settings)
     assert settings.table.read_text() == "a,b\n1,2\n"
+    with pytest.raises(EvaluationError, match="already exists, and spectro did not make it"):
+        check_ours([settings.table], error=EvaluationError)
+    settings.table.rename(settings.pooled)
+    with pytest.raises(EvaluationError, match="is not a table of pooled figures"):
+        study(settings)
+
+
+def test_recordings_that_cannot_be_rendered_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "command", _in_this_process)
+    corpus = write_corpus(tmp_path / "corpus")
+    next(corpus.rglob("*.wav")).write_bytes(b"")
+    systems = {"tree": {"verb": "classical", "classifier": "tree", "features": {"parts": ["rms"]}, "inner_folds": 0}}
+    _table, failed = study(_settings(tmp_path, corpus, systems=systems, base={}))
+    assert list(failed) == ["recordings of small"]
+    assert "failures.csv" in failed["recordings of small"]
 
 
 def _in_this_process(verb: str, given: dict[str, Any], config: Path, _log: Path, _threads: int) -> int:

@@ -9,7 +9,7 @@ Blanks around names are removed, and names are converted to Unicode's composed f
 """
 
 import unicodedata
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePath
@@ -21,7 +21,7 @@ from spectro.corpora.table import Corpus, Fields, Parser, below, clip_id, visibl
 from spectro.errors import CorpusError
 from spectro.files import printable
 
-RESERVED = {"clip_id", "corpus", "copy", "image", "augmentation", "parameters", "spec", "target"}
+RESERVED = {"clip_id", "corpus", "copy", "image", "augmentation", "parameters", "content_mark", "spec", "target"}
 SPLITS = {"train", "training", "valid", "validation", "val", "dev", "test", "testing"}
 """Folder names that are parts of a split, in lower case."""
 GENDERS = {
@@ -40,11 +40,12 @@ def open_folder(root: Path) -> Parser:
     if root.is_dir():
         return partial(_parse_class, level=1 if split_folders(root) else 0)
     rows = _fields(_read_csv(root), root.parent, root)
+    alike = Counter(PurePath(path).with_suffix("") for path in rows)
 
     def parse(path: PurePath) -> Fields:
         if not rows[str(path)]["emotion"]:
             raise CorpusError(f"has no label in {root.name}")
-        return {"clip_id": clip_id("folder", path), **rows[str(path)]}
+        return {"clip_id": clip_id("folder", path, marked=alike[path.with_suffix("")] > 1), **rows[str(path)]}
 
     return parse
 
@@ -127,6 +128,12 @@ def _read_csv(table_path: Path) -> pd.DataFrame:
         table = pd.read_csv(table_path, dtype=str, keep_default_na=False)
     except (ValueError, OSError) as error:
         raise CorpusError(f"{table_path}: is not a readable CSV ({error}); save it as UTF-8, with commas") from error
+    if not isinstance(table.index, pd.RangeIndex):  # pandas took the first fields for names of rows
+        raise CorpusError(
+            f"{table_path}: its rows have more fields than its first line has columns; remove commas at the ends of "
+            "lines, and quote values that hold commas"
+        )
+    table = table[(table.map(str.strip) != "").any(axis=1)]  # spreadsheets save blank rows
     table.columns = table.columns.str.strip()
     if twice := sorted(set(table.columns[table.columns.duplicated()])):
         raise CorpusError(f"{table_path}: has two columns named {', '.join(twice)}; rename one of them")
@@ -139,8 +146,9 @@ def _read_csv(table_path: Path) -> pd.DataFrame:
         raise CorpusError(
             f"{table_path}: rename the columns {', '.join(sorted(taken))}: spectro uses these names itself"
         )
-    if not table["path"].str.strip().all():
-        raise CorpusError(f"{table_path}: a row has no path")
+    if (nameless := table["path"].str.strip() == "").any():
+        number = nameless.index[nameless].to_list()[0] + 1
+        raise CorpusError(f"{table_path}: row {number} below the first line has no path; fill it in, or remove the row")
     return table
 
 
@@ -150,6 +158,8 @@ def _fields(table: pd.DataFrame, base: Path, name: Path) -> dict[str, Fields]:
     for record in table.to_dict("records"):
         fields: Fields = {str(key): plain(value) or None for key, value in record.items() if key != "path"}
         path = str(below(_place(base, record["path"]), base))
+        if not PurePath(path).name:
+            raise CorpusError(f"{name}: the path {record['path']!r} names no recording; correct it, or remove the row")
         if gender := fields.get("gender"):
             fields["gender"] = GENDERS.get(gender.lower())
             if fields["gender"] is None:
