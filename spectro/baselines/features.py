@@ -223,7 +223,8 @@ def describe(samples: Waveform, spec: SpectrogramSpec, settings: FeatureSettings
 def handmade(samples: Waveform, sample_rate: int, settings: FeatureSettings) -> tuple[Vector, list[str]]:
     """Return statistics over time of hand-crafted features, computed with librosa, and their names.
 
-    Frames are 64 ms long and 16 ms apart. A constant feature has skewness and kurtosis 0.
+    Frames are about 64 ms long and 16 ms apart, a power of two of samples. A constant feature has skewness and
+    kurtosis 0.
 
     Args:
         samples: float32 array of shape (samples,).

@@ -115,9 +115,12 @@ def _evaluate(settings: EvaluateSettings) -> dict[str, Any]:
             f"{printable(settings.index)}: was rendered with spec {spec.fingerprint}, the checkpoint needs "
             f"{checkpoint.spec.fingerprint}; render with --spec {printable(folder)}/spectro.json"
         )
-    clips = _clips(index, checkpoint, settings.part)
+    clips, labels_of = _clips(index, checkpoint, settings.part)
     paths = [settings.index / name for name in clips["image"]]
-    predicted = _predict(predictor, settings, clips, paths)
+    possible = np.array([[label in labels_of[corpus] for label in predictor.labels] for corpus in clips["corpus"]])
+    if settings.answers != "corpus":
+        possible[:] = True
+    predicted = _predict(predictor, settings, clips, paths, possible)
     conditions = _describe(folder, checkpoint, clips, settings)
     conditions |= {"clip_ms": clip_ms(predictor.predict_wav, clips["path"]), "temperature": checkpoint.temperature}
     if settings.transductive:
@@ -126,7 +129,7 @@ def _evaluate(settings: EvaluateSettings) -> dict[str, Any]:
                 "transductive figures need every clip's speaker, and some clips have none; leave --transductive out"
             )
         speakers = speaker_names(clips).to_numpy(str)
-        adapted = adapted_probabilities(predictor, paths, speakers, settings.batch_size)
+        adapted = _among(adapted_probabilities(predictor, paths, speakers, settings.batch_size), possible)
         table = with_probabilities(clip_columns(clips), predictor.labels, adapted)
         write_predictions(out / ADAPTED_FILE, table)
         conditions["transductive"] = figures_of(table, predictor.labels, settings.rounds, settings.seed)
@@ -143,12 +146,15 @@ def _evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     return report
 
 
-def _clips(index: pd.DataFrame, checkpoint: Description, part: Part | Literal["all"]) -> pd.DataFrame:
-    """Return the clips of a part whose label the checkpoint has."""
+def _clips(
+    index: pd.DataFrame, checkpoint: Description, part: Part | Literal["all"]
+) -> tuple[pd.DataFrame, dict[str, set[str]]]:
+    """Return the clips of a part whose label the checkpoint has, and the labels of each corpus, whatever the part."""
     data, own = checkpoint.data, checkpoint.split
     if data is None or own is None:
         raise EvaluationError("the checkpoint does not record its data and split, so no clip is known to be unseen")
     labelled, _labels = label_clips(index, data.scheme)
+    labels_of = {str(corpus): set(labels) for corpus, labels in labelled.groupby("corpus")["label"]}
     if part != "all":
         if not set(labelled["corpus"]) <= set(data.corpora):
             raise EvaluationError(
@@ -175,7 +181,7 @@ def _clips(index: pd.DataFrame, checkpoint: Description, part: Part | Literal["a
     labelled = labelled[(labelled["copy"] == 0) & labelled["label"].isin(checkpoint.labels)]
     if not len(labelled):
         raise EvaluationError(f"the index has no clip of the {part} speakers with a label of this checkpoint")
-    return labelled.reset_index(drop=True)
+    return labelled.reset_index(drop=True), labels_of
 
 
 def _full_names(clips: pd.DataFrame) -> "pd.Series[str]":
@@ -183,10 +189,10 @@ def _full_names(clips: pd.DataFrame) -> "pd.Series[str]":
     return clips["corpus"].map(voices) + "/" + clips["speaker"]
 
 
-def _among(probabilities: Probabilities, clips: pd.DataFrame, labels: tuple[str, ...]) -> Probabilities:
-    """Return probabilities renormalised over the labels that each clip's corpus has among these clips."""
-    has = clips.groupby("corpus")["label"].unique()
-    possible = np.array([[label in has[corpus] for label in labels] for corpus in clips["corpus"]])
+def _among(probabilities: Probabilities, possible: npt.NDArray[np.bool_]) -> Probabilities:
+    """Return probabilities renormalised over each clip's possible labels, bool of the same shape."""
+    if possible.all():
+        return probabilities
     kept = probabilities * possible
     among: Probabilities = kept / kept.sum(axis=1, keepdims=True)
     return among
@@ -197,16 +203,20 @@ def _trained_on(checkpoint: Description) -> str | None:
     return checkpoint.training.setting("data") if checkpoint.training else None
 
 
-def _predict(predictor: Predictor, settings: EvaluateSettings, clips: pd.DataFrame, paths: list[Path]) -> pd.DataFrame:
+def _predict(
+    predictor: Predictor,
+    settings: EvaluateSettings,
+    clips: pd.DataFrame,
+    paths: list[Path],
+    possible: npt.NDArray[np.bool_],
+) -> pd.DataFrame:
     rows = predict_rows(predictor, paths, batch_size=settings.batch_size)
     found = list(tqdm(rows, total=len(paths), desc="evaluating", unit="clip"))
     broken = [row for row in found if row.error]
     if broken:
         raise EvaluationError(f"{broken[0].path}: {broken[0].error}; render again")
     probabilities = np.array([[row.probabilities[label] for label in predictor.labels] for row in found])
-    if settings.answers == "corpus":
-        probabilities = _among(probabilities, clips, predictor.labels)
-    return with_probabilities(clip_columns(clips), predictor.labels, probabilities)
+    return with_probabilities(clip_columns(clips), predictor.labels, _among(probabilities, possible))
 
 
 def adapted_probabilities(

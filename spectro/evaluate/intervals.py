@@ -132,7 +132,7 @@ def calibration(probabilities: Floats, targets: Counts) -> dict[str, Any]:
 
     `ece` is the expected calibration error: the mean distance between confidence and accuracy over the `bins`, 15 equal
     ranges of confidence, weighted by their clips (empty bins are left out). `nll` is the negative log-likelihood in
-    nats.
+    nats, of probabilities of 1e-12 or more: smaller ones count as this.
 
     Args:
         probabilities: float64 of shape (clips, labels).

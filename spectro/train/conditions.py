@@ -1,13 +1,14 @@
 """Recording conditions simulated on pictures: another microphone, room, line or noise.
 
-A pixel is a level in dB, so a picture can be converted back to powers, altered as the sound would be, and rendered
-again, at a hundredth of the cost of an altered waveform. Each picture has a seed of its own, as in `masking`.
+A pixel is a level, so a picture can be converted back to powers, altered as the sound would be, and rendered again, at
+a hundredth of the cost of an altered waveform. Each picture has a seed of its own, as in `masking`.
 
 Sources: Ko et al., A study on data augmentation of reverberant speech for robust speech recognition, ICASSP 2017, for
 rooms and noise; Polack's model (an exponential decay of power) for the room.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -78,9 +79,9 @@ class Conditions:
         if spec.channels != "gray":
             raise TrainingError("conditions alter gray pictures, whose pixels are levels: render with channels gray")
         self._settings, self._spec = settings, spec
-        self._step_db = (spec.high - spec.low) / 255
-        if spec.scale == "clip_norm":
-            self._step_db *= NORM_DB
+        unit_db = NORM_DB if spec.scale == "clip_norm" else 2.0 if spec.spectrum == "magnitude" else 1.0
+        self._step_db = (spec.high - spec.low) / 255 * unit_db  # a picture's dB of magnitude are two of the sound
+        self._top_db = -spec.low * unit_db  # level of the clip's peak above black, for `clip_peak`
         self._hops_per_s = spec.sample_rate / spec.hop_length
         self._places = np.linspace(1, 0, spec.height, dtype=np.float32)  # row 0 shows the highest band
 
@@ -93,7 +94,7 @@ class Conditions:
         """
         generator, settings, spec = np.random.default_rng((seed, 1)), self._settings, self._spec
         chosen = generator.random(6) < settings.probability
-        sounding = np.asarray(pixels.any(axis=0))  # columns beyond a clip's ends are black
+        sounding = _between(pixels)  # columns beyond a clip's ends are black
         if not chosen.any() or not sounding.any():
             return pixels
         levels = pixels.astype(np.float32) * np.float32(self._step_db)  # dB above black
@@ -101,6 +102,7 @@ class Conditions:
         powers: Floats = np.power(np.float32(10), levels / 10)
         if chosen[0]:
             powers = self._reverberate(powers, generator)
+            sounding = _between(powers > 10 ** (self._step_db / 20))
         if chosen[1]:
             noise = (
                 peak
@@ -120,7 +122,7 @@ class Conditions:
         if chosen[5]:
             levels += np.float32(generator.uniform(*settings.gain_db)) * sounding
         if spec.scale == "clip_peak":
-            levels += np.float32(255 * self._step_db - levels.max()) * sounding
+            levels += np.float32(self._top_db - levels.max()) * sounding
         elif spec.scale == "clip_norm":
             levels = self._normed(levels, sounding)
         drawn: Image = np.clip(np.rint(levels / np.float32(self._step_db)), 0, 255).astype(np.uint8)
@@ -146,3 +148,12 @@ class Conditions:
         changed = (levels - own.mean()) / (own.std() or 1) * deviation - spec.low * deviation
         normed: Floats = np.where(sounding, changed, levels).astype(np.float32)
         return normed
+
+
+def _between(picture: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Return a mask of a picture's columns from the first to the last that is not 0."""
+    places = np.flatnonzero(picture.any(axis=0))
+    between = np.zeros(picture.shape[1], bool)
+    if len(places):
+        between[places[0] : places[-1] + 1] = True
+    return between

@@ -23,6 +23,7 @@ from spectro.corpora.labels import label_clips, left_out, tally, votes_for
 from spectro.corpora.splits import CROSS_CORPUS, PARTS, Fold, Part, Split, TrainOn, data_fingerprint, everyone, split
 from spectro.errors import CorpusError, TrainingError
 from spectro.files import fingerprint, printable
+from spectro.model.batch_norms import strided
 from spectro.model.metadata import label_problem
 from spectro.picture import png
 from spectro.picture.spec import Image, SpectrogramSpec
@@ -139,7 +140,7 @@ class ClipSampler(Sampler[Draw]):
         firsts = [indices[0] for indices in self._rows_of_clip]
         targets = rows["target"].to_numpy(dtype=np.int64)[firsts]
         groups = rows["group"].to_numpy(dtype=np.int64)[firsts]
-        weights = np.bincount(groups)[groups] ** (temperature - 1)
+        weights = np.bincount(groups)[groups] ** (float(temperature) - 1)
         if balanced:
             pairs, kinds = np.unique(np.stack([groups, targets]), axis=1, return_inverse=True)
             labels = np.bincount(pairs[0])[groups]  # number of labels in the clip's group
@@ -412,13 +413,16 @@ class PictureDataModule(pl.LightningDataModule):
     def calibration_dataloader(self, pictures: int | None = None) -> DataLoader[Any]:
         """Return batches of untouched training clips, and of sounds that are trained on, always in the same order.
 
+        All batches are of nearly the same size, since their statistics count alike.
+
         Args:
             pictures: number of pictures, drawn from all; None for all.
         """
         rows = self._drawn()
         untouched = rows[rows["copy"] == 0].sample(frac=1.0, random_state=self._seed)[:pictures]
         dataset = PictureDataset(untouched, self.spec, known=self._known)
-        return self.loader(dataset, num_workers=0, persistent_workers=False)
+        batches = strided(len(untouched), self._batch_size)
+        return self.loader(dataset, num_workers=0, persistent_workers=False, batch_sampler=batches, batch_size=1)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Return this device's share of the validation batches; on one device in the order of `rows["valid"]`."""

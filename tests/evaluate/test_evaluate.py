@@ -91,6 +91,22 @@ def test_transductive_results_are_separate_and_match_a_reference(world: World, t
     np.testing.assert_allclose(again[-1], alone, atol=1e-5)
 
 
+def test_answers_among_a_corpus_s_labels_hold_for_transductive_figures_and_for_labels_that_the_part_lacks(
+    world: World, tmp_path: Path
+) -> None:
+    shutil.copytree(world.images, tmp_path / "images")
+    index = pd.read_parquet(tmp_path / "images" / "index.parquet")
+    tested = index["speaker"].isin(world.trained.about.split.speakers["test"])
+    calm = index["emotion"] == "calm"
+    for chosen, labels in ((~calm, {"happy", "angry"}), (~(calm & tested), {"happy", "angry", "calm"})):
+        index[chosen].to_parquet(tmp_path / "images" / "index.parquet")
+        out = tmp_path / f"{len(labels)}"
+        evaluate(_settings(world, out, index=tmp_path / "images", answers="corpus", transductive=True))
+        for name in ("predictions.csv", "predictions-transductive.csv"):
+            found = pd.read_csv(out / name)
+            assert {label for label in ("happy", "angry", "calm") if found[f"p_{label}"].any()} == labels
+
+
 def test_transductive_evaluation_needs_speakers(world: World, tmp_path: Path) -> None:
     table = tmp_path / "clips.csv"
     lines = [f"{clip},{clip.stem.split('_')[1]}," for clip in sorted(world.corpus.rglob("*.wav"))[:12]]

@@ -64,13 +64,65 @@ def test_noise_has_the_requested_level_and_leaves_padding_black() -> None:
     assert 10 * np.log10(np.mean(10 ** (levels_db / 10))) == pytest.approx(-40, abs=1.5)
 
 
-def test_reverberation_decays_at_the_requested_rate() -> None:
-    pixels = np.zeros(SPEC.shape, np.uint8)
+@pytest.mark.parametrize(("name", "level_db"), [("mn04_as-16k", 1.0), ("yamnet", 2.0)])
+def test_reverberation_decays_at_the_requested_rate(name: str, level_db: float) -> None:
+    """A picture of magnitudes has half the dB of the sound."""
+    spec = SPECS[name]
+    pixels = np.zeros(spec.shape, np.uint8)
     pixels[:, 20] = 255
     pixels[:, 21:] = 1  # quiet, but not black
-    after = _only(decay_s=(0.5, 0.5), room_db=(0.0, 0.0))(pixels, 0)[50].astype(float) * 75 / 255
+    room = ConditionSettings(probability=1.0, **{**NOTHING, "decay_s": (0.5, 0.5), "room_db": (0.0, 0.0)})
+    after = Conditions(room, spec)(pixels, 0)[50].astype(float) * (spec.high - spec.low) / 255 * level_db
     hops = 25
-    assert after[25] - after[25 + hops] == pytest.approx(60 * hops * SPEC.hop_length / RATE / 0.5, abs=0.7)
+    expected = 60 * hops * spec.hop_length / spec.sample_rate / 0.5
+    assert after[25] - after[25 + hops] == pytest.approx(expected, abs=0.7)
+
+
+@pytest.mark.parametrize("name", ["mn04_as-16k", "yamnet"])
+def test_noise_on_pictures_matches_noise_in_sound(name: str) -> None:
+    """White noise has the same power in each Hz, so bands have it by their width: the sound tells how much."""
+    spec, samples = SPECS[name], _speech_like()
+    generator = np.random.default_rng(1)
+    clean, heard = render(samples, spec), render(samples + 0.01 * generator.standard_normal(samples.shape), spec)
+    unit_db = (spec.high - spec.low) / 255 * (2 if spec.spectrum == "magnitude" else 1)
+    pauses = np.flatnonzero((clean.max(axis=0) > 0) & (clean.max(axis=0) < np.median(clean.max(axis=0)) - 20))
+    band = spec.height // 2
+    level_db = 10 * np.log10(np.mean(10 ** (heard[band, pauses] * unit_db / 10))) - clean.max() * unit_db
+    noise = {"noise_db": (level_db, level_db)}
+    seen = Conditions(ConditionSettings(probability=1.0, **{**NOTHING, **noise}), spec)(clean, 0)
+    assert seen[band, pauses].mean() == pytest.approx(heard[band, pauses].mean(), abs=8)
+    assert abs(seen[band, pauses].mean() - clean[band, pauses].mean()) > 20
+
+
+def test_black_columns_inside_a_clip_are_not_padding() -> None:
+    pixels = render(_speech_like()[:RATE], SPEC)
+    inside = np.flatnonzero(pixels.any(axis=0))[10]
+    pixels[:, inside] = 0
+    noisy = _only(noise_db=(-20.0, -20.0))(pixels, 0)
+    assert noisy[:, inside].mean() > 100 and not noisy[:, -1].any()
+
+
+def test_a_tail_of_reverberation_has_the_same_microphone_as_the_clip() -> None:
+    absolute = dataclasses.replace(SPEC, scale="full_scale", low=-75.0, high=45.0)
+    pixels = render(_speech_like()[: RATE // 2], absolute)
+    room = {"decay_s": (1.0, 1.0), "room_db": (0.0, 0.0)}
+    plain, quiet = (
+        Conditions(ConditionSettings(probability=1.0, **{**NOTHING, **room, "gain_db": (gain, gain)}), absolute)(
+            pixels, 0
+        )
+        for gain in (0.0, -10.0)
+    )
+    last = np.flatnonzero(pixels.any(axis=0))[-1]
+    tail = plain[:, last + 1 : last + 20].astype(int) - quiet[:, last + 1 : last + 20]
+    assert np.median(tail[plain[:, last + 1 : last + 20] > 40]) == pytest.approx(10 * 255 / 120, abs=1)
+
+
+def test_a_peak_above_the_scale_s_zero_keeps_its_level() -> None:
+    spec = dataclasses.replace(SPEC, low=-80.0, high=10.0)
+    assert spec.scale == "clip_peak"
+    pixels = render(_speech_like(), spec)
+    found = Conditions(ConditionSettings(probability=1.0, **NOTHING), spec)(pixels, 0)
+    assert np.abs(found.astype(int) - pixels).max() <= 1
 
 
 def test_gain_changes_only_pictures_with_an_absolute_scale() -> None:

@@ -42,6 +42,13 @@ def test_pictures_are_read_from_a_folder_with_a_non_ascii_name(world: World, tmp
     assert torch.equal(pictures, next(iter(PictureDataModule(world.images, batch_size=4).test_dataloader()))[0])
 
 
+def test_calibration_batches_are_of_nearly_equal_size(world: World) -> None:
+    data = PictureDataModule(world.images, batch_size=7)
+    sizes = [len(pictures) for pictures, *_ in data.calibration_dataloader()]
+    assert sum(sizes) == len(data.rows["train"]) and max(sizes) - min(sizes) <= 1 and min(sizes) >= 7
+    assert sum(len(pictures) for pictures, *_ in data.calibration_dataloader(9)) == 9
+
+
 def test_the_leaky_copies_protocol_trains_on_copies_of_test_clips(world: World) -> None:
     data = PictureDataModule(world.images, copies="all", batch_size=8, protocol="random-leaky-copies")
     train, test = data.rows["train"], data.rows["test"]

@@ -78,6 +78,12 @@ def test_balanced_labels_do_not_change_the_shares_of_the_corpora() -> None:
     assert np.bincount(rows["group"].iloc[drawn]) / 6000 == pytest.approx([1 / 3] * 3, abs=0.03)
 
 
+def test_a_whole_number_is_a_corpus_temperature() -> None:
+    rows = pd.DataFrame({"clip_id": [f"c{n}" for n in range(100)], "target": 0, "group": [0] * 80 + [1] * 20})
+    drawn = [draw.row for draw in ClipSampler(rows, "one", True, seed=0, temperature=0, clips=4000)]
+    assert np.bincount(rows["group"].iloc[drawn]) / 4000 == pytest.approx([0.5, 0.5], abs=0.04)
+
+
 def test_possible_labels_are_known_per_corpus_and_duplicate_clips_are_refused(world: World, savee: Path) -> None:
     data = PictureDataModule(world.images, savee, batch_size=8)
     assert data.corpora == ("savee", "synthetic")
