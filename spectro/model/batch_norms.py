@@ -75,8 +75,8 @@ def adapt(net: nn.Module, batches: Iterable[torch.Tensor], share: float) -> None
     """Move the statistics of batch norms towards those of other pictures, without labels.
 
     Means and variances become those of a mixture of the pictures that the network was calibrated on and the new ones.
-    The new ones' are estimated with all layers at the new pictures' own statistics, and mixed afterwards, so that the
-    mixture is exact for the first layer alone. Mixing layer by layer, as the source does, was no better (docs/results.md).
+    All new statistics are estimated before any is mixed, so that the mixture is exact for the first layer alone. Mixing
+    layer by layer was no better (docs/results.md).
 
     Args:
         net: the network; it is left in evaluation mode.
