@@ -8,6 +8,7 @@ import logging
 import os
 import pickle
 import platform
+import traceback
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -118,35 +119,41 @@ class Worker:
     Args:
         work: the pickled function.
         wanted: the version of spectro that pickled it.
+        gpus: whether the process has a share of a GPU; otherwise it sees none.
     """
 
-    def __init__(self, work: bytes, wanted: str) -> None:
+    def __init__(self, work: bytes, wanted: str, gpus: bool) -> None:
+        if not gpus:
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         self._wanted, self._pickled = wanted, work
         self._work: Callable[[Any], Any] | None = None
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, list[bytes]]:
         """Return the results of a batch of items; each is named by its object in the store and its place in that.
 
-        A SpectroError or OSError is returned as a result, because Ray would retry it and print a traceback.
+        An error is returned as a result, because Ray would retry it, and report nothing but its own retries.
         """
         import ray
 
         places = (ray.cloudpickle.loads(one) for one in batch["item"])
-        items = (pickle.loads(ray.get(stored)[place]) for stored, place in places)
+        items = (ray.get(stored)[place] for stored, place in places)
         return {"result": [pickle.dumps(self._made_of(item)) for item in items]}
 
-    def _made_of(self, item: Any) -> Any:
+    def _made_of(self, pickled: bytes) -> Any:
         try:
             if self._wanted != (found := version("spectro")):
                 raise SpectroError(
                     f"{platform.node()} has spectro {found}, others {self._wanted}; install the same version everywhere"
                 )
             self._work = self._work or pickle.loads(self._pickled)
-            return self._work(item)
+            return self._work(pickle.loads(pickled))
         except SpectroError as error:
             return Failure(str(error))
         except OSError as error:
             return Failure(error.strerror or str(error), error.errno, os.fsdecode(error.filename or ""))
+        except Exception as error:  # noqa: BLE001  a defect: the run ends with what is known of it
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            return Failure(f"{type(error).__name__}: {error} ({where.filename}, line {where.lineno})")
 
 
 @dataclass(frozen=True)
@@ -192,7 +199,7 @@ def _rounds(work: Callable[[Item], Result], items: Iterable[Item], cluster: Clus
         LOG.warning("no machine of the cluster has %g CPUs%s; waiting for one", cluster.cpus, gpus)
     done = data.map_batches(
         Worker,
-        fn_constructor_args=(pickle.dumps(work), version("spectro")),
+        fn_constructor_args=(pickle.dumps(work), version("spectro"), cluster.gpus > 0),
         batch_size=1,
         compute=ray.data.ActorPoolStrategy(
             min_size=max(1, min(room, len(rows))), max_size=len(rows), max_tasks_in_flight_per_actor=2

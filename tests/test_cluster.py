@@ -1,6 +1,7 @@
 """Results and errors from a cluster's processes; tests/predict/test_spread.py tests whole runs on a cluster."""
 
 import errno
+import os
 import pickle
 from importlib.metadata import version
 
@@ -23,20 +24,37 @@ def fill_the_disk(_item: int) -> int:
 
 
 def test_a_worker_returns_results_and_preserves_spectros_errors() -> None:
-    assert Worker(pickle.dumps(double), version("spectro"))._made_of(3) == 6
-    failed = Worker(pickle.dumps(refuse), version("spectro"))._made_of(3)
+    assert Worker(pickle.dumps(double), version("spectro"), gpus=True)._made_of(pickle.dumps(3)) == 6
+    failed = Worker(pickle.dumps(refuse), version("spectro"), gpus=True)._made_of(pickle.dumps(3))
     assert isinstance(failed, Failure)
     assert isinstance(failed.error(), SpectroError) and str(failed.error()) == "net: holds no checkpoint"
 
 
+def fail(_item: int) -> int:
+    raise ValueError("clip x.wav is odd")
+
+
+def test_an_unexpected_error_is_reported_with_its_text_and_place() -> None:
+    failed = Worker(pickle.dumps(fail), version("spectro"), gpus=True)._made_of(pickle.dumps(3))
+    assert str(failed.error()).startswith(f"ValueError: clip x.wav is odd ({__file__}, line ")
+
+
+def test_a_process_without_a_share_of_a_gpu_sees_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    Worker(pickle.dumps(double), version("spectro"), gpus=True)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+    Worker(pickle.dumps(double), version("spectro"), gpus=False)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
 def test_a_full_disk_is_reported_as_an_os_error_with_its_file() -> None:
-    error = Worker(pickle.dumps(fill_the_disk), version("spectro"))._made_of(3).error()
+    error = Worker(pickle.dumps(fill_the_disk), version("spectro"), gpus=True)._made_of(pickle.dumps(3)).error()
     assert isinstance(error, OSError)
     assert (error.errno, error.filename) == (errno.ENOSPC, "table/part-00000.parquet")
 
 
 def test_a_version_mismatch_is_reported_as_an_error() -> None:
-    failed = Worker(pickle.dumps(double), "0.0.1")._made_of(3)
+    failed = Worker(pickle.dumps(double), "0.0.1", gpus=True)._made_of(b"of another version")
     assert "others 0.0.1; install the same version everywhere" in str(failed.error())
 
 

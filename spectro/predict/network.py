@@ -37,11 +37,12 @@ class Network:
         return cls(settings.checkpoint or default_checkpoint(), **options)
 
     def shipped(self) -> "Network":
-        """Return the same network, with the checkpoint's files included."""
+        """Return the same network for other machines: with the checkpoint's files, and on the CPU if none is named."""
+        options = self._options | {"device": self._options.get("device") or "cpu"}
         if not isinstance(self._checkpoint, Path):
-            return self
+            return Network(self._checkpoint, **options)
         found = [self._checkpoint / name for name in (DESCRIPTION_FILE, WEIGHTS_FILE, EXPORT_FILE)]
-        return Network({one.name: one.read_bytes() for one in found if one.exists()}, **self._options)
+        return Network({one.name: one.read_bytes() for one in found if one.exists()}, **options)
 
     def labels(self) -> tuple[str, ...]:
         """Return the checkpoint's labels, without loading its network."""
@@ -61,6 +62,7 @@ class Network:
         digests = {name: hashlib.sha256(content).hexdigest() for name, content in self._checkpoint.items()}
         folder = cache_folder() / f"shipped-{fingerprint(digests)}"
         for name, content in self._checkpoint.items():
-            if not (folder / name).exists():
+            path = folder / name
+            if not path.is_file() or hashlib.sha256(path.read_bytes()).hexdigest() != digests[name]:
                 write_bytes(folder / name, content)
         return folder

@@ -46,6 +46,10 @@ def cluster_of(address: str | None, device: str | None, cpus: float, gpus: float
     if address is None:
         return None
     check_installed()
+    if (device or "").startswith("cuda:"):
+        raise PredictionError(
+            f"device is {device}; with a cluster, name cuda: each process is given a GPU of its machine"
+        )
     return Cluster(address=address, cpus=cpus, gpus=gpus if (device or "").startswith("cuda") else 0.0)
 
 
@@ -274,8 +278,7 @@ def _merge(parts: Parts, run: Spread) -> None:
             out = Path(stack.enter_context(TemporaryDirectory())) / run.out.name
         else:
             out = run.out
-        with open_table(out, run.columns) as table:
-            for records in parts.records():
-                table.add(records)
+        with open_table(out, run.columns, parts.records()):
+            pass  # in place once it is complete
         if isinstance(run.out, Address):
             run.out.upload(out)

@@ -13,7 +13,9 @@ import pytest
 from spectro.addresses import Address, place
 from spectro.cluster import Cluster
 from spectro.errors import PredictionError, SpectroError
+from spectro.files import sign
 from spectro.predict import spread
+from spectro.predict.network import Network
 from spectro.predict.output.parts import Answered, Listing, Parts, key_of, parts_in, write_part
 from spectro.verbs import predict, timeline
 from spectro.verbs.predict import PredictSettings
@@ -191,7 +193,7 @@ def test_rows_written_by_two_processes_are_counted_once(out: Path | Address) -> 
     def record(path: str) -> dict[str, str]:
         return {"path": path, "label": "happy", "error": ""}
 
-    answered = [Answered(key_of(path, None), [record(path)]) for path in "abc"]
+    answered = [Answered(key_of(path, "signature"), [record(path)]) for path in "abc"]
     Parts(out, "one")
     write_part(out, f"part-00000-{8 * 'a'}.parquet", answered, COLUMNS, "one")
     write_part(out, f"part-00000-{8 * 'b'}.parquet", answered[1:], COLUMNS, "one")
@@ -203,10 +205,64 @@ def test_rows_written_by_two_processes_are_counted_once(out: Path | Address) -> 
 
 def test_a_listing_contains_each_recording_once(tmp_path: Path) -> None:
     places = [tmp_path / name for name in ("b\n.wav", "a.wav", "b\n.wav", os.fsdecode(b"\xff.wav"))]
+    places[1].write_bytes(b"a")
+    signature = sign(places[1])
+    assert signature is not None
     with Listing(places) as listing:
         assert len(listing.keys) == 3
-        done = listing.keys == key_of(str(places[1]), None)
+        done = listing.keys == key_of(str(places[1]), signature)
         assert [path for path, _key in listing.without(done)] == [str(places[0]), str(places[3])]
+
+
+def test_a_recording_without_a_signature_has_no_row_from_an_earlier_run(tmp_path: Path) -> None:
+    (tmp_path / "there.wav").write_bytes(b"a")
+    with Listing([tmp_path / "there.wav", tmp_path / "gone.wav"]) as one, Listing([tmp_path / "gone.wav"]) as other:
+        assert len(one.keys) == 2 and not set(one.keys) & set(other.keys)
+    with Listing([tmp_path / "there.wav"]) as again:
+        assert set(again.keys) <= set(one.keys)
+
+
+def test_rows_that_processes_of_a_killed_run_write_late_do_not_count(out: Path | Address) -> None:
+    def record(label: str) -> dict[str, str]:
+        return {"path": "a", "label": label, "error": ""}
+
+    key = key_of("a", "signature")
+    parts, wanted = Parts(out, "new"), np.array([key], np.uint64)
+    write_part(out, f"part-00001-{8 * 'b'}.parquet", [Answered(key, [record("new")])], COLUMNS, "new")
+    write_part(out, f"part-00000-{8 * 'a'}.parquet", [Answered(key, [record("old")])], COLUMNS, "old")
+    assert [row["label"] for rows in parts.records() for row in rows] == ["new"]
+    assert parts.keep(wanted, failed=True).all()
+    assert [part.name for part in parts_in(out)] == [f"part-00001-{8 * 'b'}.parquet"]
+
+
+def test_a_merge_that_is_interrupted_leaves_the_table_before(
+    world: World, calls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = tmp_path / "table.csv"
+    assert run_in_parts(world, calls, table) == 1
+    before = table.read_bytes()
+
+    def interrupted(self: Parts, size: int = 1000) -> Iterator[list[object]]:
+        raise KeyboardInterrupt
+        yield []
+
+    monkeypatch.setattr(Parts, "records", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_in_parts(world, calls, table)
+    assert table.read_bytes() == before
+
+
+def test_a_shipped_checkpoint_with_other_content_in_the_cache_is_written_again(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    network = Network(world.checkpoint, device=None, engine="torch").shipped()
+    labels = network.labels()
+    (found,) = (tmp_path / "cache").rglob("spectro.json")
+    for content in (b"", found.read_bytes().replace(labels[0].encode(), b"x")):
+        found.write_bytes(content)
+        assert network.labels() == labels
+    assert network.predictor().engine.name.endswith("on cpu, float32")
 
 
 def test_timelines_in_parts_equal_local_timelines(
@@ -240,6 +296,8 @@ def test_a_cluster_rejects_zero_cpus_and_ray_client_addresses() -> None:
         Cluster(address="auto", cpus=0)
     with pytest.raises(SpectroError, match="submit it there with `ray job submit`"):
         Cluster(address="ray://host:10001")
+    with pytest.raises(PredictionError, match="device is cuda:1; with a cluster, name cuda"):
+        spread.cluster_of("auto", "cuda:1", 1.0, 0.5)
 
 
 def test_tables_in_subfolders_are_left_untouched(world: World, calls: Path, out: Path | Address) -> None:

@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import os
+import secrets
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -62,8 +63,13 @@ class Answered(NamedTuple):
     records: list[Record]
 
 
-def key_of(path: str, signature: Signature | None) -> int:
-    """Return a 64-bit key that identifies a listed recording."""
+def key_of(path: str, signature: Signature | str) -> int:
+    """Return a 64-bit key that identifies a listed recording.
+
+    Args:
+        path: its path or address.
+        signature: its signature, or a text in place of one that is not known.
+    """
     text = json.dumps([path, signature])
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
 
@@ -81,10 +87,11 @@ class Listing:
     def __init__(self, places: Iterable[Place]) -> None:
         self._lines = TemporaryFile("w+", encoding="ascii")  # noqa: SIM115  it is closed with the listing
         keys = array("Q")
+        unknown = secrets.token_hex(8)  # a recording without a signature has no row from an earlier run
         try:
             for one in places:
                 path = os.fspath(one)
-                keys.append(key_of(path, sign_at(one)))
+                keys.append(key_of(path, sign_at(one) or unknown))
                 self._lines.write(json.dumps([path, keys[-1]]) + "\n")
         except BaseException:
             self._lines.close()
@@ -155,6 +162,8 @@ class Parts:
     def keep(self, wanted: Keys, *, failed: bool) -> npt.NDArray[np.bool_]:
         """Remove rows whose recording is not in the run, or already has rows; affected files are rewritten.
 
+        Files of another identity are removed: processes of a killed run may write them after this run has begun.
+
         Args:
             wanted: keys of the run's recordings, ascending.
             failed: also keep the rows of recordings that could not be used.
@@ -164,6 +173,9 @@ class Parts:
         """
         seen = np.zeros(len(wanted), np.bool_)
         for part, known in self._contents():
+            if known.identity != self._identity:
+                _remove(part)
+                continue
             keys = known.keys
             at = np.minimum(np.searchsorted(wanted, keys), max(0, len(wanted) - 1))
             stands = (wanted[at] == keys) & ~seen[at] if len(wanted) else np.zeros(len(keys), np.bool_)
@@ -177,12 +189,15 @@ class Parts:
 
     def failed(self) -> tuple[int, int]:
         """Return how many recordings failed, wholly or in part, and how many of these have no other row."""
-        failed = [known.rows[known.failed] for _part, known in self._contents()]
+        own = (known for _part, known in self._contents() if known.identity == self._identity)
+        failed = [known.rows[known.failed] for known in own]
         return sum(map(len, failed)), sum(int((one == 1).sum()) for one in failed)
 
     def records(self, size: int = 1000) -> Iterator[list[Record]]:
         """Yield all rows in the order in which the recordings were handed out, at most `size` at a time."""
-        for part in parts_in(self.folder):
+        for part, known in self._contents():
+            if known.identity != self._identity:
+                continue
             for rows in pq.ParquetFile(_content(part)).iter_batches(size):
                 yield rows.to_pylist()
 
