@@ -25,6 +25,7 @@ from spectro.model.backbones import SpectrogramNet
 from spectro.model.checkpoint import Checkpoint
 from spectro.model.metadata import EXPORT_FILE, identity
 from spectro.outputs import lock_of
+from spectro.picture import png
 from spectro.picture.spec import Image
 from spectro.predict.explain import explain
 from spectro.predict.predictor import Predictor
@@ -119,10 +120,10 @@ def test_an_export_whose_outputs_differ_raises_an_error_and_is_not_kept(
     class Wrong(OnnxEngine):
         def scores(self, some: base.Pictures) -> Scores:
             found = super().scores(some)
-            return Scores(found.probabilities + 2e-4, found.embeddings)
+            return Scores(found.probabilities + 2e-2, found.embeddings)
 
     monkeypatch.setitem(FOR_EXPORTS, "onnx", Wrong)
-    with pytest.raises(export.ExportError, match=r"differ by 2\.0e-04 between torch and onnxruntime"):
+    with pytest.raises(export.ExportError, match=r"differ by 2\.0e-02 between torch and onnxruntime"):
         export.export(world.checkpoint, tmp_path / "out", pictures(3))
     assert list(tmp_path.iterdir()) == [lock_of(tmp_path / "out")]
 
@@ -209,14 +210,15 @@ def test_bfloat16_probabilities_are_close_to_those_of_float32(
     world: World, exported: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(base, "CLOSE_CALL", 0.0)
-    exact = Predictor(world.checkpoint, engine="torch").scores(pictures(8)).probabilities
+    shown = [png.read(path, SMALL).pixels for path in sorted((world.images / "images").glob("*_0.png"))[:8]]
+    exact = Predictor(world.checkpoint, engine="torch").scores(shown).probabilities
     rough = Predictor(world.checkpoint, engine="torch", precision="bfloat16")
     assert rough.engine.name.endswith("bfloat16")
-    found = rough.scores(pictures(8)).probabilities
-    np.testing.assert_allclose(found, exact, atol=0.05)
+    found = rough.scores(shown).probabilities
+    np.testing.assert_allclose(found, exact, atol=0.15)
     assert np.abs(found - exact).max() > 1e-5  # or it was not computed in bfloat16
     fast = Predictor(exported, engine="openvino", precision="bfloat16")  # float32 if the CPU has no bfloat16
-    np.testing.assert_allclose(fast.scores(pictures(8)).probabilities, exact, atol=0.05)
+    np.testing.assert_allclose(fast.scores(shown).probabilities, exact, atol=0.15)
 
 
 def test_close_calls_and_nan_scores_are_recomputed_exactly() -> None:
