@@ -6,12 +6,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import pandas as pd
 import pytest
 
 from spectro.audio.augment import AugmentSettings
 from spectro.baselines import classical
 from spectro.baselines.classical import ClassicalSettings
 from spectro.baselines.features import FeatureSettings
+from spectro.corpora.splits import pictures_fingerprint
 from spectro.files import fingerprint, read_json, write_json
 from spectro.identity import identity_of, restored
 from spectro.picture.spec import SpectrogramSpec
@@ -92,6 +94,13 @@ def test_training_runs_keep_their_fingerprints(changes: dict[str, Any], expected
     unturned, turned = (SimpleNamespace(turned=turned) for turned in (False, True))
     assert fingerprint(finetune.run_identity(settings, data, unturned)) == expected
     assert fingerprint(finetune.run_identity(settings, data, turned)) != expected
+
+
+def test_sounds_are_identified_by_their_content_and_older_indexes_by_their_names() -> None:
+    older = pd.DataFrame({"clip_id": ["a", "b"]})
+    newer = older.assign(content_mark=["1-x", "2-y"])
+    assert pictures_fingerprint(older) == fingerprint(["a", "b"])
+    assert pictures_fingerprint(newer) != pictures_fingerprint(newer.assign(content_mark=["1-x", "2-z"]))
 
 
 def test_teachers_are_identified_by_their_weights_and_temperature(tmp_path: Path) -> None:

@@ -99,8 +99,10 @@ def data_fingerprint(labelled: pd.DataFrame, split: Split) -> str:
 
 def pictures_fingerprint(index: pd.DataFrame) -> str:
     """Return 16 hexadecimal digits that identify the pictures of an image index."""
-    # indexes of earlier versions do not record the content
-    return fingerprint([index[name].astype(str).tolist() for name in ("clip_id", "content_mark") if name in index])
+    ids = index["clip_id"].tolist()
+    if "content_mark" not in index:  # of an earlier version, whose runs keep their identity
+        return fingerprint(ids)
+    return fingerprint([ids, index["content_mark"].astype(str).tolist()])
 
 
 Folds: TypeAlias = list[tuple[set[str], set[str]]]  # validation and test speakers of each fold

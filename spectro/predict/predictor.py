@@ -208,7 +208,7 @@ class Predictor:
         if detector is None:
             return scores
         speech = detector.probabilities(scores.embeddings)
-        if self._precision != "float32":
+        if self._precision != "float32" and self.min_speech:
             close = np.flatnonzero(np.abs(speech - self.min_speech) < CLOSE_SPEECH)
             if len(close):
                 again = self.engine.exact(shown[close])
