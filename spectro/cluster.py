@@ -98,10 +98,11 @@ def _connect(cluster: Cluster) -> None:
         quiet["include_dashboard"] = False
     try:
         ray.init(address=cluster.address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError, OSError) as error:
+    except (ConnectionError, ValueError, RuntimeError, OSError, ray.exceptions.AuthenticationError) as error:
         raise SpectroError(
-            f"there is no Ray cluster at {cluster.address!r} ({_first_line(error)}); start one with `ray start "
-            "--head`, or use local"
+            f"cannot join a Ray cluster at {cluster.address!r} ({_first_line(error)}); start one with `ray start "
+            "--head`, or use local; if there is one that requires a token, copy its ~/.ray/auth_token to this machine "
+            "and set RAY_AUTH_MODE=token"
         ) from error
 
 

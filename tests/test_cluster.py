@@ -3,7 +3,10 @@
 import errno
 import os
 import pickle
+import subprocess
+import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import pytest
 
@@ -71,6 +74,17 @@ def test_the_room_of_a_machine_follows_from_its_cpus_and_gpus(
     resources: dict[str, float], cluster: Cluster, room: int
 ) -> None:
     assert _room(resources, cluster) == room
+
+
+def test_a_missing_token_is_reported_with_the_way_out(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    code = "from spectro.cluster import *; [*on_cluster(abs, [1], Cluster(address='127.0.0.1:1'))]"
+    variables = {**os.environ, "HOME": str(tmp_path), "RAY_AUTH_MODE": "token"}
+    variables.pop("RAY_AUTH_TOKEN", None)
+    result = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=False)
+    last = result.stderr.strip().splitlines()[-1]
+    assert last.startswith("spectro.errors.SpectroError: cannot join a Ray cluster at '127.0.0.1:1'")
+    assert "no authentication token was found" in last and "set RAY_AUTH_MODE=token" in last
 
 
 def test_items_are_stored_together_until_they_are_large_enough() -> None:

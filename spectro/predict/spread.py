@@ -267,7 +267,8 @@ def _check_address(run: Spread, folder: Place) -> None:
         raise PredictionError(f"{printable(run.out)}: is an input, and would be overwritten; choose another --out")
     if run.out.kind() is not None and not parts_in(folder):
         raise PredictionError(
-            f"{printable(run.out)}: already exists, and spectro did not make it; choose another --out, or move it away"
+            f"{printable(run.out)}: already exists, without the parts that spectro keeps in {printable(folder)} beside "
+            "a table of its own; choose another --out, or move it away"
         )
 
 

@@ -220,7 +220,18 @@ def _work(jobs: list[Job], settings: RenderSettings, out: Path) -> Iterator[Outc
             failed += any(outcome.error for outcome in outcomes)
             progress.set_postfix(failed=failed, refresh=False)
             progress.update()
+            _check_seen(outcomes, out, settings)
             yield from outcomes
+
+
+def _check_seen(outcomes: Iterable[Outcome], out: Path, settings: RenderSettings) -> None:
+    """Raise RenderError if another machine rendered to a disk that this one does not see."""
+    for outcome in outcomes:
+        if settings.cluster is not None and outcome.image and not (out / outcome.image).is_file():
+            raise RenderError(
+                f"{printable(out / outcome.image)}: a machine of the cluster rendered it, but it is not here; name an "
+                "--out that all machines of the cluster share"
+            )
 
 
 def _absolute(chunks: Iterable[list[Job]]) -> Iterator[list[Job]]:

@@ -323,7 +323,7 @@ def test_remote_inputs_and_foreign_tables_are_not_overwritten(world: World, call
     foreign.write_bytes(b"path,note\n")
     with pytest.raises(PredictionError, match="is an input, and would be overwritten"):
         run_in_parts(world, listed, listed)
-    with pytest.raises(PredictionError, match="already exists, and spectro did not make it"):
+    with pytest.raises(PredictionError, match=r"already exists, without the parts .*/\.foreign\.csv\.parts"):
         run_in_parts(world, listed, foreign)
     assert listed.read_bytes().startswith(b"path") and foreign.read_bytes() == b"path,note\n"
     for _ in range(2):

@@ -2,10 +2,12 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +21,7 @@ from spectro.audio import augment, recording
 from spectro.errors import RenderError
 from spectro.files import held
 from spectro.picture import png, spectrogram
+from spectro.rendering import render as rendering
 from spectro.rendering.index import read_index
 from spectro.rendering.render import RenderSettings, render
 from tests import processes
@@ -69,6 +72,22 @@ def test_a_finished_rendering_is_reused(world: World, tmp_path: Path) -> None:
     again = render(_settings(world.corpus, out))
     assert (first.reused, again.reused) == (0, again.images)
     assert {path: path.stat().st_ino for path in out.glob("images/*")} == before
+
+
+def test_pictures_on_another_machines_disk_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    corpus, out = write_corpus(tmp_path / "corpus", speakers=1), tmp_path / "images"
+
+    def elsewhere(work: Callable[[object], object], items: Iterable[object], _cluster: object) -> Iterator[object]:
+        for item in items:
+            outcomes = work(item)
+            shutil.rmtree(out / "images")
+            yield outcomes
+
+    monkeypatch.setattr(rendering, "on_cluster", elsewhere)
+    with pytest.raises(RenderError, match=r"images/.*png: a machine of the cluster rendered it, but it is not here"):
+        render(_settings(corpus, out, cluster="auto"))
+    assert not (out / "index.parquet").exists()
 
 
 def test_only_missing_or_changed_pictures_are_rendered_again(tmp_path: Path) -> None:
