@@ -80,7 +80,8 @@ def test_a_missing_token_is_reported_with_the_way_out(tmp_path: Path) -> None:
     pytest.importorskip("ray")
     code = "from spectro.cluster import *; [*on_cluster(abs, [1], Cluster(address='127.0.0.1:1'))]"
     variables = {**os.environ, "HOME": str(tmp_path), "RAY_AUTH_MODE": "token"}
-    variables.pop("RAY_AUTH_TOKEN", None)
+    for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        variables.pop(name, None)
     result = subprocess.run([sys.executable, "-c", code], env=variables, capture_output=True, text=True, check=False)
     last = result.stderr.strip().splitlines()[-1]
     assert last.startswith("spectro.errors.SpectroError: cannot join a Ray cluster at '127.0.0.1:1'")

@@ -121,7 +121,8 @@ def render(settings: RenderSettings) -> Rendering:
         the counts of pictures and failures.
 
     Raises:
-        RenderError: the output folder holds pictures with other settings, or another rendering is writing there.
+        RenderError: the output folder holds pictures with other settings, another rendering is writing there, or a
+            machine of the cluster renders to a disk that is not seen here.
         WorkerError: a worker was killed.
         CorpusError: the corpus cannot be read.
         SpecError: the spec contradicts itself.
