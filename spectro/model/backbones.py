@@ -148,7 +148,7 @@ def network_of(backbone: str, weights: str) -> str:
                 "or other --weights"
             )
         return network
-    if (folder := _checkpoint_of(Path(weights))) is not None:
+    if (folder := checkpoint_of(Path(weights))) is not None:
         network = metadata.Description.read(folder).backbone
         if any(one.network == network and backbone in one.families for one in PRETRAINED.values()):
             return network
@@ -181,7 +181,7 @@ def load_weights(net: SpectrogramNet, weights: str, spec: SpectrogramSpec) -> st
         seen = own.normalisation(spec)
         net.set_normalisation(seen["mean"], seen["std"])
         origin, path = f"{weights} ({own.title}; {own.licence}; {own.url})", convert.kept(weights)
-    elif (folder := _checkpoint_of(path)) is not None:
+    elif (folder := checkpoint_of(path)) is not None:
         _take_normalisation(net, folder)
     given = _read_state(path / WEIGHTS_FILE if path.is_dir() else path)
     expected = net.backbone.state_dict()
@@ -189,7 +189,7 @@ def load_weights(net: SpectrogramNet, weights: str, spec: SpectrogramSpec) -> st
     return origin
 
 
-def _checkpoint_of(weights: Path) -> Path | None:
+def checkpoint_of(weights: Path) -> Path | None:
     """Return the checkpoint folder of weights, given as the folder or its weights file; None if it is none."""
     folder = weights.parent if weights.name == WEIGHTS_FILE else weights
     return folder if (folder / DESCRIPTION_FILE).is_file() else None

@@ -33,6 +33,7 @@ from spectro.outputs import check_ours
 from spectro.train.curves import Curves
 from spectro.train.data import PictureDataModule
 from spectro.train.finish import describe, finish
+from spectro.train.heads import keep_head
 from spectro.train.module import Classifier
 from spectro.train.settings import FinetuneSettings
 from spectro.train.speech import read_sounds
@@ -73,6 +74,8 @@ def finetune(settings: FinetuneSettings) -> Checkpoint:
         trainer = make_trainer(settings, out, curves)
         with _alone(out, first=trainer.is_global_zero):  # before the folder is read
             weights = load_weights(net, settings.weights, data.spec)
+            if settings.keep_head:
+                keep_head(net, data.labels, settings.weights)
             identity = run_identity(settings, data, net, sounds)
             resume = _find_run(out, identity, settings.overwrite)
             _check_folder(settings)

@@ -27,6 +27,7 @@ class FinetuneSettings:
         weights: auto fetches the published ImageNet weights; mn04_as fetches weights trained on AudioSet (`spectro
             weights` lists such names); none starts from random weights; otherwise a file (.safetensors, or a state dict
             with timm's or torchvision's names) or a checkpoint folder.
+        keep_head: whether the output layer, too, starts from `weights`, a checkpoint, for the labels that both have.
         sounds: folders of renderings of sounds without speech, with the same spec and one class per source; the
             checkpoint then includes a speech detector.
         remember: weight of a second loss, with which the network keeps telling speech from `sounds`, as its starting
@@ -96,11 +97,13 @@ class FinetuneSettings:
         "teachers": [],
         "teacher_share": 0.8,
         "remember": 0.0,
+        "keep_head": False,
     }  # see `spectro.identity`
 
     index: Path | list[Path] = Path("data/images/synthetic")
     backbone: str = "mobilenet"
     weights: str = "auto"
+    keep_head: bool = False
     sounds: list[Path] = field(default_factory=list)
     remember: float = 0.0
     unheard_sounds: list[Path] = field(default_factory=list)
