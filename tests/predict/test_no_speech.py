@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -72,7 +73,7 @@ def test_an_onnx_export_detects_no_speech_like_the_checkpoint(folder: Path, wav:
     from spectro.engines.export import export, synthetic
 
     spec = checkpoints.load(folder).about.spec
-    export(folder, tmp_path / "export", list(synthetic(spec))[:4], ir=False, replace=False)
+    export(folder, tmp_path / "export", list(islice(synthetic(spec), 4)), ir=False, replace=False)
     path = wav("noise.wav", _noise())
     one, other = (Predictor(place, engine=name).predict_wav(path) for place, name in _pairs(folder, tmp_path))
     assert one.label == other.label == "no speech"
