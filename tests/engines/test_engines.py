@@ -128,7 +128,10 @@ def test_an_export_whose_outputs_differ_raises_an_error_and_is_not_kept(
     assert list(tmp_path.iterdir()) == [lock_of(tmp_path / "out")]
 
 
-@pytest.mark.parametrize("backbone", ["cnn1d", "lstm", pytest.param("resnet10t", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "backbone",
+    ["cnn1d", pytest.param("lstm", marks=pytest.mark.slow), pytest.param("resnet10t", marks=pytest.mark.slow)],
+)
 def test_other_backbones_can_be_exported(tmp_path: Path, backbone: str) -> None:
     torch.manual_seed(0)
     net = SpectrogramNet(backbone, 3, hidden=8).eval()

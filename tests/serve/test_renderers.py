@@ -82,6 +82,7 @@ def test_a_process_goes_to_the_upload_that_has_waited_longest(renderers: Rendere
     renderers._give(process)
 
 
+@pytest.mark.slow
 def test_a_killed_render_process_is_replaced(
     renderers: Renderers, predictor: Predictor, wav: WriteWav, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
