@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from spectro.errors import TrainingError
-from spectro.files import quoted
+from spectro.files import printable, quoted
 from spectro.model import checkpoint as checkpoints
 from spectro.model.backbones import SpectrogramNet, checkpoint_of
 
@@ -25,17 +25,20 @@ def keep_head(net: SpectrogramNet, labels: Sequence[str], weights: str) -> None:
     """
     folder = checkpoint_of(Path(weights))
     if folder is None:
-        raise TrainingError(f"{weights}: no checkpoint, so it has no head to keep: name a checkpoint folder as weights")
+        raise TrainingError(
+            f"{printable(weights)}: no checkpoint, so it has no head to keep: name a checkpoint folder as weights"
+        )
     given = checkpoints.load(folder)
     shared = [label for label in labels if label in given.about.labels]
     if not shared:
         raise TrainingError(
-            f"{folder}: its labels are {quoted(given.about.labels)}, none of {quoted(labels)}: set keep_head to false"
+            f"{printable(folder)}: its labels are {quoted(given.about.labels)}, none of "
+            f"{quoted(labels)}: set keep_head to false"
         )
     if given.about.hidden != net.hidden:
         raise TrainingError(
-            f"{folder}: its head has {given.about.hidden} hidden units, and this one {net.hidden}: set hidden to "
-            f"{given.about.hidden}, or keep_head to false"
+            f"{printable(folder)}: its head has {given.about.hidden} hidden units, and this one {net.hidden}: set "
+            f"hidden to {given.about.hidden}, or keep_head to false"
         )
     rows = [labels.index(label) for label in shared]
     known = [given.about.labels.index(label) for label in shared]

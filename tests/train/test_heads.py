@@ -32,6 +32,17 @@ def test_shared_labels_keep_their_outputs_in_the_order_of_the_new_labels_and_new
     assert torch.equal(after[:, 0], before[:, 0])
 
 
+def test_a_hidden_layer_of_the_head_is_kept_too(world: World, tmp_path: Path) -> None:
+    given, labels = SpectrogramNet("test_efficientnet", 2, hidden=5).eval(), ("calm", "happy")
+    spec = checkpoints.load(world.checkpoint).about.spec
+    checkpoints.save(checkpoints.Checkpoint.of(given, labels=labels, spec=spec), tmp_path / "hidden")
+    net = SpectrogramNet("test_efficientnet", 2, hidden=5).eval()
+    keep_head(net, labels, str(tmp_path / "hidden"))
+    features = torch.rand(3, int(net.backbone.head_hidden_size))
+    with torch.no_grad():
+        torch.testing.assert_close(net.head(features), given.head(features))
+
+
 def test_a_run_that_keeps_the_head_starts_from_the_checkpoints_answers(world: World, tmp_path: Path) -> None:
     still = TrainingSettings(epochs=1, learning_rate=1e-12, plan="head", mixup=0.0)
     found = {
