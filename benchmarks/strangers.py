@@ -44,8 +44,6 @@ from spectro.errors import AudioError
 from spectro.evaluate.intervals import bootstrap, by_group, calibration, interval
 from spectro.files import read_json, write_json
 from spectro.metrics import figures
-from spectro.model import batch_norms
-from spectro.model.backbones import SpectrogramNet, network_of
 from spectro.model.checkpoint import Checkpoint
 from spectro.picture import png
 from spectro.predict.adapt import adapted
@@ -158,7 +156,6 @@ def main() -> None:
     index, _spec = read_indexes(given.renderings)
     index = index[index["copy"] == 0]
     base = parse("finetune", FinetuneSettings, ["--config", str(given.config)])
-    adaptable = batch_norms.found(SpectrogramNet(network_of(base.backbone, base.weights), classes=1))
     for seed in given.seeds:
         corpora = sorted(set(index["corpus"]))
         for fold in given.folds or corpora:
@@ -179,7 +176,7 @@ def main() -> None:
             if given.sounds and not all("refused" in one for one in known):
                 known = []  # measured before sounds were given
             alone = index.loc[index["corpus"] == fold, "speaker"].nunique() < 2  # nobody else to adapt to
-            conditions = CONDITIONS if adaptable and not alone else CONDITIONS[:2]
+            conditions = CONDITIONS[:2] if alone else CONDITIONS
             if len(known) == len(conditions):
                 continue
             checkpoint = finetune(settings)

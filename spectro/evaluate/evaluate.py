@@ -29,8 +29,8 @@ from spectro.evaluate.report import (
     write_predictions,
     write_report,
 )
-from spectro.files import printable
-from spectro.model.batch_norms import calibrate, strided
+from spectro.files import printable, quoted
+from spectro.model import batch_norms
 from spectro.model.locate import default_checkpoint
 from spectro.model.metadata import Description
 from spectro.outputs import LOCK, claimed
@@ -55,8 +55,9 @@ class EvaluateSettings:
         out: folder for the report; null for CHECKPOINT/evaluation-PART.
         answers: any: predict any label of the checkpoint; corpus: predict only labels that the clip's corpus has, the
             usual way to report figures on foreign corpora. The report states which.
-        transductive: also report, separately, the network after its batch norms are re-estimated on all clips of each
-            speaker, without labels. Compare these figures only with other transductive ones.
+        transductive: also report, separately, the network after the statistics of its batch norms and features are
+            estimated on all clips of each speaker, without labels. Compare these figures only with other transductive
+            ones.
         rounds: number of bootstrap samples.
         seed: seed of the bootstrap.
         batch_size: pictures per batch.
@@ -222,7 +223,7 @@ def _predict(
 def adapted_probabilities(
     predictor: Predictor, pictures: list[Path], speakers: npt.NDArray[np.str_], batch_size: int
 ) -> Probabilities:
-    """Return probabilities of a network whose batch norms are re-estimated on all pictures of each speaker.
+    """Return probabilities of a network that is adapted to all pictures of each speaker; see `adapt_to_voice`.
 
     For a speaker with a single clip, nothing can be estimated and the network is used unchanged.
 
@@ -233,29 +234,31 @@ def adapted_probabilities(
         batch_size: minimum number of pictures per batch; a batch has at most twice as many.
 
     Returns:
-        float64 of shape (pictures, labels). Networks without batch norms give the same as for single clips.
+        float64 of shape (pictures, labels).
 
     Raises:
-        EvaluationError: the probabilities are not finite.
-
-    Source: Li et al., Adaptive batch normalization for practical domain adaptation, Pattern Recognition 80 (2018).
+        EvaluationError: the network has nothing to adapt, or the probabilities are not finite.
     """
     engine, checkpoint = predictor.torch_engine, predictor.checkpoint
+    if not batch_norms.adaptable(engine.net):
+        raise EvaluationError(
+            f"the network {quoted(checkpoint.backbone)} has no batch norms, and the checkpoint no statistics of its "
+            "features, so there is nothing to adapt: train it again, or leave --transductive out"
+        )
     probabilities = np.zeros((len(pictures), len(predictor.labels)))
     for speaker in natural(set(speakers.tolist())):
         own = np.flatnonzero(speakers == speaker)
-        parts = [own[list(part)] for part in strided(len(own), batch_size)]
+        parts = [own[list(part)] for part in batch_norms.strided(len(own), batch_size)]
         shown = [batch([png.read(pictures[place], checkpoint.spec).pixels for place in part]) for part in parts]
         net = copy.deepcopy(engine.net)
         with torch.inference_mode():
             if len(own) > 1:
-                calibrate(net, (engine.tensor(one) for one in shown))
+                batch_norms.adapt_to_voice(net, [engine.tensor(one) for one in shown])
             for part, one in zip(parts, shown, strict=True):
                 probabilities[part] = checkpoint.probabilities(net(engine.tensor(one)).float().cpu().numpy())
     if not np.isfinite(probabilities).all():
         raise EvaluationError(
-            "the network's output is not finite after its batch norms are re-estimated on a speaker's clips; "
-            "leave --transductive out"
+            "the network's output is not finite after it is adapted to a speaker's clips; leave --transductive out"
         )
     return probabilities
 

@@ -18,6 +18,7 @@ from torch import nn
 
 from spectro.errors import TrainingError, WeightsError
 from spectro.model import convert, metadata, sequence, sound, whisper
+from spectro.model.batch_norms import FeatureNorm
 from spectro.model.metadata import DESCRIPTION_FILE, WEIGHTS_FILE
 from spectro.model.pretrained import PRETRAINED
 from spectro.picture.spec import SpectrogramSpec
@@ -72,6 +73,12 @@ class SpectrogramNet(nn.Module):
         if hidden:
             layers += [nn.Linear(features, hidden), nn.ReLU(), nn.Dropout(dropout)]
         self.head = nn.Sequential(*layers, nn.Linear(self.features, classes))
+        self.feature_norm: FeatureNorm | None = None
+
+    def add_feature_norm(self) -> FeatureNorm:
+        """Put a norm without effect between backbone and head, whose statistics can be adapted; returns it."""
+        self.feature_norm = FeatureNorm(int(self.backbone.head_hidden_size)).eval()
+        return self.feature_norm
 
     def set_normalisation(self, mean: Sequence[float], std: Sequence[float], turned: bool | None = None) -> None:
         """Set mean and standard deviation of the input's channels, as shares of the gray scale.
@@ -96,7 +103,7 @@ class SpectrogramNet(nn.Module):
             pictures = pictures.flip(2)
         normalised = (pictures.to(self.mean.dtype) - self.mean) / self.std  # broadcasts one channel to three if needed
         features: torch.Tensor = self.backbone(normalised.contiguous(memory_format=torch.channels_last))
-        return features
+        return features if self.feature_norm is None else self.feature_norm(features)
 
     def penultimate(self, pictures: torch.Tensor) -> torch.Tensor:
         """Return the input of the last layer, of shape (batch, `features`), for pictures as in `embed`."""

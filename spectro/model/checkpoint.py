@@ -1,6 +1,7 @@
 """The checkpoint folder: `model.safetensors`, `spectro.json` and `card.md`. Nothing in it is unpickled."""
 
 import platform
+from collections.abc import Container
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -110,13 +111,13 @@ def load(folder: Path) -> Checkpoint:
     stored = _shapes(folder)
     try:
         with torch.device("meta"):  # shapes without memory: the named network may be of any size
-            expected = _network(about).state_dict()
+            expected = _network(about, stored).state_dict()
     except (TypeError, ValueError, RuntimeError, SpectroError) as error:
         raise descriptions.misfit(folder, error) from error
     _check_shapes(folder, about, {name: tuple(tensor.shape) for name, tensor in expected.items()}, stored)
     try:
         state = load_file(folder / WEIGHTS_FILE)
-        net = _network(about)
+        net = _network(about, stored)
         net.load_state_dict({name: _cast(value, "float32") for name, value in state.items()})
         net.set_normalisation(about.normalisation.mean, about.normalisation.std, turned=about.normalisation.turned)
         net.check_pictures(about.spec)
@@ -139,8 +140,12 @@ def _parameters(net: SpectrogramNet) -> int:
     return sum(parameter.numel() for parameter in net.parameters())
 
 
-def _network(about: Description) -> SpectrogramNet:
-    return SpectrogramNet(about.backbone, len(about.labels), hidden=about.hidden)
+def _network(about: Description, stored: Container[str]) -> SpectrogramNet:
+    """Return the network of a description, with a norm of its features if that is among the stored tensors."""
+    net = SpectrogramNet(about.backbone, len(about.labels), hidden=about.hidden)
+    if "feature_norm.scale" in stored:
+        net.add_feature_norm()
+    return net
 
 
 def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:

@@ -1,4 +1,4 @@
-"""Adapts a checkpoint to a user's recordings, without labels: the statistics of its batch norms move towards theirs."""
+"""Adapts a checkpoint to a user's recordings, without labels: its statistics move towards theirs."""
 
 import copy
 from collections import deque
@@ -59,13 +59,13 @@ def with_pictures(
 
 
 def check_adaptable(checkpoint: Checkpoint) -> None:
-    """Raise PredictionError if a checkpoint is adapted already, or its network has no batch norms."""
+    """Raise PredictionError if a checkpoint is adapted already, or has no statistics that can be."""
     if checkpoint.about.adapted is not None:
         raise PredictionError(f"the checkpoint is adapted already; adapt the one before: {checkpoint.about.adapted.of}")
-    if not batch_norms.found(checkpoint.net):
+    if not batch_norms.adaptable(checkpoint.net):
         raise PredictionError(
-            f"the network {quoted(checkpoint.about.backbone)} has no batch norms, so it cannot be adapted; "
-            "name a checkpoint of another network"
+            f"the network {quoted(checkpoint.about.backbone)} has no batch norms, and the checkpoint no statistics of "
+            "its features, so there is nothing to adapt: train it again, or name a checkpoint of another network"
         )
 
 
@@ -79,6 +79,8 @@ def adapted(
     checkpoint: Checkpoint, pictures: Sequence[Image], *, of: str, share: float = SHARE, batch_size: int = 32
 ) -> Checkpoint:
     """Return a checkpoint whose batch norms are adapted to pictures; the given one is not modified.
+
+    If the network has none, its features are adapted.
 
     Args:
         checkpoint: the checkpoint.

@@ -2,7 +2,7 @@
 
 `kind` tells the answers apart. `single` pools the predictions of single networks on speakers that are new to them, all
 seeds together. `ensemble` averages the probabilities of a fold's seeds. `average` averages those of several systems,
-all seeds of each. `transductive` predictions are made after the batch norms have seen all clips of a speaker, without
+all seeds of each. `transductive` predictions are made after the network is adapted to all clips of a speaker, without
 labels.
 
 Each system is compared with the study's first one on the same speakers. One bootstrap samples the speakers for both, so
@@ -37,7 +37,12 @@ from spectro.rendering.index import read_index
 from spectro.study.results import Entry, Place, read_predictions, report_folder
 from spectro.study.settings import StudySettings
 
-Kind: TypeAlias = Literal["single", "ensemble", "average", "transductive", "transductive ensemble"]
+Kind: TypeAlias = Literal[
+    "single", "ensemble", "average", "transductive", "transductive ensemble", "transductive average"
+]
+
+
+AVERAGES: tuple[tuple[Kind, str], ...] = (("average", PREDICTIONS_FILE), ("transductive average", ADAPTED_FILE))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +70,8 @@ class PooledRow:
         low: lower end of its 95 % interval, by the bootstrap over speakers.
         high: upper end.
         gain: UAR minus that of the study's first system with the same kind of answers; for the first system itself,
-            minus that of its single networks. None while runs are missing.
+            minus that of its single networks; for an average, minus that of the first system's single networks,
+            adapted if those of the average are. None while runs are missing.
         gain_low: lower end of its 95 % interval.
         gain_high: upper end.
         wa: accuracy.
@@ -155,12 +161,11 @@ def write_pooled(settings: StudySettings, found: list[Entry]) -> pd.DataFrame:
                 bases.setdefault((entry.place, one.kind), one)
             rows.append(_row(settings, entry, one, base if entry.complete else None))
     averages = [entry for name, systems in settings.chosen_averages() for entry in _averages(name, systems, found)]
-    rows += [
-        _row(settings, entry, average, bases.get((entry.place, "single")))
-        for entry, average in averages
-        if average is not None
-    ]
-    found = [*found, *(entry for entry, _answers in averages)]
+    for entry, kinds in averages:
+        for one in kinds:
+            like: Kind = "single" if one.kind == "average" else "transductive"
+            rows.append(_row(settings, entry, one, bases.get((entry.place, like))))
+    found = [*found, *(entry for entry, _kinds in averages)]
     table = _with_kept(settings, found, pd.DataFrame(rows, columns=list(COLUMNS)))
     if len(table):
         write_bytes(settings.pooled, table.to_csv(index=False, float_format="%.4f").encode())
@@ -198,7 +203,7 @@ def _with_kept(settings: StudySettings, found: list[Entry], table: pd.DataFrame)
     return pd.concat([kept, table], ignore_index=True) if len(kept) and len(table) else kept if len(kept) else table
 
 
-def _averages(name: str, wanted: list[str], found: list[Entry]) -> Iterator[tuple[Entry, Answers | None]]:
+def _averages(name: str, wanted: list[str], found: list[Entry]) -> Iterator[tuple[Entry, list[Answers]]]:
     """Yield the average of several systems, at each place where all of them are complete.
 
     Args:
@@ -207,7 +212,7 @@ def _averages(name: str, wanted: list[str], found: list[Entry]) -> Iterator[tupl
         found: the study's systems.
 
     Yields:
-        an entry for the average, and its answers; None instead of answers if predictions are gone.
+        an entry for the average, and its answers, kind by kind; none if predictions are gone.
 
     Raises:
         EvaluationError: they were measured on different clips.
@@ -230,13 +235,17 @@ def _averages(name: str, wanted: list[str], found: list[Entry]) -> Iterator[tupl
             report=None,
             asked=sum(entry.asked for entry in members),
         )
-        runs = [one for entry in members if (one := _predictions(entry, PREDICTIONS_FILE)) is not None]
-        if len(runs) < len(members):
-            yield whole, None
-            continue
-        joined = _joined(runs)
-        mean, raw_mean = _averaged(whole, joined.tables, joined.before, joined.labels)
-        yield whole, Answers("average", mean, joined.labels, raw_mean if joined.tempered else None)
+        yield whole, [one for kind, file in AVERAGES if (one := _average_of(whole, members, kind, file)) is not None]
+
+
+def _average_of(whole: Entry, members: list[Entry], kind: Kind, file: str) -> Answers | None:
+    """Return the average of one kind of answers, read from a file of each run; None if any are gone."""
+    runs = [one for entry in members if (one := _predictions(entry, file)) is not None]
+    if len(runs) < len(members):
+        return None
+    joined = _joined(runs)
+    mean, raw_mean = _averaged(whole, joined.tables, joined.before, joined.labels)
+    return Answers(kind, mean, joined.labels, raw_mean if joined.tempered else None)
 
 
 class _Predictions(NamedTuple):

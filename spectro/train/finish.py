@@ -134,7 +134,10 @@ def finish(
         raise unusable(best, "it does not fit this run") from error
     net = model.net.cpu()
     freeze(net, settings.train, int(state["epoch"]))  # not done yet if a finished run is only written again
-    calibrate(net, (pictures for pictures, *_rest in data.calibration_dataloader()))
+    of_features = net.add_feature_norm()
+    for norms in (None, [of_features]):  # the features are those that calibrated batch norms give
+        calibrate(net, (pictures for pictures, *_rest in data.calibration_dataloader()), norms=norms)
+    of_features.keep()
     net.load_state_dict({name: checkpoints.kept(value, settings.dtype) for name, value in net.state_dict().items()})
     net.eval()
     curves, epoch = pd.read_csv(out / "curves.csv"), int(state["epoch"])

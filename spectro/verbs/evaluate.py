@@ -17,7 +17,7 @@ def run(settings: EvaluateSettings) -> int:
         )
     if adapted := report.get("transductive"):
         value, edges = adapted["uar"]["value"], _edges(adapted["uar"]["interval"])
-        print(f"  transductive (batch norms adapted to the speaker's clips): UAR {value:.3f} ({edges})")
+        print(f"  transductive (adapted to the speaker's clips): UAR {value:.3f} ({edges})")
     errors = {name: found["ece"] for name, found in report["calibration"].items()}
     print("  ECE  {probabilities:.3f}   without the temperature {without_temperature:.3f}".format(**errors))
     for label, values in report["labels"].items():

@@ -16,6 +16,9 @@ from spectro.engines.base import batch
 from spectro.errors import EvaluationError
 from spectro.evaluate.evaluate import EvaluateSettings, adapted_probabilities, evaluate
 from spectro.evaluate.intervals import calibration
+from spectro.model.backbones import SpectrogramNet
+from spectro.model.batch_norms import RELEVANCE
+from spectro.model.checkpoint import Checkpoint
 from spectro.picture import png
 from spectro.predict.predictor import Predictor
 from spectro.rendering.index import read_index
@@ -80,15 +83,28 @@ def test_transductive_results_are_separate_and_match_a_reference(world: World, t
             module.reset_running_stats()
             module.momentum = 1.0
             module.train()
+    norm, share = net.feature_norm, len(shown) / (len(shown) + RELEVANCE)
+    assert norm is not None
     with torch.inference_mode():
         net(shown)
-        expected = world.trained.about.probabilities(net.eval()(shown).numpy())
+        features = net.eval().embed(shown)
+        mean = (1 - share) * norm.shift + share * features.mean(0)
+        variance = (1 - share) * (norm.scale**2 - norm.eps + (norm.shift - mean) ** 2)
+        variance += share * (features.var(0) + (features.mean(0) - mean) ** 2)
+        standard = (features - mean) / (variance + norm.eps).sqrt() * norm.scale + norm.shift
+        expected = world.trained.about.probabilities(net.head(standard).numpy())
     np.testing.assert_allclose(found[: len(some)], expected, atol=1e-5)
     assert np.abs(found[0] - found[-2]).max() > 1e-4, "probabilities do not depend on the speaker's other clips"
     again = adapted_probabilities(predictor, [*pictures, pictures[0]], np.array(["3"] * len(some) + ["a"]), 2)
     assert np.abs(again[: len(some)] - expected).max() > 1e-5, "batches of 2"
     alone = predictor.scores([png.read(pictures[0]).pixels]).probabilities[0]
     np.testing.assert_allclose(again[-1], alone, atol=1e-5)
+
+
+def test_a_network_that_has_nothing_to_adapt_has_no_transductive_figures(world: World) -> None:
+    made = Checkpoint.of(SpectrogramNet("convnext_atto", 2).eval(), labels=("a", "b"), spec=SMALL)
+    with pytest.raises(EvaluationError, match=r"'convnext_atto' has no batch norms, .* train it again, or leave"):
+        adapted_probabilities(Predictor(made, device="cpu"), [], np.array([], str), 32)
 
 
 def test_answers_among_a_corpus_s_labels_hold_for_transductive_figures_and_for_labels_that_the_part_lacks(

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from torch import nn
 
 from spectro.cli import run_verb
+from spectro.engines.base import batch
 from spectro.errors import PredictionError
 from spectro.model import batch_norms, checkpoint
 from spectro.model.backbones import SpectrogramNet
@@ -98,10 +99,42 @@ def test_impossible_adaptations_are_refused(world: World, pictures: int, share: 
         adapted(checkpoint.load(world.checkpoint), shown, of="it", share=share)
 
 
-def test_a_network_without_batch_norms_cannot_be_adapted() -> None:
-    made = Checkpoint.of(SpectrogramNet("convnext_atto", 2).eval(), labels=("a", "b"), spec=SMALL)
-    with pytest.raises(PredictionError, match="'convnext_atto' has no batch norms"):
-        adapted(made, [np.zeros(SMALL.shape, np.uint8)] * 2, of="it")
+def test_features_are_adapted_in_a_network_without_batch_norms(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    net = SpectrogramNet("convnext_atto", 2).eval()
+    made = Checkpoint.of(net, labels=("a", "b"), spec=SMALL)
+    pictures = list(np.random.default_rng(0).integers(0, 255, (12, *SMALL.shape)).astype(np.uint8))
+    with pytest.raises(PredictionError, match=r"'convnext_atto' has no batch norms, .* train it again"):
+        adapted(made, pictures, of="it")
+    shown, norm = torch.from_numpy(batch(pictures)), net.add_feature_norm()
+    with torch.inference_mode():
+        plain = net.backbone((shown - net.mean) / net.std)
+        batch_norms.calibrate(net, [shown], norms=[norm])
+        norm.keep()
+        torch.testing.assert_close(net.embed(shown), plain)
+        norm.shift.add_(3)  # as if the training pictures had had other features
+        norm.running_mean.add_(3)
+        found = adapted(made, pictures, of="it", share=1.0)
+        torch.testing.assert_close(found.net.embed(shown), plain + 3, atol=1e-3, rtol=1e-3)
+        torch.testing.assert_close(net.embed(shown), plain, atol=1e-4, rtol=1e-4)
+    checkpoint.save(found, tmp_path)
+    with torch.inference_mode():
+        torch.testing.assert_close(checkpoint.load(tmp_path).net(shown), found.net(shown))
+
+
+def test_few_clips_of_a_voice_move_its_features_less_than_many() -> None:
+    generator = torch.Generator().manual_seed(0)
+    training = 2 + 3 * torch.randn(4096, 5, generator=generator)
+    moved = {}
+    for clips in (2, 4, 400):
+        norm = batch_norms.FeatureNorm(5)
+        net = torch.nn.Sequential(torch.nn.Identity(), norm)
+        batch_norms.calibrate(net, [training], norms=[norm])
+        norm.keep()
+        batch_norms.adapt_to_voice(net, [7 + torch.randn(clips, 5, generator=generator)])
+        assert norm.running_mean is not None
+        moved[clips] = float((norm.running_mean - norm.shift).mean()) / 5
+    assert moved == pytest.approx({2: 2 / 6, 4: 4 / 8, 400: 400 / 404}, abs=0.15)
 
 
 def test_pictures_come_with_the_rows_of_their_recordings(world: World, recordings: Path) -> None:

@@ -123,7 +123,10 @@ def test_an_average_combines_all_networks_of_its_systems(world: World, tmp_path:
     settings, table, folders = _study(world, tmp_path, ("net", "other"))
     settings = replace(settings, averages={"both": ["net", "other"]})
     found = write_pooled(settings, list(entries(settings, table, folders)))
-    row = found[found["system"] == "both"].iloc[0]
+    row, adapted = (one for _place, one in found[found["system"] == "both"].iterrows())
+    assert adapted["kind"] == "transductive average" and adapted["uar"] > row["uar"]
+    first = found[(found["system"] == "net") & (found["kind"] == "transductive")].iloc[0]
+    assert adapted["gain"] == pytest.approx(adapted["uar"] - first["uar"], abs=1e-3)
     read = {place: pd.read_csv(folder / "evaluation-test" / "predictions.csv") for place, folder in folders.items()}
     clips = pd.concat([own for (_config, fold, _seed), own in read.items()]).drop_duplicates("clip_id")
     shown = [f"p_{label}" for label in EMOTIONS]

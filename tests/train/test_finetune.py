@@ -11,12 +11,15 @@ import torch
 from safetensors.torch import load_file
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
+from spectro.engines.base import batch
 from spectro.errors import CheckpointError, EvaluationError, SplitError, TrainingError, WeightsError
 from spectro.evaluate.evaluate import EvaluateSettings, evaluate
 from spectro.files import held, read_json
 from spectro.model import checkpoint as checkpoints
 from spectro.model.backbones import Plan, SpectrogramNet
 from spectro.model.checkpoint import Checkpoint
+from spectro.picture import png
+from spectro.rendering.index import read_index
 from spectro.rendering.render import RenderSettings, render
 from spectro.train.finetune import finetune
 from spectro.train.finish import estimate, fit_temperature, measure
@@ -51,6 +54,19 @@ def test_a_checkpoint_describes_its_data_split_metrics_and_versions(world: World
     card = (world.checkpoint / "card.md").read_text()
     for part in ("group-kfold", "Licence of the recordings: Apache-2.0", "Do not use it for decisions about people"):
         assert part in card
+
+
+def test_the_features_of_the_training_clips_are_in_the_checkpoint(world: World) -> None:
+    net, split = checkpoints.load(world.checkpoint).net, world.trained.about.split
+    index, _spec = read_index(world.images)
+    heard = index[(index["copy"] == 0) & index["speaker"].isin(split.speakers["train"])]
+    shown = torch.from_numpy(batch([png.read(world.images / name).pixels for name in heard["image"]]))
+    with torch.inference_mode():
+        features = net.backbone((shown - net.mean) / net.std)
+        torch.testing.assert_close(net.feature_norm.shift, features.mean(0), atol=1e-4, rtol=1e-3)
+        ratio = net.feature_norm.scale / (features.var(0) + net.feature_norm.eps).sqrt()
+        assert float(ratio.mean()) == pytest.approx(1, abs=0.1), "the mean of the batches' variances"
+        torch.testing.assert_close(net.embed(shown), features, atol=1e-4, rtol=1e-3)
 
 
 def test_the_kept_epoch_is_the_best_on_validation_speakers(world: World) -> None:
