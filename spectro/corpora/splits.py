@@ -23,7 +23,7 @@ TrainOn: TypeAlias = Literal["train", "valid", "all"]
 Fold: TypeAlias = int | str
 """A fold's number, from 0, or its name, which under `cross-corpus` is the name of the test corpus."""
 EVERYONE = "everyone"
-UNUSED = "none"
+UNUSED, SPARE = "none", "spare"
 
 K = 5
 MIN_SPEAKERS = 3  # one each for test, validation and training
@@ -56,6 +56,7 @@ class Split:
         part: part of each clip, by `clip_id`; clips that would reveal a test speaker to training have none.
         speakers: speakers of each part, sorted.
         leak: what leaks from training to test; empty if nothing does.
+        spare: ids of clips that are trained on only once no speakers validate: the songs of those who do.
     """
 
     protocol: str
@@ -64,6 +65,7 @@ class Split:
     part: dict[str, Part]
     speakers: dict[Part, tuple[str, ...]]
     leak: str = ""
+    spare: tuple[str, ...] = ()
 
     def rows(self, index: pd.DataFrame, part: Part, *, copies: bool) -> "pd.Series[bool]":
         """Return which rows of an image index belong to a part: original clips, and their copies if requested.
@@ -78,9 +80,13 @@ class Split:
     def without_validation(self) -> Self:
         """Return the split with the validation speakers moved to training."""
         merged = natural({*self.speakers["train"], *self.speakers["valid"]})
+        parts: dict[str, Part] = {clip: "train" if part == "valid" else part for clip, part in self.part.items()}
+        for clip in self.spare:
+            parts[clip] = "train"
         return replace(
             self,
-            part={clip: "train" if part == "valid" else part for clip, part in self.part.items()},
+            part=parts,
+            spare=(),
             speakers={"train": tuple(merged), "valid": (), "test": self.speakers["test"]},
         )
 
@@ -132,7 +138,7 @@ def split(clips: pd.DataFrame, protocol: str, fold: Fold, valid: Sequence[str] =
     else:
         raise SplitError(f"unknown protocol {protocol!r}; choose from {', '.join([*PROTOCOLS, CROSS_CORPUS, *LEAKS])}")
     speakers = speaker_names(unique).fillna("").to_numpy(dtype=str)
-    missing = sorted(set(unique["label"][parts != UNUSED]) - set(unique["label"][parts == "train"]))
+    missing = sorted(set(unique["label"][np.isin(parts, PARTS)]) - set(unique["label"][parts == "train"]))
     if missing:
         raise SplitError(
             f"{protocol} fold {fold}: no training clip is labelled {', '.join(missing)}, since few speakers have such "
@@ -142,9 +148,10 @@ def split(clips: pd.DataFrame, protocol: str, fold: Fold, valid: Sequence[str] =
         protocol=protocol,
         fold=fold,
         folds=folds,
-        part={clip: part for clip, part in zip(unique["clip_id"], parts.tolist(), strict=True) if part != UNUSED},
+        part={clip: part for clip, part in zip(unique["clip_id"], parts.tolist(), strict=True) if part in PARTS},
         speakers={part: tuple(natural(set(speakers[parts == part]))) for part in PARTS},
         leak=LEAKS.get(protocol, ""),
+        spare=tuple(unique["clip_id"][parts == SPARE]),
     )
 
 
@@ -186,7 +193,8 @@ def _by_speaker(clips: pd.DataFrame, protocol: str, fold: Fold, chosen: set[str]
         known = clips["label"].isin(set(clips["label"][parts == "train"])).to_numpy()
         parts[(parts == "test") & ((corpora != fold) | ~known)] = UNUSED
     elif protocol in OF_RAVDESS and "ravdess" in corpora:
-        parts[(parts != "train") & (corpora != "ravdess")] = UNUSED  # songs of test speakers are not trained on
+        songs = corpora != "ravdess"  # those of test speakers are never trained on
+        parts[songs & (parts == "test")], parts[songs & (parts == "valid")] = UNUSED, SPARE
     for part in PARTS:
         if not (parts == part).any():
             raise SplitError(

@@ -22,6 +22,7 @@ class Run:
         verb: the verb that trains it.
         augmented: whether augmentation is on; None if the system has no options for it.
         images: name of its rendering.
+        more_images: names of the renderings that it is only trained on.
         protocol: protocol.
         fold: fold of the protocol.
         labels: label scheme.
@@ -34,6 +35,7 @@ class Run:
     verb: Verb
     augmented: bool | None
     images: str
+    more_images: tuple[str, ...]
     protocol: str
     fold: int
     labels: str
@@ -75,16 +77,19 @@ def grid(settings: StudySettings) -> Iterator[Run]:
                         verb=system.verb,
                         augmented=augmented,
                         images=images,
+                        more_images=system.more_images,
                         protocol=protocol,
                         fold=fold,
                         labels=labels,
                         seed=seed,
                         settings=options,
-                        config=_config(system, options, protocol, labels, settings.rendering(images)),
+                        config=_config(settings, system, options, protocol, labels, images),
                     )
 
 
-def _config(system: System, options: dict[str, Any], protocol: str, labels: str, rendering: dict[str, Any]) -> str:
+def _config(
+    settings: StudySettings, system: System, options: dict[str, Any], protocol: str, labels: str, images: str
+) -> str:
     """Return the fingerprint of a run, with weights, teachers and models by their content."""
     identity = {**copy.deepcopy(options), "verb": system.verb, "protocol": protocol, "labels": labels}
     if system.verb == "finetune":
@@ -94,7 +99,9 @@ def _config(system: System, options: dict[str, Any], protocol: str, labels: str,
     for place in (identity, identity.get("features", {})):
         if "model" in place and Path(str(place["model"])).is_dir():
             place["model"] = _checksum(str(place["model"]))
-    return fingerprint({**identity, "images": rendering})
+    if system.more_images:
+        identity["more_images"] = [settings.rendering(name) for name in system.more_images]
+    return fingerprint({**identity, "images": settings.rendering(images)})
 
 
 @lru_cache

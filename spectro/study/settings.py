@@ -27,6 +27,7 @@ class _Options(msgspec.Struct):
 
     verb: Verb = VERBS[0]
     images: Names = None
+    more_images: Names = None
     protocols: Names = None
     seeds: Annotated[list[int], Meta(min_length=1)] | None = None
     augmented: dict[str, Any] | None = None
@@ -40,7 +41,7 @@ class _Rendering(msgspec.Struct):
     protocols: Names = None
 
 
-OWN = ("verb", "images", "protocols", "seeds")
+OWN = ("verb", "images", "more_images", "protocols", "seeds")
 """Options of a system that its verb does not have."""
 
 
@@ -51,7 +52,8 @@ class System:
     Args:
         name: its name.
         verb: the verb that trains it.
-        images: names of the renderings that it is trained on.
+        images: names of the renderings that it is trained and measured on, each in turn.
+        more_images: names of renderings of other corpora that it is trained on beside each of these.
         protocols: names of its protocols.
         seeds: seeds of its runs.
         options: options of its verb.
@@ -61,6 +63,7 @@ class System:
     name: str
     verb: Verb
     images: tuple[str, ...]
+    more_images: tuple[str, ...]
     protocols: tuple[str, ...]
     seeds: tuple[int, ...]
     options: dict[str, Any]
@@ -85,8 +88,9 @@ class StudySettings:
             protocols by which a rendering's speakers are split (default: the study's).
         base: by verb (finetune, classical, speech): options of all its runs.
         systems: systems by name: the `verb` that trains it (default finetune), and options beyond `base`. `images`,
-            `protocols` and `seeds` name its renderings, protocols and seeds (default: the study's). `augmented` holds
-            the options for runs with augmentation.
+            `protocols` and `seeds` name its renderings, protocols and seeds (default: the study's). `more_images` names
+            renderings of other corpora that a fine-tuned system is trained on, too, but not measured on. `augmented`
+            holds the options for runs with augmentation.
         averages: averages of systems' probabilities by name: the systems, each with all its seeds, on one rendering and
             with or without augmentation. If a system is left out, or set to null, its averages are left out.
         augmentation: for systems with `augmented`: run without, with, or both.
@@ -196,7 +200,10 @@ class StudySettings:
             raise EvaluationError(f"system {name}: {error}") from error
         images = _listed(known.images) or tuple(self.images)
         protocols = _listed(known.protocols) or tuple(self.protocols)
-        if unknown := [one for one in images if one not in self.images]:
+        more = _listed(known.more_images) or ()
+        if more and verb != "finetune":
+            raise EvaluationError(f"system {name} has more_images, but {verb} trains on one rendering")
+        if unknown := [one for one in (*images, *more) if one not in self.images]:
             raise EvaluationError(f"system {name} reads the images {', '.join(unknown)}, which the study lacks")
         if unknown := [one for one in protocols if one not in self.protocols]:
             raise EvaluationError(f"system {name} runs under {', '.join(unknown)}, which the study lacks")
@@ -216,6 +223,7 @@ class StudySettings:
             name=name,
             verb=verb,
             images=images,
+            more_images=more,
             protocols=protocols,
             seeds=tuple(known.seeds or self.seeds),
             options={key: value for key, value in options.items() if key not in (*OWN, "augmented")},

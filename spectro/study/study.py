@@ -131,7 +131,7 @@ def _study(settings: StudySettings, cluster: Cluster | None) -> tuple[pd.DataFra
     runs, table = list(grid(settings)), _read(settings.table)
     missing = unfinished(runs, table, settings)
     failed: dict[str, str] = {}
-    for name in dict.fromkeys(run.images for run in missing):
+    for name in dict.fromkeys(name for run in missing for name in (run.images, *run.more_images)):
         failed |= _render(settings, name)
     failed |= _describe(settings, missing)
     startable = [run for run in missing if run.name not in failed]
@@ -291,10 +291,10 @@ def _train(settings: StudySettings, threads: int, run: Run) -> tuple[str, list[R
 def stages(settings: StudySettings, run: Run, threads: int) -> list[tuple[str, str, dict[str, Any]]]:
     """Return the commands of a run, in order: name, verb and settings."""
     folder = settings.runs / run.name
-    index = str(settings.runs / "images" / run.images)
+    index, *more = (str(settings.runs / "images" / name) for name in (run.images, *run.more_images))
     given = {
         **run.settings,
-        "index": index,
+        "index": [index, *more] if more else index,
         "protocol": run.protocol,
         "fold": run.fold,
         "labels": run.labels,
@@ -341,6 +341,8 @@ def row(run: Run, folder: Path, test: bool, transductive: bool = False) -> Row:
     measured = read_json(report_folder(folder) / METRICS_FILE) or {} if test else {}
     valid = found.metrics.get("valid")
     tested = {name: getattr(found.metrics["test"], name) for name in FIGURES} if test else {}
+    if test and run.more_images:  # the checkpoint's own figures may be of several corpora
+        tested = {name: measured[name]["value"] for name in FIGURES}
     if transductive:
         valid, tested = None, {name: measured["transductive"][name]["value"] for name in FIGURES}
     return Row(
@@ -348,7 +350,7 @@ def row(run: Run, folder: Path, test: bool, transductive: bool = False) -> Row:
         augmented=run.augmented,
         backbone=found.backbone,
         config=run.config,
-        corpus="+".join(found.data.corpora),
+        corpus="+".join(measured["corpora"] if run.more_images and test else found.data.corpora),
         labels=found.data.scheme,
         protocol=found.split.protocol,
         fold=run.fold,

@@ -245,6 +245,13 @@ def test_ravdess_songs_of_held_out_speakers_are_left_out_of_training() -> None:
     singers = {clip.split("-")[1] for clip in found.part if clip.startswith("song-")}
     assert singers == set(found.speakers["train"])
     assert {found.part[clip] for clip in found.part if clip.startswith("song-")} == {"train"}
+    merged = found.without_validation()
+    assert {merged.part[clip] for clip in merged.part if clip.startswith("song-")} == {"train"}
+    assert {clip.split("-")[1] for clip in merged.part if clip.startswith("song-")} == {
+        *singers,
+        *found.speakers["valid"],
+    }
+    assert merged.without_validation() == merged
 
 
 def test_cross_corpus_trains_on_neither_the_test_corpus_nor_its_speakers() -> None:

@@ -106,6 +106,27 @@ def test_systems_learn_from_teachers_who_are_told_apart_by_content(world: World,
     assert read_json(folder / "chosen" / "spectro.json")["teacher_share"] == 0.5
 
 
+def test_a_system_is_trained_on_more_renderings_but_measured_on_its_own(world: World, tmp_path: Path) -> None:
+    lines = [f"{clip},{clip.stem.split('_')[1]},{clip.stem.split('_')[0]}" for clip in world.corpus.rglob("*.wav")]
+    (tmp_path / "others.csv").write_text("\n".join(["path,label,speaker", *lines]))
+    small = {"corpus": "synthetic", "spec": SMALL.to_dict()}
+    images = {"small": small, "others": {**small, "corpus": "folder", "source": str(tmp_path / "others.csv")}}
+    systems: dict[str, dict[str, Any] | None] = {
+        "alone": {"images": "small"},
+        "more": {"images": "small", "more_images": "others"},
+    }
+    settings = _settings(tmp_path, world.corpus, images=images, systems=systems)
+    alone, more = grid(settings)
+    assert alone.config != more.config and alone.settings == more.settings
+    table, failed = study(replace(settings, systems={"more": systems["more"]}))
+    assert not failed and list(table["corpus"]) == ["synthetic"]
+    folder = settings.runs / more.name / "chosen"
+    found, report = read_json(folder / "spectro.json"), read_json(folder / "evaluation-test" / "metrics.json")
+    assert found["data"]["corpora"] == ["folder", "synthetic"] and report["corpora"] == ["synthetic"]
+    assert report["clips"] < found["metrics"]["test"]["clips"]
+    assert table["test_uar"][0] == report["uar"]["value"]
+
+
 def test_every_system_runs_on_every_fold_and_seed(tmp_path: Path) -> None:
     settings = _settings(tmp_path, tmp_path, protocols={"group-kfold": [0, 2]}, seeds=[0, 1])
     runs = list(grid(settings))
@@ -431,6 +452,8 @@ def test_published_figures_are_read_before_training_starts(tmp_path: Path) -> No
         ({"protocols": {}}, "names no protocols"),
         ({"systems": {"a": {"verb": "serve"}}}, "the verb serve; systems are trained by finetune, classical, speech"),
         ({"systems": {"a": {"augmented": {"images": "x"}}}}, "system a sets images where augmentation is on"),
+        ({"systems": {"a": {"more_images": "large"}}}, "reads the images large, which the study lacks"),
+        ({"systems": {"a": {"verb": "classical", "more_images": "a"}}}, "more_images, but classical trains on one"),
         ({"systems": {"a": {"augmented": {"fold": 1}}}}, "system a sets fold, which the study chooses"),
     ],
 )
