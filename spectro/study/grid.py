@@ -8,6 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from spectro.errors import EvaluationError
 from spectro.files import fingerprint
 from spectro.model.backbones import classifier_identity, weights_identity
 from spectro.study.settings import StudySettings, System, Verb, merged
@@ -28,6 +29,7 @@ class Run:
         labels: label scheme.
         seed: seed of the training.
         settings: the other settings of its training.
+        teachers: the study's own runs among its teachers, by the name of their system.
         config: fingerprint of everything that its figures depend on, apart from fold and seed.
     """
 
@@ -41,6 +43,7 @@ class Run:
     labels: str
     seed: int
     settings: dict[str, Any]
+    teachers: dict[str, "Run"]
     config: str
 
     @property
@@ -52,18 +55,28 @@ class Run:
         return f"{self.system}{augmented}-{place}-{self.config[:8]}"
 
     @property
+    def wave(self) -> int:
+        """How many other runs have to end one after the other before it starts: those of teachers, and of theirs."""
+        return max((1 + teacher.wave for teacher in self.teachers.values()), default=0)
+
+    @property
     def key(self) -> tuple[str, int, int]:
         """Key of its row: configuration, fold and seed."""
         return self.config, self.fold, self.seed
 
 
 def grid(settings: StudySettings) -> Iterator[Run]:
-    """Yield the runs: all systems on a fold and seed before the next."""
+    """Yield the runs: all systems on a fold and seed before the next.
+
+    Raises:
+        EvaluationError: a system has a teacher that the study does not train exactly once before it, in the same place.
+    """
     places = [(protocol, fold) for protocol, folds in settings.protocols.items() for fold in folds]
     systems = settings.chosen_systems()
     own = {seed for system in systems for seed in system.seeds}
     seeds = [*settings.seeds, *sorted(own.difference(settings.seeds))]
     for seed, (protocol, fold), labels in product(seeds, places, settings.labels):
+        before: dict[str, list[Run]] = {}
         for system in systems:
             if protocol not in system.protocols or seed not in system.seeds:
                 continue
@@ -72,7 +85,8 @@ def grid(settings: StudySettings) -> Iterator[Run]:
                     options = merged(system.options, system.augmented or {}) if augmented else dict(system.options)
                     if system.verb == "finetune":
                         options.setdefault("weights", settings.weights)
-                    yield Run(
+                    teachers = _teachers(settings, system.name, options, before)
+                    run = Run(
                         system=system.name,
                         verb=system.verb,
                         augmented=augmented,
@@ -83,19 +97,44 @@ def grid(settings: StudySettings) -> Iterator[Run]:
                         labels=labels,
                         seed=seed,
                         settings=options,
-                        config=_config(settings, system, options, protocol, labels, images),
+                        teachers=teachers,
+                        config=_config(settings, system, options, protocol, labels, images, teachers),
                     )
+                    before.setdefault(system.name, []).append(run)
+                    yield run
+
+
+def _teachers(
+    settings: StudySettings, system: str, options: dict[str, Any], before: dict[str, list[Run]]
+) -> dict[str, Run]:
+    """Return the runs of the systems that are among a system's teachers."""
+    found = {}
+    for name in options.get("teachers") or []:
+        if name in settings.systems:
+            if len(before.get(name, [])) != 1:
+                raise EvaluationError(
+                    f"system {system} has the teacher {name}, of which the study trains {len(before.get(name, []))} "
+                    "networks before it for the same protocol, labels and seed; it needs one, listed above it"
+                )
+            found[name] = before[name][0]
+    return found
 
 
 def _config(
-    settings: StudySettings, system: System, options: dict[str, Any], protocol: str, labels: str, images: str
+    settings: StudySettings,
+    system: System,
+    options: dict[str, Any],
+    protocol: str,
+    labels: str,
+    images: str,
+    own: dict[str, Run],
 ) -> str:
     """Return the fingerprint of a run, with weights, teachers and models by their content."""
     identity = {**copy.deepcopy(options), "verb": system.verb, "protocol": protocol, "labels": labels}
     if system.verb == "finetune":
         identity["weights"] = _checksum(str(options["weights"]))
         if teachers := options.get("teachers"):
-            identity["teachers"] = [_answers(str(folder)) for folder in teachers]
+            identity["teachers"] = [own[one].config if one in own else _answers(str(one)) for one in teachers]
     for place in (identity, identity.get("features", {})):
         if "model" in place and Path(str(place["model"])).is_dir():
             place["model"] = _checksum(str(place["model"]))

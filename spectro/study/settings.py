@@ -89,8 +89,9 @@ class StudySettings:
         base: by verb (finetune, classical, speech): options of all its runs.
         systems: systems by name: the `verb` that trains it (default finetune), and options beyond `base`. `images`,
             `protocols` and `seeds` name its renderings, protocols and seeds (default: the study's). `more_images` names
-            renderings of other corpora that a fine-tuned system is trained on, too, but not measured on. `augmented`
-            holds the options for runs with augmentation.
+            renderings of other corpora that a fine-tuned system is trained on, too, but not measured on. `teachers` may
+            name systems above it: their networks for the same fold and seed. `augmented` holds the options for runs
+            with augmentation.
         averages: averages of systems' probabilities by name: the systems, each with all its seeds, on one rendering and
             with or without augmentation. If a system is left out, or set to null, its averages are left out.
         augmentation: for systems with `augmented`: run without, with, or both.

@@ -136,14 +136,15 @@ def _study(settings: StudySettings, cluster: Cluster | None) -> tuple[pd.DataFra
     failed |= _describe(settings, missing)
     startable = [run for run in missing if run.name not in failed]
     with tqdm(desc="runs", total=len(runs), initial=len(runs) - len(startable), unit="run") as progress:
-        for name, found in _results(settings, startable, cluster):
-            if isinstance(found, str):
-                failed[name] = found
-                tqdm.write(f"failed: {name}: {found}")
-            else:
-                table = with_rows(table, found)
-                write_bytes(settings.table, table.to_csv(index=False).encode())
-            progress.update()
+        for wave in sorted({run.wave for run in startable}):
+            for name, found in _results(settings, [run for run in startable if run.wave == wave], cluster):
+                if isinstance(found, str):
+                    failed[name] = found
+                    tqdm.write(f"failed: {name}: {found}")
+                else:
+                    table = with_rows(table, found)
+                    write_bytes(settings.table, table.to_csv(index=False).encode())
+                progress.update()
     systems = list(entries(settings, table, {run.key: settings.runs / run.name / RESULT for run in runs}))
     pooled = write_pooled(settings, systems)
     if settings.test and systems:
@@ -301,6 +302,9 @@ def stages(settings: StudySettings, run: Run, threads: int) -> list[tuple[str, s
         "seed": run.seed,
         "out": str(folder / RESULT),
     }
+    if run.teachers:
+        places = {name: str(settings.runs / teacher.name / RESULT) for name, teacher in run.teachers.items()}
+        given["teachers"] = [places.get(one, one) for one in run.settings["teachers"]]
     if run.verb != "finetune":
         workers = {"workers": threads} if run.verb == "classical" else {}
         return [(RESULT, run.verb, {**given, **workers, "test": settings.test})]

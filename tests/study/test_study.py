@@ -106,6 +106,29 @@ def test_systems_learn_from_teachers_who_are_told_apart_by_content(world: World,
     assert read_json(folder / "chosen" / "spectro.json")["teacher_share"] == 0.5
 
 
+@pytest.mark.slow
+def test_a_system_of_the_study_teaches_the_system_of_its_own_fold_and_seed(world: World, tmp_path: Path) -> None:
+    systems: dict[str, dict[str, Any] | None] = {
+        "small": {},
+        "taught": {"teachers": ["small", str(world.checkpoint)], "masking": {"time_masks": 0}},
+    }
+    settings = _settings(tmp_path, world.corpus, systems=systems, protocols={"group-kfold": [0, 1]}, seeds=[0, 1])
+    runs = list(grid(settings))
+    for teacher, taught in zip(runs[::2], runs[1::2], strict=True):
+        assert taught.teachers == {"small": teacher} and (taught.wave, teacher.wave) == (1, 0)
+    other = replace(settings, systems={**systems, "small": {"dropout": 0.5}})
+    assert [run.config for run in grid(other)][1] != [run.config for run in grid(settings)][1]
+    with pytest.raises(EvaluationError, match="the teacher small, of which the study trains 0 networks before it"):
+        list(grid(replace(settings, systems=dict(reversed(systems.items())))))
+    settings = replace(settings, protocols={"group-kfold": [0]}, seeds=[0])
+    table, failed = study(settings)
+    assert not failed and list(table["system"]) == ["small", "taught"]
+    folder = next(settings.runs.glob("taught-*"))
+    teachers = read_json(folder / "chosen" / "spectro.json")["teachers"]
+    assert [one.split(" (")[0] for one in teachers] == ["chosen", "checkpoint"]
+
+
+@pytest.mark.slow
 def test_a_system_is_trained_on_more_renderings_but_measured_on_its_own(world: World, tmp_path: Path) -> None:
     lines = [f"{clip},{clip.stem.split('_')[1]},{clip.stem.split('_')[0]}" for clip in world.corpus.rglob("*.wav")]
     (tmp_path / "others.csv").write_text("\n".join(["path,label,speaker", *lines]))
