@@ -7,9 +7,8 @@ For each corpus of the renderings (or of --folds), a network is trained on all o
 `spectro finetune`. It is measured on every clip of that corpus whose label the others have: as it is, and over a
 simulated telephone (300 to 3,400 Hz, 8 kHz, mu-law). Both are measured again with the network adapted to clips of other
 speakers in the same condition, as by `spectro adapt`, but clips that it takes for no speech are kept: speakers are
-divided into at most five groups, and the network for a group is adapted to the others. A network without batch norms
-cannot be adapted, and is measured without. Only labels that both sides have are possible answers. Training is resumed,
-and finished measurements are not repeated.
+divided into at most five groups, and the network for a group is adapted to the others. Only labels that both sides have
+are possible answers. Training is resumed, and finished measurements are not repeated.
 
 FOLDER/strangers.csv has a row for each corpus, seed and condition: UAR with its interval over speakers, accuracy,
 expected calibration error, accuracy of the more confident half of the predictions, and the temperature that would have

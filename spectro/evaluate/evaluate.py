@@ -55,9 +55,8 @@ class EvaluateSettings:
         out: folder for the report; null for CHECKPOINT/evaluation-PART.
         answers: any: predict any label of the checkpoint; corpus: predict only labels that the clip's corpus has, the
             usual way to report figures on foreign corpora. The report states which.
-        transductive: also report, separately, the network after the statistics of its batch norms and features are
-            estimated on all clips of each speaker, without labels. Compare these figures only with other transductive
-            ones.
+        transductive: also report, separately, the network after its batch norms and features are adapted to all clips
+            of each speaker, without labels. Compare these figures only with other transductive ones.
         rounds: number of bootstrap samples.
         seed: seed of the bootstrap.
         batch_size: pictures per batch.
@@ -117,6 +116,8 @@ def _evaluate(settings: EvaluateSettings) -> dict[str, Any]:
             f"{checkpoint.spec.fingerprint}; render with --spec {printable(folder)}/spectro.json"
         )
     clips, labels_of = _clips(index, checkpoint, settings.part)
+    if settings.transductive:
+        _check_transductive(predictor, clips)
     paths = [settings.index / name for name in clips["image"]]
     possible = np.array([[label in labels_of[corpus] for label in predictor.labels] for corpus in clips["corpus"]])
     if settings.answers != "corpus":
@@ -125,15 +126,13 @@ def _evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     conditions = _describe(folder, checkpoint, clips, settings)
     conditions |= {"clip_ms": clip_ms(predictor.predict_wav, clips["path"]), "temperature": checkpoint.temperature}
     if settings.transductive:
-        if clips["speaker"].isna().any():
-            raise EvaluationError(
-                "transductive figures need every clip's speaker, and some clips have none; leave --transductive out"
-            )
         speakers = speaker_names(clips).to_numpy(str)
         adapted = _among(adapted_probabilities(predictor, paths, speakers, settings.batch_size), possible)
         table = with_probabilities(clip_columns(clips), predictor.labels, adapted)
         write_predictions(out / ADAPTED_FILE, table)
-        conditions["transductive"] = figures_of(table, predictor.labels, settings.rounds, settings.seed)
+        adapts = batch_norms.statistics(predictor.torch_engine.net)
+        found = figures_of(table, predictor.labels, settings.rounds, settings.seed)
+        conditions["transductive"] = found | {"adapted_statistics": adapts}
     report = write_report(
         out,
         conditions,
@@ -145,6 +144,18 @@ def _evaluate(settings: EvaluateSettings) -> dict[str, Any]:
     )
     plots.gallery(report, predicted, paths, out / "gallery.png")
     return report
+
+
+def _check_transductive(predictor: Predictor, clips: pd.DataFrame) -> None:
+    if clips["speaker"].isna().any():
+        raise EvaluationError(
+            "transductive figures need every clip's speaker, and some clips have none; leave --transductive out"
+        )
+    if not batch_norms.adaptable(predictor.torch_engine.net):
+        raise EvaluationError(
+            f"the network {quoted(predictor.checkpoint.backbone)} has no batch norms, and the checkpoint no statistics "
+            "of its features, so there is nothing to adapt: train it again, or leave --transductive out"
+        )
 
 
 def _clips(
@@ -237,14 +248,9 @@ def adapted_probabilities(
         float64 of shape (pictures, labels).
 
     Raises:
-        EvaluationError: the network has nothing to adapt, or the probabilities are not finite.
+        EvaluationError: the probabilities are not finite.
     """
     engine, checkpoint = predictor.torch_engine, predictor.checkpoint
-    if not batch_norms.adaptable(engine.net):
-        raise EvaluationError(
-            f"the network {quoted(checkpoint.backbone)} has no batch norms, and the checkpoint no statistics of its "
-            "features, so there is nothing to adapt: train it again, or leave --transductive out"
-        )
     probabilities = np.zeros((len(pictures), len(predictor.labels)))
     for speaker in natural(set(speakers.tolist())):
         own = np.flatnonzero(speakers == speaker)

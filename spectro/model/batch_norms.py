@@ -64,6 +64,11 @@ def adaptable(net: nn.Module) -> list[BatchNorm]:
     return found(net) or of_features(net)
 
 
+def statistics(net: nn.Module) -> list[str]:
+    """Return what `adapt_to_voice` adapts in a network: `batch norms`, `features`, or both."""
+    return ["batch norms"] * bool(found(net)) + ["features"] * bool(of_features(net))
+
+
 def of_features(net: nn.Module) -> list[BatchNorm]:
     """Return the batch norm of a network's features; none if it is not trained, or was by an earlier version."""
     return [one for one in net.modules() if isinstance(one, FeatureNorm)]

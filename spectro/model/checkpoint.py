@@ -94,7 +94,7 @@ def save(checkpoint: Checkpoint, folder: Path, *, dtype: Dtype = "float32") -> N
         dtype: number format of the stored weights.
     """
     about = msgspec.structs.replace(checkpoint.about, dtype=dtype)
-    state = {name: _cast(tensor, dtype) for name, tensor in checkpoint.net.state_dict().items()}
+    state = _stored(checkpoint.net, dtype)
     (folder / DESCRIPTION_FILE).unlink(missing_ok=True)
     write_bytes(folder / WEIGHTS_FILE, to_bytes(state))  # safetensors would write the file with mode 0600
     write_json(folder / DESCRIPTION_FILE, about.to_dict())
@@ -194,9 +194,17 @@ def _shares(values: torch.Tensor) -> tuple[float, ...]:
     return tuple(round(float(value) / 255, 6) for value in values.flatten())
 
 
-def kept(tensor: torch.Tensor, dtype: Dtype) -> torch.Tensor:
-    """Return a tensor as it is after storing it in `dtype` and loading it again."""
-    return _cast(_cast(tensor, dtype), "float32")
+def kept(net: SpectrogramNet, dtype: Dtype) -> dict[str, torch.Tensor]:
+    """Return the tensors of a network as they are after storing it in `dtype` and loading it again."""
+    return {name: _cast(tensor, "float32") for name, tensor in _stored(net, dtype).items()}
+
+
+def _stored(net: SpectrogramNet, dtype: Dtype) -> dict[str, torch.Tensor]:
+    """Return the tensors of a network in `dtype`, but the norm of its features in float32, so that it has no effect."""
+    return {
+        name: _cast(tensor, "float32" if name.startswith("feature_norm.") else dtype)
+        for name, tensor in net.state_dict().items()
+    }
 
 
 def _cast(tensor: torch.Tensor, dtype: Dtype) -> torch.Tensor:

@@ -23,7 +23,9 @@ from spectro.schema import Count, Names, Share, Text, plain, typed
 if TYPE_CHECKING:
     from spectro.corpora.splits import Split
 
-FORMAT = 1
+FORMAT: Literal[2] = 2
+FORMATS = (1, FORMAT)
+"""The format that is written, and those that are read; 2 adds the norm of the features to the weights."""
 WEIGHTS_FILE, EXPORT_FILE = "model.safetensors", "model.onnx"
 DESCRIPTION_FILE, CARD_FILE = "spectro.json", "card.md"
 RESERVED = ("unsure", "silence", "no speech", "speech")
@@ -218,7 +220,7 @@ class Export(Struct, frozen=True, kw_only=True):
 
 
 class Adaptation(Struct, frozen=True, kw_only=True):
-    """The recordings, without labels, to which a checkpoint's batch norms were adapted.
+    """The recordings, without labels, to which a checkpoint was adapted.
 
     Args:
         of: name and identity of the checkpoint before.
@@ -322,7 +324,7 @@ class Description(Struct, frozen=True, kw_only=True, omit_defaults=True):
         export: the checkpoint that this was exported from; None for a checkpoint itself.
     """
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = FORMAT
     backbone: Annotated[str, Meta(max_length=200)]
     hidden: Annotated[int, Meta(ge=0, le=65_536)]
     labels: Annotated[tuple[str, ...], Meta(min_length=1, max_length=10_000)]
@@ -448,9 +450,10 @@ def content_of(folder: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{printable(folder)}: {DESCRIPTION_FILE} cannot be read ({error}); take another checkpoint"
         ) from error
-    if not isinstance(content, dict) or type(content.get("format")) is not int or content["format"] != FORMAT:
+    if not isinstance(content, dict) or type(content.get("format")) is not int or content["format"] not in FORMATS:
         raise CheckpointError(
-            f"{printable(folder)}: is not a checkpoint of format {FORMAT}; update spectro, or train again"
+            f"{printable(folder)}: is not a checkpoint of format {' or '.join(map(str, FORMATS))}; update spectro, "
+            "or train again"
         )
     return content
 

@@ -78,9 +78,9 @@ def check_share(share: float) -> None:
 def adapted(
     checkpoint: Checkpoint, pictures: Sequence[Image], *, of: str, share: float = SHARE, batch_size: int = 32
 ) -> Checkpoint:
-    """Return a checkpoint whose batch norms are adapted to pictures; the given one is not modified.
+    """Return a checkpoint that is adapted to pictures; the given one is not modified.
 
-    If the network has none, its features are adapted.
+    Its batch norms are adapted, or its features if the network has none.
 
     Args:
         checkpoint: the checkpoint.
@@ -91,7 +91,7 @@ def adapted(
 
     Raises:
         PredictionError: there are fewer than two pictures, the share is out of range, the checkpoint is adapted
-            already, the network has no batch norms, or the number format of the checkpoint cannot hold the statistics.
+            already, it has nothing to adapt, or the number format of the checkpoint cannot hold the statistics.
 
     Source: see `spectro.model.batch_norms.adapt`.
     """
@@ -107,7 +107,7 @@ def adapted(
 
     batch_norms.adapt(net, map(shown, batch_norms.strided(len(pictures), batch_size)), share)
     dtype = checkpoint.about.dtype or "float32"
-    net.load_state_dict({name: kept(value, dtype) for name, value in net.state_dict().items()})
+    net.load_state_dict(kept(net, dtype))
     if not all(bool(torch.isfinite(tensor).all()) for tensor in net.state_dict().values()):
         raise PredictionError(f"statistics are not finite in {dtype} after adaptation; choose a smaller share")
     about = msgspec.structs.replace(

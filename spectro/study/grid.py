@@ -111,12 +111,14 @@ def _teachers(
     found = {}
     for name in options.get("teachers") or []:
         if name in settings.systems:
-            if len(before.get(name, [])) != 1:
+            trained = [run for run in before.get(name, []) if run.verb == "finetune"]
+            if len(trained) != 1:
                 raise EvaluationError(
-                    f"system {system} has the teacher {name}, of which the study trains {len(before.get(name, []))} "
-                    "networks before it for the same protocol, labels and seed; it needs one, listed above it"
+                    f"system {system} has the teacher {name}, of which the study fine-tunes {len(trained)} networks "
+                    "before it for the same fold, labels and seed; it needs one: list one above it that is not set to "
+                    "null"
                 )
-            found[name] = before[name][0]
+            found[name] = trained[0]
     return found
 
 

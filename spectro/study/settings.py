@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 import msgspec
 from msgspec import Meta
 
-from spectro.corpora.splits import Part
+from spectro.corpora.splits import OF_RAVDESS, Part
 from spectro.errors import EvaluationError
 from spectro.model.pretrained import SPECS
 from spectro.schema import check_least, typed
@@ -89,9 +89,9 @@ class StudySettings:
         base: by verb (finetune, classical, speech): options of all its runs.
         systems: systems by name: the `verb` that trains it (default finetune), and options beyond `base`. `images`,
             `protocols` and `seeds` name its renderings, protocols and seeds (default: the study's). `more_images` names
-            renderings of other corpora that a fine-tuned system is trained on, too, but not measured on. `teachers` may
-            name systems above it: their networks for the same fold and seed. `augmented` holds the options for runs
-            with augmentation.
+            renderings of other corpora that a fine-tuned system is trained on, too, but not measured on; this needs
+            RAVDESS's protocols. `teachers` may name fine-tuned systems above it: their networks for the same fold and
+            seed. `augmented` holds the options for runs with augmentation.
         averages: averages of systems' probabilities by name: the systems, each with all its seeds, on one rendering and
             with or without augmentation. If a system is left out, or set to null, its averages are left out.
         augmentation: for systems with `augmented`: run without, with, or both.
@@ -204,6 +204,13 @@ class StudySettings:
         more = _listed(known.more_images) or ()
         if more and verb != "finetune":
             raise EvaluationError(f"system {name} has more_images, but {verb} trains on one rendering")
+        if more and (others := [one for one in protocols if one not in OF_RAVDESS]):
+            raise EvaluationError(
+                f"system {name} has more_images, but under {', '.join(others)} their speakers would be tested, too; "
+                f"give it protocols among {', '.join(OF_RAVDESS)}"
+            )
+        if both := [one for one in more if one in images]:
+            raise EvaluationError(f"system {name} is measured on its more_images {', '.join(both)}; list its images")
         if unknown := [one for one in (*images, *more) if one not in self.images]:
             raise EvaluationError(f"system {name} reads the images {', '.join(unknown)}, which the study lacks")
         if unknown := [one for one in protocols if one not in self.protocols]:

@@ -129,7 +129,7 @@ def study(settings: StudySettings) -> tuple[pd.DataFrame, dict[str, str]]:
 
 def _study(settings: StudySettings, cluster: Cluster | None) -> tuple[pd.DataFrame, dict[str, str]]:
     runs, table = list(grid(settings)), _read(settings.table)
-    missing = unfinished(runs, table, settings)
+    missing = with_teachers(unfinished(runs, table, settings), settings)
     failed: dict[str, str] = {}
     for name in dict.fromkeys(name for run in missing for name in (run.images, *run.more_images)):
         failed |= _render(settings, name)
@@ -137,7 +137,11 @@ def _study(settings: StudySettings, cluster: Cluster | None) -> tuple[pd.DataFra
     startable = [run for run in missing if run.name not in failed]
     with tqdm(desc="runs", total=len(runs), initial=len(runs) - len(startable), unit="run") as progress:
         for wave in sorted({run.wave for run in startable}):
-            for name, found in _results(settings, [run for run in startable if run.wave == wave], cluster):
+            own = [run for run in startable if run.wave == wave]
+            for run in own:
+                if lost := [name for name, teacher in run.teachers.items() if teacher.name in failed]:
+                    failed[run.name] = f"its teacher {', '.join(lost)} failed"
+            for name, found in _results(settings, [run for run in own if run.name not in failed], cluster):
                 if isinstance(found, str):
                     failed[name] = found
                     tqdm.write(f"failed: {name}: {found}")
@@ -194,6 +198,16 @@ def unfinished(runs: list[Run], table: pd.DataFrame, settings: StudySettings) ->
     kept = table[table["test_uar"].notna()] if settings.test else table
     done = set(kept[list(KEY)].itertuples(index=False, name=None))
     return [run for run in runs if any((*run.key, kind) not in done for kind in kinds(run, settings))]
+
+
+def with_teachers(missing: list[Run], settings: StudySettings) -> list[Run]:
+    """Return runs together with those of their teachers whose checkpoints are gone."""
+    found = {run.name: run for run in missing}
+    for run in missing:
+        for teacher in run.teachers.values():
+            if not (settings.runs / teacher.name / RESULT / DESCRIPTION_FILE).exists():
+                found |= {one.name: one for one in with_teachers([teacher], settings)}
+    return list(found.values())
 
 
 def kinds(run: Run, settings: StudySettings) -> list[bool]:
@@ -345,8 +359,10 @@ def row(run: Run, folder: Path, test: bool, transductive: bool = False) -> Row:
     measured = read_json(report_folder(folder) / METRICS_FILE) or {} if test else {}
     valid = found.metrics.get("valid")
     tested = {name: getattr(found.metrics["test"], name) for name in FIGURES} if test else {}
-    if test and run.more_images:  # the checkpoint's own figures may be of several corpora
-        tested = {name: measured[name]["value"] for name in FIGURES}
+    corpora = found.data.corpora
+    if run.more_images:  # the run's own data are of several corpora
+        corpora = read_json(report_folder(folder, "test" if test else "valid") / METRICS_FILE)["corpora"]
+        tested = {name: measured[name]["value"] for name in FIGURES} if test else {}
     if transductive:
         valid, tested = None, {name: measured["transductive"][name]["value"] for name in FIGURES}
     return Row(
@@ -354,7 +370,7 @@ def row(run: Run, folder: Path, test: bool, transductive: bool = False) -> Row:
         augmented=run.augmented,
         backbone=found.backbone,
         config=run.config,
-        corpus="+".join(measured["corpora"] if run.more_images and test else found.data.corpora),
+        corpus="+".join(corpora),
         labels=found.data.scheme,
         protocol=found.split.protocol,
         fold=run.fold,

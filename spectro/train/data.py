@@ -410,15 +410,16 @@ class PictureDataModule(pl.LightningDataModule):
         dataset = PictureDataset(rows, self.spec, partial(_in_turn, self._alter), self._known, shares)
         return self.loader(dataset, sampler=sampler, drop_last=True, batch_size=self._own_batch)
 
-    def calibration_dataloader(self, pictures: int | None = None) -> DataLoader[Any]:
+    def calibration_dataloader(self, pictures: int | None = None, *, sounds: bool = True) -> DataLoader[Any]:
         """Return batches of untouched training clips, and of sounds that are trained on, always in the same order.
 
         All batches are of nearly the same size, since their statistics count alike.
 
         Args:
             pictures: number of pictures, drawn from all; None for all.
+            sounds: whether sounds are among them.
         """
-        rows = self._drawn()
+        rows = self._drawn() if sounds else self.rows["train"]
         untouched = rows[rows["copy"] == 0].sample(frac=1.0, random_state=self._seed)[:pictures]
         dataset = PictureDataset(untouched, self.spec, known=self._known)
         batches = strided(len(untouched), self._batch_size)

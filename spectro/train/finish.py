@@ -74,7 +74,10 @@ def describe(
         heard_before=tuple(sorted(before)),
         estimate=tuple(expected),
         weights=weights,
-        teachers=tuple(f"{folder.resolve().name} ({classifier_identity(str(folder))})" for folder in settings.teachers),
+        teachers=tuple(
+            f"{'/'.join(folder.resolve().parts[-2:])} ({classifier_identity(str(folder))})"
+            for folder in settings.teachers
+        ),
         teacher_share=settings.teacher_share if settings.teachers else 0.0,
         data=TrainingData(
             title=", ".join(corpus.title for corpus in corpora),
@@ -134,26 +137,26 @@ def finish(
         raise unusable(best, "it does not fit this run") from error
     net = model.net.cpu()
     freeze(net, settings.train, int(state["epoch"]))  # not done yet if a finished run is only written again
-    of_features = net.add_feature_norm()
-    for norms in (None, [of_features]):  # the features are those that calibrated batch norms give
-        calibrate(net, (pictures for pictures, *_rest in data.calibration_dataloader()), norms=norms)
+    calibrate(net, (pictures for pictures, *_rest in data.calibration_dataloader()))
+    of_features, speech = net.add_feature_norm(), data.calibration_dataloader(sounds=False)
+    calibrate(net, (pictures for pictures, *_rest in speech), norms=[of_features])
     of_features.keep()
-    net.load_state_dict({name: checkpoints.kept(value, settings.dtype) for name, value in net.state_dict().items()})
+    net.load_state_dict(checkpoints.kept(net, settings.dtype))
     net.eval()
     curves, epoch = pd.read_csv(out / "curves.csv"), int(state["epoch"])
     seconds = round(float(curves["seconds"].sum()), 1)
     measured: tuple[Part, ...] = ("valid", "test") if settings.test else ("valid",)
     loaders = {part: data.whole(part) for part in measured if len(data.rows[part])}
     predicted = {part: predict_part(net, loader, data.possible()) for part, loader in loaders.items()}
-    speech, sounds = None, None
+    detector, sounds = None, None
     if model.tag is not None:
-        speech, sounds = remembered(net, model.tag.cpu(), data, settings.unheard_sounds, settings.seed)
+        detector, sounds = remembered(net, model.tag.cpu(), data, settings.unheard_sounds, settings.seed)
     elif settings.sounds:
-        speech, sounds = learn(net, data, settings.sounds, settings.seed)
+        detector, sounds = learn(net, data, settings.sounds, settings.seed)
     about = replace(
         about,
         temperature=fit_temperature(*predicted["valid"][:2]) if "valid" in predicted else settings.temperature,
-        speech=speech,
+        speech=detector,
         sounds=sounds,
         metrics={part: measure_corpora(*found, data.corpora) for part, found in predicted.items()},
         training=None if about.training is None else replace(about.training, epoch=epoch, seconds=seconds),

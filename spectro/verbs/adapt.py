@@ -30,7 +30,8 @@ class AdaptSettings:
 
     A microphone, a line, a room or a language that the network was not trained on shifts what its layers see. This
     command classifies your recordings, leaves out those without speech, and moves the statistics of the network's batch
-    norms towards those of the others. Nothing else changes. The result is a checkpoint: name it with --checkpoint.
+    norms, or of its features if it has none, towards those of the others. Nothing else changes. The result is a
+    checkpoint: name it with --checkpoint.
     The recordings should be like those to classify later, with their usual mixture of emotions: recordings of anger
     alone would teach it that anger is normal. Exit code 1 means that some recordings could not be used.
 

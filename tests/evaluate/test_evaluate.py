@@ -16,9 +16,8 @@ from spectro.engines.base import batch
 from spectro.errors import EvaluationError
 from spectro.evaluate.evaluate import EvaluateSettings, adapted_probabilities, evaluate
 from spectro.evaluate.intervals import calibration
-from spectro.model.backbones import SpectrogramNet
 from spectro.model.batch_norms import RELEVANCE
-from spectro.model.checkpoint import Checkpoint
+from spectro.model.checkpoint import save
 from spectro.picture import png
 from spectro.predict.predictor import Predictor
 from spectro.rendering.index import read_index
@@ -71,6 +70,7 @@ def test_transductive_results_are_separate_and_match_a_reference(world: World, t
     assert "transductive" not in plain
     assert both["uar"] == plain["uar"]
     assert both["transductive"]["clips"] == plain["clips"]
+    assert both["transductive"]["adapted_statistics"] == ["batch norms", "features"]
     predictor = Predictor(world.checkpoint, device="cpu")
     index, _spec = read_index(world.images)
     some = index[(index["copy"] == 0) & (index["speaker"] == "3")]
@@ -101,10 +101,19 @@ def test_transductive_results_are_separate_and_match_a_reference(world: World, t
     np.testing.assert_allclose(again[-1], alone, atol=1e-5)
 
 
-def test_a_network_that_has_nothing_to_adapt_has_no_transductive_figures(world: World) -> None:
-    made = Checkpoint.of(SpectrogramNet("convnext_atto", 2).eval(), labels=("a", "b"), spec=SMALL)
+def test_a_network_without_batch_norms_is_adapted_by_its_features_or_not_at_all(world: World, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    trained = finetune(finetune_settings(world.images, made, backbone="convnext_atto"))
+    found = evaluate(_settings(world, tmp_path / "out", checkpoint=made, transductive=True))
+    assert found["transductive"]["adapted_statistics"] == ["features"]
+    plain, adapted = (
+        pd.read_csv(tmp_path / "out" / f"predictions{one}.csv")["p_angry"] for one in ("", "-transductive")
+    )
+    assert (plain - adapted).abs().max() > 1e-4
+    trained.net.feature_norm = None  # as an earlier version left it
+    save(trained, made)
     with pytest.raises(EvaluationError, match=r"'convnext_atto' has no batch norms, .* train it again, or leave"):
-        adapted_probabilities(Predictor(made, device="cpu"), [], np.array([], str), 32)
+        evaluate(_settings(world, tmp_path / "none", checkpoint=made, transductive=True))
 
 
 def test_answers_among_a_corpus_s_labels_hold_for_transductive_figures_and_for_labels_that_the_part_lacks(

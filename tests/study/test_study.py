@@ -3,6 +3,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import asdict, replace
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,9 +20,20 @@ from spectro.outputs import check_ours
 from spectro.study import study as module
 from spectro.study.grid import grid
 from spectro.study.settings import StudySettings
-from spectro.study.study import COLUMNS, LOCK, possible_jobs, row, stages, study, summary, unfinished, with_rows
+from spectro.study.study import (
+    COLUMNS,
+    LOCK,
+    possible_jobs,
+    row,
+    stages,
+    study,
+    summary,
+    unfinished,
+    with_rows,
+    with_teachers,
+)
 from tests import processes
-from tests.conftest import REPOSITORY, SMALL, World, write_corpus
+from tests.conftest import REPOSITORY, SMALL, World, WriteWav, voice, write_corpus
 
 
 def _settings(folder: Path, corpus: Path, **changes: Any) -> StudySettings:
@@ -118,36 +130,56 @@ def test_a_system_of_the_study_teaches_the_system_of_its_own_fold_and_seed(world
         assert taught.teachers == {"small": teacher} and (taught.wave, teacher.wave) == (1, 0)
     other = replace(settings, systems={**systems, "small": {"dropout": 0.5}})
     assert [run.config for run in grid(other)][1] != [run.config for run in grid(settings)][1]
-    with pytest.raises(EvaluationError, match="the teacher small, of which the study trains 0 networks before it"):
+    with pytest.raises(EvaluationError, match="the teacher small, of which the study fine-tunes 0 networks before"):
         list(grid(replace(settings, systems=dict(reversed(systems.items())))))
     settings = replace(settings, protocols={"group-kfold": [0]}, seeds=[0])
     table, failed = study(settings)
     assert not failed and list(table["system"]) == ["small", "taught"]
-    folder = next(settings.runs.glob("taught-*"))
-    teachers = read_json(folder / "chosen" / "spectro.json")["teachers"]
-    assert [one.split(" (")[0] for one in teachers] == ["chosen", "checkpoint"]
+    small, taught = grid(settings)
+    teachers = read_json(settings.runs / taught.name / "chosen" / "spectro.json")["teachers"]
+    assert [one.split(" (")[0] for one in teachers] == [
+        f"{small.name}/chosen",
+        f"{world.checkpoint.parent.name}/checkpoint",
+    ]
+    assert with_teachers([taught], settings) == [taught]
+    shutil.rmtree(settings.runs / small.name)
+    assert with_teachers([taught], settings) == [taught, small]
+    settings = replace(settings, systems={**systems, "small": {"batch_size": 10_000}})
+    table, failed = study(settings)
+    assert table.empty or list(table["system"]) == ["small", "taught"]
+    assert failed[list(grid(settings))[1].name] == "its teacher small failed"
 
 
 @pytest.mark.slow
-def test_a_system_is_trained_on_more_renderings_but_measured_on_its_own(world: World, tmp_path: Path) -> None:
-    lines = [f"{clip},{clip.stem.split('_')[1]},{clip.stem.split('_')[0]}" for clip in world.corpus.rglob("*.wav")]
-    (tmp_path / "others.csv").write_text("\n".join(["path,label,speaker", *lines]))
-    small = {"corpus": "synthetic", "spec": SMALL.to_dict()}
-    images = {"small": small, "others": {**small, "corpus": "folder", "source": str(tmp_path / "others.csv")}}
-    systems: dict[str, dict[str, Any] | None] = {
-        "alone": {"images": "small"},
-        "more": {"images": "small", "more_images": "others"},
+@pytest.mark.parametrize("test", [True, False])
+def test_a_system_is_trained_on_more_renderings_but_measured_on_its_own(
+    wav: WriteWav, tmp_path: Path, test: bool
+) -> None:
+    for number, (actor, emotion) in enumerate(product(range(1, 25), ("03", "05"))):
+        for channel, corpus in (("01", "speech"), ("02", "song")):
+            name = f"{corpus}/Actor_{actor:02}/03-{channel}-{emotion}-01-01-01-{actor:02}.wav"
+            wav(name, voice(0.5, pitch=100 + 3 * number + int(channel)))
+    spec = SMALL.to_dict()
+    images: dict[str, dict[str, Any]] = {
+        "speech": {"corpus": "ravdess", "source": str(tmp_path / "speech"), "spec": spec},
+        "song": {"corpus": "ravdess-song", "source": str(tmp_path / "song"), "spec": spec},
     }
-    settings = _settings(tmp_path, world.corpus, images=images, systems=systems)
+    own = {"images": "speech", "protocols": "luna-jimenez"}
+    systems: dict[str, dict[str, Any] | None] = {"alone": own, "more": {**own, "more_images": "song"}}
+    protocols = {"luna-jimenez": [0], "group-kfold": [0]}
+    settings = _settings(tmp_path, tmp_path, images=images, systems=systems, protocols=protocols, test=test)
     alone, more = grid(settings)
     assert alone.config != more.config and alone.settings == more.settings
     table, failed = study(replace(settings, systems={"more": systems["more"]}))
-    assert not failed and list(table["corpus"]) == ["synthetic"]
-    folder = settings.runs / more.name / "chosen"
-    found, report = read_json(folder / "spectro.json"), read_json(folder / "evaluation-test" / "metrics.json")
-    assert found["data"]["corpora"] == ["folder", "synthetic"] and report["corpora"] == ["synthetic"]
-    assert report["clips"] < found["metrics"]["test"]["clips"]
-    assert table["test_uar"][0] == report["uar"]["value"]
+    assert not failed and list(table["corpus"]) == ["ravdess"]
+    folder, part = settings.runs / more.name / "chosen", "test" if test else "valid"
+    found = read_json(folder / "spectro.json")
+    assert found["data"]["corpora"] == ["ravdess", "ravdess-song"]
+    assert found["data"]["training_pictures"] == 2 * 2 * len(found["split"]["speakers"]["train"])
+    report = read_json(folder / f"evaluation-{part}" / "metrics.json")
+    assert report["clips"] == 2 * len(found["split"]["speakers"][part])
+    expected = report["uar"]["value"] if test else found["metrics"]["valid"]["uar"]
+    assert table[f"{part}_uar"][0] == expected
 
 
 def test_every_system_runs_on_every_fold_and_seed(tmp_path: Path) -> None:
@@ -475,8 +507,16 @@ def test_published_figures_are_read_before_training_starts(tmp_path: Path) -> No
         ({"protocols": {}}, "names no protocols"),
         ({"systems": {"a": {"verb": "serve"}}}, "the verb serve; systems are trained by finetune, classical, speech"),
         ({"systems": {"a": {"augmented": {"images": "x"}}}}, "system a sets images where augmentation is on"),
-        ({"systems": {"a": {"more_images": "large"}}}, "reads the images large, which the study lacks"),
         ({"systems": {"a": {"verb": "classical", "more_images": "a"}}}, "more_images, but classical trains on one"),
+        ({"systems": {"a": {"more_images": "small"}}}, "more_images, but under group-kfold their speakers would be"),
+        (
+            {"systems": {"a": {"more_images": "large"}}, "protocols": {"emobox": [0]}},
+            "reads the images large, which the study lacks",
+        ),
+        (
+            {"systems": {"a": {"more_images": "small"}}, "protocols": {"emobox": [0]}},
+            "system a is measured on its more_images small; list its images",
+        ),
         ({"systems": {"a": {"augmented": {"fold": 1}}}}, "system a sets fold, which the study chooses"),
     ],
 )

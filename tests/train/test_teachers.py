@@ -216,12 +216,13 @@ def test_the_training_changes_with_the_teachers_and_the_checkpoint_names_them(wo
     settings = finetune_settings(world.images, tmp_path / "run", teachers=[world.checkpoint], teacher_share=0.6)
     about = finetune(settings).about
     digest = "model.safetensors sha256:"
-    assert about.teachers[0].startswith(f"checkpoint ({digest}") and about.teacher_share == 0.6
+    name = f"{world.checkpoint.parent.name}/checkpoint"
+    assert about.teachers[0].startswith(f"{name} ({digest}") and about.teacher_share == 0.6
     assert about.training is not None
     assert about.training.settings["teachers"][0].startswith(digest)
     assert about.training.settings["teacher_share"] == 0.6
     card = (tmp_path / "run" / "card.md").read_text()
-    assert "weight of 0.6 in the targets: checkpoint (model.safetensors" in card
+    assert f"weight of 0.6 in the targets: {name} (model.safetensors" in card
     weights = [load_file(folder / "model.safetensors") for folder in (tmp_path / "run", world.checkpoint)]
     assert not all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     assert "teachers" not in read_json(world.checkpoint / "spectro.json")
