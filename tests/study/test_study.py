@@ -598,6 +598,7 @@ def test_a_killed_study_resumes_and_writes_the_same_table(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # Ray's processes start one after the other, each with PyTorch
 def test_a_study_on_a_cluster_writes_the_same_table_as_a_local_study(world: World, tmp_path: Path) -> None:
     pytest.importorskip("ray.data", reason="spectro[ray] is not installed")
     features = {"parts": ["mfcc"], "statistics": ["mean"], "mfcc": 13}
