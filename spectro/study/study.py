@@ -361,7 +361,8 @@ def row(run: Run, folder: Path, test: bool, transductive: bool = False) -> Row:
     tested = {name: getattr(found.metrics["test"], name) for name in FIGURES} if test else {}
     corpora = found.data.corpora
     if run.more_images:  # the run's own data are of several corpora
-        corpora = read_json(report_folder(folder, "test" if test else "valid") / METRICS_FILE)["corpora"]
+        report = read_json(report_folder(folder, "test" if test else "valid") / METRICS_FILE)
+        corpora = corpora if report is None else report["corpora"]  # none if no speaker is left to measure it on
         tested = {name: measured[name]["value"] for name in FIGURES} if test else {}
     if transductive:
         valid, tested = None, {name: measured["transductive"][name]["value"] for name in FIGURES}
