@@ -182,9 +182,12 @@ def _by_speaker(clips: pd.DataFrame, protocol: str, fold: Fold, chosen: set[str]
         valid, test = found[number]
     named = speaker_names(clips)
     chosen = {_known_name(name, set(named)) for name in chosen}
-    if impossible := natural((chosen & test) | (chosen - set(named))):
+    if tested := natural(chosen & test):
+        raise SplitError(f"{protocol} fold {fold} tests {', '.join(tested)}: choose other validation speakers")
+    if unknown := natural(chosen - set(named)):
         raise SplitError(
-            f"{protocol} fold {fold}: {', '.join(impossible)} cannot validate: tested, or not among the clips"
+            f"{protocol} fold {fold}: no clip is of validation speaker {', '.join(unknown)}; write names as the clips "
+            f"have them, such as {natural(set(named))[0]}"
         )
     valid = chosen or valid
     parts = np.where(named.isin(test), "test", np.where(named.isin(valid), "valid", "train")).astype(object)

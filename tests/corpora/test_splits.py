@@ -211,8 +211,17 @@ def test_leading_zeros_of_a_validation_speaker_are_ignored_unless_ambiguous() ->
     assert split(padded, "loso", 0, ["4", "010"]).speakers["valid"] == ("004", "010")
     both = pd.concat([padded, CLIPS.assign(clip_id="x" + CLIPS["clip_id"])])
     assert split(both, "loso", 0, ["4"]).speakers["valid"] == ("4",)
-    with pytest.raises(SplitError, match="04 cannot validate: tested, or not among the clips"):
+    with pytest.raises(SplitError, match=r"no clip is of validation speaker 04; .* such as 001$"):
         split(both, "loso", 0, ["04"])
+
+
+def test_validation_speakers_of_several_corpora_are_named_with_their_corpus() -> None:
+    clips = pd.concat([_corpus("emovo", 6), _corpus("savee", 4)])
+    assert split(clips, "loso", 0, ["savee/2"]).speakers["valid"] == ("savee/2",)
+    with pytest.raises(SplitError, match=r"no clip is of validation speaker 2; .* such as emovo/1"):
+        split(clips, "loso", 0, ["2"])
+    with pytest.raises(SplitError, match="loso fold 0 tests emovo/1: choose other"):
+        split(clips, "loso", 0, ["emovo/1"])
 
 
 def _corpus(name: str, speakers: int, labels: tuple[str, ...] = ("happy", "sad", "angry")) -> pd.DataFrame:

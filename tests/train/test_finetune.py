@@ -391,9 +391,9 @@ def test_the_valid_speakers_setting_chooses_the_validation_speakers(world: World
     assert trained.about.metrics["valid"].clips == 18
     known = read_json(tmp_path / "run" / "training" / "settings.json")
     assert known["valid_speakers"] == sorted(map(str, chosen))
-    for names, protocol in (([before["test"][0]], "group-kfold"), (["nobody"], "group-kfold")):
-        with pytest.raises(SplitError, match=f"{names[0]} cannot validate"):
-            finetune(replace(settings, valid_speakers=names, protocol=protocol, out=tmp_path / "other"))
+    for name, problem in ((before["test"][0], "fold 0 tests"), ("nobody", "no clip is of validation speaker")):
+        with pytest.raises(SplitError, match=f"{problem} {name}"):
+            finetune(replace(settings, valid_speakers=[name], out=tmp_path / "other"))
     with pytest.raises(SplitError, match="validation speakers cannot be chosen"):
         finetune(replace(settings, protocol="random-leaky", out=tmp_path / "other"))
 
